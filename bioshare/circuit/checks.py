@@ -1,0 +1,95 @@
+"""Argument checks shared by the circuit modules: name the argument, what came, what was expected."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Scalar = float | NDArray[np.float64]
+
+
+class Parameters:
+    """Base of the frozen parameter dataclasses: equality that also holds for array-valued fields."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(np.array_equal(mine, getattr(other, name)) for name, mine in self.fields().items())
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def fields(self) -> dict[str, Any]:
+        """The parameters by name, in the order of the constructor."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def real(
+    name: str,
+    value: ArrayLike,
+    expected: str,
+    *,
+    above: float = -np.inf,
+    at_least: float = -np.inf,
+    below: float = np.inf,
+    infinite: bool = False,
+    array: bool = True,
+) -> Scalar:
+    """Return ``value`` as a float or a read-only float64 array, or say what is wrong with it.
+
+    Args:
+        name: the argument's name in the message.
+        value: a number, or an array of numbers where ``array`` allows it.
+        expected: the condition in words, e.g. ``"a positive time in milliseconds"``.
+        above, at_least, below: the bounds that every element must satisfy.
+        infinite: whether plus infinity is allowed.
+        array: whether an array is allowed.
+
+    Raises:
+        TypeError: ``value`` is not a real number or an array of them.
+        ValueError: an element is NaN, infinite or out of bounds.
+    """
+    try:
+        numbers = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {expected}; got {value!r}") from None
+    if numbers.ndim and not array:
+        raise TypeError(f"{name} must be one number, {expected}; got an array of shape {numbers.shape}")
+    fine = (numbers > above) & (numbers >= at_least) & (numbers < below)
+    fine |= np.isposinf(numbers) if infinite else False
+    fine &= np.isfinite(numbers) | (np.isposinf(numbers) & infinite)
+    if not fine.all():
+        raise ValueError(f"{name} must be {expected}; got {numbers[~fine].flat[0]:g}")
+    if numbers.ndim == 0:
+        return float(numbers)
+    numbers.setflags(write=False)
+    return numbers
+
+
+def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
+    """Return ``value`` as an int of at least ``at_least``, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be {expected}; got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} must be {expected}, at least {at_least}; got {value}")
+    return int(value)
+
+
+def finite_array(name: str, value: ArrayLike, axes: str) -> NDArray[np.float64]:
+    """Return ``value`` as a float64 array with at least the two axes said in ``axes``, all finite."""
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of numbers, {axes}; got {type(value).__name__}") from None
+    if numbers.ndim < 2 or 0 in numbers.shape:
+        raise ValueError(f"{name} must have the axes {axes}, none of them empty; got shape {numbers.shape}")
+    if not np.isfinite(numbers).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
+        raise ValueError(f"{name} must be finite; {name}[{', '.join(map(str, where))}] is {numbers[where]}")
+    return numbers

@@ -1,0 +1,107 @@
+"""The circuits that turn a group's drives into responses. Parameters only: no simulator lives here.
+
+Both answer an input x, the same for the N neurons of a group, whose drives are z_i = w_i . x:
+
+* `SteadyState`: the response at its fixed point, one weight update per presentation.
+* `RateCircuit`: the response integrated in time with one inhibitory neuron, one update per time step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bioshare.circuit import theory
+from bioshare.circuit.checks import Parameters, Scalar, real
+
+
+@dataclass(frozen=True, eq=False)
+class SteadyState(Parameters):
+    """The lateral circuit at its fixed point: r_i - b = z_i - alpha / (1 + alpha) mean_j z_j.
+
+    ``alpha = inf`` is the ideal circuit of Eq. 4 and 7; a finite one is Eq. 9 and 21. The weights are updated
+    once per presentation.
+
+    Args:
+        alpha: strength of the inhibition, at least 0; a number, or an array that broadcasts over the leading
+            axes of the weights.
+
+    Example:
+        >>> SteadyState()
+        SteadyState(alpha=inf)
+    """
+
+    alpha: Scalar = math.inf
+
+    def __post_init__(self) -> None:
+        self._set("alpha", real("alpha", self.alpha, "a strength of inhibition >= 0", at_least=0, infinite=True))
+
+    @property
+    def updates_per_presentation(self) -> int:
+        """Weight updates while one input is held: 1."""
+        return 1
+
+
+@dataclass(frozen=True, eq=False)
+class RateCircuit(Parameters):
+    """N excitatory rate neurons and one inhibitory neuron, integrated in time (Eq. 8a, 8b).
+
+    tau dr_i/dt   = -r_i   + z_i - alpha r_inh + b
+    tau dr_inh/dt = -r_inh + mean_j r_j - b
+
+    by forward Euler; the weights are updated at every time step with the new r_i. One sleep starts at r = 0,
+    r_inh = 0.
+
+    Args:
+        alpha: strength of the inhibition, at least 0.
+        tau: membrane time constant, milliseconds.
+        bias: b, the rate that keeps the responses non-negative.
+        dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha).
+        duration: how long each input is held, milliseconds; a multiple of ``dt``.
+
+    ``alpha``, ``tau`` and ``bias`` may be arrays that broadcast over the leading axes of the weights.
+
+    Raises:
+        ValueError: a parameter makes no sense, ``dt`` does not divide ``duration``, or ``dt`` is unstable.
+
+    Example:
+        >>> RateCircuit(alpha=10.0).updates_per_presentation
+        150
+    """
+
+    alpha: Scalar = 10.0
+    tau: Scalar = 30.0
+    bias: Scalar = 1.0
+    dt: float = 1.0
+    duration: float = 150.0
+
+    def __post_init__(self) -> None:
+        self._set("alpha", real("alpha", self.alpha, "a finite strength of inhibition >= 0", at_least=0))
+        self._set("tau", real("tau", self.tau, "a positive time constant in milliseconds", above=0))
+        self._set("bias", real("bias", self.bias, "a finite rate"))
+        self._set("dt", real("dt", self.dt, "a positive time step in milliseconds", above=0, array=False))
+        self._set("duration", real("duration", self.duration, "a positive time in milliseconds", above=0, array=False))
+        steps = self.duration / self.dt
+        if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+            nearest = max(1, math.floor(steps)) * self.dt
+            raise ValueError(
+                f"duration must be a multiple of dt; got duration={self.duration:g} ms, dt={self.dt:g} ms. "
+                f"Try duration={nearest:g}, or dt={self.duration / math.ceil(steps):g}"
+            )
+        largest = theory.max_dt(self.alpha, self.tau)
+        if np.any(self.dt >= largest):
+            raise ValueError(
+                f"dt={self.dt:g} ms is unstable: forward Euler needs dt < 2 tau / (1 + alpha) = "
+                f"{np.min(largest):g} ms here. Take a dt below {np.min(largest):g} ms that divides the duration, "
+                f"or alpha below {np.min(theory.max_alpha(self.dt, self.tau)):g}"
+            )
+
+    @property
+    def updates_per_presentation(self) -> int:
+        """Weight updates, one per time step, while one input is held."""
+        return round(self.duration / self.dt)
+
+
+Circuit = SteadyState | RateCircuit

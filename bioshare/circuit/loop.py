@@ -1,0 +1,71 @@
+"""Engine "loop": Eq. 4 and 8 step by step in NumPy, every weight at every step. The oracle, and the baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from tqdm import tqdm
+
+from bioshare.circuit.circuits import RateCircuit
+from bioshare.circuit.problem import Array, Outcome, Problem, divergence, measure
+
+
+def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield (weights, r, r_inh) after every weight update; the arrays are updated in place.
+
+    Shapes: weights (B, N, K), r (B, N), r_inh (B, 1).
+    """
+    rule, circuit = problem.rule, problem.circuit
+    w_init, w = problem.weights, problem.weights.copy()
+    m = np.zeros_like(w)
+    gamma, momentum = (problem.flat(value)[:, None, None] for value in (rule.gamma, rule.momentum))
+    alpha = problem.flat(circuit.alpha)[:, None]
+    r, r_inh, bias = np.zeros(w.shape[:2]), np.zeros((len(w), 1)), 0.0
+    for presentation, x in problem.blocks(1):
+        x = x[:, 0] if problem.per_neuron else x[:, :1]
+        for eta in problem.rates[presentation]:
+            z = (w * x).sum(-1) if problem.per_neuron else (w @ x.mT)[..., 0]
+            if isinstance(circuit, RateCircuit):
+                h, bias = (problem.flat(v)[:, None] for v in (circuit.dt / np.asarray(circuit.tau), circuit.bias))
+                r, r_inh = r + h * (-r + z - alpha * r_inh + bias), r_inh + h * (-r_inh + r.mean(-1, keepdims=True) - bias)
+            else:
+                r_inh = z.mean(-1, keepdims=True) / (1 + alpha)
+                r = z - z.mean(-1, keepdims=True) + r_inh
+            m *= momentum
+            m -= (eta * (r - bias))[..., None] * x
+            m -= eta * gamma * (w - w_init)
+            w += m
+            yield w, r, r_inh
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Settings of the engine "loop": it has none."""
+
+    def run(self, problem: Problem, progress: bool) -> Outcome:
+        """Simulate a checked sleep step by step."""
+        start, steps = time.perf_counter(), problem.circuit.updates_per_presentation
+        mean_init = problem.weights.mean(-2)
+        records = [measure(problem.weights, mean_init)]
+        state, done = None, 0
+        bound = 1e8 * (1 + np.abs(problem.weights).max())
+        bar = tqdm(total=problem.presentations, delay=2, disable=not progress, unit="presentation")
+        try:
+            with bar, np.errstate(over="ignore", invalid="ignore"):
+                for w, r, r_inh in islice(literal_steps(problem), steps - 1, None, steps):
+                    if not np.abs(w).max() < bound:
+                        size = np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))
+                        raise divergence(problem, done, int(np.argmax(size)))
+                    state, done = (w.copy(), r, r_inh[:, 0]), done + 1
+                    if done % problem.record_every == 0:
+                        records.append(measure(w, mean_init))
+                    bar.update()
+        except KeyboardInterrupt:
+            if state is None:
+                raise
+        stacked = {name: np.stack([record[name] for record in records], -1) for name in records[0]}
+        return Outcome(*state, stacked, done, {"run": time.perf_counter() - start})

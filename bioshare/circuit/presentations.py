@@ -1,0 +1,241 @@
+"""Presentations propagated whole: the mathematics of the engine "exact".
+
+While an input x is held the circuit is linear, and only the component of each weight vector along x feels it.
+Write v = w - w_init and let m be the momentum. Over one presentation
+
+    v <- p_vv v + p_vm m + phi x,    m <- p_mv v + p_mm m + psi x,
+
+where the 2 x 2 matrix p is the plain pull to w_init, the same for every neuron, and (phi, psi) are linear in the
+neuron's own u = v . x, q = m . x, c = w_init . x, r and r_inh: a small *presentation map* that depends only on
+|x|^2 and the learning rates. Split a group into its mean, which r_inh answers to, and the deviations from it,
+which feel no inhibition (alpha = 0): each part has one map, the same for all its weight vectors.
+
+A *block* of T presentations needs of the weights only their products with its T inputs. In them, the coefficients
+(phi, psi, r, r_inh) of presentation t are linear in those of s < t through the inputs' Gram matrix: one unit lower
+triangular system per block, and two matrix products to get in and out. Nothing is stepped but the small maps, and
+these for many presentations at once.
+
+Axes: B groups, P or T presentations, K inputs, n weight vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bioshare.circuit.circuits import RateCircuit
+from bioshare.circuit.problem import Problem
+
+PHI, PSI, R, R_INH = range(4)
+"""Rows of a presentation map: what a presentation leaves behind."""
+
+CACHE = 2**17
+"""Weights that are held at once while the SNR is recorded."""
+
+
+class Coefficients(NamedTuple):
+    """A problem's parameters as tensors of shape (B, 1), against presentations or neurons.
+
+    ``h`` is dt / tau, None for `SteadyState`.
+    """
+
+    alpha: Tensor
+    gamma: Tensor
+    momentum: Tensor
+    bias: Tensor
+    h: Tensor | None
+
+    @staticmethod
+    def of(problem: Problem, tensor: Callable[..., Tensor]) -> Coefficients:
+        """Read them from a problem; ``tensor`` makes a tensor of an array."""
+        circuit, rule = problem.circuit, problem.rule
+        timed = isinstance(circuit, RateCircuit)
+        bias = circuit.bias if timed else 0.0
+        column = lambda value: tensor(problem.flat(value))[:, None]  # noqa: E731
+        values = map(column, (circuit.alpha, rule.gamma, rule.momentum, bias))
+        return Coefficients(*values, h=column(circuit.dt / circuit.tau) if timed else None)
+
+
+class Response:
+    """The circuit's answer to a held drive: ``r`` (that is, r - b) and ``r_inh``, updated in place.
+
+    With r - b in the place of r, b drops out of Eq. 8, and a sleep starts at r - b = -b.
+    """
+
+    def __init__(self, c: Coefficients, alpha: Tensor, r: Tensor, r_inh: Tensor) -> None:
+        self.h, self.alpha, self.r, self.r_inh = c.h, alpha, r, r_inh
+
+    def to(self, z: Tensor) -> Tensor:
+        """One time step, or the fixed point, under the drive z; consumes z."""
+        mean = self._mean
+        if self.h is None:  # Eq. 9
+            self.r_inh = mean(z) / (1 + self.alpha)
+            self.r = z.sub_(mean(z)).add_(self.r_inh)
+        else:  # Eq. 8, forward Euler
+            z.addcmul_(self.r_inh, -self.alpha)
+            self.r_inh.lerp_(mean(self.r), self.h)
+            self.r.lerp_(z, self.h)
+        return self.r
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Over the neurons of a group."""
+        return values.mean(-1, keepdim=True)
+
+
+class VectorResponse(Response):
+    """The answer to single weight vectors: each is its own mean."""
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return values
+
+
+def hold(
+    c: Coefficients, response: Response, drive: Callable[[Tensor], Tensor], power: Tensor, rates: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hold an input through its weight updates (Eq. 4, 8).
+
+    Args:
+        c: parameters.
+        response: the circuit, which is left in its state after the presentation.
+        drive: takes (p_vv, p_vm), shape (2, ...), to what the neurons receive without this presentation's
+            updates: p_vv u + p_vm q + c.
+        power: |x|^2.
+        rates: learning rates, the updates along the first axis.
+
+    Returns:
+        phi and psi in the shape of the response, and p, (2, 2, ...).
+    """
+    phi, psi = torch.zeros_like(response.r), torch.zeros_like(response.r)
+    pull = torch.zeros(2, 2, *(c.gamma * rates[0]).shape, dtype=power.dtype, device=power.device)
+    pull[0, 0], pull[1, 1] = 1.0, 1.0
+    for eta in rates:
+        gamma_eta = -c.gamma * eta
+        r = response.to(torch.addcmul(drive(pull[0]), power, phi))
+        psi.mul_(c.momentum).addcmul_(r, -eta).addcmul_(phi, gamma_eta)
+        phi.add_(psi)
+        pull[1].mul_(c.momentum).addcmul_(pull[0], gamma_eta)
+        pull[0].add_(pull[1])
+    return phi, psi, pull
+
+
+class Maps(NamedTuple):
+    """Presentation maps: ``pull`` p (B, P, 2, 2), and (B, P, 4, 5) for the deviations and for the mean.
+
+    A (4, 5) map takes (u, q, c, r - b, r_inh) to (phi, psi, r - b, r_inh).
+    """
+
+    pull: Tensor
+    deviation: Tensor
+    mean: Tensor
+
+    @staticmethod
+    def of(c: Coefficients, power: Tensor, rates: Tensor) -> Maps:
+        """The maps of presentations with |x|^2 = ``power`` (B, P) and learning rates (P, updates)."""
+        pull, deviation = _map(c, torch.zeros_like(c.alpha), power, rates)
+        return Maps(pull, deviation, _map(c, c.alpha, power, rates)[1])
+
+    def part(self, presentations: slice) -> Maps:
+        """The maps of some of the presentations."""
+        return Maps(*(m[:, presentations] for m in self))
+
+
+def _map(c: Coefficients, alpha: Tensor, power: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    """p and the map for one strength of inhibition, its five columns held side by side."""
+    columns = torch.eye(5, dtype=power.dtype, device=power.device)[:, :, None, None].expand(5, 5, *power.shape)
+    response = VectorResponse(c, alpha, columns[3].clone(), columns[4].clone())
+    received = columns[2].clone()
+
+    def drive(pull: Tensor) -> Tensor:
+        received[:2] = pull
+        return received
+
+    phi, psi, pull = hold(c, response, drive, power, rates.T)
+    table = torch.stack([phi, psi, response.r, response.r_inh.expand_as(phi)])
+    return pull.permute(2, 3, 0, 1).contiguous(), table.permute(2, 3, 0, 1).contiguous()
+
+
+class Block:
+    """What the weight vectors of a block share: its inputs, their Gram matrix, the pulls between presentations.
+
+    Attributes:
+        x: (B, T, K).
+        maps: of its presentations.
+        pull_to: (B, T + 1, 2, 2): from the start of the block to before presentation t.
+        pull_from: (B, T, T, 2, 2): [:, s, t] from after presentation s to after presentation t >= s, else 0.
+    """
+
+    def __init__(self, x: Tensor, maps: Maps) -> None:
+        batch, length, _ = x.shape
+        self.x, self.maps = x, maps
+        reach = torch.zeros(batch, length + 1, length + 1, 2, 2, dtype=x.dtype, device=x.device)
+        reach.diagonal(dim1=1, dim2=2).copy_(torch.eye(2)[..., None])
+        for t in range(length):
+            reach[:, : t + 1, t + 1] = maps.pull[:, t, None] @ reach[:, : t + 1, t]
+        self.pull_to, self.pull_from = reach[:, 0], reach[:, 1:, 1:]
+        felt = self.pull_from[:, :-1, :-1] * (x @ x.mT)[:, :-1, 1:, None, None]
+        self._felt = felt.transpose(1, 2)  # [:, t - 1, s]: what x_t feels of (phi, psi) of presentation s < t
+
+    def system(self, maps: Tensor) -> Tensor:
+        """The unit lower triangular system (B, 4T, 4T) that the coefficients of the presentations solve."""
+        batch, length = maps.shape[:2]
+        system = torch.zeros(batch, length, 4, length, 4, dtype=maps.dtype, device=maps.device)
+        torch.neg((maps[:, 1:, None, :, :2] @ self._felt).transpose(2, 3), out=system[:, 1:, :, :-1, :R])
+        torch.neg(maps[:, 1:, :, 3:].movedim(1, 3), out=system[:, :, :, :, R:].diagonal(-1, dim1=1, dim2=3))
+        return system.flatten(3).flatten(1, 2)
+
+
+class Vectors(NamedTuple):
+    """Weight vectors that obey the same presentation maps.
+
+    Attributes:
+        w_init, v, m: weights before sleep, what sleep added, and the momentum, (B, K, n).
+        state: r - b and r_inh, (B, 2, n).
+    """
+
+    w_init: Tensor
+    v: Tensor
+    m: Tensor
+    state: Tensor
+
+    @staticmethod
+    def at_rest(w_init: Tensor, response: Tensor | float = 0.0) -> Vectors:
+        """Vectors at the start of a sleep, with r - b = ``response``, which broadcasts to (B, n)."""
+        state = torch.zeros(w_init.shape[0], 2, w_init.shape[2], dtype=w_init.dtype, device=w_init.device)
+        state[:, 0] = response
+        return Vectors(w_init, torch.zeros_like(w_init), torch.zeros_like(w_init), state)
+
+    def coefficients(self, block: Block, maps: Tensor) -> Tensor:
+        """What each presentation of the block leaves behind: (phi, psi, r - b, r_inh), (B, T, 4, n)."""
+        u, q, c = block.x @ self.v, block.x @ self.m, block.x @ self.w_init
+        arrive = torch.cat([maps[..., :2] @ block.pull_to[:, :-1], maps[..., 2:3]], -1)
+        left = arrive @ torch.stack([u, q, c], 2)
+        left[:, 0] += maps[:, 0, :, 3:] @ self.state
+        system = block.system(maps)
+        solved = torch.linalg.solve_triangular(system, left.flatten(1, 2), upper=False, unitriangular=True)
+        return solved.view_as(left)
+
+    def trajectory(self, block: Block, left: Tensor, recorded: list[int]) -> Iterator[Tensor]:
+        """The weights after the recorded presentations of the block, in order, a few at a time: (B, K, G, n)."""
+        phi, psi = left[:, :, None, PHI], left[:, :, None, PSI]
+        together = max(1, CACHE // self.w_init.numel())
+        for first in range(0, len(recorded), together):
+            times = recorded[first : first + together]
+            seen = times[-1] + 1
+            carry = block.pull_from[:, :seen, times, 0, :, None]
+            push = torch.addcmul(phi[:, :seen] * carry[..., PHI, :], psi[:, :seen], carry[..., PSI, :])
+            pull = block.pull_to[:, None, [t + 1 for t in times], 0, :, None]
+            moved = torch.addcmul(self.w_init[:, :, None], self.v[:, :, None], pull[..., PHI, :])
+            moved.addcmul_(self.m[:, :, None], pull[..., PSI, :])
+            moved.flatten(2).baddbmm_(block.x[:, :seen].mT, push.flatten(2))
+            yield moved
+
+    def after(self, block: Block, left: Tensor) -> Vectors:
+        """The vectors after the block."""
+        pull = block.pull_to[:, -1, :, :, None, None]
+        push = block.pull_from[:, :, -1] @ left[:, :, :R]
+        moved = (torch.addcmul(pull[:, i, PHI] * self.v, self.m, pull[:, i, PSI]) for i in (PHI, PSI))
+        v, m = (vectors.baddbmm_(block.x.mT, push[:, :, i]) for i, vectors in enumerate(moved))
+        return self._replace(v=v, m=m, state=left[:, -1, R:])

@@ -1,0 +1,259 @@
+"""A sleep whose input has been checked: what `simulate` hands to an engine, and what an engine hands back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bioshare.circuit import theory
+from bioshare.circuit.checks import Scalar, finite_array, whole
+from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
+from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.stimuli import Stimulus, generators
+
+Array = NDArray[np.float64]
+
+
+class DivergenceError(ArithmeticError):
+    """A sleep whose weights grew without bound. The message says at which presentation and why.
+
+    Attributes:
+        presentation: index of the presentation, from 0.
+    """
+
+    def __init__(self, message: str, presentation: int) -> None:
+        super().__init__(message)
+        self.presentation = presentation
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One sleep of B groups, all parameters checked, the leading axes flattened to one of length B.
+
+    Attributes:
+        weights: before sleep, (B, N, K).
+        stimuli: shared (..., P, K) or per neuron (..., P, N, K); leading axes broadcast against ``batch``.
+        noise: standard deviation of the noise that every neuron adds to a shared stimulus.
+        rates: learning rates, (P, updates per presentation).
+        batch: the leading axes before they were flattened.
+        stimulus_batch: the leading axes over which stimulus and noise are drawn independently.
+    """
+
+    weights: Array
+    stimuli: Array
+    noise: float
+    circuit: Circuit
+    rule: Hebbian
+    rates: Array
+    record_every: int
+    batch: tuple[int, ...]
+    stimulus_batch: tuple[int, ...]
+    stimulus: Stimulus | None
+    seed: int | None
+
+    @property
+    def presentations(self) -> int:
+        """P."""
+        return self.rates.shape[0]
+
+    @property
+    def records(self) -> int:
+        """How many times the SNR is recorded, before sleep included."""
+        return 1 + self.presentations // self.record_every
+
+    @property
+    def per_neuron(self) -> bool:
+        """Whether the neurons of a group see different inputs."""
+        return self.noise > 0 or self.stimuli.ndim == len(self.stimulus_batch) + 3
+
+    def flat(self, scalar: ArrayLike) -> Array:
+        """A parameter as one number per group, (B,)."""
+        return np.broadcast_to(np.asarray(scalar, float), self.batch).reshape(-1)
+
+    def blocks(self, length: int) -> Iterator[tuple[int, Array]]:
+        """The inputs in consecutive blocks: (first presentation, (B, T, K) or (B, T, N, K)) with T <= length.
+
+        The noise is drawn presentation by presentation, so its bytes do not depend on ``length``.
+        """
+        neurons, inputs = self.weights.shape[1:]
+        rng = generators(self.seed or 0)[1]
+        axis = len(self.stimulus_batch)
+        for start in range(0, self.presentations, length):
+            stop = min(start + length, self.presentations)
+            x = self.stimuli[(slice(None),) * axis + (slice(start, stop),)]
+            if self.noise:
+                xi = rng.standard_normal((stop - start, *self.stimulus_batch, neurons, inputs))
+                x = x[..., None, :] + self.noise * np.moveaxis(xi, 0, axis)
+            trailing = x.shape[axis:]
+            yield start, np.broadcast_to(x, (*self.batch, *trailing)).reshape(-1, *trailing)
+
+
+@dataclass
+class Outcome:
+    """What an engine computed: weights (B, N, K), r (B, N), r_inh (B,), records (B, records) by name.
+
+    ``presentations`` is smaller than the problem's when the sleep was interrupted.
+    """
+
+    weights: Array
+    r: Array
+    r_inh: Array
+    records: dict[str, Array]
+    presentations: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def measure(weights: Array, mean_init: Array) -> dict[str, Array]:
+    """The recorded quantities of weights (B, N, K), each (B,): -log SNR, norm of the mean and its drift."""
+    mean = weights.mean(-2)
+    return {
+        "neg_log_snr": theory.neg_log_snr(weights),
+        "mean_norm": np.linalg.norm(mean, axis=-1),
+        "mean_drift": np.linalg.norm(mean - mean_init, axis=-1),
+    }
+
+
+def prepare(
+    weights: ArrayLike,
+    stimuli: ArrayLike | Stimulus,
+    circuit: Circuit,
+    rule: Hebbian,
+    *,
+    record_every: int = 1,
+    presentations: int | None = None,
+    seed: int | None = None,
+) -> Problem:
+    """Check a sleep before any work starts; see `bioshare.simulate` for the arguments and errors."""
+    if not isinstance(circuit, RateCircuit | SteadyState):
+        raise TypeError(f"circuit must be a RateCircuit or a SteadyState; got {circuit!r}")
+    if not isinstance(rule, Hebbian):
+        raise TypeError(f"rule must be a Hebbian(gamma, momentum, learning_rate=...); got {rule!r}")
+    weights = finite_array("weights", weights, "(..., N, K), neurons by inputs")
+    record_every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
+    lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
+    if isinstance(stimuli, Stimulus):
+        if presentations is None or seed is None:
+            raise TypeError(f"presentations and seed are needed to draw from {stimuli!r}")
+        stimulus, noise, stimulus_batch = stimuli, stimuli.noise, lead
+        stimuli = stimulus.draw(presentations, inputs, seed=seed, batch=lead)
+    else:
+        if presentations is not None or seed is not None:
+            raise TypeError("presentations and seed belong to a Stimulus; an array of stimuli has its own length")
+        stimulus, noise = None, 0.0
+        stimuli, stimulus_batch = _stimulus_array(stimuli, lead, neurons, inputs)
+    batch = _batch(lead, stimulus_batch, circuit, rule)
+    stimulus_batch = (1,) * (len(batch) - len(stimulus_batch)) + stimulus_batch
+    stimuli = stimuli.reshape(stimulus_batch + stimuli.shape[-(2 if _is_shared(stimuli, lead) else 3) :])
+    length = stimuli.shape[len(batch)]
+    steps = circuit.updates_per_presentation
+    problem = Problem(
+        weights=np.broadcast_to(weights, (*batch, neurons, inputs)).reshape(-1, neurons, inputs),
+        stimuli=stimuli,
+        noise=noise,
+        circuit=circuit,
+        rule=rule,
+        rates=rule.rates(length * steps).reshape(length, steps),
+        record_every=record_every,
+        batch=batch,
+        stimulus_batch=stimulus_batch,
+        stimulus=stimulus,
+        seed=seed,
+    )
+    _refuse_unstable_rates(problem)
+    return problem
+
+
+def _is_shared(stimuli: Array, lead: tuple[int, ...]) -> bool:
+    return stimuli.ndim <= len(lead) + 2
+
+
+def _stimulus_array(
+    stimuli: ArrayLike, lead: tuple[int, ...], neurons: int, inputs: int
+) -> tuple[Array, tuple[int, ...]]:
+    """Check an array of stimuli against weights (*lead, N, K); return it with its leading axes."""
+    array = finite_array("stimuli", stimuli, "(..., P, K) or (..., P, N, K)")
+    shared = f"(..., P, {inputs}) for one input shared by all neurons"
+    private = f"({'..., ' if lead else ''}P, {neurons}, {inputs}) for one per neuron"
+    axes = len(lead)
+    if array.shape[-1] != inputs or array.ndim > axes + 3:
+        raise ValueError(f"stimuli must have shape {shared}, or {private}; got {array.shape}")
+    if not _is_shared(array, lead) and array.shape[-2] != neurons:
+        raise ValueError(
+            f"stimuli must have shape {shared}, or {private}; got {array.shape}. To sleep with several stimuli, "
+            f"give the weights as many leading axes: weights[None] for one more"
+        )
+    return array, array.shape[: -2 if _is_shared(array, lead) else -3]
+
+
+def _batch(lead: tuple[int, ...], stimulus_batch: tuple[int, ...], circuit: Circuit, rule: Hebbian) -> tuple[int, ...]:
+    """The leading axes of the whole sleep, or what does not fit."""
+    shapes = {"weights": lead, "stimuli": stimulus_batch}
+    shapes |= {name: np.shape(v) for name, v in (circuit.fields() | rule.fields()).items() if not callable(v)}
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        told = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
+        raise ValueError(
+            f"the leading axes must broadcast against each other; got {told}. Add axes of length 1 where a "
+            "parameter does not vary"
+        ) from None
+
+
+def largest_learning_rate(problem: Problem, power: ArrayLike) -> Array:
+    """`theory.max_learning_rate` for this circuit and rule; ``power`` is |x|^2 of shape (*batch, ...)."""
+    circuit, rule = problem.circuit, problem.rule
+    h: Scalar = circuit.dt / circuit.tau if isinstance(circuit, RateCircuit) else 1.0
+    power = np.asarray(power, float)
+    axes = max(power.ndim - len(problem.batch), 0)
+    lift = lambda scalar: np.asarray(scalar, float).reshape(np.shape(scalar) + (1,) * axes)  # noqa: E731
+    return theory.max_learning_rate(power, lift(rule.gamma), lift(rule.momentum), lift(h))
+
+
+def _refuse_unstable_rates(problem: Problem) -> None:
+    """Raise where the learning rate must make the sleep diverge.
+
+    With `SteadyState` one update above the limit overshoots at once. In the rate circuit instability is a
+    slowly growing oscillation, and a schedule may pass through it, as that of Fig. 4B does: it is refused when
+    the mean rate of most presentations is above the limit.
+    """
+    power = (problem.stimuli**2).sum(-1) + problem.weights.shape[-1] * problem.noise**2
+    if power.ndim > len(problem.batch) + 1:
+        power = power.max(-1)
+    limit = largest_learning_rate(problem, power)
+    rate = problem.rates.mean(-1)
+    unstable = (rate >= limit).reshape(-1, problem.presentations)
+    share = unstable.mean(-1).max()
+    if share <= (0.5 if isinstance(problem.circuit, RateCircuit) else 0.0):
+        return
+    worst = np.argmax((rate / limit).reshape(-1, problem.presentations).max(0))
+    lowest = limit.reshape(-1, problem.presentations)[:, worst].min()
+    raise ValueError(
+        f"learning_rate is above the stability limit in {math.ceil(100 * share)} % of the presentations: in "
+        f"presentation {worst} it is {rate[worst]:.3g} and must stay below {lowest:.3g} for inputs of that "
+        f"length. Divide the learning rate by {1.1 * rate[worst] / lowest:.2g} or more, or shorten the inputs"
+    )
+
+
+def divergence(problem: Problem, presentation: int, entry: int) -> DivergenceError:
+    """The error of a sleep that grew without bound in one presentation of one batch entry."""
+    start, x = next((s, x) for s, x in problem.blocks(1) if s == presentation)
+    power = (x[entry, 0] ** 2).sum(-1).max()
+    flat = {name: problem.flat(getattr(problem.rule, name))[entry] for name in ("gamma", "momentum")}
+    circuit = problem.circuit
+    h = float(problem.flat(circuit.dt / circuit.tau)[entry]) if isinstance(circuit, RateCircuit) else 1.0
+    limit = float(theory.max_learning_rate(power, flat["gamma"], flat["momentum"], h))
+    rate = problem.rates[presentation].max()
+    if rate >= limit:
+        why = f"its learning rate reaches {rate:.3g}, the limit for |x|^2 = {power:.3g} is {limit:.3g}: lower it"
+    else:
+        why = (
+            f"its learning rate {rate:.3g} is below the limit {limit:.3g} for a held input, so an earlier "
+            "presentation or the loop through the inhibitory neuron started it: lower learning_rate or alpha"
+        )
+    where = tuple(int(i) for i in np.unravel_index(entry, problem.batch)) if problem.batch else ()
+    at = f" of batch entry {where}" if where else ""
+    return DivergenceError(f"the weights diverged in presentation {presentation}{at}; {why}", presentation)

@@ -1,0 +1,99 @@
+"""Plasticity: the Hebbian rule of Eq. 4 and the learning-rate schedules of the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bioshare.circuit.checks import Parameters, Scalar, real
+
+Schedule = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class InverseDecay:
+    """eta_k = scale / (offset + k): the schedule of Figs. 4A and 5A (appendix A.5).
+
+    Example:
+        >>> InverseDecay(0.5, 1000)(np.array([0, 1000]))
+        array([0.0005 , 0.00025])
+    """
+
+    scale: float = 0.5
+    offset: float = 1000.0
+
+    def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self.scale / (self.offset + k)
+
+
+@dataclass(frozen=True)
+class InverseSqrtDecay:
+    """eta_k = scale / sqrt(1 + k / period) from update ``start`` on, 0 before: Figs. 4B and 5B (appendix A.5).
+
+    k counts weight updates, that is milliseconds at dt = 1 ms, not presentations.
+
+    Example:
+        >>> InverseSqrtDecay(3e-4, 2, 50)(np.array([49, 96]))
+        array([0.00000000e+00, 4.28571429e-05])
+    """
+
+    scale: float = 3e-4
+    period: float = 2.0
+    start: int = 50
+
+    def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.where(k >= self.start, self.scale / np.sqrt(1 + k / self.period), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Hebbian(Parameters):
+    """Anti-Hebbian plasticity with a pull to the weights before sleep and momentum (Eq. 4).
+
+    dw_i = eta_k ( -(r_i - b) x - gamma (w_i - w_i^init) );   m <- momentum m + dw;   w <- w + m
+
+    w^init is the weight when this sleep began; m starts at 0. k counts weight updates from 0: one per
+    presentation for `SteadyState`, one per time step for `RateCircuit`.
+
+    Args:
+        gamma: strength of the pull to w^init, at least 0.
+        momentum: in [0, 1).
+        learning_rate: a number, or any callable that takes an array of update indices k and returns the rates
+            eta_k >= 0 in an array of the same shape.
+
+    ``gamma`` and ``momentum`` may be arrays that broadcast over the leading axes of the weights.
+    """
+
+    gamma: Scalar = 1e-2
+    momentum: Scalar = 0.95
+    _: KW_ONLY
+    learning_rate: Schedule | float
+
+    def __post_init__(self) -> None:
+        self._set("gamma", real("gamma", self.gamma, "a finite number >= 0", at_least=0))
+        self._set("momentum", real("momentum", self.momentum, "in [0, 1)", at_least=0, below=1))
+        if not callable(self.learning_rate):
+            rate = real("learning_rate", self.learning_rate, "a rate >= 0 or a callable", at_least=0, array=False)
+            self._set("learning_rate", rate)
+
+    def rates(self, updates: int) -> NDArray[np.float64]:
+        """The learning rates of the first ``updates`` weight updates, shape (updates,).
+
+        Raises:
+            ValueError: the schedule returned another shape, a negative rate or one that is not finite.
+        """
+        if not callable(self.learning_rate):
+            return np.full(updates, self.learning_rate)
+        rates = np.asarray(self.learning_rate(np.arange(updates)), dtype=np.float64)
+        if rates.shape != (updates,):
+            raise ValueError(
+                f"learning_rate must return one rate per update: got shape {rates.shape} for {updates} update "
+                "indices. A constant is given as a number, not as a callable"
+            )
+        wrong = ~np.isfinite(rates) | (rates < 0)
+        if wrong.any():
+            k = int(np.argmax(wrong))
+            raise ValueError(f"learning_rate must be finite and >= 0; it is {rates[k]} at update {k}")
+        return rates

@@ -1,0 +1,145 @@
+"""What a sleep leaves: the weights, the records, and how they came about, with labelled axes on request."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bioshare.circuit.circuits import Circuit
+from bioshare.circuit.problem import Array, Outcome, Problem
+from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.stimuli import Stimulus
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+VERSIONED = ("bioshare", "numpy", "torch", "brian2", "xarray")
+
+
+@dataclass(frozen=True, eq=False)
+class SleepRun:
+    """One call of `bioshare.simulate`; leading axes (...) are those of the weights and the parameters.
+
+    Attributes:
+        weights: after sleep, (..., N, K).
+        neg_log_snr: log mean_j(var_j / mean_j^2), natural log, before sleep and after every recorded
+            presentation, (..., records).
+        mean_norm: Euclidean norm of the mean weight vector, (..., records).
+        mean_drift: its distance from the mean before sleep, (..., records).
+        presentation: how many presentations each record has seen, (records,), from 0.
+        r, r_inh: responses after the last update, (..., N) and (...).
+        circuit, rule, engine: as they were given.
+        stimulus, seed: where the inputs were drawn; None where they were given as an array.
+        presentations: how many were completed.
+        interrupted: whether Ctrl-C stopped the sleep before its end.
+        seconds: wall-clock time of each phase of the engine.
+    """
+
+    weights: Array
+    neg_log_snr: Array
+    mean_norm: Array
+    mean_drift: Array
+    presentation: NDArray[np.int64]
+    r: Array
+    r_inh: Array
+    circuit: Circuit
+    rule: Hebbian
+    engine: Any
+    stimulus: Stimulus | None
+    seed: int | None
+    presentations: int
+    interrupted: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(problem: Problem, outcome: Outcome, engine: Any) -> SleepRun:
+        """Give an engine's outcome the leading axes of the problem."""
+        shape = lambda array: array.reshape(*problem.batch, *array.shape[1:])  # noqa: E731
+        records = {name: shape(values) for name, values in outcome.records.items()}
+        return SleepRun(
+            weights=shape(outcome.weights),
+            r=shape(outcome.r),
+            r_inh=shape(outcome.r_inh),
+            presentation=problem.record_every * np.arange(records["neg_log_snr"].shape[-1]),
+            circuit=problem.circuit,
+            rule=problem.rule,
+            engine=engine,
+            stimulus=problem.stimulus,
+            seed=problem.seed,
+            presentations=outcome.presentations,
+            interrupted=outcome.presentations < problem.presentations,
+            seconds=outcome.seconds,
+            **records,
+        )
+
+    def to_xarray(self) -> xr.Dataset:
+        """The run as a Dataset with the axes run, gamma, alpha, presentation, neuron, input.
+
+        An axis along which exactly one parameter varies has that parameter's name and values; other leading
+        axes are called run (run_1, run_2, ... from the second). Every scalar parameter, the seed and the
+        versions are attributes, so that ``to_netcdf(path)`` keeps what is needed to run it again.
+        """
+        import xarray as xr
+
+        lead, coordinates = self._leading_axes()
+        records = (*lead, "presentation")
+        variables = {
+            "neg_log_snr": (records, self.neg_log_snr, {"long_name": "log mean_j(var_j / mean_j^2)"}),
+            "mean_norm": (records, self.mean_norm, {"long_name": "norm of the mean weight vector"}),
+            "mean_drift": (records, self.mean_drift, {"long_name": "distance of the mean from that before sleep"}),
+            "weights": ((*lead, "neuron", "input"), self.weights, {"long_name": "weights after sleep"}),
+            "r": ((*lead, "neuron"), self.r, {"long_name": "responses after the last update"}),
+            "r_inh": (lead, self.r_inh, {"long_name": "response of the inhibitory neuron"}),
+        }
+        coordinates["presentation"] = ("presentation", self.presentation)
+        return xr.Dataset(variables, coordinates, self._attributes())
+
+    def _parameters(self) -> dict[str, Any]:
+        return self.circuit.fields() | self.rule.fields()
+
+    def _leading_axes(self) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Names of the leading axes, and the parameters that vary along them as coordinates."""
+        lead = self.weights.shape[:-2]
+        names: list[str | None] = [None] * len(lead)
+        varying = {name: value for name, value in self._parameters().items() if isinstance(value, np.ndarray)}
+        for name, value in varying.items():
+            axes = [axis + len(lead) - value.ndim for axis, length in enumerate(value.shape) if length > 1]
+            if len(axes) == 1 and names[axes[0]] is None:
+                names[axes[0]] = name
+        unnamed = iter(["run"] + [f"run_{i}" for i in range(1, len(lead))])
+        dims = tuple(name or next(unnamed) for name in names)
+        coordinates = {}
+        for name, value in varying.items():
+            aligned = value.reshape((1,) * (len(lead) - value.ndim) + value.shape)
+            axes = tuple(axis for axis, length in enumerate(aligned.shape) if length > 1)
+            squeezed = aligned.reshape([aligned.shape[axis] for axis in axes])
+            coordinates[name] = (tuple(dims[axis] for axis in axes), squeezed)
+        return dims, coordinates
+
+    def _attributes(self) -> dict[str, Any]:
+        attributes = {name: value for name, value in self._parameters().items() if isinstance(value, int | float)}
+        rate = self.rule.learning_rate
+        if callable(rate):
+            attributes["learning_rate"] = getattr(rate, "__qualname__", None) or repr(rate)
+        attributes |= {
+            "circuit": type(self.circuit).__name__,
+            "engine": repr(self.engine),
+            "stimulus": repr(self.stimulus) if self.stimulus else "an array",
+            "seed": "none" if self.seed is None else self.seed,
+            "presentations": self.presentations,
+            "interrupted": int(self.interrupted),
+            "python": platform.python_version(),
+        }
+        return attributes | {name: _version(name) for name in VERSIONED}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,95 @@
+"""`simulate`: check a sleep, hand it to an engine, return a SleepRun."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from bioshare.circuit.circuits import Circuit
+from bioshare.circuit.problem import prepare
+from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.run import SleepRun
+from bioshare.circuit.stimuli import Stimulus
+
+ENGINES = {
+    "exact": "bioshare.circuit.exact:Exact",
+    "brian2": "bioshare.circuit.brian:Brian2",
+    "loop": "bioshare.circuit.loop:Loop",
+}
+
+
+def simulate(
+    weights: ArrayLike,
+    stimuli: ArrayLike | Stimulus,
+    circuit: Circuit,
+    rule: Hebbian,
+    engine: Any = "exact",
+    record_every: int = 1,
+    *,
+    presentations: int | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> SleepRun:
+    """Let groups of neurons sleep: a lateral circuit and Hebbian plasticity pull their weights together.
+
+    Args:
+        weights: before sleep, (..., N, K): N neurons with K inputs; leading axes are runs and grid points.
+        stimuli: inputs (..., P, K) that all neurons of a group share, or (..., P, N, K), one per neuron, with
+            exactly one axis more than the weights; or a Stimulus, drawn anew for every leading entry of the
+            weights. Leading axes of stimuli, weights and parameters broadcast.
+        circuit: `SteadyState` or `RateCircuit`.
+        rule: `Hebbian`.
+        engine: "exact", "brian2", "loop" (every step in NumPy), or an engine with settings, such as
+            ``Exact(device="cuda")`` or ``Brian2(threads=2)``.
+        record_every: presentations between two records of the SNR.
+        presentations: P, with a Stimulus.
+        seed: of the Stimulus; the same seed gives the same bytes.
+        progress: show a bar when the sleep takes longer than two seconds.
+
+    Returns:
+        The weights after sleep and the records. After Ctrl-C it holds what was computed until then, with a
+        warning.
+
+    Raises:
+        TypeError, ValueError: an argument makes no sense; nothing was simulated.
+        DivergenceError: the weights grew without bound.
+
+    Example:
+        >>> import numpy as np, bioshare as bs
+        >>> run = bs.simulate(
+        ...     np.random.default_rng(0).normal(1, 1, (100, 9)),
+        ...     bs.stimuli.gaussian(), presentations=500, seed=0,
+        ...     circuit=bs.SteadyState(),
+        ...     rule=bs.Hebbian(gamma=0.01, momentum=0.95, learning_rate=lambda k: 0.5 / (1000 + k)),
+        ... )
+        >>> run.neg_log_snr[-1] < run.neg_log_snr[0] - 5
+        np.True_
+    """
+    settings = _engine(engine)
+    problem = prepare(
+        weights, stimuli, circuit, rule, record_every=record_every, presentations=presentations, seed=seed
+    )
+    run = SleepRun.of(problem, settings.run(problem, progress), settings)
+    if run.interrupted:
+        warnings.warn(
+            f"interrupted after {run.presentations} of {problem.presentations} presentations; "
+            "the run holds what was computed until then",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return run
+
+
+def _engine(engine: Any) -> Any:
+    """The engine's settings from its name, or as they are."""
+    if isinstance(engine, str):
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}")
+        module, name = ENGINES[engine].split(":")
+        return getattr(importlib.import_module(module), name)()
+    if not callable(getattr(engine, "run", None)):
+        raise TypeError(f"engine must be a name or an engine such as Exact() or Brian2(); got {engine!r}")
+    return engine

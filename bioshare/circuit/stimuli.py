@@ -1,0 +1,144 @@
+"""Streams of presentations for a sleeping group: seeded generators, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bioshare.circuit.checks import Parameters, Scalar, real, whole
+
+
+@dataclass(frozen=True, eq=False)
+class Stimulus(Parameters, ABC):
+    """A stream of inputs x, one per presentation, shared by the neurons of a group.
+
+    Args:
+        noise: standard deviation sigma of the zero-mean Gaussian noise that every neuron sees on its own, on top
+            of the shared input: x_i = x + xi_i (appendix A.3). 0 means that all neurons see the same x.
+    """
+
+    _: KW_ONLY
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._set("noise", real("noise", self.noise, "a standard deviation >= 0", at_least=0, array=False))
+
+    @abstractmethod
+    def _patterns(
+        self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int
+    ) -> NDArray[np.float64]:
+        """Shared inputs of shape (*batch, presentations, inputs)."""
+
+    @abstractmethod
+    def covariance(self, inputs: int) -> NDArray[np.float64]:
+        """C = E[x x^T] over presentations, noise included, shape (inputs, inputs)."""
+
+    def draw(
+        self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()
+    ) -> NDArray[np.float64]:
+        """Draw the shared inputs of a sleep, independently for every batch entry, without the noise.
+
+        Args:
+            presentations: P, how many inputs follow one another.
+            inputs: K, weights per neuron.
+            seed: any non-negative integer.
+            batch: leading axes.
+
+        Returns:
+            Inputs of shape (*batch, P, K).
+        """
+        presentations = whole("presentations", presentations, "a number of presentations", at_least=1)
+        rng, _ = generators(seed)
+        return self._patterns(rng, batch, presentations, inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Stimulus):
+    """Independent Gaussian inputs: x_j ~ N(mean, std^2). See `gaussian`."""
+
+    mean: Scalar = 0.0
+    std: Scalar = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("mean", real("mean", self.mean, "a finite number", array=False))
+        self._set("std", real("std", self.std, "a standard deviation >= 0", at_least=0, array=False))
+
+    def _patterns(
+        self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int
+    ) -> NDArray[np.float64]:
+        return rng.normal(self.mean, self.std, (*batch, presentations, inputs))
+
+    def covariance(self, inputs: int) -> NDArray[np.float64]:
+        return (self.std**2 + self.noise**2) * np.eye(inputs) + self.mean**2
+
+
+@dataclass(frozen=True, eq=False)
+class Grid(Stimulus):
+    """One input active at a time. See `grid`."""
+
+    shuffle: bool = False
+    amplitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("amplitude", real("amplitude", self.amplitude, "a positive number", above=0, array=False))
+
+    def _patterns(
+        self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int
+    ) -> NDArray[np.float64]:
+        cycles = -(-presentations // inputs)
+        active = np.broadcast_to(np.arange(inputs), (*batch, cycles, inputs))
+        if self.shuffle:
+            active = rng.permuted(active, axis=-1)
+        active = active.reshape(*batch, cycles * inputs)[..., :presentations]
+        return self.amplitude * np.eye(inputs)[active]
+
+    def covariance(self, inputs: int) -> NDArray[np.float64]:
+        return (self.amplitude**2 / inputs + self.noise**2) * np.eye(inputs)
+
+
+def gaussian(mean: float = 0.0, std: float = 1.0) -> Stimulus:
+    """Inputs with independent Gaussian components, x_j ~ N(mean, std^2), new at every presentation.
+
+    Example:
+        >>> gaussian().draw(presentations=2000, inputs=9, seed=0).shape
+        (2000, 9)
+    """
+    return Gaussian(mean=mean, std=std)
+
+
+def grid(shuffle: bool = False, amplitude: float = 1.0) -> Stimulus:
+    """One-hot inputs: one input grid active at a time (Sec. 4.1), K presentations visit every weight once.
+
+    Args:
+        shuffle: visit the K inputs in a new random order in every cycle, instead of in order.
+        amplitude: the value of the active input.
+
+    Example:
+        >>> grid().draw(presentations=3, inputs=2, seed=0)
+        array([[1., 0.],
+               [0., 1.],
+               [1., 0.]])
+    """
+    return Grid(shuffle=shuffle, amplitude=amplitude)
+
+
+def noise(stimulus: Stimulus, std: float) -> Stimulus:
+    """The same stimulus, seen by every neuron with its own noise of standard deviation ``std`` (appendix A.3).
+
+    Example:
+        >>> noise(grid(), std=0.1)
+        Grid(noise=0.1, shuffle=False, amplitude=1.0)
+    """
+    return replace(stimulus, noise=std)
+
+
+def generators(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Two independent generators from one seed: for the shared inputs and for the noise."""
+    seed = whole("seed", seed, "a non-negative integer", at_least=0)
+    shared, private = np.random.SeedSequence(seed).spawn(2)
+    return np.random.default_rng(shared), np.random.default_rng(private)

@@ -1,0 +1,260 @@
+"""Closed forms of Pogodin 2021: responses, fixed points, signal-to-noise ratio, stability limits, Theorem 1.
+
+Shapes: weights are (..., N, K), neurons by inputs; C = E[x x^T] is (..., K, K). Leading axes broadcast, and
+``alpha``, ``gamma`` and the other scalars may be arrays over them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:
+    """The fixed point of the circuit: r_i = b + z_i - alpha / (1 + alpha) mean_j z_j with z_i = w_i . x (Eq. 9).
+
+    ``alpha = inf`` gives Eq. 7 (with ``bias`` 0).
+
+    Args:
+        weights: (..., N, K).
+        x: the input held, (..., K).
+        alpha: strength of the inhibition.
+        bias: b.
+
+    Returns:
+        Responses (..., N).
+    """
+    z = np.einsum("...nk,...k->...n", np.asarray(weights, float), np.asarray(x, float))
+    return _lift(bias, 1) + z - (1 - _lift(mean_gain(alpha), 1)) * z.mean(-1, keepdims=True)
+
+
+def mean_gain(alpha: ArrayLike) -> Array:
+    """1 / (1 + alpha): what inhibition leaves of the mean drive of a group (Eq. 9)."""
+    return 1 / (1 + np.asarray(alpha, float))
+
+
+def fixed_point(w_init: ArrayLike, covariance: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
+    """Where sleep ends: the weights w_i* at which the mean update is zero.
+
+    mu* = gamma (C / (1 + alpha) + gamma I)^-1 mu,
+    w_i* = mu* + gamma (C + gamma I)^-1 (w_i^init - mu),
+
+    which is Eq. 24, and for ``alpha = inf`` Eq. 5. Both forms are equal; this one keeps the digits of the
+    deviations from the mean.
+
+    Args:
+        w_init: weights before sleep, (..., N, K).
+        covariance: C = E[x x^T], (..., K, K).
+        gamma: strength of the pull to w_init, positive.
+        alpha: strength of the inhibition.
+
+    Returns:
+        Weights (..., N, K).
+
+    Raises:
+        ValueError: ``gamma`` is not positive: without the pull, the fixed point of a finite alpha is 0 and that
+            of a rank-deficient C is not unique.
+    """
+    w_init, covariance, gamma = np.asarray(w_init, float), np.asarray(covariance, float), np.asarray(gamma, float)
+    if not np.all(gamma > 0):
+        raise ValueError(f"gamma must be positive for the fixed point to be unique; got {np.min(gamma):g}")
+    pull = _lift(gamma, 2)
+    identity = np.eye(w_init.shape[-1])
+    mean = w_init.mean(-2, keepdims=True)
+    shrunk = np.linalg.solve(_lift(mean_gain(alpha), 2) * covariance + pull * identity, pull * mean.mT)
+    deviations = np.linalg.solve(covariance + pull * identity, pull * (w_init - mean).mT)
+    return shrunk.mT + deviations.mT
+
+
+def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
+    """The fixed point for white inputs, C = I: Eq. 25, and for ``alpha = inf`` Eq. 20.
+
+    w_i* = gamma / (1 + gamma) ( alpha / (1 + gamma (1 + alpha)) mu + w_i^init )
+
+    Args:
+        w_init: weights before sleep, (..., N, K).
+        gamma: strength of the pull to w_init.
+        alpha: strength of the inhibition.
+
+    Returns:
+        Weights (..., N, K).
+    """
+    w_init, gamma, gain = np.asarray(w_init, float), _lift(gamma, 2), _lift(mean_gain(alpha), 2)
+    mean = w_init.mean(-2, keepdims=True)
+    return gamma / (1 + gamma) * ((1 - gain) / (gain + gamma) * mean + w_init)
+
+
+def snr(weights: ArrayLike) -> Array:
+    """SNR_w as printed in Eq. 6: mean_j( mean_i(w_ij)^2 / var_i(w_ij) ), population variance. Shape (...)."""
+    mean, variance = _moments(weights)
+    with np.errstate(divide="ignore"):
+        return (mean**2 / variance).mean(-1)
+
+
+def inverse_snr(weights: ArrayLike) -> Array:
+    """The ratio that the figures plot: mean_j( var_i(w_ij) / mean_i(w_ij)^2 ). Shape (...).
+
+    Not 1 / `snr`: the ratio is inverted inside the mean over inputs.
+    """
+    mean, variance = _moments(weights)
+    with np.errstate(divide="ignore"):
+        return (variance / mean**2).mean(-1)
+
+
+def neg_log_snr(weights: ArrayLike) -> Array:
+    """What Figs. 4, 5 and 6 plot as -log SNR: the natural logarithm of `inverse_snr`. Shape (...).
+
+    Example:
+        >>> float(neg_log_snr([[1.0, 2.0], [3.0, 6.0]]).round(6))
+        -1.386294
+    """
+    with np.errstate(divide="ignore"):
+        return np.log(inverse_snr(weights))
+
+
+def min_neg_log_snr(
+    gamma: ArrayLike, covariance: ArrayLike | None = None, mean: ArrayLike = 1.0, std: ArrayLike = 1.0
+) -> Array:
+    """The lowest -log SNR that the ideal circuit reaches (appendix A.5; the dotted lines of Fig. 4A).
+
+    For C = I it is 2 log(gamma / (1 + gamma)). For any C, initial weights with independent components of the
+    given mean and std end with var_j = (std gamma)^2 [(C + gamma I)^-2]_jj around an unchanged mean.
+
+    Args:
+        gamma: strength of the pull to w_init, shape (...).
+        covariance: C, (..., K, K); None for C = I.
+        mean, std: of the initial weights.
+
+    Returns:
+        -log SNR_min, shape (...).
+
+    Example:
+        >>> min_neg_log_snr([0.1, 0.01, 0.001]).round(2)
+        array([ -4.8 ,  -9.23, -13.82])
+    """
+    gamma = np.asarray(gamma, float)
+    spread = 2 * (np.log(np.asarray(std, float)) - np.log(np.abs(mean)))
+    if covariance is None:
+        return spread + 2 * np.log(gamma / (1 + gamma))
+    covariance = np.asarray(covariance, float)
+    inverse = np.linalg.inv(covariance + _lift(gamma, 2) * np.eye(covariance.shape[-1]))
+    return spread + np.log(gamma**2 * (inverse**2).sum(-1).mean(-1))
+
+
+def max_dt(alpha: ArrayLike, tau: ArrayLike) -> Array:
+    """The time step at which forward Euler of Eq. 8 loses stability: 2 tau / (1 + alpha), in tau's unit.
+
+    The mean of the responses and r_inh rotate with eigenvalues (-1 +- i sqrt(alpha)) / tau.
+    """
+    return 2 * np.asarray(tau, float) / (1 + np.asarray(alpha, float))
+
+
+def max_alpha(dt: ArrayLike, tau: ArrayLike) -> Array:
+    """The inhibition at which forward Euler of Eq. 8 loses stability at the step ``dt``: 2 tau / dt - 1."""
+    return 2 * np.asarray(tau, float) / np.asarray(dt, float) - 1
+
+
+def max_learning_rate(
+    power: ArrayLike, gamma: ArrayLike, momentum: ArrayLike = 0.0, dt_over_tau: ArrayLike = 1.0
+) -> Array:
+    """The constant learning rate at which a held input's deviations from the mean stop shrinking.
+
+    For `SteadyState`, where the response follows at once: 2 (1 + beta) / (|x|^2 + gamma). In the rate circuit
+    the response lags, r <- r + h (z - r) with h = dt / tau, and the deviations along x obey
+
+        (L - beta)(L - 1)(L - 1 + h) + eta |x|^2 h L^2 + eta gamma L (L - 1 + h) = 0.
+
+    The limit is where a root L leaves the unit circle, at -1 or as a pair (Jury's criterion); h = 1 is the
+    steady state.
+
+    Args:
+        power: |x|^2 of the input held.
+        gamma: strength of the pull to w_init.
+        momentum: beta.
+        dt_over_tau: h, in (0, 2).
+
+    Returns:
+        The limit, in the broadcast shape of the arguments; inf where there is none.
+    """
+    power, gamma, beta, h = (np.asarray(a, float) for a in (power, gamma, momentum, dt_over_tau))
+    rho = 1 - h
+    lag = rho * (beta * h * power - gamma * (1 - beta))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        flip = 2 * (1 + beta) * (2 - h) / (h * power + (2 - h) * gamma)
+        ahead = (1 - beta) * (1 - rho) * (1 - beta * rho) / lag
+        behind = (1 + beta) * (1 + rho) * (1 - beta * rho) / -lag
+    turn = np.where(lag > 0, ahead, np.where(lag < 0, behind, np.inf))
+    return np.minimum(flip, turn)
+
+
+def input_moment(patterns: ArrayLike, sigma: ArrayLike) -> Array:
+    """c_xe of Eq. 29 for Gaussian noise: E|x + xi|^4 = (|x|^2 + K s^2)^2 + 4 s^2 |x|^2 + 2 K s^4, the mean over x.
+
+    Args:
+        patterns: the M inputs, (..., M, K).
+        sigma: s, standard deviation of the noise of every component.
+
+    Returns:
+        c_xe, shape (...).
+    """
+    patterns = np.asarray(patterns, float)
+    power, variance, inputs = (patterns**2).sum(-1), _lift(sigma, 1) ** 2, patterns.shape[-1]
+    return ((power + inputs * variance) ** 2 + 4 * variance * power + 2 * inputs * variance**2).mean(-1)
+
+
+def noisy_convergence_bound(
+    w_init: ArrayLike,
+    patterns: ArrayLike,
+    gamma: ArrayLike,
+    sigma: ArrayLike,
+    learning_rate: ArrayLike,
+) -> Array:
+    """Theorem 1 by its recursion: an upper bound on E |W^k - W*|_F^2 for every update k (Eq. 53-54).
+
+    The sleep is ideal (alpha = inf), without momentum; each presentation is one of M patterns, chosen uniformly,
+    and every neuron adds Gaussian noise of standard deviation sigma. With c = `input_moment`, W* of Eq. 5 and
+    C the patterns' second moment,
+
+        e_0     = |W^init - W*|^2
+        e_(k+1) = (1 - gamma eta_k + 8 eta_k^2 (2 c + gamma^2)) e_k + eta_k sigma^2 |W*|^2
+                  + eta_k^2 (8 (2 c + gamma^2) |W*|^2 + 4 gamma^2 |W^init|^2).
+
+    Args:
+        w_init: weights before sleep, (..., N, K).
+        patterns: the M inputs, (..., M, K).
+        gamma: strength of the pull to w_init, positive.
+        sigma: standard deviation of the noise.
+        learning_rate: eta_k, shape (P,).
+
+    Returns:
+        The bound before the first update and after each: (..., P + 1).
+    """
+    w_init, patterns = np.asarray(w_init, float), np.asarray(patterns, float)
+    gamma, sigma = np.asarray(gamma, float), np.asarray(sigma, float)
+    covariance = patterns.mT @ patterns / patterns.shape[-2]
+    w_star = fixed_point(w_init, covariance, gamma)
+    growth = 8 * (2 * input_moment(patterns, sigma) + gamma**2)
+    size, start = (w_star**2).sum((-2, -1)), (w_init**2).sum((-2, -1))
+    bound = [((w_init - w_star) ** 2).sum((-2, -1))]
+    for eta in np.asarray(learning_rate, float):
+        floor = eta * sigma**2 * size + eta**2 * (growth * size + 4 * gamma**2 * start)
+        bound.append((1 - gamma * eta + eta**2 * growth) * bound[-1] + floor)
+    return np.stack(np.broadcast_arrays(*bound), axis=-1)
+
+
+def _moments(weights: ArrayLike) -> tuple[Array, Array]:
+    """Mean and population variance over the neurons, in two passes: near convergence var is 1e-12 of mean^2."""
+    weights = np.asarray(weights, float)
+    if weights.ndim < 2:
+        raise ValueError(f"weights must have the axes (..., N, K), neurons by inputs; got shape {weights.shape}")
+    return weights.mean(-2), weights.var(-2)
+
+
+def _lift(scalar: ArrayLike, axes: int) -> Array:
+    """Append axes of length 1, so that an array over the leading axes broadcasts against (..., N, K)."""
+    scalar = np.asarray(scalar, float)
+    return scalar.reshape(scalar.shape + (1,) * axes)
