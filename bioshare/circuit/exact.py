@@ -13,16 +13,17 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm import tqdm
 
+from bioshare.circuit.checks import finite_array
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.presentations import PHI, Block, Coefficients, Maps, Response, Vectors, hold
+from bioshare.circuit.presentations import PHI, Block, Coefficients, Maps, Response, Vectors, hold, reach
 from bioshare.circuit.problem import Array, Outcome, Problem, divergence, measure, prepare
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
-BLOCK = 24
+BLOCK = 16
 """Presentations per triangular system."""
 
-MAPS = 2048
+MAPS = 4096
 """Presentation maps that are stepped together: enough to hide Python, few enough to stay in cache."""
 
 
@@ -44,7 +45,9 @@ class Exact:
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f'device must be one that torch can use here, such as "cpu"; got {self.device!r}') from error
+            raise ValueError(
+                f'device must be one that torch can use here, such as "cpu"; got {self.device!r}'
+            ) from error
 
     @torch.no_grad()
     def run(self, problem: Problem, progress: bool = True) -> Outcome:
@@ -57,7 +60,8 @@ class Exact:
 
     def tensor(self, array: ArrayLike) -> Tensor:
         """A copy of an array on this engine's device, in its precision."""
-        return torch.tensor(array, device=self.device, dtype=getattr(torch, self.dtype))
+        array = np.array(array, dtype=self.dtype)
+        return torch.from_numpy(array).to(self.device)
 
 
 class SleepMap(NamedTuple):
@@ -114,18 +118,20 @@ def sleep_map(
         DivergenceError: the sleep diverges.
     """
     engine = engine or Exact()
-    if isinstance(stimuli, Stimulus):
-        if inputs is None:
-            raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
-        lead: tuple[int, ...] = ()
-    else:
-        lead, inputs = np.shape(stimuli)[:-2], np.shape(stimuli)[-1] if np.ndim(stimuli) else 1
-    origin = np.zeros((*lead, 1, inputs))
-    problem = prepare(origin, stimuli, circuit, rule, presentations=presentations, seed=seed)
+    lead = []
+    if not isinstance(stimuli, Stimulus):
+        stimuli = finite_array("stimuli", stimuli, "(..., P, K)")
+        *lead, _, inputs = stimuli.shape
+    elif inputs is None:
+        raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
+    none = np.zeros((*lead, 1, inputs))
+    problem = prepare(none, stimuli, circuit, rule, record_every=1, presentations=presentations, seed=seed)
     if problem.per_neuron:
         raise ValueError("stimuli must be the same for all neurons; with noise, simulate the sleep of the weights")
     c = Coefficients.of(problem, engine.tensor)
-    identity = torch.eye(inputs, dtype=c.alpha.dtype, device=c.alpha.device).repeat(len(c.alpha), 1, 1)
+    identity = torch.eye(problem.weights.shape[-1], dtype=c.alpha.dtype, device=c.alpha.device).repeat(
+        len(c.alpha), 1, 1
+    )
     deviation = Vectors.at_rest(identity)
     mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))
     mean.state[:, 0, -1] = -c.bias[:, 0]  # the last virtual neuron has no weights: it carries c
@@ -143,10 +149,18 @@ def _blocks(problem: Problem, engine: Exact, c: Coefficients, progress: bool) ->
     with tqdm(total=problem.presentations, delay=2, disable=not progress, unit="presentation") as bar:
         for start, inputs in problem.blocks(together):
             x = engine.tensor(inputs)
-            maps = Maps.of(c, x.square().sum(-1), rates[start : start + x.shape[1]])
-            for t in range(0, x.shape[1], BLOCK):
-                yield Block(x[:, t : t + BLOCK], maps.part(slice(t, t + BLOCK)))
+            maps = Maps.of(c, _norm(x).square(), rates[start : start + x.shape[1]])
+            whole = x.shape[1] // BLOCK * BLOCK
+            reaches = list(reach(maps.pull[:, :whole].unflatten(1, (-1, BLOCK))).unbind(1)) if whole else []
+            if whole < x.shape[1]:
+                reaches.append(reach(maps.pull[:, whole:]))
+            for t, product in zip(range(0, x.shape[1], BLOCK), reaches, strict=True):
+                yield Block(x[:, t : t + BLOCK], maps.part(slice(t, t + BLOCK)), product)
                 bar.update(min(BLOCK, x.shape[1] - t))
+
+
+def _norm(vectors: Tensor, order: float = 2, dim: int = -1) -> Tensor:
+    return torch.linalg.vector_norm(vectors, order, dim=dim)
 
 
 class _SharedSleep:
@@ -163,6 +177,7 @@ class _SharedSleep:
         inputs, self.neurons = self.weights.shape[1:]
         first = self.weights[..., :1]
         self.mean_init = first + (self.weights - first).mean(-1, keepdim=True)  # equal weights deviate by exactly 0
+        self.bound = 1e8 * (1 + self.weights.abs().amax())
         self.deviation_init, self.rotation = self.weights - self.mean_init, None
         if self.neurons > inputs:
             self.rotation, virtual = torch.linalg.qr(self.deviation_init.mT)
@@ -170,7 +185,7 @@ class _SharedSleep:
 
     def run(self, progress: bool) -> Outcome:
         kept = Vectors.at_rest(self.deviation_init), Vectors.at_rest(self.mean_init, -self.c.bias), 0
-        records = [self._measure(self._variance(self.deviation_init[:, :, None]), self.mean_init[:, :, None])]
+        records = [self._measure(_norm(self.deviation_init[:, :, None]), self.mean_init[:, :, None])]
         try:
             for block in _blocks(self.problem, self.engine, self.c, progress):
                 deviation, mean, done = kept
@@ -178,8 +193,8 @@ class _SharedSleep:
                 self._refuse_divergence(block, left, done)
                 every, length = self.problem.record_every, block.x.shape[1]
                 if recorded := list(range(every - 1 - done % every, length, every)):
-                    spread = [self._variance(d) for d in deviation.trajectory(block, left[0], recorded)]
-                    means = list(mean.trajectory(block, left[1], recorded))
+                    spread = [_norm(d) for d in deviation.trajectory(block, left[0], recorded)]
+                    means = [m.clone() for m in mean.trajectory(block, left[1], recorded)]
                     records.append(self._measure(torch.cat(spread, -1), torch.cat(means, 2)))
                 kept = deviation.after(block, left[0]), mean.after(block, left[1]), done + length
         except KeyboardInterrupt:
@@ -187,22 +202,22 @@ class _SharedSleep:
                 raise
         return self._outcome(*kept, torch.cat(records, -1))
 
-    def _variance(self, deviation: Tensor) -> Tensor:
-        """Population variance over the neurons, the last axis."""
-        return torch.linalg.vector_norm(deviation, dim=-1).square_() / self.neurons
+    def _measure(self, spread: Tensor, mean: Tensor) -> Tensor:
+        """-log SNR, norm of the mean and its drift, (3, B, G).
 
-    def _measure(self, variance: Tensor, mean: Tensor) -> Tensor:
-        """-log SNR, norm of the mean and its drift, (3, B, G), from variance (B, K, G) and mean (B, K, G, 1)."""
+        Args:
+            spread: norms of the deviations over the neurons, (B, K, G).
+            mean: (B, K, G, 1).
+        """
         mean = mean[..., 0]
-        norm = torch.linalg.vector_norm
-        return torch.stack(
-            [(variance / mean.square()).mean(1).log(), norm(mean, dim=1), norm(mean - self.mean_init, dim=1)]
-        )
+        inverse_snr = (spread / mean).square().mean(1) / self.neurons
+        drift = mean - self.mean_init
+        return torch.stack([inverse_snr.log(), _norm(mean, dim=1), _norm(drift, dim=1)])
 
     def _refuse_divergence(self, block: Block, left: tuple[Tensor, Tensor], done: int) -> None:
         """Stop where a presentation moves the weights by 1e8 times their size."""
-        bound = 1e8 * (1 + self.weights.abs().amax()) / block.x.norm(dim=-1, keepdim=True)
-        fine = torch.cat([part[:, :, PHI].abs() < bound for part in left], -1).all(-1)
+        largest = torch.stack([_norm(part[:, :, PHI], torch.inf) for part in left])
+        fine = (largest * _norm(block.x) < self.bound).all(0)
         if not fine.all():
             presentation, entry = (~fine).T.nonzero()[0].tolist()
             raise divergence(self.problem, done + presentation, entry)
@@ -256,7 +271,9 @@ class _NoisySleep:
                 raise
         v, r, r_inh, done = kept
         stacked = {name: np.stack([record[name] for record in records], -1) for name in records[0]}
-        return Outcome((self.w_init + v).cpu().numpy(), (r + c.bias).cpu().numpy(), r_inh[:, 0].cpu().numpy(), stacked, done)
+        return Outcome(
+            (self.w_init + v).cpu().numpy(), (r + c.bias).cpu().numpy(), r_inh[:, 0].cpu().numpy(), stacked, done
+        )
 
     def _inputs(self, progress: bool) -> Iterator[Tensor]:
         """One presentation after the other, (B, N, K), behind a progress bar."""

@@ -31,7 +31,10 @@ def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
             z = (w * x).sum(-1) if problem.per_neuron else (w @ x.mT)[..., 0]
             if isinstance(circuit, RateCircuit):
                 h, bias = (problem.flat(v)[:, None] for v in (circuit.dt / np.asarray(circuit.tau), circuit.bias))
-                r, r_inh = r + h * (-r + z - alpha * r_inh + bias), r_inh + h * (-r_inh + r.mean(-1, keepdims=True) - bias)
+                r, r_inh = (
+                    r + h * (-r + z - alpha * r_inh + bias),
+                    r_inh + h * (-r_inh + r.mean(-1, keepdims=True) - bias),
+                )
             else:
                 r_inh = z.mean(-1, keepdims=True) / (1 + alpha)
                 r = z - z.mean(-1, keepdims=True) + r_inh
@@ -51,7 +54,8 @@ class Loop:
         start, steps = time.perf_counter(), problem.circuit.updates_per_presentation
         mean_init = problem.weights.mean(-2)
         records = [measure(problem.weights, mean_init)]
-        state, done = None, 0
+        state: tuple[Array, Array, Array] | None = None
+        done = 0
         bound = 1e8 * (1 + np.abs(problem.weights).max())
         bar = tqdm(total=problem.presentations, delay=2, disable=not progress, unit="presentation")
         try:
@@ -67,5 +71,6 @@ class Loop:
         except KeyboardInterrupt:
             if state is None:
                 raise
+        assert state is not None, "a sleep has at least one presentation"
         stacked = {name: np.stack([record[name] for record in records], -1) for name in records[0]}
         return Outcome(*state, stacked, done, {"run": time.perf_counter() - start})

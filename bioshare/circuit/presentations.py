@@ -133,28 +133,41 @@ class Maps(NamedTuple):
 
     @staticmethod
     def of(c: Coefficients, power: Tensor, rates: Tensor) -> Maps:
-        """The maps of presentations with |x|^2 = ``power`` (B, P) and learning rates (P, updates)."""
-        pull, deviation = _map(c, torch.zeros_like(c.alpha), power, rates)
-        return Maps(pull, deviation, _map(c, c.alpha, power, rates)[1])
+        """The maps of presentations with |x|^2 = ``power`` (B, P) and learning rates (P, updates).
+
+        The columns of both maps are held side by side, those of the deviations without inhibition.
+        """
+        columns = torch.eye(5, dtype=power.dtype, device=power.device)[:, None, :, None, None]
+        columns = columns.expand(5, 2, 5, *power.shape).clone()
+        alpha = torch.stack([torch.zeros_like(c.alpha), c.alpha])[:, None]
+        response = VectorResponse(c, alpha, r=columns[3], r_inh=columns[4])
+        received = columns[2]
+
+        def drive(pull: Tensor) -> Tensor:
+            received[:, :2] = pull
+            return received
+
+        phi, psi, pull = hold(c, response, drive, power, rates.T)
+        maps = torch.stack([phi, psi, response.r, response.r_inh.expand_as(phi)], 1)
+        deviation, mean = maps.permute(0, 3, 4, 1, 2).contiguous()
+        return Maps(pull.permute(2, 3, 0, 1).contiguous(), deviation, mean)
 
     def part(self, presentations: slice) -> Maps:
         """The maps of some of the presentations."""
         return Maps(*(m[:, presentations] for m in self))
 
 
-def _map(c: Coefficients, alpha: Tensor, power: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    """p and the map for one strength of inhibition, its five columns held side by side."""
-    columns = torch.eye(5, dtype=power.dtype, device=power.device)[:, :, None, None].expand(5, 5, *power.shape)
-    response = VectorResponse(c, alpha, columns[3].clone(), columns[4].clone())
-    received = columns[2].clone()
+def reach(pull: Tensor) -> Tensor:
+    """Pulls over several presentations: (..., T, 2, 2) to (..., T + 1, T + 1, 2, 2).
 
-    def drive(pull: Tensor) -> Tensor:
-        received[:2] = pull
-        return received
-
-    phi, psi, pull = hold(c, response, drive, power, rates.T)
-    table = torch.stack([phi, psi, response.r, response.r_inh.expand_as(phi)])
-    return pull.permute(2, 3, 0, 1).contiguous(), table.permute(2, 3, 0, 1).contiguous()
+    Element [s, t] leads from before presentation s to before presentation t >= s; it is 0 for t < s.
+    """
+    *lead, length, _, _ = pull.shape
+    product = torch.zeros(*lead, length + 1, length + 1, 2, 2, dtype=pull.dtype, device=pull.device)
+    product.diagonal(dim1=-4, dim2=-3).copy_(torch.eye(2)[..., None])
+    for t in range(length):
+        torch.matmul(pull[..., t, None, :, :], product[..., : t + 1, t, :, :], out=product[..., : t + 1, t + 1, :, :])
+    return product
 
 
 class Block:
@@ -167,13 +180,8 @@ class Block:
         pull_from: (B, T, T, 2, 2): [:, s, t] from after presentation s to after presentation t >= s, else 0.
     """
 
-    def __init__(self, x: Tensor, maps: Maps) -> None:
-        batch, length, _ = x.shape
+    def __init__(self, x: Tensor, maps: Maps, reach: Tensor) -> None:
         self.x, self.maps = x, maps
-        reach = torch.zeros(batch, length + 1, length + 1, 2, 2, dtype=x.dtype, device=x.device)
-        reach.diagonal(dim1=1, dim2=2).copy_(torch.eye(2)[..., None])
-        for t in range(length):
-            reach[:, : t + 1, t + 1] = maps.pull[:, t, None] @ reach[:, : t + 1, t]
         self.pull_to, self.pull_from = reach[:, 0], reach[:, 1:, 1:]
         felt = self.pull_from[:, :-1, :-1] * (x @ x.mT)[:, :-1, 1:, None, None]
         self._felt = felt.transpose(1, 2)  # [:, t - 1, s]: what x_t feels of (phi, psi) of presentation s < t
@@ -218,17 +226,24 @@ class Vectors(NamedTuple):
         return solved.view_as(left)
 
     def trajectory(self, block: Block, left: Tensor, recorded: list[int]) -> Iterator[Tensor]:
-        """The weights after the recorded presentations of the block, in order, a few at a time: (B, K, G, n)."""
+        """The weights after the recorded presentations of the block, in order, a few at a time: (B, K, G, n).
+
+        They are overwritten by the next ones: fresh memory for each would cost more than the arithmetic.
+        """
         phi, psi = left[:, :, None, PHI], left[:, :, None, PSI]
-        together = max(1, CACHE // self.w_init.numel())
+        carry = block.pull_from[:, :, recorded, 0, :, None]
+        pull = block.pull_to[:, None, 1:, 0, :, None][:, :, recorded]
+        together = min(len(recorded), max(1, CACHE // self.w_init.numel()))
+        moved = self.w_init.new_empty(*self.w_init.shape[:2], together, self.w_init.shape[2])
         for first in range(0, len(recorded), together):
-            times = recorded[first : first + together]
-            seen = times[-1] + 1
-            carry = block.pull_from[:, :seen, times, 0, :, None]
-            push = torch.addcmul(phi[:, :seen] * carry[..., PHI, :], psi[:, :seen], carry[..., PSI, :])
-            pull = block.pull_to[:, None, [t + 1 for t in times], 0, :, None]
-            moved = torch.addcmul(self.w_init[:, :, None], self.v[:, :, None], pull[..., PHI, :])
-            moved.addcmul_(self.m[:, :, None], pull[..., PSI, :])
+            part = slice(first, first + together)
+            seen = recorded[part][-1] + 1
+            push = phi[:, :seen] * carry[:, :seen, part, PHI]
+            push.addcmul_(psi[:, :seen], carry[:, :seen, part, PSI])
+            if push.shape[2] < together:
+                moved = moved[:, :, : push.shape[2]].contiguous()
+            torch.addcmul(self.w_init[:, :, None], self.v[:, :, None], pull[:, :, part, PHI], out=moved)
+            moved.addcmul_(self.m[:, :, None], pull[:, :, part, PSI])
             moved.flatten(2).baddbmm_(block.x[:, :seen].mT, push.flatten(2))
             yield moved
 

@@ -240,7 +240,7 @@ def _refuse_unstable_rates(problem: Problem) -> None:
 
 def divergence(problem: Problem, presentation: int, entry: int) -> DivergenceError:
     """The error of a sleep that grew without bound in one presentation of one batch entry."""
-    start, x = next((s, x) for s, x in problem.blocks(1) if s == presentation)
+    x = next(x for start, x in problem.blocks(1) if start == presentation)
     power = (x[entry, 0] ** 2).sum(-1).max()
     flat = {name: problem.flat(getattr(problem.rule, name))[entry] for name in ("gamma", "momentum")}
     circuit = problem.circuit

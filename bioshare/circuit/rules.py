@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bioshare.circuit.checks import Parameters, Scalar, real
 
-Schedule = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+Schedule = Callable[[NDArray[np.int64]], ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class InverseDecay:
     offset: float = 1000.0
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
-        return self.scale / (self.offset + k)
+        """The rates of updates k."""
+        return self.scale / (self.offset + k.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class InverseSqrtDecay:
     start: int = 50
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The rates of updates k."""
         return np.where(k >= self.start, self.scale / np.sqrt(1 + k / self.period), 0.0)
 
 

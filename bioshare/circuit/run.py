@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+import bioshare
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.problem import Array, Outcome, Problem
 from bioshare.circuit.rules import Hebbian
@@ -18,7 +19,7 @@ from bioshare.circuit.stimuli import Stimulus
 if TYPE_CHECKING:
     import xarray as xr
 
-VERSIONED = ("bioshare", "numpy", "torch", "brian2", "xarray")
+VERSIONED = ("numpy", "torch", "brian2", "xarray")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,8 @@ class SleepRun:
         return dims, coordinates
 
     def _attributes(self) -> dict[str, Any]:
-        attributes = {name: value for name, value in self._parameters().items() if isinstance(value, int | float)}
+        parameters = self._parameters().items()
+        attributes: dict[str, Any] = {name: value for name, value in parameters if isinstance(value, int | float)}
         rate = self.rule.learning_rate
         if callable(rate):
             attributes["learning_rate"] = getattr(rate, "__qualname__", None) or repr(rate)
@@ -135,7 +137,7 @@ class SleepRun:
             "interrupted": int(self.interrupted),
             "python": platform.python_version(),
         }
-        return attributes | {name: _version(name) for name in VERSIONED}
+        return attributes | {"bioshare": bioshare.__version__} | {name: _version(name) for name in VERSIONED}
 
 
 def _version(package: str) -> str:

@@ -36,9 +36,7 @@ class Stimulus(Parameters, ABC):
     def covariance(self, inputs: int) -> NDArray[np.float64]:
         """C = E[x x^T] over presentations, noise included, shape (inputs, inputs)."""
 
-    def draw(
-        self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()
-    ) -> NDArray[np.float64]:
+    def draw(self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Draw the shared inputs of a sleep, independently for every batch entry, without the noise.
 
         Args:
@@ -73,6 +71,7 @@ class Gaussian(Stimulus):
         return rng.normal(self.mean, self.std, (*batch, presentations, inputs))
 
     def covariance(self, inputs: int) -> NDArray[np.float64]:
+        """C, shape (inputs, inputs)."""
         return (self.std**2 + self.noise**2) * np.eye(inputs) + self.mean**2
 
 
@@ -98,6 +97,7 @@ class Grid(Stimulus):
         return self.amplitude * np.eye(inputs)[active]
 
     def covariance(self, inputs: int) -> NDArray[np.float64]:
+        """C, shape (inputs, inputs)."""
         return (self.amplitude**2 / inputs + self.noise**2) * np.eye(inputs)
 
 

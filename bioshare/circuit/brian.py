@@ -1,0 +1,255 @@
+"""Engine "brian2": Eq. 8 and the plasticity of Eq. 4 word for word in Brian2. The only file that imports brian2.
+
+The independent check of the engine "exact", and the place to start from for a circuit of one's own. Everything
+happens on a Brian2 device of its own: the caller's device, preferences and namespace are left as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import brian2 as b2
+import numpy as np
+from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
+from brian2.devices.device import RuntimeDevice, reset_device, set_device
+
+from bioshare.circuit.circuits import RateCircuit
+from bioshare.circuit.problem import Outcome, Problem, divergence, measure
+
+RATE_NEURONS = """
+dr/dt = (-r + z - alpha*r_inh + b) / tau : 1  # Eq. 8a
+z : 1  # w_i . x
+r_inh : 1 (linked)
+alpha : 1 (constant)
+tau : second (constant)
+b : 1 (constant)
+gamma : 1 (constant)
+beta : 1 (constant)
+"""
+
+RATE_INHIBITION = """
+dr_inh/dt = (-r_inh + r_mean - b) / tau : 1  # Eq. 8b
+r_mean : 1
+tau : second (constant)
+b : 1 (constant)
+"""
+
+STEADY_NEURONS = """
+r : 1
+z : 1  # w_i . x
+z_mean : 1 (linked)
+r_inh : 1 (linked)
+b : 1 (constant)
+gamma : 1 (constant)
+beta : 1 (constant)
+"""
+STEADY_RESPONSE = "r = b + z - z_mean + r_inh"  # Eq. 9
+
+STEADY_INHIBITION = """
+r_inh : 1
+z_mean : 1
+alpha : 1 (constant)
+"""
+STEADY_FEEDBACK = "r_inh = z_mean / (1 + alpha)"
+
+SYNAPSES = """
+z_post = w*x_pre : 1 (summed)
+w : 1
+w_init : 1 (constant)
+m : 1
+"""
+
+PLASTICITY = """
+m = beta_post*m + eta(t)*(-(r_post - b_post)*x_pre - gamma_post*(w - w_init))
+w += m
+"""  # Eq. 4 with momentum
+
+STEP = 1
+"""Order of the Euler steps in Brian2's "groups" slot. Sums go one before, so both equations of Eq. 8 see the old
+state: z and r_mean are summed, then, in the alphabetical order of their names, r steps, then r_inh."""
+
+
+@dataclass(frozen=True)
+class Brian2:
+    """Settings of the engine "brian2".
+
+    Args:
+        target: ``"standalone"`` compiles the whole simulation to C++; ``"runtime"`` steps it from Python with
+            the code generation target that Brian2's preferences name.
+        threads: OpenMP threads of the standalone target.
+        memory: most bytes that the recorded weights may take.
+    """
+
+    target: str = "standalone"
+    threads: int = 1
+    memory: float = 4e9
+
+    def __post_init__(self) -> None:
+        if self.target not in ("standalone", "runtime"):
+            raise ValueError(f'target must be "standalone" or "runtime"; got {self.target!r}')
+        if self.threads < 1 or (self.threads > 1 and self.target == "runtime"):
+            raise ValueError(f"threads must be at least 1, and 1 for the runtime target; got {self.threads}")
+
+    def run(self, problem: Problem, progress: bool = True) -> Outcome:
+        """Simulate a checked sleep in Brian2. ``progress`` shows Brian2's own report."""
+        needed = problem.weights.nbytes * (problem.records - 1)
+        if needed > self.memory:
+            every = problem.record_every * int(np.ceil(needed / self.memory))
+            raise ValueError(f"record_every is too small: the recorded weights need {needed:.1e} bytes. Try {every}")
+        with tempfile.TemporaryDirectory(prefix="bioshare-") as folder, _own_device(self) as device:
+            sleep = _BrianSleep(problem)
+            duration = problem.presentations * sleep.held
+            report: dict[str, Any] = {"report": "stderr", "report_period": 10 * b2.second} if progress else {}
+            start = time.perf_counter()
+            if self.target == "runtime":
+                sleep.network.run(duration, namespace={}, **report)
+                seconds = {"run": time.perf_counter() - start}
+            else:
+                sleep.network.run(duration, namespace={}, **report)
+                device.build(directory=folder, compile=True, run=False)
+                compiled = time.perf_counter()
+                device.run(with_output=progress)
+                seconds = {"compile": compiled - start, "run": time.perf_counter() - compiled}
+            return sleep.outcome(seconds)
+
+
+@contextlib.contextmanager
+def _own_device(settings: Brian2) -> Iterator[Any]:
+    """A fresh Brian2 device in double precision; the caller's device and preferences are put back."""
+    threads, floats = b2.prefs["devices.cpp_standalone.openmp_threads"], b2.prefs["core.default_float_dtype"]
+    device = CPPStandaloneDevice() if settings.target == "standalone" else RuntimeDevice()
+    set_device(device, build_on_run=False)
+    try:
+        b2.prefs["devices.cpp_standalone.openmp_threads"] = settings.threads if settings.threads > 1 else 0
+        b2.prefs["core.default_float_dtype"] = np.float64
+        yield device
+    finally:
+        b2.prefs["devices.cpp_standalone.openmp_threads"] = threads
+        b2.prefs["core.default_float_dtype"] = floats
+        reset_device()
+
+
+class _BrianSleep:
+    """All groups of a problem in one network.
+
+    Excitatory neuron (group, i), inhibitory neuron (group), input (group, j) or, with noise, (group, i, j). The
+    synapses are stored input by input, so that neighbours in memory end on different neurons: a sum into one
+    neuron waits for the sum before it.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.timed = isinstance(problem.circuit, RateCircuit)
+        dt = (problem.circuit.dt if isinstance(problem.circuit, RateCircuit) else 1.0) * b2.ms
+        self.held = problem.circuit.updates_per_presentation * dt
+        self.clock = b2.Clock(dt=dt, name="bioshare_clock*")
+        self.inputs = self._make_inputs()
+        self.inhibitory = self._make_inhibition()
+        self.excitatory = self._make_neurons()
+        self.synapses = self._connect()
+        self.pool = self._pool()
+        self.monitor = b2.StateMonitor(
+            self.synapses, "w", record=True, dt=problem.record_every * self.held, when="start", name="bioshare_monitor*"
+        )
+        parts = self.inputs, self.inhibitory, self.excitatory, self.synapses, self.pool, self.monitor
+        self.network = b2.Network(*parts, name="bioshare_network*")
+
+    def _make_inputs(self) -> Any:
+        """The neurons that hold x, renewed from a TimedArray at the start of every presentation."""
+        blocks = [x.transpose(1, 0, *range(2, x.ndim)) for _, x in self.problem.blocks(1024)]
+        x = np.concatenate(blocks).reshape(self.problem.presentations, -1)
+        stimulus = b2.TimedArray(x, dt=self.held, name="bioshare_stimulus*")
+        group = b2.NeuronGroup(
+            x.shape[1], "x : 1", namespace={"stimulus": stimulus}, clock=self.clock, name="bioshare_input*"
+        )
+        group.run_regularly("x = stimulus(t, i)", dt=self.held, when="start")
+        return group
+
+    def _make_inhibition(self) -> Any:
+        """One inhibitory neuron per group."""
+        problem, circuit = self.problem, self.problem.circuit
+        equations = RATE_INHIBITION if self.timed else STEADY_INHIBITION
+        group = b2.NeuronGroup(
+            len(problem.weights), equations, method="euler", namespace={}, clock=self.clock, order=STEP,
+            name="bioshare_inhibitory*",
+        )  # fmt: skip
+        if isinstance(circuit, RateCircuit):
+            group.tau, group.b = problem.flat(circuit.tau) * b2.ms, problem.flat(circuit.bias)
+        else:
+            group.alpha = problem.flat(circuit.alpha)
+            group.run_regularly(STEADY_FEEDBACK, when="thresholds")
+        return group
+
+    def _make_neurons(self) -> Any:
+        """The N excitatory neurons of every group, which also carry the rule's parameters."""
+        problem, circuit = self.problem, self.problem.circuit
+        groups, neurons, _ = problem.weights.shape
+        spread = lambda scalar: np.repeat(problem.flat(scalar), neurons)  # noqa: E731
+        group = b2.NeuronGroup(
+            groups * neurons, RATE_NEURONS if self.timed else STEADY_NEURONS, method="euler", namespace={},
+            clock=self.clock, order=STEP, name="bioshare_excitatory*",
+        )  # fmt: skip
+        of_group = np.repeat(np.arange(groups), neurons)
+        group.r_inh = b2.linked_var(self.inhibitory, "r_inh", index=of_group)
+        group.gamma, group.beta = spread(problem.rule.gamma), spread(problem.rule.momentum)
+        if isinstance(circuit, RateCircuit):
+            group.alpha, group.b = spread(circuit.alpha), spread(circuit.bias)
+            group.tau = spread(circuit.tau) * b2.ms
+        else:
+            group.z_mean = b2.linked_var(self.inhibitory, "z_mean", index=of_group)
+            group.run_regularly(STEADY_RESPONSE, when="synapses")
+        return group
+
+    def _connect(self) -> Any:
+        """The plastic synapses, and the rule that runs once r is new."""
+        problem = self.problem
+        groups, neurons, inputs = problem.weights.shape
+        g, j, i = (axis.ravel() for axis in np.indices((groups, inputs, neurons)))
+        source = (g * neurons + i) * inputs + j if problem.per_neuron else g * inputs + j
+        eta = b2.TimedArray(problem.rates.ravel(), dt=self.clock.dt, name="bioshare_eta*")
+        synapses = b2.Synapses(
+            self.inputs, self.excitatory, SYNAPSES, namespace={"eta": eta}, clock=self.clock, name="bioshare_synapses*"
+        )
+        synapses.connect(i=source, j=g * neurons + i)
+        synapses.w = synapses.w_init = problem.weights.mT.ravel()
+        synapses.run_regularly(PLASTICITY, when="end")
+        return synapses
+
+    def _pool(self) -> Any:
+        """What the inhibitory neuron hears: the mean of its group."""
+        groups, neurons, _ = self.problem.weights.shape
+        heard = "r" if self.timed else "z"
+        pool = b2.Synapses(
+            self.excitatory, self.inhibitory, f"{heard}_mean_post = {heard}_pre/neurons : 1 (summed)",
+            namespace={"neurons": neurons}, clock=self.clock, name="bioshare_pool*",
+        )  # fmt: skip
+        pool.connect(i=np.arange(groups * neurons), j=np.repeat(np.arange(groups), neurons))
+        return pool
+
+    def outcome(self, seconds: dict[str, float]) -> Outcome:
+        """Read the state after the run."""
+        problem = self.problem
+        groups, neurons, inputs = problem.weights.shape
+        shape = lambda w: np.asarray(w).reshape(groups, inputs, neurons).mT.copy()  # noqa: E731
+        weights = shape(self.synapses.w[:])
+        trajectory = [shape(w) for w in np.asarray(self.monitor.w).T]
+        if problem.presentations % problem.record_every == 0:
+            trajectory.append(weights)
+        for number, w in enumerate(trajectory):
+            if not np.abs(w).max() < 1e8 * (1 + np.abs(problem.weights).max()):
+                entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
+                raise divergence(problem, (number - 1) * problem.record_every, entry)
+        records = [measure(w, problem.weights.mean(-2)) for w in trajectory]
+        return Outcome(
+            weights=weights,
+            r=np.asarray(self.excitatory.r[:]).reshape(groups, neurons),
+            r_inh=np.asarray(self.inhibitory.r_inh[:]),
+            records={name: np.stack([record[name] for record in records], -1) for name in records[0]},
+            presentations=problem.presentations,
+            seconds=seconds,
+        )
