@@ -118,14 +118,14 @@ def sleep_map(
         DivergenceError: the sleep diverges.
     """
     engine = engine or Exact()
-    lead = []
-    if not isinstance(stimuli, Stimulus):
+    if isinstance(stimuli, Stimulus):
+        if inputs is None:
+            raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
+        shape: tuple[int, ...] = (1, inputs)
+    else:
         stimuli = finite_array("stimuli", stimuli, "(..., P, K)")
-        *lead, _, inputs = stimuli.shape
-    elif inputs is None:
-        raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
-    none = np.zeros((*lead, 1, inputs))
-    problem = prepare(none, stimuli, circuit, rule, record_every=1, presentations=presentations, seed=seed)
+        shape = (*stimuli.shape[:-2], 1, stimuli.shape[-1])
+    problem = prepare(np.zeros(shape), stimuli, circuit, rule, presentations=presentations, seed=seed)
     if problem.per_neuron:
         raise ValueError("stimuli must be the same for all neurons; with noise, simulate the sleep of the weights")
     c = Coefficients.of(problem, engine.tensor)
@@ -138,8 +138,8 @@ def sleep_map(
     for block in _blocks(problem, engine, c, progress):
         left = deviation.coefficients(block, block.maps.deviation), mean.coefficients(block, block.maps.mean)
         deviation, mean = deviation.after(block, left[0]), mean.after(block, left[1])
-    shape = lambda array: array.cpu().numpy().reshape(*problem.batch, *array.shape[1:])  # noqa: E731
-    return SleepMap(shape(identity + deviation.v), shape(identity + mean.v[..., :-1]), shape(mean.v[..., -1]))
+    parts = identity + deviation.v, identity + mean.v[..., :-1], mean.v[..., -1]
+    return SleepMap(*(part.cpu().numpy().reshape(*problem.batch, *part.shape[1:]) for part in parts))
 
 
 def _blocks(problem: Problem, engine: Exact, c: Coefficients, progress: bool) -> Iterator[Block]:
