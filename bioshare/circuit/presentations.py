@@ -32,6 +32,9 @@ from bioshare.circuit.problem import Problem
 PHI, PSI, R, R_INH = range(4)
 """Rows of a presentation map: what a presentation leaves behind."""
 
+BLOCK = 16
+"""Presentations per block."""
+
 CACHE = 2**17
 """Weights that are held at once while the SNR is recorded."""
 
@@ -49,12 +52,12 @@ class Coefficients(NamedTuple):
     h: Tensor | None
 
     @staticmethod
-    def of(problem: Problem, tensor: Callable[..., Tensor]) -> Coefficients:
-        """Read them from a problem; ``tensor`` makes a tensor of an array."""
+    def of(problem: Problem, tensor: Callable[..., Tensor], entry: slice = slice(None)) -> Coefficients:
+        """Read them from the groups ``entry`` of a problem; ``tensor`` makes a tensor of an array."""
         circuit, rule = problem.circuit, problem.rule
         timed = isinstance(circuit, RateCircuit)
         bias = circuit.bias if timed else 0.0
-        column = lambda value: tensor(problem.flat(value))[:, None]  # noqa: E731
+        column = lambda value: tensor(problem.flat(value)[entry])[:, None]  # noqa: E731
         values = map(column, (circuit.alpha, rule.gamma, rule.momentum, bias))
         return Coefficients(*values, h=column(circuit.dt / circuit.tau) if timed else None)
 
@@ -193,6 +196,18 @@ class Block:
         torch.neg((maps[:, 1:, None, :, :2] @ self._felt).transpose(2, 3), out=system[:, 1:, :, :-1, :R])
         torch.neg(maps[:, 1:, :, 3:].movedim(1, 3), out=system[:, :, :, :, R:].diagonal(-1, dim1=1, dim2=3))
         return system.flatten(3).flatten(1, 2)
+
+
+def blocks(c: Coefficients, x: Tensor, rates: Tensor) -> Iterator[Block]:
+    """The presentations of x (B, P, K) at the learning rates (P, updates), in blocks."""
+    maps = Maps.of(c, torch.linalg.vector_norm(x, dim=-1).square_(), rates)
+    whole = x.shape[1] // BLOCK * BLOCK
+    products = list(reach(maps.pull[:, :whole].unflatten(1, (-1, BLOCK))).unbind(1)) if whole else []
+    if whole < x.shape[1]:
+        products.append(reach(maps.pull[:, whole:]))
+    for t, product in zip(range(0, x.shape[1], BLOCK), products, strict=True):
+        part = slice(t, t + BLOCK)
+        yield Block(x[:, part], maps.part(part), product)
 
 
 class Vectors(NamedTuple):

@@ -1,0 +1,152 @@
+"""Groups that live through a sleep, for the engine "exact": with a shared stimulus, and with noise of their own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from bioshare.circuit.presentations import PHI, Coefficients, Response, Vectors, blocks, hold
+from bioshare.circuit.problem import Problem, divergence
+
+State = TypeVar("State")
+SharedState = tuple[Vectors, Vectors]
+NoisyState = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _norm(vectors: Tensor, order: float = 2, dim: int = -1) -> Tensor:
+    return torch.linalg.vector_norm(vectors, order, dim=dim)
+
+
+class Sleep(ABC, Generic[State]):
+    """Part of a batch of groups that sleep: entries ``entry`` of the problem's."""
+
+    def __init__(self, problem: Problem, tensor: Callable[..., Tensor], entry: slice) -> None:
+        self.problem, self.entry = problem, entry
+        self.c = Coefficients.of(problem, tensor, entry)
+        self.weights, self.rates = tensor(problem.weights[entry]), tensor(problem.rates)
+        self.bound = 1e8 * (1 + self.weights.abs().amax())
+        first = self.weights[:, :1]
+        self.mean_init = first + (self.weights - first).mean(1, keepdim=True)  # equal weights deviate by exactly 0
+
+    @abstractmethod
+    def at_rest(self) -> State:
+        """The state before the first presentation."""
+
+    @abstractmethod
+    def before(self) -> Tensor:
+        """The record before sleep, (3, B, 1): -log SNR, norm of the mean, and its drift."""
+
+    @abstractmethod
+    def live(self, state: State, x: Tensor, start: int) -> tuple[State, list[Tensor]]:
+        """Live through the inputs x from presentation ``start``: the state after, and the records (3, B, G)."""
+
+    @abstractmethod
+    def end(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (B, N, K), r (B, N) and r_inh (B,)."""
+
+    def _recorded(self, start: int, length: int) -> list[int]:
+        """Which of the ``length`` presentations from ``start`` are recorded, counted from ``start``."""
+        every = self.problem.record_every
+        return list(range(every - 1 - start % every, length, every))
+
+    def _measure(self, spread: Tensor, mean: Tensor) -> Tensor:
+        """The records (3, B, G) from the deviations' norms over the neurons, (B, K, G), and the means, (B, K, G)."""
+        inverse_snr = (spread / mean).square().mean(1) / self.weights.shape[1]
+        drift = mean - self.mean_init.mT
+        return torch.stack([inverse_snr.log(), _norm(mean, dim=1), _norm(drift, dim=1)])
+
+    def _refuse_divergence(self, fine: Tensor, start: int) -> None:
+        """Stop at the first presentation that moved the weights too far; ``fine`` is (B, presentations)."""
+        if not fine.all():
+            presentation, entry = (~fine).T.nonzero()[0].tolist()
+            raise divergence(self.problem, start + presentation, entry + self.entry.start)
+
+
+class SharedSleep(Sleep[SharedState]):
+    """All neurons of a group see the same input: a group is its mean and its deviations.
+
+    The variances depend on the deviations (K, N) only through their Gram matrix. With more neurons than inputs,
+    K virtual neurons that have the same Gram matrix take their place, and are rotated back after sleep.
+    """
+
+    def __init__(self, problem: Problem, tensor: Callable[..., Tensor], entry: slice) -> None:
+        super().__init__(problem, tensor, entry)
+        self.deviation_init, self.rotation = (self.weights - self.mean_init).mT.contiguous(), None
+        if self.weights.shape[1] > self.weights.shape[2]:
+            self.rotation, virtual = torch.linalg.qr(self.deviation_init.mT)
+            self.deviation_init = virtual.mT.contiguous()
+
+    def at_rest(self) -> SharedState:
+        return Vectors.at_rest(self.deviation_init), Vectors.at_rest(self.mean_init.mT.contiguous(), -self.c.bias)
+
+    def before(self) -> Tensor:
+        return self._measure(_norm(self.deviation_init)[..., None], self.mean_init.mT)
+
+    def live(self, state: SharedState, x: Tensor, start: int) -> tuple[SharedState, list[Tensor]]:
+        deviation, mean = state
+        records = []
+        for block in blocks(self.c, x, self.rates[start : start + x.shape[1]]):
+            left = deviation.coefficients(block, block.maps.deviation), mean.coefficients(block, block.maps.mean)
+            moves = torch.stack([_norm(part[:, :, PHI], torch.inf) for part in left]) * _norm(block.x)
+            self._refuse_divergence((moves < self.bound).all(0), start)
+            if recorded := self._recorded(start, block.x.shape[1]):
+                spread = [_norm(vectors) for vectors in deviation.trajectory(block, left[0], recorded)]
+                means = [vectors[..., 0].clone() for vectors in mean.trajectory(block, left[1], recorded)]
+                records.append(self._measure(torch.cat(spread, -1), torch.cat(means, -1)))
+            deviation, mean = deviation.after(block, left[0]), mean.after(block, left[1])
+            start += block.x.shape[1]
+        return (deviation, mean), records
+
+    def end(self, state: SharedState) -> tuple[Tensor, Tensor, Tensor]:
+        deviation, mean = state
+        added, response = deviation.v, deviation.state[:, :1]
+        if self.rotation is not None:
+            added, response = added @ self.rotation.mT, response @ self.rotation.mT
+        r = response[:, 0] + mean.state[:, 0] + self.c.bias
+        return self.weights + (added + mean.v).mT, r, mean.state[:, 1, 0]
+
+
+class NoisySleep(Sleep[NoisyState]):
+    """Every neuron sees its own input: (phi, psi) are stepped for every neuron, its K weights are not.
+
+    The state is v and m (B, N, K), r - b (B, N) and r_inh (B, 1).
+    """
+
+    def at_rest(self) -> NoisyState:
+        none = torch.zeros_like(self.weights)
+        return none, none, (-self.c.bias).expand(none.shape[:2]), torch.zeros_like(self.c.bias)
+
+    def before(self) -> Tensor:
+        return self._record(self.weights)
+
+    def live(self, state: NoisyState, x: Tensor, start: int) -> tuple[NoisyState, list[Tensor]]:
+        recorded, records = set(self._recorded(start, x.shape[1])), []
+        for t, held in enumerate(x.unbind(1)):
+            state = self._hold(state, held, self.rates[start + t])
+            self._refuse_divergence(_norm(state[0].flatten(1), torch.inf)[:, None] < self.bound, start + t)
+            if t in recorded:
+                records.append(self._record(self.weights + state[0]))
+        return state, records
+
+    def _hold(self, state: NoisyState, x: Tensor, rates: Tensor) -> NoisyState:
+        """One presentation of x, (B, N, K)."""
+        v, m, r, r_inh = state
+        response = Response(self.c, self.c.alpha, r.clone(), r_inh.clone())
+        u, q, received = ((vectors * x).sum(-1) for vectors in (v, m, self.weights))
+        drive = lambda pull: received + pull[0] * u + pull[1] * q  # noqa: E731
+        phi, psi, pull = hold(self.c, response, drive, x.square().sum(-1), rates)
+        pull = pull[..., None]
+        v, m = (pull[i, 0] * v + pull[i, 1] * m + push[..., None] * x for i, push in enumerate((phi, psi)))
+        return v, m, response.r, response.r_inh
+
+    def _record(self, weights: Tensor) -> Tensor:
+        mean = weights.mean(1, keepdim=True)
+        return self._measure(_norm(weights - mean, dim=1)[..., None], mean.mT)
+
+    def end(self, state: NoisyState) -> tuple[Tensor, Tensor, Tensor]:
+        v, _, r, r_inh = state
+        return self.weights + v, r + self.c.bias, r_inh[:, 0]

@@ -1,0 +1,110 @@
+"""What the convergence figures share: the settings of appendix A.5, the runs, the panels."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import bioshare as bs
+
+HERE = Path(__file__).parent
+plt.style.use(HERE / "bioshare.mplstyle")
+
+KERNELS = (3, 6, 9)
+GAMMAS = np.array([0.1, 0.01, 0.001])
+COLORS = {0.1: "#e3a857", 0.01: "#c1502e", 0.001: "#12355b"}  # light to dark: told apart in grey
+NEURONS, RUNS, MOMENTUM, RECORDS = 100, 10, 0.95, 500
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """The command line of a figure."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--engine", default="exact", choices=["exact", "brian2", "loop"])
+    parser.add_argument("--quick", action="store_true", help="2 runs, a tenth of the presentations, into draft/")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder of the pictures and data (default: next to this script)")
+    args = parser.parse_args()
+    args.runs, args.shorten = (2, 10) if args.quick else (RUNS, 1)
+    args.out = args.out or (HERE / "draft" if args.quick else HERE)
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+def converge(
+    circuit: bs.RateCircuit | bs.SteadyState, schedule: bs.rules.Schedule, presentations: int, args: argparse.Namespace
+) -> xr.Dataset:
+    """-log SNR of all (k, gamma) pairs: initial weights 1 + N(0, 1), inputs N(0, 1), 100 neurons."""
+    start, sets = time.perf_counter(), []
+    presentations //= args.shorten
+    for k in KERNELS:
+        run = bs.simulate(
+            np.random.default_rng([args.seed, k]).normal(1, 1, (args.runs, NEURONS, k * k)),
+            bs.stimuli.gaussian(),
+            circuit=circuit,
+            rule=bs.Hebbian(gamma=GAMMAS[:, None], momentum=MOMENTUM, learning_rate=schedule),
+            engine=args.engine,
+            record_every=max(1, presentations // RECORDS),
+            presentations=presentations,
+            seed=args.seed,
+        )
+        if run.interrupted:
+            raise KeyboardInterrupt
+        sets.append(run.to_xarray()[["neg_log_snr"]].astype(np.float32).expand_dims(k=[k]))
+    data = xr.concat(sets, "k", combine_attrs="override")
+    data.attrs |= {"neurons": NEURONS, "weights": "1 + N(0, 1)", "seconds": round(time.perf_counter() - start, 1)}
+    return data
+
+
+def save_data(data: xr.Dataset, path: Path) -> None:
+    """Write netCDF, compressed."""
+    data.to_netcdf(path, engine="h5netcdf", encoding={name: {"zlib": True} for name in data.data_vars})
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write PNG and SVG."""
+    figure.savefig(stem.with_suffix(".png"))
+    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+
+
+def spread(axes: Axes, data: xr.DataArray, color: str, label: str | None = None) -> None:
+    """The mean over runs, and one standard deviation to either side."""
+    mean, std = data.mean("run"), data.std("run")
+    axes.fill_between(data.presentation, mean - std, mean + std, color=color, alpha=0.25, linewidth=0)
+    axes.plot(data.presentation, mean, color=color, label=label)
+
+
+def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, *, minimum: bool) -> None:
+    """One row of axes, a kernel size each: -log SNR for every gamma, with the theoretical minimum dotted."""
+    for axes, k in zip(row, KERNELS, strict=True):
+        for gamma in GAMMAS:
+            spread(axes, data.neg_log_snr.sel(k=k, gamma=gamma), COLORS[gamma], rf"$\gamma$ = {gamma:g}")
+            if minimum:
+                axes.axhline(bs.theory.min_neg_log_snr(gamma), color=COLORS[gamma], linestyle=":", linewidth=1.2)
+        axes.set_title(f"{letter}  {title}, k = {k}" if k == KERNELS[0] else f"k = {k}")
+        axes.set_xlabel("presentation")
+        axes.set_xlim(0, data.presentation[-1])
+    row[0].set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
+
+
+def tell(data: xr.Dataset, name: str, presentations: list[int]) -> None:
+    """Print the mean over runs at some presentations."""
+    at = data.neg_log_snr.mean("run").sel(presentation=presentations, method="nearest")
+    print(
+        f"{name}: -log SNR, mean over {data.sizes['run']} runs ({data.attrs['seconds']} s, seed {data.attrs['seed']})"
+    )
+    print("  presentation       " + "".join(f"{p:9d}" for p in at.presentation.values))
+    for k in KERNELS:
+        for gamma in GAMMAS:
+            values = at.sel(k=k, gamma=gamma).values
+            print(f"  k = {k}, gamma = {gamma:<6g}" + "".join(f"{value:9.2f}" for value in values))

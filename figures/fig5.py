@@ -1,0 +1,41 @@
+"""Fig. 5 of Pogodin 2021: finite inhibition biases the end point.
+
+A: the steady-state circuit with alpha = 10 (Eq. 21), 10,000 presentations. B: the rate circuit (Eq. 8) with
+alpha = 10, the same simulation as Fig. 4B, read from what fig4.py wrote where seed and engine are the same.
+"""
+
+import argparse
+
+import matplotlib.pyplot as plt
+import xarray as xr
+from convergence import arguments, converge, panels, save_data, save_figure, tell
+
+import bioshare as bs
+
+
+def rate_circuit(args: argparse.Namespace) -> xr.Dataset:
+    path = args.out / "fig4b.nc"
+    if path.exists():
+        data = xr.load_dataset(path, engine="h5netcdf")
+        if data.attrs["seed"] == args.seed and args.engine in data.attrs["engine"].lower():
+            return data
+    data = converge(bs.RateCircuit(alpha=10.0), bs.rules.InverseSqrtDecay(3e-4, 2, 50), 10_000, args)
+    save_data(data, path)
+    return data
+
+
+def main() -> None:
+    args = arguments(__doc__)
+    steady = converge(bs.SteadyState(alpha=10.0), bs.rules.InverseDecay(0.5, 1000), 10_000, args)
+    save_data(steady, args.out / "fig5a.nc")
+    rate = rate_circuit(args)
+    figure, axes = plt.subplots(2, 3, figsize=(8.4, 5), sharey=True)
+    panels(axes[0], steady, "A", r"steady state, $\alpha$ = 10", minimum=False)
+    panels(axes[1], rate, "B", r"rate circuit, $\alpha$ = 10", minimum=False)
+    axes[0, -1].legend(loc="upper right")
+    save_figure(figure, args.out / "fig5")
+    tell(steady, "Fig. 5A", [500, 2_000, 10_000])
+
+
+if __name__ == "__main__":
+    main()
