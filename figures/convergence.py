@@ -44,7 +44,8 @@ def converge(
     circuit: bs.RateCircuit | bs.SteadyState, schedule: bs.rules.Schedule, presentations: int, args: argparse.Namespace
 ) -> xr.Dataset:
     """-log SNR of all (k, gamma) pairs: initial weights 1 + N(0, 1), inputs N(0, 1), 100 neurons."""
-    start, sets = time.perf_counter(), []
+    start = time.perf_counter()
+    sets: list[xr.Dataset] = []
     presentations //= args.shorten
     for k in KERNELS:
         run = bs.simulate(
@@ -60,7 +61,7 @@ def converge(
         if run.interrupted:
             raise KeyboardInterrupt
         sets.append(run.to_xarray()[["neg_log_snr"]].astype(np.float32).expand_dims(k=[k]))
-    data = xr.concat(sets, "k", combine_attrs="override")
+    data: xr.Dataset = xr.concat(sets, "k", combine_attrs="override")
     data.attrs |= {"neurons": NEURONS, "weights": "1 + N(0, 1)", "seconds": round(time.perf_counter() - start, 1)}
     return data
 

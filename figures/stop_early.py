@@ -25,7 +25,7 @@ def main() -> None:
         circuit=bs.RateCircuit(alpha=ALPHAS[:, None]),
         rule=bs.Hebbian(gamma=0.01, momentum=MOMENTUM, learning_rate=bs.rules.InverseSqrtDecay(3e-4, 2, 50)),
         engine=args.engine,
-        record_every=max(1, presentations // RECORDS),
+        record_every=max(1, presentations // (2 * RECORDS)),
         presentations=presentations,
         seed=args.seed,
     )
@@ -58,8 +58,8 @@ def main() -> None:
     right.set_ylim(0, 1.05)
     for axes in (left, right):
         axes.set_xlabel("presentation")
-        axes.set_xscale("symlog", linthresh=100)
-        axes.set_xlim(0, presentations)
+        axes.set_xscale("log")
+        axes.set_xlim(data.presentation[1], presentations)
     left.legend(fontsize=7)
     save_figure(figure, args.out / "stop_early")
 

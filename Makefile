@@ -1,0 +1,28 @@
+# Each target makes .venv by itself, with the exact versions of constraints.txt, and does the job.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: figures test lint types clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+figures: .venv/installed  ## Figs. 4 and 5 at full scale, and stop_early, into figures/
+	$(BIN)/python figures/fig4.py
+	$(BIN)/python figures/fig5.py
+	$(BIN)/python figures/stop_early.py
+
+test: .venv/installed  ## every test, the slow ones included
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

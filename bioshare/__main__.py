@@ -1,0 +1,35 @@
+"""The command line: ``python -m bioshare demo`` and ``python -m bioshare bench sleep``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": ("bioshare.train.demo", "train small networks on digits, with and without sleep"),
+    "bench": ("bioshare.bench", "time the engines side by side"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its options live next to its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m bioshare", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (home, help_text) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        if name in arguments[:1]:
+            importlib.import_module(home).add_arguments(command)
+    chosen = parser.parse_args(arguments)
+    try:
+        importlib.import_module(COMMANDS[chosen.command][0]).main(chosen)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

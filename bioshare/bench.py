@@ -1,0 +1,113 @@
+"""Benchmarks, side by side in one run: ``python -m bioshare bench sleep``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bioshare.circuit import theory
+from bioshare.circuit.brian import Brian2
+from bioshare.circuit.circuits import RateCircuit
+from bioshare.circuit.exact import Exact
+from bioshare.circuit.loop import Loop, literal_steps
+from bioshare.circuit.problem import Array, Problem, prepare
+from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``bench``."""
+    parser.add_argument("what", choices=["sleep"])
+    parser.add_argument("--presentations", type=int, default=300)
+    parser.add_argument("--runs", type=int, default=10, help="groups of neurons in the batch")
+    parser.add_argument("--repeats", type=int, default=9, help="timings of the exact engine, of which the median")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the table."""
+    print(machine())
+    problem = sleep_problem(arguments.presentations, arguments.runs, arguments.seed)
+    groups, neurons, inputs = problem.weights.shape
+    print(
+        f"one sleep as in Fig. 4B: {groups} runs x {neurons} neurons x {inputs} inputs, "
+        f"{problem.presentations} presentations of {problem.rates.shape[1]} steps\n"
+    )
+    print(f"{'':48s}{'seconds':>9s}{'of bare':>10s}{'of recording':>14s}{'max |dw|':>10s}")
+    bare = recording = None
+    for row in sleep_rows(problem, arguments.repeats):
+        bare = bare or row.seconds
+        recording = recording or (row.seconds if "recording" in row.name else None)
+        ratios = f"{bare / row.seconds:9.1f}x" + (f"{recording / row.seconds:13.1f}x" if recording else f"{'':14s}")
+        print(f"{row.name:48s}{row.seconds:9.3f}{ratios}{row.error:10.0e}", flush=True)
+
+
+class Row(NamedTuple):
+    """One line of the table: seconds, and the largest difference of a weight from the bare loop's."""
+
+    name: str
+    seconds: float
+    error: float
+
+
+def sleep_problem(presentations: int, runs: int, seed: int) -> Problem:
+    """Fig. 4B's sleep: k = 9, N = 100, gamma = 0.01."""
+    rng = np.random.default_rng(seed)
+    weights, stimuli = rng.normal(1, 1, (runs, 100, 81)), rng.standard_normal((runs, presentations, 81))
+    rule = Hebbian(gamma=0.01, momentum=0.95, learning_rate=InverseSqrtDecay(3e-4, 2, 50))
+    return prepare(weights, stimuli, RateCircuit(), rule, record_every=presentations)
+
+
+def sleep_rows(problem: Problem, repeats: int) -> Iterator[Row]:
+    """Time every engine on one problem; the recording ones record the SNR after every presentation."""
+    every = prepare(problem.weights, problem.stimuli, problem.circuit, problem.rule)
+    bare = Loop().run(problem, progress=False)
+    error = lambda weights: float(np.abs(weights - bare.weights).max())  # noqa: E731
+    yield Row("loop, bare", bare.seconds["run"], 0.0)
+    seconds, weights = _timed(lambda: record_every_step(problem))
+    yield Row("loop, recording the SNR at every step", seconds, error(weights))
+    for threads in (1, 2):
+        outcome = Brian2(threads=threads).run(problem, progress=False)
+        many = f"{threads} thread{'s' if threads > 1 else ''}"
+        yield Row(f"brian2 standalone, {many}: compile", outcome.seconds["compile"], error(outcome.weights))
+        yield Row(f"brian2 standalone, {many}: run", outcome.seconds["run"], error(outcome.weights))
+    for name, posed in (("exact, bare", problem), ("exact, recording at every presentation", every)):
+        timings = [_timed(lambda posed=posed: Exact().run(posed, progress=False).weights) for _ in range(repeats + 1)]
+        yield Row(name, statistics.median(seconds for seconds, _ in timings[1:]), error(timings[0][1]))
+
+
+def record_every_step(problem: Problem) -> Array:
+    """The literal loop with -log SNR measured after every weight update, as the paper's script does."""
+    weights, records = problem.weights, []
+    for weights, _, _ in literal_steps(problem):
+        records.append(theory.neg_log_snr(weights))
+    return weights
+
+
+def _timed(work: Callable[[], Array]) -> tuple[float, Array]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def machine() -> str:
+    """Date, processor and versions, in one line."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "brian2"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{datetime.date.today()}, {cpu}, {cores} cores, Python {platform.python_version()}, {versions}"
