@@ -70,8 +70,9 @@ w += m
 """  # Eq. 4 with momentum
 
 STEP = 1
-"""Order of the Euler steps in Brian2's "groups" slot. Sums go one before, so both equations of Eq. 8 see the old
-state: z and r_mean are summed, then, in the alphabetical order of their names, r steps, then r_inh."""
+"""Order of the Euler steps in Brian2's "groups" slot; the sums into a group go one before its step. So both equations
+of Eq. 8 see the old state: z and r_mean are summed, then, in the alphabetical order of their names, r steps, then
+r_inh. In the steady state z_mean is summed after z: there the neurons are one order earlier than the inhibition."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class _BrianSleep:
         spread = lambda scalar: np.repeat(problem.flat(scalar), neurons)  # noqa: E731
         group = b2.NeuronGroup(
             groups * neurons, RATE_NEURONS if self.timed else STEADY_NEURONS, method="euler", namespace={},
-            clock=self.clock, order=STEP, name="bioshare_excitatory*",
+            clock=self.clock, order=STEP if self.timed else STEP - 1, name="bioshare_excitatory*",
         )  # fmt: skip
         of_group = np.repeat(np.arange(groups), neurons)
         group.r_inh = b2.linked_var(self.inhibitory, "r_inh", index=of_group)
