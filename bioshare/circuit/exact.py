@@ -174,7 +174,7 @@ def _mapped(problem: Problem, engine: Exact, progress: bool) -> SleepMap:
             left = deviation.coefficients(block, block.maps.deviation), mean.coefficients(block, block.maps.mean)
             deviation, mean = deviation.after(block, left[0]), mean.after(block, left[1])
     parts = identity + deviation.v, identity + mean.v[..., :-1], mean.v[..., -1]
-    return SleepMap(*(part.cpu().numpy().reshape(*problem.batch, *part.shape[1:]) for part in parts))
+    return SleepMap(*(part.cpu().numpy().reshape(problem.batch + part.shape[1:]) for part in parts))
 
 
 def _chunks(problem: Problem, engine: Exact, progress: bool) -> Iterator[tuple[int, Tensor]]:

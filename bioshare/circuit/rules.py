@@ -1,4 +1,4 @@
-"""Plasticity: the Hebbian rule of Eq. 4 and the learning-rate schedules of the figures."""
+"""Plasticity: the Hebbian rule of Eq. 4 and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -48,6 +48,32 @@ class InverseSqrtDecay:
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         """The rates of updates k."""
         return np.where(k >= self.start, self.scale / np.sqrt(1 + k / self.period), 0.0)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Learning waits for the rate circuit: a constant rate, but none while the circuit settles.
+
+    A sleep starts at r = 0, that is r - b = -b, and every new input starts from the response to the last one.
+    Without the wait, both end in the weights.
+
+    Args:
+        rate: learning rate of an update after the wait.
+        wait: updates without learning at the start of every presentation; all of the first one has none.
+        held: updates of a presentation, `RateCircuit.updates_per_presentation`.
+
+    Example:
+        >>> Gated(0.1, wait=1, held=3)(np.arange(7))
+        array([0. , 0. , 0. , 0. , 0.1, 0.1, 0. ])
+    """
+
+    rate: float
+    wait: int = 50
+    held: int = 150
+
+    def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The rates of updates k."""
+        return np.where((k >= self.held) & (k % self.held >= self.wait), self.rate, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

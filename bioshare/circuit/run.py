@@ -60,7 +60,7 @@ class SleepRun:
     @staticmethod
     def of(problem: Problem, outcome: Outcome, engine: Any) -> SleepRun:
         """Give an engine's outcome the leading axes of the problem."""
-        shape = lambda array: array.reshape(*problem.batch, *array.shape[1:])  # noqa: E731
+        shape = lambda array: array.reshape(problem.batch + array.shape[1:])  # noqa: E731
         records = {name: shape(values) for name, values in outcome.records.items()}
         return SleepRun(
             weights=shape(outcome.weights),

@@ -55,7 +55,8 @@ class Sleep(ABC, Generic[State]):
 
     def _measure(self, spread: Tensor, mean: Tensor) -> Tensor:
         """The records (3, B, G) from the deviations' norms over the neurons, (B, K, G), and the means, (B, K, G)."""
-        inverse_snr = (spread / mean).square().mean(1) / self.weights.shape[1]
+        ratio = torch.where(spread == 0, 0.0, spread / mean)
+        inverse_snr = ratio.square().mean(1) / self.weights.shape[1]
         drift = mean - self.mean_init.mT
         return torch.stack([inverse_snr.log(), _norm(mean, dim=1), _norm(drift, dim=1)])
 

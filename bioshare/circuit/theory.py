@@ -89,20 +89,22 @@ def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = ma
 
 
 def snr(weights: ArrayLike) -> Array:
-    """SNR_w as printed in Eq. 6: mean_j( mean_i(w_ij)^2 / var_i(w_ij) ), population variance. Shape (...)."""
+    """SNR_w as printed in Eq. 6: mean_j( mean_i(w_ij)^2 / var_i(w_ij) ), population variance. Shape (...).
+
+    Infinite where an input has no variance.
+    """
     mean, variance = _moments(weights)
-    with np.errstate(divide="ignore"):
-        return (mean**2 / variance).mean(-1)
+    return np.divide(mean**2, variance, out=np.full_like(mean, np.inf), where=variance > 0).mean(-1)
 
 
 def inverse_snr(weights: ArrayLike) -> Array:
     """The ratio that the figures plot: mean_j( var_i(w_ij) / mean_i(w_ij)^2 ). Shape (...).
 
-    Not 1 / `snr`: the ratio is inverted inside the mean over inputs.
+    Not 1 / `snr`: the ratio is inverted inside the mean over inputs. An input without variance adds nothing.
     """
     mean, variance = _moments(weights)
     with np.errstate(divide="ignore"):
-        return (variance / mean**2).mean(-1)
+        return np.divide(variance, mean**2, out=np.zeros_like(mean), where=variance > 0).mean(-1)
 
 
 def neg_log_snr(weights: ArrayLike) -> Array:

@@ -1,0 +1,287 @@
+"""From a network to its sharing groups and back: `Sleep` and `InstantSharing` change a model's weights in place.
+
+The lateral connections of a k x k layer tie every k-th position in each direction. Positions with the same
+(row mod kh, column mod kw) are a *module*; each output channel of a module is one sharing group of N neurons with
+K = in / groups * kh * kw weights and its own inhibitory neuron. The sleeping input repeats with the period (kh, kw),
+so that all neurons of a module see the same patch, and other modules see it cyclically shifted (Sec. 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bioshare.circuit import theory
+from bioshare.circuit.checks import whole
+from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
+from bioshare.circuit.exact import Exact, sleep_map
+from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.simulate import simulate
+from bioshare.circuit.stimuli import Stimulus, generators
+from bioshare.nn import LocallyConnected2d
+
+Border = Literal["share", "keep"]
+Change = Callable[["Module", Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What a sleep did to one layer.
+
+    Attributes:
+        name: of the layer in the model.
+        modules: how many of its modules took part.
+        neg_log_snr_before, neg_log_snr_after: log mean_j(var_j / mean_j^2), median over groups.
+        mean_norm: norm of a group's mean weight vector after sleep over that before, median over groups.
+        mean_cosine: cosine between the two, median over groups.
+        seconds: wall-clock time.
+    """
+
+    name: str
+    modules: int
+    neg_log_snr_before: float
+    neg_log_snr_after: float
+    mean_norm: float
+    mean_cosine: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SleepReport:
+    """What a sleep did to a model, a layer a row; prints as a table. NaN where no module took part."""
+
+    layers: tuple[LayerReport, ...]
+
+    def __str__(self) -> str:
+        heads = "layer", "modules", "-log SNR before", "after", "|mean| ratio", "mean cosine", "seconds"
+        digits = (".2f", ".2f", ".4f", ".4f", ".3f")
+        rows = [
+            (name, f"{count}", *map(format, numbers, digits)) for name, count, *numbers in map(astuple, self.layers)
+        ]
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in (heads, *rows)]
+        return "\n".join([*lines, "(medians over groups)"])
+
+
+@dataclass(frozen=True)
+class InstantSharing:
+    """Set every sharing group to its mean: the limit of an ideal sleep, in place.
+
+    Args:
+        border: "share": positions whose patch reaches into the padding take part; "keep": they keep their weights.
+
+    Example:
+        >>> layer = LocallyConnected2d(1, 2, 3, input_size=8)
+        >>> report = InstantSharing()(layer)
+        >>> torch.allclose(layer.weight[0, 0], layer.weight[3, 3])
+        True
+    """
+
+    border: Border = "share"
+
+    def __post_init__(self) -> None:
+        _refuse_border(self.border)
+
+    def __call__(self, model: nn.Module, seed: int = 0) -> SleepReport:
+        """Share the weights of every locally connected layer; ``seed`` is only there to be called like a `Sleep`."""
+        mean = lambda _, groups: groups.mean(1, keepdim=True).expand_as(groups)  # noqa: E731
+        return _report(model, self.border, lambda layer, index: mean)
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Let every locally connected layer of a model sleep, in place: the full lateral circuit of every group.
+
+    The pattern has one period (kh, kw) per input channel and is drawn anew for every layer and call. All groups
+    of a grouped layer see the same pattern of in / groups channels. Without noise, the exact engine simulates a
+    layer once, as one linear map of K weights, whatever its size; otherwise every neuron is simulated, and the
+    output channels of one position see the same noise.
+
+    Args:
+        circuit: `SteadyState` or `RateCircuit`.
+        rule: `Hebbian`.
+        stimulus: the pattern's stream, such as ``stimuli.grid()`` or ``stimuli.gaussian()``.
+        presentations: P, for every layer; or a callable that takes K to P, such as ``lambda inputs: 10 * inputs``
+            for ten cycles of the grid stimulus.
+        border: "share": positions whose patch reaches into the padding take part, as if the pattern continued
+            there; "keep": they keep their weights.
+        engine: as in `bioshare.simulate`.
+    """
+
+    circuit: Circuit
+    rule: Hebbian
+    stimulus: Stimulus
+    presentations: int | Callable[[int], int]
+    border: Border = "share"
+    engine: Any = "exact"
+
+    def __post_init__(self) -> None:
+        expected = {"circuit": (RateCircuit, SteadyState), "rule": (Hebbian,), "stimulus": (Stimulus,)}
+        for name, kinds in expected.items():
+            if not isinstance(getattr(self, name), kinds):
+                told = " or a ".join(kind.__name__ for kind in kinds)
+                raise TypeError(f"{name} must be a {told}; got {getattr(self, name)!r}")
+        if not callable(self.presentations):
+            whole("presentations", self.presentations, "a number of presentations or a callable", at_least=1)
+        _refuse_border(self.border)
+
+    def __call__(self, model: nn.Module, seed: int = 0) -> SleepReport:
+        """Put ``model`` to sleep. Modules with a single neuron are left alone.
+
+        Args:
+            model: its `LocallyConnected2d` layers sleep one after the other, in the order of ``model.modules()``.
+            seed: any non-negative integer; layers draw independent stimuli from it.
+
+        Returns:
+            What happened, a layer a row.
+
+        Raises:
+            ValueError: a layer's dilation shares a factor with its kernel size, so that its patches do not see
+                all of the pattern; or the model has no locally connected layer. No weight was changed.
+            DivergenceError: the sleep diverges; layers before the one that does have slept.
+        """
+        whole("seed", seed, "a non-negative integer", at_least=0)
+        for name, layer in _layers(model):
+            _refuse_dilation(name, layer)
+        children = np.random.SeedSequence(seed).spawn(len(_layers(model)))
+        seeds = [int(child.generate_state(1, np.uint64)[0]) for child in children]
+        return _report(model, self.border, lambda layer, index: self._change(layer, seeds[index]))
+
+    def _change(self, layer: LocallyConnected2d, seed: int) -> Change:
+        """One layer's sleep as a function of its groups."""
+        inputs = layer.weight[0, 0, 0].numel()
+        presentations = self.presentations(inputs) if callable(self.presentations) else self.presentations
+        patterns = self.stimulus.draw(presentations, inputs, seed=seed)
+        if not self.stimulus.noise and (self.engine == "exact" or isinstance(self.engine, Exact)):
+            return self._mapped(patterns, layer.weight)
+        return self._simulated(patterns, generators(seed)[1])
+
+    def _mapped(self, patterns: np.ndarray, weight: Tensor) -> Change:
+        """The sleep of any number of groups as one linear map, in the coordinates of the pattern."""
+        engine = self.engine if isinstance(self.engine, Exact) else Exact(device=str(weight.device))
+        A, B, c = (torch.as_tensor(m).to(weight) for m in sleep_map(patterns, self.circuit, self.rule, engine=engine))
+
+        def change(module: Module, groups: Tensor) -> Tensor:
+            groups = groups[..., module.seen.argsort()]
+            mean = groups.mean(1, keepdim=True)
+            return (mean @ B.mT + c + (groups - mean) @ A.mT)[..., module.seen]
+
+        return change
+
+    def _simulated(self, patterns: np.ndarray, rng: np.random.Generator) -> Change:
+        """The sleep of every single neuron."""
+
+        def change(module: Module, groups: Tensor) -> Tensor:
+            stimuli = patterns[:, module.seen.numpy()]
+            if self.stimulus.noise:
+                private = rng.normal(0, self.stimulus.noise, (len(stimuli), *groups.shape[1:]))
+                stimuli = (stimuli[:, None] + private)[None]
+            weights = groups.double().cpu().numpy()
+            run = simulate(weights, stimuli, self.circuit, self.rule, self.engine, record_every=len(patterns))
+            if run.interrupted:  # a sleep cut short must not pass for a whole one
+                raise KeyboardInterrupt
+            return torch.from_numpy(run.weights).to(groups)
+
+        return change
+
+
+@dataclass(frozen=True)
+class Module:
+    """The positions of a layer that lateral connections tie together.
+
+    Attributes:
+        rows, columns: its positions.
+        seen: which weight of the pattern every tap of a neuron sees, (K,) indices into in / groups x kh x kw.
+    """
+
+    rows: slice
+    columns: slice
+    seen: Tensor
+
+    def groups(self, weight: Tensor) -> Tensor:
+        """Its sharing groups from a layer's weight: (out, N, K)."""
+        return weight[self.rows, self.columns].flatten(0, 1).flatten(2).transpose(0, 1)
+
+    def write(self, weight: Tensor, groups: Tensor) -> None:
+        """Put its sharing groups (out, N, K) back into a layer's weight."""
+        target = weight[self.rows, self.columns]
+        target.copy_(groups.transpose(0, 1).reshape(target.shape))
+
+
+def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[Module]:
+    """The modules of a layer that hold at least two neurons; with border "keep", of those inside the border."""
+    kh, kw = layer.kernel_size
+    taps = torch.arange(layer.weight[0, 0, 0].numel()).view(-1, kh, kw)
+    rows, columns = (_lattices(layer, axis, border) for axis in (0, 1))
+    for row, row_phase in rows:
+        for column, column_phase in columns:
+            height, width = (len(range(size)[s]) for size, s in zip(layer.output_size, (row, column), strict=True))
+            if height * width > 1:
+                yield Module(row, column, taps[:, row_phase][:, :, column_phase].flatten())
+
+
+def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tuple[slice, list[int]]]:
+    """Along one axis: every k-th position, and the phase of the pattern that each of its taps sees."""
+    names = "output_size", "input_size", "kernel_size", "stride", "padding", "dilation"
+    outputs, size, kernel, stride, padding, dilation = (getattr(layer, name)[axis] for name in names)
+    first, stop = 0, outputs
+    if border == "keep":
+        first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
+    phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]  # noqa: E731
+    return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]
+
+
+def _layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+    if not found:
+        raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
+    return found
+
+
+@torch.no_grad()
+def _report(model: nn.Module, border: Border, sleep: Callable[[LocallyConnected2d, int], Change]) -> SleepReport:
+    """Change the groups of every layer and report; ``sleep`` makes a layer's change from the layer and its index."""
+    reports = []
+    for index, (name, layer) in enumerate(_layers(model)):
+        start, measured = time.perf_counter(), []
+        change = sleep(layer, index)
+        for module in modules(layer, border):
+            before = module.groups(layer.weight)
+            after = change(module, before)
+            measured.append(_measure(before, after))
+            module.write(layer.weight, after)
+        medians = np.median(np.concatenate(measured, 1), 1) if measured else np.full(4, math.nan)
+        reports.append(LayerReport(name, len(measured), *medians.tolist(), seconds=time.perf_counter() - start))
+    return SleepReport(tuple(reports))
+
+
+def _measure(before: Tensor, after: Tensor) -> np.ndarray:
+    """-log SNR before and after, ratio of the norms of the means and their cosine, (4, groups)."""
+    pair = [groups.double().cpu().numpy() for groups in (before, after)]
+    old, new = (weights.mean(1) for weights in pair)
+    old_norm, new_norm = np.linalg.norm(old, axis=-1), np.linalg.norm(new, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a mean of 0 has no direction
+        drift = new_norm / old_norm, (old * new).sum(-1) / (old_norm * new_norm)
+    return np.stack([*map(theory.neg_log_snr, pair), *drift])
+
+
+def _refuse_border(border: str) -> None:
+    if border not in ("share", "keep"):
+        raise ValueError(f'border must be "share" or "keep"; got {border!r}')
+
+
+def _refuse_dilation(name: str, layer: LocallyConnected2d) -> None:
+    for kernel, dilation in zip(layer.kernel_size, layer.dilation, strict=True):
+        if math.gcd(kernel, dilation) > 1:
+            raise ValueError(
+                f"layer {name!r} has kernel_size={layer.kernel_size} and dilation={layer.dilation}: they share a "
+                "factor, so its taps see the same part of the sleeping pattern twice and never the rest, and "
+                "sleep cannot tell them apart. Use a dilation coprime to the kernel, or InstantSharing"
+            )

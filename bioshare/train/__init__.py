@@ -1,0 +1,1 @@
+"""Experiments: networks in training, with and without sleep."""

@@ -1,0 +1,34 @@
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAPER_MAP = (ROOT / "docs" / "paper_map.md").read_text()
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"^ \[ *\S+ +-5\.\d +-6\.\d\]", printed, re.MULTILINE), "gamma = 0.01 passes its milestones"
+    assert "-log SNR" in printed
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:circuit|bridge|nn)\.[\w.]+)`", PAPER_MAP))))
+def test_every_function_of_the_paper_map_exists(name):
+    module, _, attribute = name.rpartition(".")
+    assert hasattr(importlib.import_module(f"bioshare.{module}"), attribute)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([\w/]+\.py::\w+)`", PAPER_MAP))))
+def test_every_test_of_the_paper_map_exists(name):
+    path, _, function = name.partition("::")
+    assert f"\ndef {function}(" in (ROOT / "tests" / path).read_text()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text()))))
+def test_every_file_that_the_readme_points_to_exists(target):
+    assert (ROOT / target).exists()
