@@ -7,6 +7,7 @@ happens on a Brian2 device of its own: the caller's device, preferences and name
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -75,6 +76,14 @@ of Eq. 8 see the old state: z and r_mean are summed, then, in the alphabetical o
 r_inh. In the steady state z_mean is summed after z: there the neurons are one order earlier than the inhibition."""
 
 
+REPORT = r"""
+if (elapsed > 2) {
+    std::cerr << "\rbrian2: " << int(100 * completed) << "% in " << int(elapsed) << " s" << std::flush;
+    if (completed == 1) std::cerr << std::endl;
+}
+"""  # C++, called every second
+
+
 @dataclass(frozen=True)
 class Brian2:
     """Settings of the engine "brian2".
@@ -97,7 +106,7 @@ class Brian2:
             raise ValueError(f"threads must be at least 1, and 1 for the runtime target; got {self.threads}")
 
     def run(self, problem: Problem, progress: bool = True) -> Outcome:
-        """Simulate a checked sleep in Brian2. ``progress`` shows Brian2's own report."""
+        """Simulate a checked sleep in Brian2."""
         needed = problem.weights.nbytes * (problem.records - 1)
         if needed > self.memory:
             every = problem.record_every * int(np.ceil(needed / self.memory))
@@ -105,18 +114,24 @@ class Brian2:
         with tempfile.TemporaryDirectory(prefix="bioshare-") as folder, _own_device(self) as device:
             sleep = _BrianSleep(problem)
             duration = problem.presentations * sleep.held
-            report: dict[str, Any] = {"report": "stderr", "report_period": 10 * b2.second} if progress else {}
+            report = (REPORT if self.target == "standalone" else _report) if progress else None
             start = time.perf_counter()
+            sleep.network.run(duration, namespace={}, report=report, report_period=1 * b2.second)
             if self.target == "runtime":
-                sleep.network.run(duration, namespace={}, **report)
                 seconds = {"run": time.perf_counter() - start}
             else:
-                sleep.network.run(duration, namespace={}, **report)
                 device.build(directory=folder, compile=True, run=False)
                 compiled = time.perf_counter()
                 device.run(with_output=progress)
                 seconds = {"compile": compiled - start, "run": time.perf_counter() - compiled}
             return sleep.outcome(seconds)
+
+
+def _report(elapsed: Any, completed: float, start: Any, duration: Any) -> None:
+    """What `REPORT` says, from Python."""
+    if elapsed > 2 * b2.second:
+        end = "\n" if completed == 1 else ""
+        print(f"\rbrian2: {completed:.0%} in {elapsed / b2.second:.0f} s", end=end, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
