@@ -92,7 +92,7 @@ class Brian2:
         target: ``"standalone"`` compiles the whole simulation to C++; ``"runtime"`` steps it from Python with
             the code generation target that Brian2's preferences name.
         threads: OpenMP threads of the standalone target.
-        memory: most bytes that the recorded weights may take.
+        memory: most bytes that the recorded weights, or the inputs, may take.
     """
 
     target: str = "standalone"
@@ -105,12 +105,20 @@ class Brian2:
         if self.threads < 1 or (self.threads > 1 and self.target == "runtime"):
             raise ValueError(f"threads must be at least 1, and 1 for the runtime target; got {self.threads}")
 
+    def _refuse_memory(self, problem: Problem) -> None:
+        """Refuse before any work what Brian2 would have to hold at once."""
+        size = problem.weights.nbytes
+        inputs = problem.presentations * (size if problem.per_neuron else size // problem.weights.shape[1])
+        if inputs > self.memory:
+            raise ValueError(f"presentations need {inputs:.1e} bytes of inputs; give fewer, or Brian2(memory=...)")
+        weights = size * (problem.records - 1)
+        if weights > self.memory:
+            every = problem.record_every * int(np.ceil(weights / self.memory))
+            raise ValueError(f"record_every is too small: the recorded weights need {weights:.1e} bytes. Try {every}")
+
     def run(self, problem: Problem, progress: bool = True) -> Outcome:
         """Simulate a checked sleep in Brian2."""
-        needed = problem.weights.nbytes * (problem.records - 1)
-        if needed > self.memory:
-            every = problem.record_every * int(np.ceil(needed / self.memory))
-            raise ValueError(f"record_every is too small: the recorded weights need {needed:.1e} bytes. Try {every}")
+        self._refuse_memory(problem)
         with tempfile.TemporaryDirectory(prefix="bioshare-") as folder, _own_device(self) as device:
             sleep = _BrianSleep(problem)
             duration = problem.presentations * sleep.held
@@ -247,19 +255,24 @@ class _BrianSleep:
         pool.connect(i=np.arange(groups * neurons), j=np.repeat(np.arange(groups), neurons))
         return pool
 
+    def _refuse_divergence(self, trajectory: list[Any]) -> None:
+        """Name the last presentation after which the weights were still finite and of their size."""
+        problem = self.problem
+        bound = 1e8 * (1 + np.abs(problem.weights).max())
+        for number, w in enumerate(trajectory):
+            if not np.abs(w).max() < bound:
+                entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
+                raise divergence(problem, (number - 1) * problem.record_every, entry)
+
     def outcome(self, seconds: dict[str, float]) -> Outcome:
         """Read the state after the run."""
         problem = self.problem
         groups, neurons, inputs = problem.weights.shape
         shape = lambda w: np.asarray(w).reshape(groups, inputs, neurons).mT.copy()  # noqa: E731
         weights = shape(self.synapses.w[:])
-        trajectory = [shape(w) for w in np.asarray(self.monitor.w).T]
-        if problem.presentations % problem.record_every == 0:
-            trajectory.append(weights)
-        for number, w in enumerate(trajectory):
-            if not np.abs(w).max() < 1e8 * (1 + np.abs(problem.weights).max()):
-                entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
-                raise divergence(problem, (number - 1) * problem.record_every, entry)
+        trajectory = [*(shape(w) for w in np.asarray(self.monitor.w).T), weights]
+        self._refuse_divergence(trajectory)
+        trajectory = trajectory[: problem.records]
         records = [measure(w, problem.weights.mean(-2)) for w in trajectory]
         return Outcome(
             weights=weights,

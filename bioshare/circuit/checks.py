@@ -66,6 +66,7 @@ def real(
     fine &= np.isfinite(numbers) | (np.isposinf(numbers) & infinite)
     if not fine.all():
         raise ValueError(f"{name} must be {expected}; got {numbers[~fine].flat[0]:g}")
+    numbers += 0.0  # -0 and 0 are one parameter
     if numbers.ndim == 0:
         return float(numbers)
     numbers.setflags(write=False)
@@ -84,9 +85,12 @@ def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
 def finite_array(name: str, value: ArrayLike, axes: str) -> NDArray[np.float64]:
     """Return ``value`` as a float64 array with at least the two axes said in ``axes``, all finite."""
     try:
-        numbers = np.asarray(value, dtype=np.float64)
+        numbers = np.asarray(value)
+        numbers = np.asarray(numbers, dtype=None if np.iscomplexobj(numbers) else np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be an array of numbers, {axes}; got {type(value).__name__}") from None
+        raise TypeError(f"{name} must be an array of real numbers, {axes}; got {type(value).__name__}") from None
+    if np.iscomplexobj(numbers):
+        raise TypeError(f"{name} must be an array of real numbers, {axes}; got {numbers.dtype}")
     if numbers.ndim < 2 or 0 in numbers.shape:
         raise ValueError(f"{name} must have the axes {axes}, none of them empty; got shape {numbers.shape}")
     if not np.isfinite(numbers).all():

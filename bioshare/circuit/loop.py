@@ -49,7 +49,7 @@ def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
 class Loop:
     """Settings of the engine "loop": it has none."""
 
-    def run(self, problem: Problem, progress: bool) -> Outcome:
+    def run(self, problem: Problem, progress: bool = True) -> Outcome:
         """Simulate a checked sleep step by step."""
         start, steps = time.perf_counter(), problem.circuit.updates_per_presentation
         mean_init = problem.weights.mean(-2)

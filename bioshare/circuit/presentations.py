@@ -35,7 +35,7 @@ PHI, PSI, R, R_INH = range(4)
 BLOCK = 16
 """Presentations per block."""
 
-CACHE = 2**17
+CACHE = 2**18
 """Weights that are held at once while the SNR is recorded."""
 
 
@@ -52,12 +52,12 @@ class Coefficients(NamedTuple):
     h: Tensor | None
 
     @staticmethod
-    def of(problem: Problem, tensor: Callable[..., Tensor], entry: slice = slice(None)) -> Coefficients:
-        """Read them from the groups ``entry`` of a problem; ``tensor`` makes a tensor of an array."""
+    def of(problem: Problem, tensor: Callable[..., Tensor]) -> Coefficients:
+        """Read them from a problem; ``tensor`` makes a tensor of an array."""
         circuit, rule = problem.circuit, problem.rule
         timed = isinstance(circuit, RateCircuit)
         bias = circuit.bias if timed else 0.0
-        column = lambda value: tensor(problem.flat(value)[entry])[:, None]  # noqa: E731
+        column = lambda value: tensor(problem.flat(value))[:, None]  # noqa: E731
         values = map(column, (circuit.alpha, rule.gamma, rule.momentum, bias))
         return Coefficients(*values, h=column(circuit.dt / circuit.tau) if timed else None)
 
@@ -186,14 +186,20 @@ class Block:
     def __init__(self, x: Tensor, maps: Maps, reach: Tensor) -> None:
         self.x, self.maps = x, maps
         self.pull_to, self.pull_from = reach[:, 0], reach[:, 1:, 1:]
-        felt = self.pull_from[:, :-1, :-1] * (x @ x.mT)[:, :-1, 1:, None, None]
-        self._felt = felt.transpose(1, 2)  # [:, t - 1, s]: what x_t feels of (phi, psi) of presentation s < t
+        gram = x @ x.mT
+        felt = self.pull_from[:, :-1, :-1] * -gram[:, :-1, 1:, None, None]
+        self._felt = felt.permute(0, 2, 3, 1, 4).flatten(3)  # [:, t - 1]: what x_t feels of (phi, psi) of s < t
+
+    def moves(self, *left: Tensor) -> Tensor:
+        """How far each presentation moves the weight vector that it moves most, (B, T), from `Vectors.coefficients`."""
+        largest = [torch.linalg.vector_norm(part[:, :, PHI], torch.inf, dim=-1) for part in left]
+        return torch.stack(largest).amax(0) * torch.linalg.vector_norm(self.x, dim=-1)
 
     def system(self, maps: Tensor) -> Tensor:
         """The unit lower triangular system (B, 4T, 4T) that the coefficients of the presentations solve."""
         batch, length = maps.shape[:2]
         system = torch.zeros(batch, length, 4, length, 4, dtype=maps.dtype, device=maps.device)
-        torch.neg((maps[:, 1:, None, :, :2] @ self._felt).transpose(2, 3), out=system[:, 1:, :, :-1, :R])
+        system[:, 1:, :, :-1, :R] = (maps[:, 1:, :, :2] @ self._felt).unflatten(-1, (-1, 2))
         torch.neg(maps[:, 1:, :, 3:].movedim(1, 3), out=system[:, :, :, :, R:].diagonal(-1, dim1=1, dim2=3))
         return system.flatten(3).flatten(1, 2)
 
@@ -234,7 +240,8 @@ class Vectors(NamedTuple):
         """What each presentation of the block leaves behind: (phi, psi, r - b, r_inh), (B, T, 4, n)."""
         u, q, c = block.x @ self.v, block.x @ self.m, block.x @ self.w_init
         arrive = torch.cat([maps[..., :2] @ block.pull_to[:, :-1], maps[..., 2:3]], -1)
-        left = arrive @ torch.stack([u, q, c], 2)
+        to_u, to_q, to_c = arrive[..., None].unbind(3)
+        left = (to_u * u[:, :, None]).addcmul_(to_q, q[:, :, None]).addcmul_(to_c, c[:, :, None])
         left[:, 0] += maps[:, 0, :, 3:] @ self.state
         system = block.system(maps)
         solved = torch.linalg.solve_triangular(system, left.flatten(1, 2), upper=False, unitriangular=True)
@@ -248,24 +255,27 @@ class Vectors(NamedTuple):
         phi, psi = left[:, :, None, PHI], left[:, :, None, PSI]
         carry = block.pull_from[:, :, recorded, 0, :, None]
         pull = block.pull_to[:, None, 1:, 0, :, None][:, :, recorded]
+        w_init, v, m = (vectors[:, :, None] for vectors in (self.w_init, self.v, self.m))
         together = min(len(recorded), max(1, CACHE // self.w_init.numel()))
-        moved = self.w_init.new_empty(*self.w_init.shape[:2], together, self.w_init.shape[2])
+        moved = w_init.new_empty(*self.w_init.shape[:2], together, self.w_init.shape[2])
         for first in range(0, len(recorded), together):
             part = slice(first, first + together)
             seen = recorded[part][-1] + 1
-            push = phi[:, :seen] * carry[:, :seen, part, PHI]
-            push.addcmul_(psi[:, :seen], carry[:, :seen, part, PSI])
+            (carry_phi, carry_psi), (pull_v, pull_m) = carry[:, :seen, part].unbind(3), pull[:, :, part].unbind(3)
+            push = (phi[:, :seen] * carry_phi).addcmul_(psi[:, :seen], carry_psi)
             if push.shape[2] < together:
                 moved = moved[:, :, : push.shape[2]].contiguous()
-            torch.addcmul(self.w_init[:, :, None], self.v[:, :, None], pull[:, :, part, PHI], out=moved)
-            moved.addcmul_(self.m[:, :, None], pull[:, :, part, PSI])
+            torch.addcmul(w_init, v, pull_v, out=moved).addcmul_(m, pull_m)
             moved.flatten(2).baddbmm_(block.x[:, :seen].mT, push.flatten(2))
             yield moved
 
     def after(self, block: Block, left: Tensor) -> Vectors:
         """The vectors after the block."""
-        pull = block.pull_to[:, -1, :, :, None, None]
-        push = block.pull_from[:, :, -1] @ left[:, :, :R]
-        moved = (torch.addcmul(pull[:, i, PHI] * self.v, self.m, pull[:, i, PSI]) for i in (PHI, PSI))
-        v, m = (vectors.baddbmm_(block.x.mT, push[:, :, i]) for i, vectors in enumerate(moved))
-        return self._replace(v=v, m=m, state=left[:, -1, R:])
+        phi, psi = left[:, :, PHI], left[:, :, PSI]
+        moved = []
+        for row in (PHI, PSI):
+            pull_v, pull_m = block.pull_to[:, -1, row, :, None, None].unbind(1)
+            carry_phi, carry_psi = block.pull_from[:, :, -1, row, :, None].unbind(2)
+            push = (carry_phi * phi).addcmul_(carry_psi, psi)
+            moved.append((pull_v * self.v).addcmul_(pull_m, self.m).baddbmm_(block.x.mT, push))
+        return self._replace(v=moved[0], m=moved[1], state=left[:, -1, R:])

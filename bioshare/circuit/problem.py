@@ -26,8 +26,11 @@ class DivergenceError(ArithmeticError):
     """
 
     def __init__(self, message: str, presentation: int) -> None:
-        super().__init__(message)
+        super().__init__(message, presentation)
         self.presentation = presentation
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @dataclass(frozen=True)

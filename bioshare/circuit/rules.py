@@ -114,7 +114,10 @@ class Hebbian(Parameters):
         """
         if not callable(self.learning_rate):
             return np.full(updates, self.learning_rate)
-        rates = np.asarray(self.learning_rate(np.arange(updates)), dtype=np.float64)
+        try:
+            rates = np.asarray(self.learning_rate(np.arange(updates)), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"learning_rate must return an array of rates for an array of indices: {error}") from error
         if rates.shape != (updates,):
             raise ValueError(
                 f"learning_rate must return one rate per update: got shape {rates.shape} for {updates} update "

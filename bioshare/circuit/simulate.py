@@ -51,7 +51,7 @@ def simulate(
 
     Returns:
         The weights after sleep and the records. After Ctrl-C it holds what was computed until then, with a
-        warning.
+        warning (not with "brian2", which computes all or nothing).
 
     Raises:
         TypeError, ValueError: an argument makes no sense; nothing was simulated.

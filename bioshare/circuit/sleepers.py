@@ -9,10 +9,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from bioshare.circuit.presentations import PHI, Coefficients, Response, Vectors, blocks, hold
+from bioshare.circuit.presentations import Coefficients, Response, Vectors, blocks, hold
 from bioshare.circuit.problem import Problem, divergence
 
 State = TypeVar("State")
+FARTHEST = 1e8
+"""How far a presentation may move weights of size 1; beyond it the sleep has diverged."""
+
 SharedState = tuple[Vectors, Vectors]
 NoisyState = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -21,14 +24,20 @@ def _norm(vectors: Tensor, order: float = 2, dim: int = -1) -> Tensor:
     return torch.linalg.vector_norm(vectors, order, dim=dim)
 
 
-class Sleep(ABC, Generic[State]):
-    """Part of a batch of groups that sleep: entries ``entry`` of the problem's."""
+def refuse_divergence(problem: Problem, fine: Tensor, start: int) -> None:
+    """Stop at the first presentation from ``start`` that moved the weights too far; ``fine`` is (B, P)."""
+    if not fine.all():
+        presentation, group = (~fine).T.nonzero()[0].tolist()
+        raise divergence(problem, start + presentation, group)
 
-    def __init__(self, problem: Problem, tensor: Callable[..., Tensor], entry: slice) -> None:
-        self.problem, self.entry = problem, entry
-        self.c = Coefficients.of(problem, tensor, entry)
-        self.weights, self.rates = tensor(problem.weights[entry]), tensor(problem.rates)
-        self.bound = 1e8 * (1 + self.weights.abs().amax())
+
+class Sleep(ABC, Generic[State]):
+    """All groups of a problem; ``tensor`` makes a tensor of an array."""
+
+    def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
+        self.problem, self.c = problem, Coefficients.of(problem, tensor)
+        self.weights, self.rates = tensor(problem.weights), tensor(problem.rates)
+        self.bound = FARTHEST * (1 + self.weights.abs().amax())
         first = self.weights[:, :1]
         self.mean_init = first + (self.weights - first).mean(1, keepdim=True)  # equal weights deviate by exactly 0
 
@@ -60,12 +69,6 @@ class Sleep(ABC, Generic[State]):
         drift = mean - self.mean_init.mT
         return torch.stack([inverse_snr.log(), _norm(mean, dim=1), _norm(drift, dim=1)])
 
-    def _refuse_divergence(self, fine: Tensor, start: int) -> None:
-        """Stop at the first presentation that moved the weights too far; ``fine`` is (B, presentations)."""
-        if not fine.all():
-            presentation, entry = (~fine).T.nonzero()[0].tolist()
-            raise divergence(self.problem, start + presentation, entry + self.entry.start)
-
 
 class SharedSleep(Sleep[SharedState]):
     """All neurons of a group see the same input: a group is its mean and its deviations.
@@ -74,8 +77,8 @@ class SharedSleep(Sleep[SharedState]):
     K virtual neurons that have the same Gram matrix take their place, and are rotated back after sleep.
     """
 
-    def __init__(self, problem: Problem, tensor: Callable[..., Tensor], entry: slice) -> None:
-        super().__init__(problem, tensor, entry)
+    def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
+        super().__init__(problem, tensor)
         self.deviation_init, self.rotation = (self.weights - self.mean_init).mT.contiguous(), None
         if self.weights.shape[1] > self.weights.shape[2]:
             self.rotation, virtual = torch.linalg.qr(self.deviation_init.mT)
@@ -92,8 +95,7 @@ class SharedSleep(Sleep[SharedState]):
         records = []
         for block in blocks(self.c, x, self.rates[start : start + x.shape[1]]):
             left = deviation.coefficients(block, block.maps.deviation), mean.coefficients(block, block.maps.mean)
-            moves = torch.stack([_norm(part[:, :, PHI], torch.inf) for part in left]) * _norm(block.x)
-            self._refuse_divergence((moves < self.bound).all(0), start)
+            refuse_divergence(self.problem, block.moves(*left) < self.bound, start)
             if recorded := self._recorded(start, block.x.shape[1]):
                 spread = [_norm(vectors) for vectors in deviation.trajectory(block, left[0], recorded)]
                 means = [vectors[..., 0].clone() for vectors in mean.trajectory(block, left[1], recorded)]
@@ -128,7 +130,8 @@ class NoisySleep(Sleep[NoisyState]):
         recorded, records = set(self._recorded(start, x.shape[1])), []
         for t, held in enumerate(x.unbind(1)):
             state = self._hold(state, held, self.rates[start + t])
-            self._refuse_divergence(_norm(state[0].flatten(1), torch.inf)[:, None] < self.bound, start + t)
+            largest = _norm(state[0].flatten(1), torch.inf)[:, None]
+            refuse_divergence(self.problem, largest < self.bound, start + t)
             if t in recorded:
                 records.append(self._record(self.weights + state[0]))
         return state, records

@@ -134,11 +134,16 @@ def min_neg_log_snr(
     Returns:
         -log SNR_min, shape (...).
 
+    Raises:
+        ValueError: ``gamma`` is not positive.
+
     Example:
         >>> min_neg_log_snr([0.1, 0.01, 0.001]).round(2)
         array([ -4.8 ,  -9.23, -13.82])
     """
     gamma = np.asarray(gamma, float)
+    if not np.all(gamma > 0):
+        raise ValueError(f"gamma must be positive: without the pull there is no minimum; got {np.min(gamma):g}")
     spread = 2 * (np.log(np.asarray(std, float)) - np.log(np.abs(mean)))
     if covariance is None:
         return spread + 2 * np.log(gamma / (1 + gamma))

@@ -1,0 +1,201 @@
+"""The engine "brian2": it computes what the exact engine does, and leaves the caller's Brian2 as it was."""
+
+import logging
+from functools import partial
+
+import brian2 as b2
+import numpy as np
+import pytest
+from brian2.devices.device import get_device, reset_device, set_device
+
+import bioshare as bs
+
+logging.getLogger("brian2").setLevel(logging.WARNING)  # its diagnostics would fill the report of a failing test
+
+close = partial(np.testing.assert_allclose, rtol=0)
+STEADY = bs.SteadyState(np.array([2.0, 10.0]))
+RATE = bs.RateCircuit(alpha=np.array([2.0, 10.0]), tau=10.0, dt=1.0, duration=12.0)
+small_circuits = pytest.mark.parametrize("circuit", [STEADY, RATE], ids=["steady", "rate"])
+RULE = bs.Hebbian(np.array([[0.1], [0.01]]), 0.9, learning_rate=1e-3)
+PREFERENCES = "devices.cpp_standalone.openmp_threads", "core.default_float_dtype", "codegen.target"
+
+
+def initial(*shape):
+    return np.random.default_rng(0).normal(1, 1, shape)
+
+
+def inputs(*shape):
+    return np.random.default_rng(1).normal(size=shape)
+
+
+def assert_agree(a, b, atol):
+    for name in ("weights", "r", "r_inh", "neg_log_snr", "mean_norm", "mean_drift"):
+        close(getattr(a, name), getattr(b, name), atol=atol, err_msg=name)
+
+
+@pytest.fixture
+def runtime():
+    """The runtime target with NumPy, which needs no compiler: the caller's preference."""
+    before = b2.prefs.codegen.target
+    b2.prefs.codegen.target = "numpy"
+    yield bs.Brian2(target="runtime")
+    b2.prefs.codegen.target = before
+
+
+@pytest.fixture
+def callers_settings():
+    """A caller with preferences and a clock of their own."""
+    before, dt = {name: b2.prefs[name] for name in PREFERENCES}, b2.defaultclock.dt
+    b2.prefs["devices.cpp_standalone.openmp_threads"] = 3
+    b2.prefs["core.default_float_dtype"] = np.float32
+    b2.prefs["codegen.target"] = "numpy"
+    b2.defaultclock.dt = 0.37 * b2.ms
+    yield
+    for name, value in before.items():
+        b2.prefs[name] = value
+    b2.defaultclock.dt = dt
+
+
+@pytest.fixture
+def callers_device():
+    """A caller with a standalone network that has been run but not built."""
+    set_device("cpp_standalone", build_on_run=False)
+    yield get_device()
+    get_device().reinit()
+    reset_device()
+
+
+def settings():
+    return {name: b2.prefs[name] for name in PREFERENCES}, b2.defaultclock.dt / b2.ms, get_device()
+
+
+@pytest.mark.parametrize(
+    ("k", "sigma"),
+    [
+        pytest.param(3, 0.0, id="k = 3, shared"),
+        pytest.param(3, 0.1, id="k = 3, noisy", marks=pytest.mark.slow),
+        pytest.param(9, 0.0, id="k = 9, shared", marks=pytest.mark.slow),
+        pytest.param(9, 0.1, id="k = 9, noisy", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("timed", [False, True], ids=["steady", "rate"])
+def test_standalone_and_exact_agree(timed, k, sigma):
+    alpha, gamma = np.array([2.0, 10.0]), np.array([[0.1], [0.01], [0.001]])
+    circuit = bs.RateCircuit(alpha=alpha) if timed else bs.SteadyState(alpha)
+    schedule = bs.rules.InverseSqrtDecay(3e-4, 2, 50) if timed else bs.rules.InverseDecay(0.5, 1000)
+    sleep = partial(
+        bs.simulate, initial(30, k**2), bs.stimuli.noise(bs.stimuli.gaussian(), sigma), circuit,
+        bs.Hebbian(gamma, 0.95, learning_rate=schedule), presentations=200, seed=4, progress=False,
+    )  # fmt: skip
+    assert_agree(sleep(engine="brian2"), sleep(engine="exact"), atol=1e-10)
+
+
+@small_circuits
+@pytest.mark.parametrize("noisy", [False, True], ids=["shared", "noisy"])
+def test_runtime_and_exact_agree(circuit, noisy, runtime):
+    x = inputs(20, 3, 2) if noisy else inputs(20, 2)
+    sleep = partial(bs.simulate, initial(3, 2), x, circuit, RULE, record_every=6, progress=False)
+    run = sleep(engine=runtime)
+    assert_agree(run, sleep(engine="exact"), atol=1e-11)
+    assert run.presentation.tolist() == [0, 6, 12, 18]
+
+
+def test_the_ideal_circuit_and_a_single_run_work_too(runtime):
+    sleep = partial(
+        bs.simulate, initial(3, 2), inputs(20, 2), bs.SteadyState(), bs.Hebbian(learning_rate=1e-3), progress=False
+    )
+    assert_agree(sleep(engine=runtime), sleep(engine="exact"), atol=1e-11)
+
+
+def test_callers_settings_neither_change_nor_matter(callers_settings, runtime):
+    before = settings()
+    sleep = partial(bs.simulate, initial(3, 2), inputs(20, 2), RATE, RULE, progress=False)
+    assert_agree(sleep(engine=runtime), sleep(engine="exact"), atol=1e-11)
+    assert settings() == before
+
+
+@pytest.mark.parametrize("target", ["standalone", "runtime"])
+def test_callers_settings_survive_an_error(target, callers_settings, callers_device, monkeypatch):
+    before = settings()
+    monkeypatch.setattr(b2.Network, "run", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bs.simulate(initial(3, 2), inputs(20, 2), RATE, RULE, bs.Brian2(target))
+    assert settings() == before
+    assert get_device() is callers_device
+    assert not callers_device.build_on_run
+
+
+def test_a_callers_pending_network_is_not_touched(callers_settings, callers_device, runtime):
+    group = b2.NeuronGroup(2, "dv/dt = 1/second : 1", method="euler", name="callers_group")
+    b2.Network(group).run(10 * b2.ms)
+    arrays, codes, before = list(callers_device.arrays), list(callers_device.code_objects), settings()
+    bs.simulate(initial(3, 2), inputs(4, 2), RATE, RULE, runtime, progress=False)
+    assert settings() == before
+    assert (list(callers_device.arrays), list(callers_device.code_objects)) == (arrays, codes)
+    assert not callers_device.build_on_run
+    assert not callers_device.has_been_run
+
+
+@pytest.mark.slow
+def test_a_callers_pending_network_builds_and_runs_after_a_standalone_sleep_on_two_threads(callers_device, tmp_path):
+    group = b2.NeuronGroup(2, "dv/dt = 1/second : 1", method="euler", name="callers_group")
+    b2.Network(group).run(10 * b2.ms)
+    before = settings()
+    sleep = partial(bs.simulate, initial(3, 2), inputs(4, 2), RATE, RULE, progress=False)
+    assert_agree(sleep(engine=bs.Brian2(threads=2)), sleep(engine="exact"), atol=1e-11)
+    assert settings() == before
+    callers_device.build(directory=tmp_path / "callers", run=True)
+    close(group.v[:], 0.01, atol=1e-12)
+
+
+def test_a_callers_own_simulation_goes_on_after_a_sleep(runtime):
+    group = b2.NeuronGroup(2, "dv/dt = 1/second : 1", method="euler")
+    network = b2.Network(group)
+    network.run(5 * b2.ms)
+    bs.simulate(initial(3, 2), inputs(4, 2), RATE, RULE, runtime, progress=False)
+    network.run(5 * b2.ms)
+    close(group.v[:], 0.01, atol=1e-12)
+
+
+@small_circuits
+def test_variables_of_the_caller_have_no_influence(circuit, runtime, monkeypatch):
+    sleep = partial(bs.simulate, initial(3, 2), inputs(10, 2), circuit, RULE, runtime, progress=False)
+    expected = sleep()
+    names = "w", "w_init", "m", "r", "r_inh", "r_mean", "z", "tau", "alpha", "b", "beta", "gamma", "eta", "t", "N"
+    for name in (*names, "x", "stimulus", "neurons", "second", "ms"):
+        monkeypatch.setitem(globals(), name, 1e3 * b2.mV)
+    w, r, tau, alpha, eta, neurons = 1e9, 2e9, 3 * b2.second, "strong", 7, 8  # noqa: F841
+    assert_agree(sleep(), expected, atol=0)
+
+
+@pytest.mark.parametrize("record_every", [1, 4, 50])
+def test_a_sleep_that_diverges_is_refused_whatever_is_recorded(record_every, runtime):
+    late = bs.Hebbian(0.01, 0.9, learning_rate=lambda k: np.where(k < 25 * 12, 1e-4, 10.0))
+    sleep = partial(bs.simulate, initial(2, 3, 2), inputs(2, 33, 2), RATE, late, runtime, record_every)
+    with pytest.raises(bs.DivergenceError, match="the weights diverged in presentation") as stopped:
+        sleep(progress=False)
+    assert stopped.value.presentation <= 32
+    assert record_every > 1 or stopped.value.presentation >= 25
+
+
+def test_records_that_need_too_much_memory_are_refused_and_the_advice_works(runtime):
+    sleep = partial(bs.simulate, initial(3, 2), inputs(20, 2), STEADY, RULE, progress=False)
+    little = bs.Brian2(target="runtime", memory=1500)
+    with pytest.raises(ValueError, match=r"record_every is too small.* Try \d+$") as refusal:
+        sleep(engine=little)
+    every = int(str(refusal.value).split("Try ")[1])
+    assert sleep(engine=little, record_every=every).neg_log_snr.shape == (2, 2, 1 + 20 // every)
+
+
+def test_inputs_that_need_too_much_memory_are_refused():
+    with pytest.raises(ValueError, match=r"presentations need 1\.3e\+03 bytes of inputs"):
+        bs.simulate(initial(3, 2), inputs(20, 2), STEADY, RULE, bs.Brian2(memory=1000))
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [({"target": "gpu"}, "target"), ({"threads": 0}, "threads"), ({"target": "runtime", "threads": 2}, "threads")],
+)
+def test_impossible_settings_are_refused(given, name):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        bs.Brian2(**given)

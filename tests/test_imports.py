@@ -1,0 +1,122 @@
+"""Who may import whom: the rules of the package's layout, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bioshare
+
+PACKAGE = Path(bioshare.__file__).parent
+PURE = ("bioshare.circuit.theory", "bioshare.circuit.circuits", "bioshare.circuit.rules", "bioshare.circuit.stimuli")
+CHECKS = "bioshare.circuit.checks"
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path):
+    """Full names of everything that a file imports, in functions and under TYPE_CHECKING too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def inside(name, *packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+IMPORTS = {module_name(path): imported(path) for path in PACKAGE.rglob("*.py")}
+
+
+def importers(*packages):
+    """The modules that import one of these packages."""
+    return {module for module, names in IMPORTS.items() if any(inside(name, *packages) for name in names)}
+
+
+def within(modules, *packages):
+    return {module for module in modules if inside(module, *packages)}
+
+
+def test_the_rules_see_the_whole_package():
+    assert {*PURE, CHECKS, "bioshare", "bioshare.circuit.exact", "bioshare.bridge"} <= IMPORTS.keys()
+    assert "bioshare.circuit.brian" in importers("bioshare.circuit.problem")
+
+
+def test_circuit_imports_neither_networks_nor_what_is_built_on_them():
+    assert not within(importers("bioshare.nn", "bioshare.bridge", "bioshare.train"), "bioshare.circuit")
+
+
+def test_nn_imports_nothing_of_bioshare_but_itself():
+    for module in within(IMPORTS, "bioshare.nn"):
+        assert all(inside(name, "bioshare.nn") for name in IMPORTS[module] if inside(name, "bioshare")), module
+
+
+def test_bridge_imports_circuit_and_nn_and_not_what_is_built_on_it():
+    assert "bioshare.bridge" in importers("bioshare.circuit") & importers("bioshare.nn")
+    assert not within(importers("bioshare.train", "bioshare.__main__"), "bioshare.bridge")
+
+
+def test_train_imports_nn_and_bridge_but_no_engine():
+    assert within(importers("bioshare.nn"), "bioshare.train")
+    assert within(importers("bioshare.bridge"), "bioshare.train")
+    engines = ("bioshare.circuit.exact", "bioshare.circuit.brian", "bioshare.circuit.loop")
+    assert not within(importers(*engines), "bioshare.train")
+
+
+@pytest.mark.parametrize("outside", ["figures", "notebooks", "tests"])
+def test_nothing_imports_what_lies_outside_the_package(outside):
+    assert not importers(outside)
+
+
+def test_the_engines_never_import_each_other():
+    engines = {f"bioshare.circuit.{name}" for name in ("exact", "brian", "loop")}
+    for engine in engines:
+        assert not importers(engine) & (engines - {engine})
+
+
+def test_brian_is_the_only_module_that_imports_brian2():
+    assert importers("brian2") == {"bioshare.circuit.brian"}
+
+
+def test_what_the_engines_share_does_not_import_torch():
+    shared = {f"bioshare.circuit.{name}" for name in ("problem", "run", "simulate", "loop", "brian")}
+    assert importers("numpy") > shared - {"bioshare.circuit.simulate"}
+    assert not importers("torch") & shared
+
+
+@pytest.mark.parametrize("module", [*PURE, CHECKS])
+def test_the_mathematics_imports_only_numpy_scipy_and_itself(module):
+    allowed = ("numpy", "scipy", *PURE, CHECKS, *sys.stdlib_module_names)
+    assert all(inside(name, *allowed) for name in IMPORTS[module])
+
+
+def test_importing_bioshare_loads_neither_brian2_nor_torch():
+    code = "import sys, bioshare; dir(bioshare); print(*{'brian2', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_exact_engine_needs_torch_but_not_brian2():
+    code = "import sys, bioshare; bioshare.Exact; print('torch' in sys.modules, 'brian2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("name", bioshare.__all__)
+def test_every_public_name_leads_somewhere(name):
+    assert getattr(bioshare, name) is not None
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'sleepy'"):
+        _ = bioshare.sleepy
