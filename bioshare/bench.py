@@ -77,12 +77,19 @@ def sleep_rows(problem: Problem, repeats: int) -> Iterator[Row]:
     yield Row("loop, recording the SNR at every step", seconds, error(weights))
     for threads in (1, 2):
         outcome = Brian2(threads=threads).run(problem, progress=False)
-        many = f"{threads} thread{'s' if threads > 1 else ''}"
-        yield Row(f"brian2 standalone, {many}: compile", outcome.seconds["compile"], error(outcome.weights))
-        yield Row(f"brian2 standalone, {many}: run", outcome.seconds["run"], error(outcome.weights))
+        for phase in ("compile", "run"):
+            name = f"brian2 standalone, {_many(threads)}: {phase}"
+            yield Row(name, outcome.seconds[phase], error(outcome.weights))
     for name, posed in (("exact, bare", problem), ("exact, recording at every presentation", every)):
-        timings = [_timed(lambda posed=posed: Exact().run(posed, progress=False).weights) for _ in range(repeats + 1)]
-        yield Row(name, statistics.median(seconds for seconds, _ in timings[1:]), error(timings[0][1]))
+        for threads in (1, 2):
+            engine = Exact(threads=threads)
+            runs = [_timed(lambda e=engine, p=posed: e.run(p, progress=False).weights) for _ in range(repeats + 1)]
+            seconds = statistics.median(seconds for seconds, _ in runs[1:])
+            yield Row(f"{name}, {_many(threads)}", seconds, error(runs[0][1]))
+
+
+def _many(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def record_every_step(problem: Problem) -> Array:

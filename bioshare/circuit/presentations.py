@@ -111,12 +111,12 @@ def hold(
     Returns:
         phi and psi in the shape of the response, and p, (2, 2, ...).
     """
-    phi, psi = torch.zeros_like(response.r), torch.zeros_like(response.r)
+    phi, psi, z = torch.zeros_like(response.r), torch.zeros_like(response.r), torch.empty_like(response.r)
     pull = torch.zeros(2, 2, *(c.gamma * rates[0]).shape, dtype=power.dtype, device=power.device)
     pull[0, 0], pull[1, 1] = 1.0, 1.0
     for eta in rates:
         gamma_eta = -c.gamma * eta
-        r = response.to(torch.addcmul(drive(pull[0]), power, phi))
+        r = response.to(torch.addcmul(drive(pull[0]), power, phi, out=z))
         psi.mul_(c.momentum).addcmul_(r, -eta).addcmul_(phi, gamma_eta)
         phi.add_(psi)
         pull[1].mul_(c.momentum).addcmul_(pull[0], gamma_eta)
