@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import bioshare as bs
 
@@ -72,7 +74,9 @@ def save_data(data: xr.Dataset, path: Path) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write PNG and SVG."""
+    """Write PNG and SVG, with one legend over all panels."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     figure.savefig(stem.with_suffix(".png"))
     figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)
@@ -85,17 +89,23 @@ def spread(axes: Axes, data: xr.DataArray, color: str, label: str | None = None)
     axes.plot(data.presentation, mean, color=color, label=label)
 
 
-def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, *, minimum: bool) -> None:
-    """One row of axes, a kernel size each: -log SNR for every gamma, with the theoretical minimum dotted."""
+def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, theory: Callable[[float], np.ndarray]) -> None:
+    """One row of axes, a kernel size each: -log SNR for every gamma; dotted, what theory says of gamma."""
     for axes, k in zip(row, KERNELS, strict=True):
         for gamma in GAMMAS:
             spread(axes, data.neg_log_snr.sel(k=k, gamma=gamma), COLORS[gamma], rf"$\gamma$ = {gamma:g}")
-            if minimum:
-                axes.axhline(bs.theory.min_neg_log_snr(gamma), color=COLORS[gamma], linestyle=":", linewidth=1.2)
+            axes.axhline(theory(gamma), color=COLORS[gamma], linestyle=":", linewidth=1.2)
         axes.set_title(f"{letter}  {title}, k = {k}" if k == KERNELS[0] else f"k = {k}")
         axes.set_xlabel("presentation")
         axes.set_xlim(0, data.presentation[-1])
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     row[0].set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
+
+
+def end_of_sleep(alpha: float) -> Callable[[float], np.ndarray]:
+    """-log SNR where a sleep at finite alpha ends (Eq. 25), for weights of mean 1 and variance 1."""
+    weights = [[0.0], [2.0]]
+    return lambda gamma: bs.theory.neg_log_snr(bs.theory.fixed_point_white(weights, gamma, alpha))
 
 
 def tell(data: xr.Dataset, name: str, presentations: list[int]) -> None:

@@ -2,13 +2,14 @@
 
 A: the steady-state circuit with alpha = 10 (Eq. 21), 10,000 presentations. B: the rate circuit (Eq. 8) with
 alpha = 10, the same simulation as Fig. 4B, read from what fig4.py wrote where seed and engine are the same.
+Dotted: where the circuits would end, Eq. 25.
 """
 
 import argparse
 
 import matplotlib.pyplot as plt
 import xarray as xr
-from convergence import arguments, converge, panels, save_data, save_figure, tell
+from convergence import arguments, converge, end_of_sleep, panels, save_data, save_figure, tell
 
 import bioshare as bs
 
@@ -30,9 +31,8 @@ def main() -> None:
     save_data(steady, args.out / "fig5a.nc")
     rate = rate_circuit(args)
     figure, axes = plt.subplots(2, 3, figsize=(8.4, 5), sharey=True)
-    panels(axes[0], steady, "A", r"steady state, $\alpha$ = 10", minimum=False)
-    panels(axes[1], rate, "B", r"rate circuit, $\alpha$ = 10", minimum=False)
-    axes[0, -1].legend(loc="upper right")
+    panels(axes[0], steady, "A", r"steady state, $\alpha$ = 10", end_of_sleep(10.0))
+    panels(axes[1], rate, "B", r"rate circuit, $\alpha$ = 10", end_of_sleep(10.0))
     save_figure(figure, args.out / "fig5")
     tell(steady, "Fig. 5A", [500, 2_000, 10_000])
 

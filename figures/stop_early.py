@@ -50,17 +50,16 @@ def main() -> None:
             f"{int(data.presentation[best]):6d}, where {float(kept.mean('run')[best]):.2f} of the mean is left; "
             f"at the end {float(snr.mean('run')[-1]):6.2f} and {float(kept.mean('run')[-1]):.2f}"
         )
-    left.axhline(bs.theory.min_neg_log_snr(0.01), color="black", linestyle=":", linewidth=1.2, label="ideal circuit")
+    left.axhline(bs.theory.min_neg_log_snr(0.01), color="black", linestyle=":", linewidth=1.2, label="ideal")
     left.set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
-    left.set_title("convergence; dots: the minimum")
+    left.set_title("convergence, and its turning point")
     right.set_ylabel("norm of the mean, of that before sleep")
-    right.set_title("what the mean has lost by then")
+    right.set_title("what is left of the mean")
     right.set_ylim(0, 1.05)
     for axes in (left, right):
         axes.set_xlabel("presentation")
         axes.set_xscale("log")
         axes.set_xlim(data.presentation[1], presentations)
-    left.legend(fontsize=7)
     save_figure(figure, args.out / "stop_early")
 
 
