@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     args.runs, args.shorten = (2, 10) if args.quick else (RUNS, 1)
     args.out = args.out or (HERE / "draft" if args.quick else HERE)
     args.out.mkdir(parents=True, exist_ok=True)
+    atexit.register(lambda start=time.perf_counter(): print(f"{time.perf_counter() - start:.0f} s"))
     return args
 
 
@@ -46,7 +48,6 @@ def converge(
     circuit: bs.RateCircuit | bs.SteadyState, schedule: bs.rules.Schedule, presentations: int, args: argparse.Namespace
 ) -> xr.Dataset:
     """-log SNR of all (k, gamma) pairs: initial weights 1 + N(0, 1), inputs N(0, 1), 100 neurons."""
-    start = time.perf_counter()
     sets: list[xr.Dataset] = []
     presentations //= args.shorten
     for k in KERNELS:
@@ -64,7 +65,7 @@ def converge(
             raise KeyboardInterrupt
         sets.append(run.to_xarray()[["neg_log_snr"]].astype(np.float32).expand_dims(k=[k]))
     data: xr.Dataset = xr.concat(sets, "k", combine_attrs="override")
-    data.attrs |= {"neurons": NEURONS, "weights": "1 + N(0, 1)", "seconds": round(time.perf_counter() - start, 1)}
+    data.attrs |= {"neurons": NEURONS, "weights": "1 + N(0, 1)"}
     return data
 
 
