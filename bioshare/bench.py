@@ -71,7 +71,7 @@ def sleep_rows(problem: Problem, repeats: int) -> Iterator[Row]:
     """Time every engine on one problem; the recording ones record the SNR after every presentation."""
     every = prepare(problem.weights, problem.stimuli, problem.circuit, problem.rule)
     bare = Loop().run(problem, progress=False)
-    error = lambda weights: float(np.abs(weights - bare.weights).max())  # noqa: E731
+    error = lambda weights: float(np.abs(weights - bare.weights).max())
     yield Row("loop, bare", bare.seconds["run"], 0.0)
     seconds, weights = _timed(lambda: record_every_step(problem))
     yield Row("loop, recording the SNR at every step", seconds, error(weights))

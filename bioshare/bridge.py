@@ -91,7 +91,7 @@ class InstantSharing:
 
     def __call__(self, model: nn.Module, seed: int = 0) -> SleepReport:
         """Share the weights of every locally connected layer; ``seed`` is only there to be called like a `Sleep`."""
-        mean = lambda _, groups: groups.mean(1, keepdim=True).expand_as(groups)  # noqa: E731
+        mean = lambda _, groups: groups.mean(1, keepdim=True).expand_as(groups)
         return _report(model, self.border, lambda layer, index: mean)
 
 
@@ -234,7 +234,7 @@ def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tupl
     first, stop = 0, outputs
     if border == "keep":
         first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
-    phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]  # noqa: E731
+    phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
     return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]
 
 

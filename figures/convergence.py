@@ -40,7 +40,8 @@ def arguments(description: str | None) -> argparse.Namespace:
     args.runs, args.shorten = (2, 10) if args.quick else (RUNS, 1)
     args.out = args.out or (HERE / "draft" if args.quick else HERE)
     args.out.mkdir(parents=True, exist_ok=True)
-    atexit.register(lambda start=time.perf_counter(): print(f"{time.perf_counter() - start:.0f} s"))
+    start = time.perf_counter()
+    atexit.register(lambda: print(f"{time.perf_counter() - start:.0f} s"))
     return args
 
 
@@ -99,7 +100,7 @@ def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, theory: C
         axes.set_title(f"{letter}  {title}, k = {k}" if k == KERNELS[0] else f"k = {k}")
         axes.set_xlabel("presentation")
         axes.set_xlim(0, data.presentation[-1])
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
     row[0].set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
 
 
@@ -112,9 +113,7 @@ def end_of_sleep(alpha: float) -> Callable[[float], np.ndarray]:
 def tell(data: xr.Dataset, name: str, presentations: list[int]) -> None:
     """Print the mean over runs at some presentations."""
     at = data.neg_log_snr.mean("run").sel(presentation=presentations, method="nearest")
-    print(
-        f"{name}: -log SNR, mean over {data.sizes['run']} runs ({data.attrs['seconds']} s, seed {data.attrs['seed']})"
-    )
+    print(f"{name}: -log SNR, mean over {data.sizes['run']} runs, seed {data.attrs['seed']}")
     print("  presentation       " + "".join(f"{p:9d}" for p in at.presentation.values))
     for k in KERNELS:
         for gamma in GAMMAS:

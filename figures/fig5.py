@@ -1,7 +1,7 @@
 """Fig. 5 of Pogodin 2021: finite inhibition biases the end point.
 
 A: the steady-state circuit with alpha = 10 (Eq. 21), 10,000 presentations. B: the rate circuit (Eq. 8) with
-alpha = 10, the same simulation as Fig. 4B, read from what fig4.py wrote where seed and engine are the same.
+alpha = 10, the same simulation as Fig. 4B, read from what fig4.py wrote where it is the same.
 Dotted: where the circuits would end, Eq. 25.
 """
 
@@ -15,10 +15,12 @@ import bioshare as bs
 
 
 def rate_circuit(args: argparse.Namespace) -> xr.Dataset:
-    path = args.out / "fig4b.nc"
+    path, presentations = args.out / "fig4b.nc", 10_000 // args.shorten
     if path.exists():
         data = xr.load_dataset(path, engine="h5netcdf")
-        if data.attrs["seed"] == args.seed and args.engine in data.attrs["engine"].lower():
+        made = data.attrs["seed"], data.sizes["run"], data.attrs["presentations"], data.attrs["bioshare"]
+        same_engine = args.engine in data.attrs["engine"].lower()
+        if same_engine and made == (args.seed, args.runs, presentations, bs.__version__):
             return data
     data = converge(bs.RateCircuit(alpha=10.0), bs.rules.InverseSqrtDecay(3e-4, 2, 50), 10_000, args)
     save_data(data, path)

@@ -50,8 +50,8 @@ def main() -> None:
         )
     left.axhline(bs.theory.min_neg_log_snr(0.01), color="black", linestyle=":", linewidth=1.2, label="ideal")
     left.set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
-    left.set_title("convergence, and its turning point")
-    right.set_ylabel("norm of the mean, of that before sleep")
+    left.set_title(r"convergence, and its turning point (k = 3, $\gamma$ = 0.01)")
+    right.set_ylabel("norm of the mean / norm before sleep")
     right.set_title("what is left of the mean")
     right.set_ylim(0, 1.05)
     for axes in (left, right):

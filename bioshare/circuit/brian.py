@@ -213,7 +213,7 @@ class _BrianSleep:
         """The N excitatory neurons of every group, which also carry the rule's parameters."""
         problem, circuit = self.problem, self.problem.circuit
         groups, neurons, _ = problem.weights.shape
-        spread = lambda scalar: np.repeat(problem.flat(scalar), neurons)  # noqa: E731
+        spread = lambda scalar: np.repeat(problem.flat(scalar), neurons)
         group = b2.NeuronGroup(
             groups * neurons, RATE_NEURONS if self.timed else STEADY_NEURONS, method="euler", namespace={},
             clock=self.clock, order=STEP if self.timed else STEP - 1, name="bioshare_excitatory*",
@@ -258,9 +258,8 @@ class _BrianSleep:
     def _refuse_divergence(self, trajectory: list[Any]) -> None:
         """Name the last presentation after which the weights were still finite and of their size."""
         problem = self.problem
-        bound = 1e8 * (1 + np.abs(problem.weights).max())
         for number, w in enumerate(trajectory):
-            if not np.abs(w).max() < bound:
+            if not np.abs(w).max() < problem.bound:
                 entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
                 raise divergence(problem, (number - 1) * problem.record_every, entry)
 
@@ -268,7 +267,7 @@ class _BrianSleep:
         """Read the state after the run."""
         problem = self.problem
         groups, neurons, inputs = problem.weights.shape
-        shape = lambda w: np.asarray(w).reshape(groups, inputs, neurons).mT.copy()  # noqa: E731
+        shape = lambda w: np.asarray(w).reshape(groups, inputs, neurons).mT.copy()
         weights = shape(self.synapses.w[:])
         trajectory = [*(shape(w) for w in np.asarray(self.monitor.w).T), weights]
         self._refuse_divergence(trajectory)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Scalar = float | NDArray[np.float64]
+Array = NDArray[np.float64]
+Scalar = float | Array
 
 
 class Parameters:

@@ -43,6 +43,11 @@ class SteadyState(Parameters):
         """Weight updates while one input is held: 1."""
         return 1
 
+    @property
+    def dt_over_tau(self) -> Scalar:
+        """How far a response moves to its fixed point in one update: all the way."""
+        return 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class RateCircuit(Parameters):
@@ -102,6 +107,11 @@ class RateCircuit(Parameters):
     def updates_per_presentation(self) -> int:
         """Weight updates, one per time step, while one input is held."""
         return round(self.duration / self.dt)
+
+    @property
+    def dt_over_tau(self) -> Scalar:
+        """How far a response moves to its fixed point in one update."""
+        return self.dt / self.tau
 
 
 Circuit = SteadyState | RateCircuit

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm import tqdm
 
-from bioshare.circuit.checks import finite_array, whole
+from bioshare.circuit.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.presentations import BLOCK, Coefficients, Vectors, blocks
-from bioshare.circuit.problem import Array, Outcome, Problem, prepare
+from bioshare.circuit.groups import NoisyGroups, SharedGroups, refuse_divergence
+from bioshare.circuit.presentations import BLOCK, Constants, Vectors, blocks
+from bioshare.circuit.problem import Outcome, Problem, prepare
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.sleepers import FARTHEST, NoisySleep, SharedSleep, refuse_divergence
 from bioshare.circuit.stimuli import Stimulus
 
 MAPS = 4096
@@ -154,16 +154,16 @@ def sleep_map(
 
 def _mapped(problem: Problem, engine: Exact, progress: bool) -> SleepMap:
     """The sleep of the identity's columns: as deviations, and as means."""
-    c, rates = Coefficients.of(problem, engine.tensor), engine.tensor(problem.rates)
-    identity = engine.tensor(np.eye(problem.weights.shape[-1])).repeat(len(c.alpha), 1, 1)
+    constants, rates = Constants.of(problem, engine.tensor), engine.tensor(problem.rates)
+    identity = engine.tensor(np.eye(problem.weights.shape[-1])).repeat(len(constants.alpha), 1, 1)
     deviation = Vectors.at_rest(identity)
     mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))
-    mean.state[:, 0, -1] = -c.bias[:, 0]  # the last virtual neuron has no weights: it carries c
+    mean.state[:, 0, -1] = -constants.bias[:, 0]  # the last virtual neuron has no weights: it carries c
     for start, x in _chunks(problem, engine, progress):
-        for number, block in enumerate(blocks(c, x, rates[start : start + x.shape[1]])):
-            left = deviation.coefficients(block, block.maps.deviation), mean.coefficients(block, block.maps.mean)
-            refuse_divergence(problem, block.moves(*left) < FARTHEST, start + number * BLOCK)
-            deviation, mean = deviation.after(block, left[0]), mean.after(block, left[1])
+        for number, block in enumerate(blocks(constants, x, rates[start : start + x.shape[1]])):
+            traces = deviation.solve(block, block.maps.deviation), mean.solve(block, block.maps.mean)
+            refuse_divergence(problem, block.moves(*traces) < problem.bound, start + number * BLOCK)
+            deviation, mean = deviation.after(block, traces[0]), mean.after(block, traces[1])
     parts = identity + deviation.v, identity + mean.v[..., :-1], mean.v[..., -1]
     return SleepMap(*(part.cpu().numpy().reshape(problem.batch + part.shape[1:]) for part in parts))
 
@@ -182,17 +182,17 @@ def _chunks(problem: Problem, engine: Exact, progress: bool) -> Iterator[tuple[i
 
 def _propagate(problem: Problem, engine: Exact, progress: bool) -> Outcome:
     """Live through the sleep chunk by chunk."""
-    sleep: Any = (NoisySleep if problem.per_neuron else SharedSleep)(problem, engine.tensor)
-    state, done = sleep.at_rest(), 0
-    records = [sleep.before()]
+    groups: Any = (NoisyGroups if problem.per_neuron else SharedGroups)(problem, engine.tensor)
+    state, done = groups.at_rest(), 0
+    records = [groups.before()]
     try:
         for start, x in _chunks(problem, engine, progress):
-            after, recorded = sleep.live(state, x, start)
+            after, recorded = groups.live(state, x, start)
             records += recorded
             state, done = after, start + x.shape[1]
     except KeyboardInterrupt:
         if not done:
             raise
     values = torch.cat(records, -1)[..., : 1 + done // problem.record_every].cpu().numpy()
-    weights, r, r_inh = (tensor.cpu().numpy() for tensor in sleep.end(state))
+    weights, r, r_inh = (tensor.cpu().numpy() for tensor in groups.end(state))
     return Outcome(weights, r, r_inh, dict(zip(RECORDED, values, strict=True)), done)

@@ -10,8 +10,9 @@ from itertools import islice
 import numpy as np
 from tqdm import tqdm
 
+from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import RateCircuit
-from bioshare.circuit.problem import Array, Outcome, Problem, divergence, measure
+from bioshare.circuit.problem import Outcome, Problem, divergence, measure
 
 
 def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
@@ -30,7 +31,7 @@ def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
         for eta in problem.rates[presentation]:
             z = (w * x).sum(-1) if problem.per_neuron else (w @ x.mT)[..., 0]
             if isinstance(circuit, RateCircuit):
-                h, bias = (problem.flat(v)[:, None] for v in (circuit.dt / np.asarray(circuit.tau), circuit.bias))
+                h, bias = (problem.flat(v)[:, None] for v in (circuit.dt_over_tau, circuit.bias))
                 r, r_inh = (
                     r + h * (-r + z - alpha * r_inh + bias),
                     r_inh + h * (-r_inh + r.mean(-1, keepdims=True) - bias),
@@ -56,12 +57,11 @@ class Loop:
         records = [measure(problem.weights, mean_init)]
         state: tuple[Array, Array, Array] | None = None
         done = 0
-        bound = 1e8 * (1 + np.abs(problem.weights).max())
         bar = tqdm(total=problem.presentations, delay=2, disable=not progress, unit="presentation")
         try:
             with bar, np.errstate(over="ignore", invalid="ignore"):
                 for w, r, r_inh in islice(literal_steps(problem), steps - 1, None, steps):
-                    if not np.abs(w).max() < bound:
+                    if not np.abs(w).max() < problem.bound:
                         size = np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))
                         raise divergence(problem, done, int(np.argmax(size)))
                     state, done = (w.copy(), r, r_inh[:, 0]), done + 1

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from bioshare.circuit import theory
-from bioshare.circuit.checks import Scalar, finite_array, whole
+from bioshare.circuit.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, generators
 
-Array = NDArray[np.float64]
+DIVERGED = 1e8
+"""How many times their size weights may move in a sleep; beyond it the sleep has diverged."""
 
 
 class DivergenceError(ArithmeticError):
@@ -68,6 +71,11 @@ class Problem:
         """How many times the SNR is recorded, before sleep included."""
         return 1 + self.presentations // self.record_every
 
+    @cached_property
+    def bound(self) -> float:
+        """The size of a weight beyond which the sleep has diverged."""
+        return DIVERGED * (1 + float(np.abs(self.weights).max()))
+
     @property
     def per_neuron(self) -> bool:
         """Whether the neurons of a group see different inputs."""
@@ -108,6 +116,14 @@ class Outcome:
     records: dict[str, Array]
     presentations: int
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """What simulates a checked sleep: `Exact`, `Brian2`, `Loop`, or one of your own."""
+
+    def run(self, problem: Problem, progress: bool = True) -> Outcome:
+        """Simulate; after KeyboardInterrupt, return what was computed if that is anything."""
+        ...
 
 
 def measure(weights: Array, mean_init: Array) -> dict[str, Array]:
@@ -208,12 +224,10 @@ def _batch(lead: tuple[int, ...], stimulus_batch: tuple[int, ...], circuit: Circ
 
 def largest_learning_rate(problem: Problem, power: ArrayLike) -> Array:
     """`theory.max_learning_rate` for this circuit and rule; ``power`` is |x|^2 of shape (*batch, ...)."""
-    circuit, rule = problem.circuit, problem.rule
-    h: Scalar = circuit.dt / circuit.tau if isinstance(circuit, RateCircuit) else 1.0
-    power = np.asarray(power, float)
-    axes = max(power.ndim - len(problem.batch), 0)
-    lift = lambda scalar: np.asarray(scalar, float).reshape(np.shape(scalar) + (1,) * axes)  # noqa: E731
-    return theory.max_learning_rate(power, lift(rule.gamma), lift(rule.momentum), lift(h))
+    rule, power = problem.rule, np.asarray(power, float)
+    axes = (1,) * max(power.ndim - len(problem.batch), 0)
+    scalars = rule.gamma, rule.momentum, problem.circuit.dt_over_tau
+    return theory.max_learning_rate(power, *(np.reshape(scalar, np.shape(scalar) + axes) for scalar in scalars))
 
 
 def _refuse_unstable_rates(problem: Problem) -> None:
@@ -245,10 +259,8 @@ def divergence(problem: Problem, presentation: int, entry: int) -> DivergenceErr
     """The error of a sleep that grew without bound in one presentation of one batch entry."""
     x = next(x for start, x in problem.blocks(1) if start == presentation)
     power = (x[entry, 0] ** 2).sum(-1).max()
-    flat = {name: problem.flat(getattr(problem.rule, name))[entry] for name in ("gamma", "momentum")}
-    circuit = problem.circuit
-    h = float(problem.flat(circuit.dt / circuit.tau)[entry]) if isinstance(circuit, RateCircuit) else 1.0
-    limit = float(theory.max_learning_rate(power, flat["gamma"], flat["momentum"], h))
+    scalars = problem.rule.gamma, problem.rule.momentum, problem.circuit.dt_over_tau
+    limit = float(theory.max_learning_rate(power, *(problem.flat(scalar)[entry] for scalar in scalars)))
     rate = problem.rates[presentation].max()
     if rate >= limit:
         why = f"its learning rate reaches {rate:.3g}, the limit for |x|^2 = {power:.3g} is {limit:.3g}: lower it"

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bioshare
+from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.problem import Array, Outcome, Problem
+from bioshare.circuit.problem import Outcome, Problem
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
@@ -60,7 +61,7 @@ class SleepRun:
     @staticmethod
     def of(problem: Problem, outcome: Outcome, engine: Any) -> SleepRun:
         """Give an engine's outcome the leading axes of the problem."""
-        shape = lambda array: array.reshape(problem.batch + array.shape[1:])  # noqa: E731
+        shape = lambda array: array.reshape(problem.batch + array.shape[1:])
         records = {name: shape(values) for name, values in outcome.records.items()}
         return SleepRun(
             weights=shape(outcome.weights),

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from bioshare.circuit.checks import Array
 
 
 def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:

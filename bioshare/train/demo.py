@@ -206,7 +206,7 @@ def _trial(network: Network, settings: Settings, seed: int, bar: tqdm) -> Trial:
 
 def _model() -> nn.Sequential:
     """Two 3 x 3 convolutions at stride 1, and a linear readout of their average over the positions."""
-    block = lambda inputs, outputs: (  # noqa: E731
+    block = lambda inputs, outputs: (
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),

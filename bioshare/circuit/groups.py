@@ -9,13 +9,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from bioshare.circuit.presentations import Coefficients, Response, Vectors, blocks, hold
+from bioshare.circuit.presentations import Constants, Response, Vectors, blocks, hold
 from bioshare.circuit.problem import Problem, divergence
 
 State = TypeVar("State")
-FARTHEST = 1e8
-"""How far a presentation may move weights of size 1; beyond it the sleep has diverged."""
-
 SharedState = tuple[Vectors, Vectors]
 NoisyState = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -31,13 +28,12 @@ def refuse_divergence(problem: Problem, fine: Tensor, start: int) -> None:
         raise divergence(problem, start + presentation, group)
 
 
-class Sleep(ABC, Generic[State]):
+class Groups(ABC, Generic[State]):
     """All groups of a problem; ``tensor`` makes a tensor of an array."""
 
     def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
-        self.problem, self.c = problem, Coefficients.of(problem, tensor)
+        self.problem, self.constants = problem, Constants.of(problem, tensor)
         self.weights, self.rates = tensor(problem.weights), tensor(problem.rates)
-        self.bound = FARTHEST * (1 + self.weights.abs().amax())
         first = self.weights[:, :1]
         self.mean_init = first + (self.weights - first).mean(1, keepdim=True)  # equal weights deviate by exactly 0
 
@@ -70,7 +66,7 @@ class Sleep(ABC, Generic[State]):
         return torch.stack([inverse_snr.log(), _norm(mean, dim=1), _norm(drift, dim=1)])
 
 
-class SharedSleep(Sleep[SharedState]):
+class SharedGroups(Groups[SharedState]):
     """All neurons of a group see the same input: a group is its mean and its deviations.
 
     The variances depend on the deviations (K, N) only through their Gram matrix. With more neurons than inputs,
@@ -85,7 +81,8 @@ class SharedSleep(Sleep[SharedState]):
             self.deviation_init = virtual.mT.contiguous()
 
     def at_rest(self) -> SharedState:
-        return Vectors.at_rest(self.deviation_init), Vectors.at_rest(self.mean_init.mT.contiguous(), -self.c.bias)
+        mean = Vectors.at_rest(self.mean_init.mT.contiguous(), -self.constants.bias)
+        return Vectors.at_rest(self.deviation_init), mean
 
     def before(self) -> Tensor:
         return self._measure(_norm(self.deviation_init)[..., None], self.mean_init.mT)
@@ -93,14 +90,14 @@ class SharedSleep(Sleep[SharedState]):
     def live(self, state: SharedState, x: Tensor, start: int) -> tuple[SharedState, list[Tensor]]:
         deviation, mean = state
         records = []
-        for block in blocks(self.c, x, self.rates[start : start + x.shape[1]]):
-            left = deviation.coefficients(block, block.maps.deviation), mean.coefficients(block, block.maps.mean)
-            refuse_divergence(self.problem, block.moves(*left) < self.bound, start)
+        for block in blocks(self.constants, x, self.rates[start : start + x.shape[1]]):
+            traces = deviation.solve(block, block.maps.deviation), mean.solve(block, block.maps.mean)
+            refuse_divergence(self.problem, block.moves(*traces) < self.problem.bound, start)
             if recorded := self._recorded(start, block.x.shape[1]):
-                spread = [_norm(vectors) for vectors in deviation.trajectory(block, left[0], recorded)]
-                means = [vectors[..., 0].clone() for vectors in mean.trajectory(block, left[1], recorded)]
+                spread = [_norm(vectors) for vectors in deviation.trajectory(block, traces[0], recorded)]
+                means = [vectors[..., 0].clone() for vectors in mean.trajectory(block, traces[1], recorded)]
                 records.append(self._measure(torch.cat(spread, -1), torch.cat(means, -1)))
-            deviation, mean = deviation.after(block, left[0]), mean.after(block, left[1])
+            deviation, mean = deviation.after(block, traces[0]), mean.after(block, traces[1])
             start += block.x.shape[1]
         return (deviation, mean), records
 
@@ -109,11 +106,11 @@ class SharedSleep(Sleep[SharedState]):
         added, response = deviation.v, deviation.state[:, :1]
         if self.rotation is not None:
             added, response = added @ self.rotation.mT, response @ self.rotation.mT
-        r = response[:, 0] + mean.state[:, 0] + self.c.bias
+        r = response[:, 0] + mean.state[:, 0] + self.constants.bias
         return self.weights + (added + mean.v).mT, r, mean.state[:, 1, 0]
 
 
-class NoisySleep(Sleep[NoisyState]):
+class NoisyGroups(Groups[NoisyState]):
     """Every neuron sees its own input: (phi, psi) are stepped for every neuron, its K weights are not.
 
     The state is v and m (B, N, K), r - b (B, N) and r_inh (B, 1).
@@ -121,7 +118,7 @@ class NoisySleep(Sleep[NoisyState]):
 
     def at_rest(self) -> NoisyState:
         none = torch.zeros_like(self.weights)
-        return none, none, (-self.c.bias).expand(none.shape[:2]), torch.zeros_like(self.c.bias)
+        return none, none, (-self.constants.bias).expand(none.shape[:2]), torch.zeros_like(self.constants.bias)
 
     def before(self) -> Tensor:
         return self._record(self.weights)
@@ -131,7 +128,7 @@ class NoisySleep(Sleep[NoisyState]):
         for t, held in enumerate(x.unbind(1)):
             state = self._hold(state, held, self.rates[start + t])
             largest = _norm(state[0].flatten(1), torch.inf)[:, None]
-            refuse_divergence(self.problem, largest < self.bound, start + t)
+            refuse_divergence(self.problem, largest < self.problem.bound, start + t)
             if t in recorded:
                 records.append(self._record(self.weights + state[0]))
         return state, records
@@ -139,10 +136,10 @@ class NoisySleep(Sleep[NoisyState]):
     def _hold(self, state: NoisyState, x: Tensor, rates: Tensor) -> NoisyState:
         """One presentation of x, (B, N, K)."""
         v, m, r, r_inh = state
-        response = Response(self.c, self.c.alpha, r.clone(), r_inh.clone())
+        response = Response(self.constants, self.constants.alpha, r.clone(), r_inh.clone())
         u, q, received = ((vectors * x).sum(-1) for vectors in (v, m, self.weights))
-        drive = lambda pull: received + pull[0] * u + pull[1] * q  # noqa: E731
-        phi, psi, pull = hold(self.c, response, drive, x.square().sum(-1), rates)
+        drive = lambda pull: received + pull[0] * u + pull[1] * q
+        phi, psi, pull = hold(self.constants, response, drive, x.square().sum(-1), rates)
         pull = pull[..., None]
         v, m = (pull[i, 0] * v + pull[i, 1] * m + push[..., None] * x for i, push in enumerate((phi, psi)))
         return v, m, response.r, response.r_inh
@@ -153,4 +150,4 @@ class NoisySleep(Sleep[NoisyState]):
 
     def end(self, state: NoisyState) -> tuple[Tensor, Tensor, Tensor]:
         v, _, r, r_inh = state
-        return self.weights + v, r + self.c.bias, r_inh[:, 0]
+        return self.weights + v, r + self.constants.bias, r_inh[:, 0]
