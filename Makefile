@@ -9,12 +9,12 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-figures: .venv/installed  ## Figs. 4 and 5 at full scale, and stop_early, into figures/
+figures: .venv/installed
 	$(BIN)/python figures/fig4.py
 	$(BIN)/python figures/fig5.py
 	$(BIN)/python figures/stop_early.py
 
-test: .venv/installed  ## every test, the slow ones included
+test: .venv/installed
 	$(BIN)/python -m pytest
 
 lint: .venv/installed

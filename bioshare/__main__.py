@@ -1,4 +1,4 @@
-"""The command line: ``python -m bioshare demo`` and ``python -m bioshare bench sleep``."""
+"""The command line of bioshare: simulated sleep for locally connected networks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+
+import bioshare
 
 COMMANDS = {
     "demo": ("bioshare.train.demo", "train small networks on digits, with and without sleep"),
@@ -17,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its options live next to its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m bioshare", description=__doc__)
+    parser.add_argument("--version", action="version", version=bioshare.__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (home, help_text) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)

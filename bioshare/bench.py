@@ -22,15 +22,21 @@ from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import Loop, literal_steps
 from bioshare.circuit.problem import Array, Problem, prepare
 from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
+from bioshare.cli import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench``."""
-    parser.add_argument("what", choices=["sleep"])
-    parser.add_argument("--presentations", type=int, default=300)
-    parser.add_argument("--runs", type=int, default=10, help="groups of neurons in the batch")
-    parser.add_argument("--repeats", type=int, default=9, help="timings of the exact engine, of which the median")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("what", choices=["sleep"], help="which benchmark")
+    parser.add_argument("--presentations", type=positive, default=300, help="(default: %(default)s)")
+    parser.add_argument("--runs", type=positive, default=10, help="groups in the batch (default: %(default)s)")
+    parser.add_argument(
+        "--repeats",
+        type=positive,
+        default=9,
+        help="of the exact engine (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from bioshare.circuit import theory
 from bioshare.circuit.checks import whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.exact import Exact, sleep_map
+from bioshare.circuit.problem import Engine, prepare
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.simulate import simulate
+from bioshare.circuit.simulate import ENGINES, find_engine, simulate
 from bioshare.circuit.stimuli import Stimulus, generators
 from bioshare.nn import LocallyConnected2d
 
 Border = Literal["share", "keep"]
-Change = Callable[["Module", Tensor], Tensor]
+Change = Callable[["SharingModule", Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,18 @@ class LayerReport:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SleepReport:
     """What a sleep did to a model, a layer a row; prints as a table. NaN where no module took part."""
 
     layers: tuple[LayerReport, ...]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         heads = "layer", "modules", "-log SNR before", "after", "|mean| ratio", "mean cosine", "seconds"
         digits = (".2f", ".2f", ".4f", ".4f", ".3f")
         rows = [
-            (name, f"{count}", *map(format, numbers, digits)) for name, count, *numbers in map(astuple, self.layers)
+            (name or "(model)", f"{count}", *map(format, numbers, digits))
+            for name, count, *numbers in map(astuple, self.layers)
         ]
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in (heads, *rows)]
@@ -92,7 +94,7 @@ class InstantSharing:
     def __call__(self, model: nn.Module, seed: int = 0) -> SleepReport:
         """Share the weights of every locally connected layer; ``seed`` is only there to be called like a `Sleep`."""
         mean = lambda _, groups: groups.mean(1, keepdim=True).expand_as(groups)
-        return _report(model, self.border, lambda layer, index: mean)
+        return _apply(model, self.border, lambda layer, index: mean)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Sleep:
     stimulus: Stimulus
     presentations: int | Callable[[int], int]
     border: Border = "share"
-    engine: Any = "exact"
+    engine: str | Engine = "exact"
 
     def __post_init__(self) -> None:
         expected = {"circuit": (RateCircuit, SteadyState), "rule": (Hebbian,), "stimulus": (Stimulus,)}
@@ -130,61 +132,86 @@ class Sleep:
                 raise TypeError(f"{name} must be a {told}; got {getattr(self, name)!r}")
         if not callable(self.presentations):
             whole("presentations", self.presentations, "a number of presentations or a callable", at_least=1)
+        for name, value in (self.circuit.fields() | self.rule.fields()).items():
+            if np.ndim(value) and not callable(value):
+                raise ValueError(f"{name} must be one number for all groups of a model; got shape {np.shape(value)}")
+        if isinstance(self.engine, str) and self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
         _refuse_border(self.border)
 
-    def __call__(self, model: nn.Module, seed: int = 0) -> SleepReport:
+    def __call__(self, model: nn.Module, seed: int = 0, progress: bool = True) -> SleepReport:
         """Put ``model`` to sleep. Modules with a single neuron are left alone.
 
         Args:
             model: its `LocallyConnected2d` layers sleep one after the other, in the order of ``model.modules()``.
             seed: any non-negative integer; layers draw independent stimuli from it.
+            progress: show a bar for a layer that takes longer than two seconds.
 
         Returns:
             What happened, a layer a row.
 
         Raises:
             ValueError: a layer's dilation shares a factor with its kernel size, so that its patches do not see
-                all of the pattern; or the model has no locally connected layer. No weight was changed.
-            DivergenceError: the sleep diverges; layers before the one that does have slept.
+                all of the pattern; a learning rate is above a layer's stability limit; or the model has no
+                locally connected layer. No weight was changed.
+            DivergenceError: the sleep diverges; layers and modules before the one that does have slept.
         """
         whole("seed", seed, "a non-negative integer", at_least=0)
-        for name, layer in _layers(model):
-            _refuse_dilation(name, layer)
-        children = np.random.SeedSequence(seed).spawn(len(_layers(model)))
+        engine, layers = find_engine(self.engine), _layers(model)
+        children = np.random.SeedSequence(seed).spawn(len(layers))
         seeds = [int(child.generate_state(1, np.uint64)[0]) for child in children]
-        return _report(model, self.border, lambda layer, index: self._change(layer, seeds[index]))
+        for (name, layer), its_seed in zip(layers, seeds, strict=True):
+            self._check(name, layer, its_seed)
+        return _apply(model, self.border, lambda layer, index: self._change(layer, seeds[index], engine, progress))
 
-    def _change(self, layer: LocallyConnected2d, seed: int) -> Change:
+    def _length(self, inputs: int) -> int:
+        """How many presentations a layer with K weights per neuron sees."""
+        length = self.presentations(inputs) if callable(self.presentations) else self.presentations
+        return whole("presentations", length, "a number of presentations", at_least=1)
+
+    def _check(self, name: str, layer: LocallyConnected2d, seed: int) -> None:
+        """Refuse a layer that cannot sleep before any has slept."""
+        _refuse_dilation(name, layer)
+        pair = np.zeros((2, layer.weight[0, 0, 0].numel()))
+        length = self._length(pair.shape[1])
+        try:
+            prepare(pair, self.stimulus, self.circuit, self.rule, presentations=length, seed=seed)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {name!r}: {error}") from error
+
+    def _change(self, layer: LocallyConnected2d, seed: int, engine: Engine, progress: bool) -> Change:
         """One layer's sleep as a function of its groups."""
         inputs = layer.weight[0, 0, 0].numel()
-        presentations = self.presentations(inputs) if callable(self.presentations) else self.presentations
-        patterns = self.stimulus.draw(presentations, inputs, seed=seed)
-        if not self.stimulus.noise and (self.engine == "exact" or isinstance(self.engine, Exact)):
-            return self._mapped(patterns, layer.weight)
-        return self._simulated(patterns, generators(seed)[1])
+        patterns = self.stimulus.draw(self._length(inputs), inputs, seed=seed)
+        if isinstance(engine, Exact) and not self.stimulus.noise:
+            if self.engine == "exact":
+                engine = Exact(device=str(layer.weight.device))
+            return self._mapped(patterns, layer.weight, engine, progress)
+        return self._simulated(patterns, generators(seed)[1], engine, progress)
 
-    def _mapped(self, patterns: np.ndarray, weight: Tensor) -> Change:
+    def _mapped(self, patterns: np.ndarray, weight: Tensor, engine: Exact, progress: bool) -> Change:
         """The sleep of any number of groups as one linear map, in the coordinates of the pattern."""
-        engine = self.engine if isinstance(self.engine, Exact) else Exact(device=str(weight.device))
-        A, B, c = (torch.as_tensor(m).to(weight) for m in sleep_map(patterns, self.circuit, self.rule, engine=engine))
+        maps = sleep_map(patterns, self.circuit, self.rule, engine=engine, progress=progress)
+        A, B, c = (torch.as_tensor(matrix).to(weight) for matrix in maps)
 
-        def change(module: Module, groups: Tensor) -> Tensor:
+        def change(module: SharingModule, groups: Tensor) -> Tensor:
             groups = groups[..., module.seen.argsort()]
             mean = groups.mean(1, keepdim=True)
             return (mean @ B.mT + c + (groups - mean) @ A.mT)[..., module.seen]
 
         return change
 
-    def _simulated(self, patterns: np.ndarray, rng: np.random.Generator) -> Change:
+    def _simulated(self, patterns: np.ndarray, rng: np.random.Generator, engine: Engine, progress: bool) -> Change:
         """The sleep of every single neuron."""
 
-        def change(module: Module, groups: Tensor) -> Tensor:
+        def change(module: SharingModule, groups: Tensor) -> Tensor:
             stimuli = patterns[:, module.seen.numpy()]
             if self.stimulus.noise:
                 private = rng.normal(0, self.stimulus.noise, (len(stimuli), *groups.shape[1:]))
                 stimuli = (stimuli[:, None] + private)[None]
             weights = groups.double().cpu().numpy()
-            run = simulate(weights, stimuli, self.circuit, self.rule, self.engine, record_every=len(patterns))
+            every = len(patterns)
+            run = simulate(weights, stimuli, self.circuit, self.rule, engine, record_every=every, progress=progress)
             if run.interrupted:  # a sleep cut short must not pass for a whole one
                 raise KeyboardInterrupt
             return torch.from_numpy(run.weights).to(groups)
@@ -192,8 +219,18 @@ class Sleep:
         return change
 
 
+def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
+    """-log SNR of every locally connected layer by name, the median over its sharing groups (as Fig. 6)."""
+    measured = {}
+    for name, layer in _layers(model):
+        groups = [module.groups(layer.weight.detach()).double().cpu().numpy() for module in modules(layer, border)]
+        values = [theory.neg_log_snr(weights) for weights in groups]
+        measured[name] = float(np.median(np.concatenate(values))) if values else math.nan
+    return measured
+
+
 @dataclass(frozen=True)
-class Module:
+class SharingModule:
     """The positions of a layer that lateral connections tie together.
 
     Attributes:
@@ -215,7 +252,7 @@ class Module:
         target.copy_(groups.transpose(0, 1).reshape(target.shape))
 
 
-def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[Module]:
+def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[SharingModule]:
     """The modules of a layer that hold at least two neurons; with border "keep", of those inside the border."""
     kh, kw = layer.kernel_size
     taps = torch.arange(layer.weight[0, 0, 0].numel()).view(-1, kh, kw)
@@ -224,7 +261,7 @@ def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[Mod
         for column, column_phase in columns:
             height, width = (len(range(size)[s]) for size, s in zip(layer.output_size, (row, column), strict=True))
             if height * width > 1:
-                yield Module(row, column, taps[:, row_phase][:, :, column_phase].flatten())
+                yield SharingModule(row, column, taps[:, row_phase][:, :, column_phase].flatten())
 
 
 def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tuple[slice, list[int]]]:
@@ -239,14 +276,20 @@ def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tupl
 
 
 def _layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:
+    """The locally connected layers by name, all of them fit to be shared."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
     if not found:
         raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
+    for name, layer in found:
+        if not layer.weight.isfinite().all():
+            raise ValueError(f"layer {name!r} must have finite weights; one NaN would reach its whole sharing group")
     return found
 
 
 @torch.no_grad()
-def _report(model: nn.Module, border: Border, sleep: Callable[[LocallyConnected2d, int], Change]) -> SleepReport:
+def _apply(model: nn.Module, border: Border, sleep: Callable[[LocallyConnected2d, int], Change]) -> SleepReport:
     """Change the groups of every layer and report; ``sleep`` makes a layer's change from the layer and its index."""
     reports = []
     for index, (name, layer) in enumerate(_layers(model)):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bioshare as bs
-from bioshare.bridge import modules
+from bioshare.bridge import modules, neg_log_snr
 from bioshare.nn import LocallyConnected2d
 
 # An ideal sleep: with one active input of |x|^2 = 1 and learning rate 1, one cycle of the grid removes all deviations.
@@ -234,3 +234,37 @@ def test_bad_input_is_named_before_any_weight_changes():
         sleep(bs.SteadyState(), stimulus=np.eye(3))
     with pytest.raises(ValueError, match="presentations must be"):
         sleep(bs.SteadyState(), presentations=0)
+
+
+def test_a_layer_that_cannot_sleep_is_named_before_any_has_slept():
+    model = nn.Sequential(layer(kernel_size=1), layer(kernel_size=3))
+    before = [module.weight.detach().clone() for module in model]
+    fast = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.25)
+    with pytest.raises(ValueError, match="layer '1': learning_rate is above the stability limit"):
+        bs.Sleep(bs.SteadyState(), fast, bs.stimuli.gaussian(), presentations=3)(model)
+    with pytest.raises(TypeError, match="presentations must be a number"):
+        sleep(bs.SteadyState(), presentations=lambda inputs: inputs if inputs < 10 else 1.5)(model)
+    with torch.no_grad():
+        model[1].weight[0, 0, 0, 0, 0, 0] = math.nan
+    before[1] = model[1].weight.detach().clone()
+    for sharing in (sleep(bs.SteadyState()), bs.InstantSharing()):
+        with pytest.raises(ValueError, match="layer '1' must have finite weights"):
+            sharing(model)
+    for module, weight in zip(model, before, strict=True):
+        torch.testing.assert_close(module.weight.detach(), weight, rtol=0, atol=0, equal_nan=True)
+
+
+def test_impossible_sleeps_are_refused_when_they_are_made():
+    with pytest.raises(ValueError, match="engine must be one of"):
+        sleep(bs.SteadyState(), engine="exakt")
+    with pytest.raises(ValueError, match="alpha must be one number for all groups"):
+        sleep(bs.SteadyState(np.array([1.0, 2.0])))
+    with pytest.raises(TypeError, match="model must be a torch"):
+        bs.InstantSharing()(torch.zeros(3))
+
+
+def test_neg_log_snr_reads_what_a_report_says():
+    model = nn.Sequential(layer(kernel_size=3, padding=1))
+    before = neg_log_snr(model)
+    assert before == {"0": bs.InstantSharing()(model).layers[0].neg_log_snr_before}
+    assert neg_log_snr(model)["0"] < before["0"] - 50

@@ -19,6 +19,7 @@ import numpy as np
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import RuntimeDevice, reset_device, set_device
 
+from bioshare.circuit.checks import real, whole
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import Outcome, Problem, divergence, measure
 
@@ -102,8 +103,10 @@ class Brian2:
     def __post_init__(self) -> None:
         if self.target not in ("standalone", "runtime"):
             raise ValueError(f'target must be "standalone" or "runtime"; got {self.target!r}')
-        if self.threads < 1 or (self.threads > 1 and self.target == "runtime"):
-            raise ValueError(f"threads must be at least 1, and 1 for the runtime target; got {self.threads}")
+        whole("threads", self.threads, "a number of threads", at_least=1)
+        if self.threads > 1 and self.target == "runtime":
+            raise ValueError(f"threads must be 1 for the runtime target; got {self.threads}")
+        real("memory", self.memory, "a positive number of bytes", above=0, array=False)
 
     def _refuse_memory(self, problem: Problem) -> None:
         """Refuse before any work what Brian2 would have to hold at once."""
@@ -256,12 +259,13 @@ class _BrianSleep:
         return pool
 
     def _refuse_divergence(self, trajectory: list[Any]) -> None:
-        """Name the last presentation after which the weights were still finite and of their size."""
+        """Stop at the first record that is too large: the sleep diverged after the one before it."""
         problem = self.problem
         for number, w in enumerate(trajectory):
             if not np.abs(w).max() < problem.bound:
                 entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
-                raise divergence(problem, (number - 1) * problem.record_every, entry)
+                first = (number - 1) * problem.record_every
+                raise divergence(problem, first, entry, first + problem.record_every - 1)
 
     def outcome(self, seconds: dict[str, float]) -> Outcome:
         """Read the state after the run."""

@@ -21,7 +21,8 @@ class Parameters:
         return all(np.array_equal(mine, getattr(other, name)) for name, mine in self.fields().items())
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        values = self.fields().values()
+        return hash((type(self), *(v.tobytes() if isinstance(v, np.ndarray) else v for v in values)))
 
     def fields(self) -> dict[str, Any]:
         """The parameters by name, in the order of the constructor."""
@@ -56,10 +57,9 @@ def real(
         TypeError: ``value`` is not a real number or an array of them.
         ValueError: an element is NaN, infinite or out of bounds.
     """
-    try:
-        numbers = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be {expected}; got {value!r}") from None
+    if np.asarray(value).dtype.kind == "b":
+        raise TypeError(f"{name} must be {expected}; got {value!r}")
+    numbers = np.asarray(real_array(name, value, expected) + 0.0)  # a copy, in which -0 is 0
     if numbers.ndim and not array:
         raise TypeError(f"{name} must be one number, {expected}; got an array of shape {numbers.shape}")
     fine = (numbers > above) & (numbers >= at_least) & (numbers < below)
@@ -67,11 +67,23 @@ def real(
     fine &= np.isfinite(numbers) | (np.isposinf(numbers) & infinite)
     if not fine.all():
         raise ValueError(f"{name} must be {expected}; got {numbers[~fine].flat[0]:g}")
-    numbers += 0.0  # -0 and 0 are one parameter
     if numbers.ndim == 0:
         return float(numbers)
     numbers.setflags(write=False)
     return numbers
+
+
+def real_array(name: str, value: ArrayLike, expected: str) -> Array:
+    """``value`` as a float64 array, a torch tensor included."""
+    if hasattr(value, "detach"):  # a tensor, which may require gradients or be of a type that NumPy lacks
+        value = value.detach().cpu().double().numpy()  # type: ignore[union-attr]
+    try:
+        numbers = np.asarray(value)
+        if numbers.dtype.kind not in "fiub":
+            raise TypeError
+        return np.asarray(numbers, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {expected}; got {value!r:.80}") from None
 
 
 def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
@@ -85,13 +97,7 @@ def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
 
 def finite_array(name: str, value: ArrayLike, axes: str) -> NDArray[np.float64]:
     """Return ``value`` as a float64 array with at least the two axes said in ``axes``, all finite."""
-    try:
-        numbers = np.asarray(value)
-        numbers = np.asarray(numbers, dtype=None if np.iscomplexobj(numbers) else np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be an array of real numbers, {axes}; got {type(value).__name__}") from None
-    if np.iscomplexobj(numbers):
-        raise TypeError(f"{name} must be an array of real numbers, {axes}; got {numbers.dtype}")
+    numbers = real_array(name, value, f"an array of real numbers, {axes}")
     if numbers.ndim < 2 or 0 in numbers.shape:
         raise ValueError(f"{name} must have the axes {axes}, none of them empty; got shape {numbers.shape}")
     if not np.isfinite(numbers).all():

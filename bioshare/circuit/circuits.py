@@ -93,7 +93,7 @@ class RateCircuit(Parameters):
             nearest = max(1, math.floor(steps)) * self.dt
             raise ValueError(
                 f"duration must be a multiple of dt; got duration={self.duration:g} ms, dt={self.dt:g} ms. "
-                f"Try duration={nearest!r}, or dt={self.duration / math.ceil(steps)!r}"
+                f"Try duration={nearest:.12g}, or dt={self.duration / math.ceil(steps):.12g}"
             )
         largest = theory.max_dt(self.alpha, self.tau)
         if np.any(self.dt >= largest):

@@ -43,7 +43,8 @@ class Exact:
         device: a torch device, ``"cpu"`` or ``"cuda"``.
         threads: of torch, on the CPU. None for one, or for torch's own number where a presentation moves very many
             weights: its operations are short, and where another program keeps a core busy, sharing them is a
-            hundred times slower. On a machine that has nothing else to do, two threads are 1.3 to 1.5 times faster.
+            hundred times slower. On a machine that has nothing else to do, two threads are 1.2 to 1.5 times faster.
+            torch's setting, which is the whole process's, is put back after the sleep.
     """
 
     dtype: str = "float64"
@@ -100,7 +101,9 @@ class SleepMap(NamedTuple):
 
     def __call__(self, weights: ArrayLike) -> Array:
         """The weights after this sleep, (..., N, K), from those before it."""
-        weights = np.asarray(weights, float)
+        weights = finite_array("weights", weights, "(..., N, K)")
+        if weights.shape[-1] != self.c.shape[-1]:
+            raise ValueError(f"weights must have {self.c.shape[-1]} inputs as this map; got shape {weights.shape}")
         mean = weights.mean(-2, keepdims=True)
         return mean @ self.B.mT + self.c[..., None, :] + (weights - mean) @ self.A.mT
 
@@ -114,7 +117,7 @@ def sleep_map(
     inputs: int | None = None,
     presentations: int | None = None,
     seed: int | None = None,
-    engine: Exact | None = None,
+    engine: str | Exact = "exact",
     progress: bool = True,
 ) -> SleepMap:
     """Simulate a sleep once for every possible weight: K virtual neurons instead of N real ones.
@@ -137,14 +140,18 @@ def sleep_map(
         ValueError: the stimulus differs between neurons, so that no such map exists.
         DivergenceError: the sleep diverges.
     """
-    engine = engine or Exact()
+    engine = Exact() if engine == "exact" else engine
+    if not isinstance(engine, Exact):
+        raise TypeError(f'engine must be "exact" or an Exact(); got {engine!r}')
     if isinstance(stimuli, Stimulus):
         if inputs is None:
             raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
-        shape: tuple[int, ...] = (1, inputs)
+        shape: tuple[int, ...] = (1, whole("inputs", inputs, "a number of weights per neuron", at_least=1))
     else:
         stimuli = finite_array("stimuli", stimuli, "(..., P, K)")
         shape = (*stimuli.shape[:-2], 1, stimuli.shape[-1])
+        if inputs not in (None, shape[-1]):
+            raise ValueError(f"inputs must be left out, or the stimuli's {shape[-1]}; got {inputs}")
     problem = prepare(np.zeros(shape), stimuli, circuit, rule, presentations=presentations, seed=seed)
     if problem.per_neuron:
         raise ValueError("stimuli must be the same for all neurons; with noise, simulate the sleep of the weights")

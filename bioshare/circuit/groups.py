@@ -41,9 +41,9 @@ class Groups(ABC, Generic[State]):
     def at_rest(self) -> State:
         """The state before the first presentation."""
 
-    @abstractmethod
     def before(self) -> Tensor:
         """The record before sleep, (3, B, 1): -log SNR, norm of the mean, and its drift."""
+        return self._measure(_norm(self.weights - self.mean_init, dim=1)[..., None], self.mean_init.mT)
 
     @abstractmethod
     def live(self, state: State, x: Tensor, start: int) -> tuple[State, list[Tensor]]:
@@ -84,9 +84,6 @@ class SharedGroups(Groups[SharedState]):
         mean = Vectors.at_rest(self.mean_init.mT.contiguous(), -self.constants.bias)
         return Vectors.at_rest(self.deviation_init), mean
 
-    def before(self) -> Tensor:
-        return self._measure(_norm(self.deviation_init)[..., None], self.mean_init.mT)
-
     def live(self, state: SharedState, x: Tensor, start: int) -> tuple[SharedState, list[Tensor]]:
         deviation, mean = state
         records = []
@@ -119,9 +116,6 @@ class NoisyGroups(Groups[NoisyState]):
     def at_rest(self) -> NoisyState:
         none = torch.zeros_like(self.weights)
         return none, none, (-self.constants.bias).expand(none.shape[:2]), torch.zeros_like(self.constants.bias)
-
-    def before(self) -> Tensor:
-        return self._record(self.weights)
 
     def live(self, state: NoisyState, x: Tensor, start: int) -> tuple[NoisyState, list[Tensor]]:
         recorded, records = set(self._recorded(start, x.shape[1])), []

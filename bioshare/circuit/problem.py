@@ -154,6 +154,8 @@ def prepare(
     weights = finite_array("weights", weights, "(..., N, K), neurons by inputs")
     record_every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
     lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
+    if callable(stimuli):
+        raise TypeError(f"stimuli must be an array or a Stimulus, such as stimuli.gaussian(); got {stimuli!r}")
     if isinstance(stimuli, Stimulus):
         if presentations is None or seed is None:
             raise TypeError(f"presentations and seed are needed to draw from {stimuli!r}")
@@ -205,6 +207,12 @@ def _stimulus_array(
             f"stimuli must have shape {shared}, or {private}; got {array.shape}. To sleep with several stimuli, "
             f"give the weights as many leading axes: weights[None] for one more"
         )
+    lead_given = array.shape[:-2]
+    if array.ndim == axes + 2 and array.shape[-2] == neurons and lead_given != lead:
+        raise ValueError(
+            f"stimuli of shape {array.shape} for weights with the leading axes {lead} may be {lead_given[-1]} groups' "
+            f"stimuli or one for each of {neurons} neurons: add the axis that is missing, to weights or stimuli"
+        )
     return array, array.shape[: -2 if _is_shared(array, lead) else -3]
 
 
@@ -255,13 +263,19 @@ def _refuse_unstable_rates(problem: Problem) -> None:
     )
 
 
-def divergence(problem: Problem, presentation: int, entry: int) -> DivergenceError:
-    """The error of a sleep that grew without bound in one presentation of one batch entry."""
-    x = next(x for start, x in problem.blocks(1) if start == presentation)
-    power = (x[entry, 0] ** 2).sum(-1).max()
-    scalars = problem.rule.gamma, problem.rule.momentum, problem.circuit.dt_over_tau
-    limit = float(theory.max_learning_rate(power, *(problem.flat(scalar)[entry] for scalar in scalars)))
-    rate = problem.rates[presentation].max()
+def divergence(problem: Problem, presentation: int, entry: int, last: int | None = None) -> DivergenceError:
+    """The error of a sleep that grew without bound in one presentation of one batch entry.
+
+    Where it is only known that this was between ``presentation`` and ``last``, the likeliest of them is told.
+    """
+    scalars = [problem.flat(s)[entry] for s in (problem.rule.gamma, problem.rule.momentum, problem.circuit.dt_over_tau)]
+    told, rate, limit, power = presentation, 0.0, np.inf, 0.0
+    for start, x in problem.blocks(1):
+        if presentation <= start <= (presentation if last is None else last):
+            its_power = float((x[entry, 0] ** 2).sum(-1).max())
+            its_rate, its_limit = problem.rates[start].max(), float(theory.max_learning_rate(its_power, *scalars))
+            if its_rate / its_limit > rate / limit:
+                told, rate, limit, power = start, its_rate, its_limit, its_power
     if rate >= limit:
         why = f"its learning rate reaches {rate:.3g}, the limit for |x|^2 = {power:.3g} is {limit:.3g}: lower it"
     else:
@@ -271,4 +285,4 @@ def divergence(problem: Problem, presentation: int, entry: int) -> DivergenceErr
         )
     where = tuple(int(i) for i in np.unravel_index(entry, problem.batch)) if problem.batch else ()
     at = f" of batch entry {where}" if where else ""
-    return DivergenceError(f"the weights diverged in presentation {presentation}{at}; {why}", presentation)
+    return DivergenceError(f"the weights diverged in presentation {told}{at}; {why}", told)

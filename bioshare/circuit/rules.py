@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bioshare.circuit.checks import Parameters, Scalar, real
+from bioshare.circuit.checks import Parameters, Scalar, real, real_array, whole
 
 Schedule = Callable[[NDArray[np.int64]], ArrayLike]
 
@@ -25,9 +25,13 @@ class InverseDecay:
     scale: float = 0.5
     offset: float = 1000.0
 
+    def __post_init__(self) -> None:
+        real("scale", self.scale, "a rate >= 0", at_least=0, array=False)
+        real("offset", self.offset, "a positive number of updates", above=0, array=False)
+
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         """The rates of updates k."""
-        return self.scale / (self.offset + k.astype(np.float64))
+        return self.scale / (self.offset + np.asarray(k, np.float64))
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class InverseSqrtDecay:
     scale: float = 3e-4
     period: float = 2.0
     start: int = 50
+
+    def __post_init__(self) -> None:
+        real("scale", self.scale, "a rate >= 0", at_least=0, array=False)
+        real("period", self.period, "a positive number of updates", above=0, array=False)
+        whole("start", self.start, "a number of updates", at_least=0)
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         """The rates of updates k."""
@@ -70,6 +79,11 @@ class Gated:
     rate: float
     wait: int = 50
     held: int = 150
+
+    def __post_init__(self) -> None:
+        real("rate", self.rate, "a rate >= 0", at_least=0, array=False)
+        whole("wait", self.wait, "a number of updates", at_least=0)
+        whole("held", self.held, "a number of updates", at_least=self.wait + 1)
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         """The rates of updates k."""
@@ -114,10 +128,8 @@ class Hebbian(Parameters):
         """
         if not callable(self.learning_rate):
             return np.full(updates, self.learning_rate)
-        try:
-            rates = np.asarray(self.learning_rate(np.arange(updates)), dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"learning_rate must return an array of rates for an array of indices: {error}") from error
+        told = self.learning_rate(np.arange(updates))
+        rates = real_array("learning_rate", told, "a callable that returns an array of rates")
         if rates.shape != (updates,):
             raise ValueError(
                 f"learning_rate must return one rate per update: got shape {rates.shape} for {updates} update "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import bioshare
 from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.problem import Outcome, Problem
+from bioshare.circuit.problem import Engine, Outcome, Problem
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VERSIONED = ("numpy", "torch", "brian2", "xarray")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SleepRun:
     """One call of `bioshare.simulate`; leading axes (...) are those of the weights and the parameters.
 
@@ -34,6 +34,7 @@ class SleepRun:
         mean_norm: Euclidean norm of the mean weight vector, (..., records).
         mean_drift: its distance from the mean before sleep, (..., records).
         presentation: how many presentations each record has seen, (records,), from 0.
+        summed_rate: the learning rates of all updates until then, summed, (records,).
         r, r_inh: responses after the last update, (..., N) and (...).
         circuit, rule, engine: as they were given.
         stimulus, seed: where the inputs were drawn; None where they were given as an array.
@@ -47,11 +48,12 @@ class SleepRun:
     mean_norm: Array
     mean_drift: Array
     presentation: NDArray[np.int64]
+    summed_rate: Array
     r: Array
     r_inh: Array
     circuit: Circuit
     rule: Hebbian
-    engine: Any
+    engine: Engine
     stimulus: Stimulus | None
     seed: int | None
     presentations: int
@@ -59,15 +61,18 @@ class SleepRun:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(problem: Problem, outcome: Outcome, engine: Any) -> SleepRun:
+    def of(problem: Problem, outcome: Outcome, engine: Engine) -> SleepRun:
         """Give an engine's outcome the leading axes of the problem."""
         shape = lambda array: array.reshape(problem.batch + array.shape[1:])
         records = {name: shape(values) for name, values in outcome.records.items()}
+        presentation = problem.record_every * np.arange(records["neg_log_snr"].shape[-1])
+        summed = np.concatenate([[0.0], problem.rates.sum(-1).cumsum()])
         return SleepRun(
             weights=shape(outcome.weights),
             r=shape(outcome.r),
             r_inh=shape(outcome.r_inh),
-            presentation=problem.record_every * np.arange(records["neg_log_snr"].shape[-1]),
+            presentation=presentation,
+            summed_rate=summed[presentation],
             circuit=problem.circuit,
             rule=problem.rule,
             engine=engine,
@@ -79,12 +84,21 @@ class SleepRun:
             **records,
         )
 
+    def __repr__(self) -> str:
+        start, end = (np.median(self.neg_log_snr[..., i]) for i in (0, -1))
+        done = f"{self.presentations} presentations{', interrupted' if self.interrupted else ''}"
+        inputs = f"{self.stimulus}, seed {self.seed}" if self.stimulus else "stimuli from an array"
+        return (
+            f"SleepRun: weights {self.weights.shape}, {done}, -log SNR {start:.2f} to {end:.2f} (median)\n"
+            f"  {self.circuit}\n  {self.rule}\n  {inputs}\n  {self.engine}"
+        )
+
     def to_xarray(self) -> xr.Dataset:
         """The run as a Dataset with the axes run, gamma, alpha, presentation, neuron, input.
 
         An axis along which exactly one parameter varies has that parameter's name and values; other leading
         axes are called run (run_1, run_2, ... from the second). Every scalar parameter, the seed and the
-        versions are attributes, so that ``to_netcdf(path)`` keeps what is needed to run it again.
+        versions are attributes, and ``to_netcdf(path)`` keeps them.
         """
         import xarray as xr
 
@@ -94,6 +108,7 @@ class SleepRun:
             "neg_log_snr": (records, self.neg_log_snr, {"long_name": "log mean_j(var_j / mean_j^2)"}),
             "mean_norm": (records, self.mean_norm, {"long_name": "norm of the mean weight vector"}),
             "mean_drift": (records, self.mean_drift, {"long_name": "distance of the mean from that before sleep"}),
+            "summed_rate": ("presentation", self.summed_rate, {"long_name": "learning rates until then, summed"}),
             "weights": ((*lead, "neuron", "input"), self.weights, {"long_name": "weights after sleep"}),
             "r": ((*lead, "neuron"), self.r, {"long_name": "responses after the last update"}),
             "r_inh": (lead, self.r_inh, {"long_name": "response of the inhibitory neuron"}),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from typing import Any
 
 from numpy.typing import ArrayLike
 
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.problem import prepare
+from bioshare.circuit.problem import Engine, prepare
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.run import SleepRun
 from bioshare.circuit.stimuli import Stimulus
@@ -26,7 +25,7 @@ def simulate(
     stimuli: ArrayLike | Stimulus,
     circuit: Circuit,
     rule: Hebbian,
-    engine: Any = "exact",
+    engine: str | Engine = "exact",
     record_every: int = 1,
     *,
     presentations: int | None = None,
@@ -68,11 +67,11 @@ def simulate(
         >>> run.neg_log_snr[-1] < run.neg_log_snr[0] - 5
         np.True_
     """
-    settings = _engine(engine)
+    engine = find_engine(engine)
     problem = prepare(
         weights, stimuli, circuit, rule, record_every=record_every, presentations=presentations, seed=seed
     )
-    run = SleepRun.of(problem, settings.run(problem, progress), settings)
+    run = SleepRun.of(problem, engine.run(problem, progress), engine)
     if run.interrupted:
         warnings.warn(
             f"interrupted after {run.presentations} of {problem.presentations} presentations; "
@@ -83,13 +82,13 @@ def simulate(
     return run
 
 
-def _engine(engine: Any) -> Any:
-    """The engine's settings from its name, or as they are."""
+def find_engine(engine: str | Engine) -> Engine:
+    """The engine from its name, or as it is."""
     if isinstance(engine, str):
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}")
         module, name = ENGINES[engine].split(":")
         return getattr(importlib.import_module(module), name)()
-    if not callable(getattr(engine, "run", None)):
+    if isinstance(engine, type) or not callable(getattr(engine, "run", None)):
         raise TypeError(f"engine must be a name or an engine such as Exact() or Brian2(); got {engine!r}")
     return engine

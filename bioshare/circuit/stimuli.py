@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bioshare.circuit.checks import Parameters, Scalar, real, whole
+from bioshare.circuit.checks import Parameters, real, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Stimulus(Parameters, ABC):
 
     @abstractmethod
     def covariance(self, inputs: int) -> NDArray[np.float64]:
-        """C = E[x x^T] over presentations, noise included, shape (inputs, inputs)."""
+        """C = E[x x^T] of the input that the neurons share, without their noise, shape (inputs, inputs)."""
 
     def draw(self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Draw the shared inputs of a sleep, independently for every batch entry, without the noise.
@@ -49,6 +49,7 @@ class Stimulus(Parameters, ABC):
             Inputs of shape (*batch, P, K).
         """
         presentations = whole("presentations", presentations, "a number of presentations", at_least=1)
+        inputs = whole("inputs", inputs, "a number of weights per neuron", at_least=1)
         rng, _ = generators(seed)
         return self._patterns(rng, batch, presentations, inputs)
 
@@ -57,8 +58,8 @@ class Stimulus(Parameters, ABC):
 class Gaussian(Stimulus):
     """Independent Gaussian inputs: x_j ~ N(mean, std^2). See `gaussian`."""
 
-    mean: Scalar = 0.0
-    std: Scalar = 1.0
+    mean: float = 0.0
+    std: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +73,7 @@ class Gaussian(Stimulus):
 
     def covariance(self, inputs: int) -> NDArray[np.float64]:
         """C, shape (inputs, inputs)."""
-        return (self.std**2 + self.noise**2) * np.eye(inputs) + self.mean**2
+        return self.std**2 * np.eye(inputs) + self.mean**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,8 @@ class Grid(Stimulus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.shuffle, bool):
+            raise TypeError(f"shuffle must be True or False; got {self.shuffle!r}")
         self._set("amplitude", real("amplitude", self.amplitude, "a positive number", above=0, array=False))
 
     def _patterns(
@@ -98,7 +101,7 @@ class Grid(Stimulus):
 
     def covariance(self, inputs: int) -> NDArray[np.float64]:
         """C, shape (inputs, inputs)."""
-        return (self.amplitude**2 / inputs + self.noise**2) * np.eye(inputs)
+        return self.amplitude**2 / inputs * np.eye(inputs)
 
 
 def gaussian(mean: float = 0.0, std: float = 1.0) -> Stimulus:

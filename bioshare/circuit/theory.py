@@ -37,20 +37,25 @@ def mean_gain(alpha: ArrayLike) -> Array:
     return 1 / (1 + np.asarray(alpha, float))
 
 
-def fixed_point(w_init: ArrayLike, covariance: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
+def fixed_point(
+    w_init: ArrayLike, covariance: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = math.inf, noise: ArrayLike = 0.0
+) -> Array:
     """Where sleep ends: the weights w_i* at which the mean update is zero.
 
     mu* = gamma (C / (1 + alpha) + gamma I)^-1 mu,
     w_i* = mu* + gamma (C + gamma I)^-1 (w_i^init - mu),
 
     which is Eq. 24, and for ``alpha = inf`` Eq. 5. Both forms are equal; this one keeps the digits of the
-    deviations from the mean.
+    deviations from the mean. Noise of its own pulls every neuron to 0: with standard deviation sigma, both inverses
+    are those of C + (gamma + s^2) I, where s^2 = sigma^2 (1 - alpha / ((1 + alpha) N)). Not in the paper, whose
+    Theorem 1 has it in the bound.
 
     Args:
         w_init: weights before sleep, (..., N, K).
-        covariance: C = E[x x^T], (..., K, K).
+        covariance: C = E[x x^T] of the input that the neurons share, (..., K, K).
         gamma: strength of the pull to w_init, positive.
         alpha: strength of the inhibition.
+        noise: sigma, of every neuron's own noise.
 
     Returns:
         Weights (..., N, K).
@@ -59,14 +64,16 @@ def fixed_point(w_init: ArrayLike, covariance: ArrayLike, gamma: ArrayLike, alph
         ValueError: ``gamma`` is not positive: without the pull, the fixed point of a finite alpha is 0 and that
             of a rank-deficient C is not unique.
     """
-    w_init, covariance, gamma = np.asarray(w_init, float), np.asarray(covariance, float), np.asarray(gamma, float)
-    if not np.all(gamma > 0):
-        raise ValueError(f"gamma must be positive for the fixed point to be unique; got {np.min(gamma):g}")
-    pull = _lift(gamma, 2)
-    identity = np.eye(w_init.shape[-1])
+    w_init, covariance, gamma = np.asarray(w_init, float), np.asarray(covariance, float), _positive_gamma(gamma)
+    if covariance.shape[-2:] != (w_init.shape[-1],) * 2:
+        raise ValueError(f"covariance must be (..., {w_init.shape[-1]}, {w_init.shape[-1]}); got {covariance.shape}")
+    neurons, inputs = w_init.shape[-2:]
+    gain, pull = mean_gain(alpha), _lift(gamma, 2)
+    private = np.asarray(noise, float) ** 2 * (1 - (1 - gain) / neurons)
+    leak = _lift(gamma + private, 2) * np.eye(inputs)
     mean = w_init.mean(-2, keepdims=True)
-    shrunk = np.linalg.solve(_lift(mean_gain(alpha), 2) * covariance + pull * identity, pull * mean.mT)
-    deviations = np.linalg.solve(covariance + pull * identity, pull * (w_init - mean).mT)
+    shrunk = np.linalg.solve(_lift(gain, 2) * covariance + leak, pull * mean.mT)
+    deviations = np.linalg.solve(covariance + leak, pull * (w_init - mean).mT)
     return shrunk.mT + deviations.mT
 
 
@@ -77,13 +84,16 @@ def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = ma
 
     Args:
         w_init: weights before sleep, (..., N, K).
-        gamma: strength of the pull to w_init.
+        gamma: strength of the pull to w_init, positive.
         alpha: strength of the inhibition.
 
     Returns:
         Weights (..., N, K).
+
+    Raises:
+        ValueError: ``gamma`` is not positive.
     """
-    w_init, gamma, gain = np.asarray(w_init, float), _lift(gamma, 2), _lift(mean_gain(alpha), 2)
+    w_init, gamma, gain = np.asarray(w_init, float), _lift(_positive_gamma(gamma), 2), _lift(mean_gain(alpha), 2)
     mean = w_init.mean(-2, keepdims=True)
     return gamma / (1 + gamma) * ((1 - gain) / (gain + gamma) * mean + w_init)
 
@@ -141,9 +151,7 @@ def min_neg_log_snr(
         >>> min_neg_log_snr([0.1, 0.01, 0.001]).round(2)
         array([ -4.8 ,  -9.23, -13.82])
     """
-    gamma = np.asarray(gamma, float)
-    if not np.all(gamma > 0):
-        raise ValueError(f"gamma must be positive: without the pull there is no minimum; got {np.min(gamma):g}")
+    gamma = _positive_gamma(gamma)
     spread = 2 * (np.log(np.asarray(std, float)) - np.log(np.abs(mean)))
     if covariance is None:
         return spread + 2 * np.log(gamma / (1 + gamma))
@@ -247,7 +255,7 @@ def noisy_convergence_bound(
     growth = 8 * (2 * input_moment(patterns, sigma) + gamma**2)
     size, start = (w_star**2).sum((-2, -1)), (w_init**2).sum((-2, -1))
     bound = [((w_init - w_star) ** 2).sum((-2, -1))]
-    for eta in np.asarray(learning_rate, float):
+    for eta in np.atleast_1d(np.asarray(learning_rate, float)):
         floor = eta * sigma**2 * size + eta**2 * (growth * size + 4 * gamma**2 * start)
         bound.append((1 - gamma * eta + eta**2 * growth) * bound[-1] + floor)
     return np.stack(np.broadcast_arrays(*bound), axis=-1)
@@ -258,7 +266,16 @@ def _moments(weights: ArrayLike) -> tuple[Array, Array]:
     weights = np.asarray(weights, float)
     if weights.ndim < 2:
         raise ValueError(f"weights must have the axes (..., N, K), neurons by inputs; got shape {weights.shape}")
-    return weights.mean(-2), weights.var(-2)
+    first = weights[..., :1, :]
+    deviation = weights - first  # equal weights deviate by exactly 0
+    return first[..., 0, :] + deviation.mean(-2), deviation.var(-2)
+
+
+def _positive_gamma(gamma: ArrayLike) -> Array:
+    gamma = np.asarray(gamma, float)
+    if not np.all(gamma > 0):
+        raise ValueError(f"gamma must be positive: without the pull no end is unique; got {np.min(gamma):g}")
+    return gamma
 
 
 def _lift(scalar: ArrayLike, axes: int) -> Array:

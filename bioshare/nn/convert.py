@@ -30,7 +30,7 @@ def to_locally_connected(
         The locally connected copy; everything but the convolutions is copied with its parameters.
 
     Raises:
-        TypeError: a layer is a convolution of another class.
+        TypeError: a layer is a convolution of another class, or has hooks or a reparametrised weight.
         ValueError: a convolution's padding has no locally connected counterpart, the forward pass does not
             reach it, or it sees inputs of different sizes.
 
@@ -58,17 +58,20 @@ def to_locally_connected(
 
 
 def _refuse_unknown(name: str, module: _ConvNd) -> None:
+    label = f"model.{name}" if name else "model"
     if type(module) is not nn.Conv2d:
         raise TypeError(
-            f"model.{name} is a {type(module).__name__}; only torch.nn.Conv2d itself, not its subclasses or other "
+            f"{label} is a {type(module).__name__}; only torch.nn.Conv2d itself, not its subclasses or other "
             "convolutions, has a locally connected counterpart. Replace that layer by hand"
         )
+    if "weight" not in module._parameters or module._forward_pre_hooks or module._forward_hooks:
+        raise TypeError(f"{label} has hooks or a reparametrised weight, which would be lost; remove them first")
     if module.padding_mode != "zeros":
-        raise ValueError(f'model.{name} must have padding_mode="zeros"; got {module.padding_mode!r}')
+        raise ValueError(f'{label} must have padding_mode="zeros"; got {module.padding_mode!r}')
     try:
         _padding(module)
     except ValueError as error:
-        raise ValueError(f"model.{name}: {error}") from None
+        raise ValueError(f"{label}: {error}") from None
 
 
 def _input_sizes(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Pair]:

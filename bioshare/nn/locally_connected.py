@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,7 @@ class LocallyConnected2d(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        groups, in_channels, out_channels = map(operator.index, (groups, in_channels, out_channels))
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if groups < 1 or channels < 1 or channels % groups:
                 raise ValueError(f"{name} must be a positive multiple of groups={groups} >= 1; got {channels}")
@@ -117,9 +119,11 @@ class LocallyConnected2d(nn.Module):
 
 def _pair(name: str, value: int | Pair, at_least: int) -> Pair:
     """An int for both axes, or one for each."""
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, tuple | list) else ()
-    if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
-        raise TypeError(f"{name} must be an int or a pair of ints (rows, columns); got {value!r}")
+    try:
+        pair = tuple(map(operator.index, value if isinstance(value, tuple | list) else (value, value)))
+        rows, columns = pair
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an int or a pair of ints (rows, columns); got {value!r}") from None
     if min(pair) < at_least:
         raise ValueError(f"{name} must be at least {at_least}; got {value!r}")
-    return pair
+    return rows, columns

@@ -8,7 +8,6 @@ has nine modules), so that it closes part of the gap.
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import statistics
 import time
@@ -20,10 +19,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bioshare.bridge import InstantSharing, Sleep
+from bioshare.bridge import InstantSharing, Sleep, neg_log_snr
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.circuit.rules import Gated, Hebbian
 from bioshare.circuit.stimuli import grid
+from bioshare.cli import positive
 from bioshare.nn import to_locally_connected
 
 CANVAS = 14
@@ -100,14 +100,14 @@ class Trial:
     sleeps: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """The trials of every network, by name; prints as a table."""
 
     settings: Settings
     trials: dict[str, list[Trial]]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         heads = ("network", "test accuracy %", "-log SNR", "ms / step", "ms / sleep", "% asleep")
         rows = [heads, *(self._row(name, trials) for name, trials in self.trials.items() if trials)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -165,8 +165,8 @@ def run(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command line."""
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=Settings.steps, help="training steps (default: %(default)s)")
+    parser.add_argument("--seeds", type=positive, default=5, help="how many seeds (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=Settings.steps, help="training steps (default: %(default)s)")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -199,8 +199,7 @@ def _trial(network: Network, settings: Settings, seed: int, bar: tqdm) -> Trial:
         named = model.eval()(test_images).argmax(1)
     trial.accuracy = 100 * (named == test_labels).double().mean().item()
     if network.locally_connected:
-        layers = InstantSharing()(copy.deepcopy(model)).layers
-        trial.neg_log_snr = statistics.median(layer.neg_log_snr_before for layer in layers)
+        trial.neg_log_snr = statistics.median(neg_log_snr(model).values())
     return trial
 
 

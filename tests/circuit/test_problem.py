@@ -52,7 +52,7 @@ def test_stimuli_that_do_not_fit_are_refused(weights, stimuli, problem):
 
 @pytest.mark.parametrize(("name", "weights", "stimuli"), [("weights", "heavy", X), ("stimuli", W, "bright")])
 def test_what_is_not_an_array_of_numbers_is_refused(name, weights, stimuli):
-    with pytest.raises(TypeError, match=f"^{name} must be an array of real numbers.*got str"):
+    with pytest.raises(TypeError, match=f"^{name} must be an array of real numbers.*got '"):
         prepare(weights, stimuli, STEADY, RULE)
 
 

@@ -1,9 +1,11 @@
 """Whole sleeps: the published curves, the closed forms, convergence orders, invariances, and what stops a sleep."""
 
+import math
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
@@ -137,7 +139,7 @@ def slope(x, y):
 
 def test_the_biased_circuit_tends_to_the_ideal_one_as_1_over_alpha():
     w, alpha = initial(6, 4), np.logspace(2, 5, 7)
-    sleep = lambda circuit: bs.simulate(w, inputs(300, 4), circuit, RULE).weights  # noqa: E731
+    sleep = lambda circuit: bs.simulate(w, inputs(300, 4), circuit, RULE).weights
     bias = np.linalg.norm(sleep(bs.SteadyState(alpha)) - sleep(bs.SteadyState()), axis=(-2, -1))
     assert abs(slope(alpha, bias) + 1) < 0.1
 
@@ -169,7 +171,7 @@ def test_eulers_method_converges_to_the_differential_equations_with_order_1_in_d
     for held in x:
         state = solve_ivp(flow, (0, duration), state, args=(held,), rtol=1e-10, atol=1e-12).y[:, -1]
     dt = 2.0 ** -np.arange(1, 6)
-    rule = lambda step: bs.Hebbian(gamma, 0.0, learning_rate=rate * step)  # noqa: E731
+    rule = lambda step: bs.Hebbian(gamma, 0.0, learning_rate=rate * step)
     runs = [bs.simulate(w_init, x, bs.RateCircuit(alpha, tau, bias, step, duration), rule(step)) for step in dt]
     assert abs(slope(dt, [np.linalg.norm(run.weights - state[:6].reshape(3, 2)) for run in runs]) - 1) < 0.1
     assert abs(slope(dt, [np.linalg.norm(run.r - state[6:9]) for run in runs]) - 1) < 0.1
@@ -346,3 +348,53 @@ def test_ctrl_c_before_anything_was_computed_is_passed_on(engine, monkeypatch):
     interrupt_after(0, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         bs.simulate(initial(6, 4), inputs(20, 4), CIRCUITS["rate"], RULE, engine)
+
+
+@pytest.mark.parametrize("alpha", [math.inf, 5.0])
+def test_noise_moves_the_end_of_sleep_as_theory_says(alpha):
+    """The mean over runs and late presentations, which fluctuate around the fixed point."""
+    w, stimulus = np.random.default_rng(0).normal(1, 1, (4, 3)), bs.stimuli.noise(bs.stimuli.gaussian(), 0.6)
+    rule = bs.Hebbian(0.3, 0.0, learning_rate=0.02)
+    runs = np.broadcast_to(w, (400, 4, 3))
+    run = bs.simulate(runs, stimulus, bs.SteadyState(alpha), rule, presentations=1500, seed=0, record_every=1500)
+    expected = bs.theory.fixed_point(w, stimulus.covariance(3), 0.3, alpha, noise=0.6)
+    np.testing.assert_allclose(run.weights.mean(0), expected, rtol=0, atol=0.02)
+    without = bs.theory.fixed_point(w, stimulus.covariance(3), 0.3, alpha)
+    assert np.abs(without - expected).max() > 0.1
+
+
+def test_weights_may_be_a_tensor_that_requires_gradients():
+    x, rule = np.ones((2, 3)), bs.Hebbian(learning_rate=0.1)
+    weights = torch.nn.Parameter(torch.arange(12.0).reshape(4, 3))
+    run = bs.simulate(weights, x, bs.SteadyState(), rule)
+    np.testing.assert_array_equal(run.weights, bs.simulate(weights.detach().numpy(), x, bs.SteadyState(), rule).weights)
+
+
+def test_exactly_equal_weights_have_no_noise_in_any_engine():
+    w, x = np.full((100, 3), 0.1), np.random.default_rng(0).normal(size=(5, 3))
+    for engine in ("exact", "loop"):
+        run = bs.simulate(w, x, bs.SteadyState(), bs.Hebbian(learning_rate=0.01), engine)
+        assert run.neg_log_snr[0] == -math.inf
+
+
+def test_a_run_prints_what_was_done():
+    run = bs.simulate(np.eye(3), np.eye(3), bs.SteadyState(), bs.Hebbian(learning_rate=0.1))
+    told = repr(run)
+    assert "weights (3, 3), 3 presentations" in told
+    assert "SteadyState(alpha=inf)" in told
+    assert len(told) < 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"stimuli": bs.stimuli.gaussian}, TypeError, r"stimuli must be .* such as stimuli.gaussian\(\)"),
+        ({"engine": bs.Exact}, TypeError, "engine must be a name or an engine"),
+        ({"weights": np.eye(3, dtype=complex)}, TypeError, "weights must be an array of real numbers"),
+        ({"weights": np.ones((1, 4, 3)), "stimuli": np.ones((7, 4, 3))}, ValueError, "add the axis that is missing"),
+    ],
+)
+def test_likely_mistakes_are_told_apart(arguments, error, message):
+    usual = {"weights": np.eye(3), "stimuli": np.eye(3), "circuit": bs.SteadyState()}
+    with pytest.raises(error, match=message):
+        bs.simulate(**usual | arguments, rule=bs.Hebbian(learning_rate=0.1))

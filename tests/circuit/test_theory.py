@@ -220,8 +220,10 @@ def bound(world):
     return theory.noisy_convergence_bound(*world[:2], GAMMA, SIGMA, decay(np.arange(4000)))
 
 
-@pytest.mark.parametrize("k", [1, 30, 300, 1000, 4000])
-def test_theorem_1_bounds_the_simulated_error(world, bound, k):
+@pytest.mark.parametrize(
+    ("k", "loosest"), [(1, 1.1), (30, 3.5), (300, 1000), (1000, 2000), (4000, 1500)], ids=lambda value: str(value)
+)
+def test_theorem_1_bounds_the_simulated_error_within_a_known_factor(world, bound, k, loosest):
     w_init, patterns, w_star = world
     rng = np.random.default_rng(1)
     x = patterns[rng.integers(len(patterns), size=(RUNS, k))][:, :, None]
@@ -230,6 +232,7 @@ def test_theorem_1_bounds_the_simulated_error(world, bound, k):
     run = bs.simulate(start, x, bs.SteadyState(), bs.Hebbian(GAMMA, 0.0, learning_rate=decay), record_every=k)
     error = ((run.weights - w_star) ** 2).sum((-2, -1)).mean(-1)
     assert np.all(error < bound[:, k])
+    assert np.all(bound[:, k] < loosest * error)
 
 
 def test_theorem_1_is_not_vacuous(bound):

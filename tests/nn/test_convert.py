@@ -70,6 +70,8 @@ class Widened(nn.Conv2d):
         (nn.ConvTranspose2d(2, 2, 3), TypeError, "model.1 is a ConvTranspose2d"),
         (nn.Conv1d(2, 2, 3), TypeError, "model.1 is a Conv1d"),
         (nn.Conv2d(2, 2, 3, padding_mode="reflect"), ValueError, 'model.1 must have padding_mode="zeros"'),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)), TypeError, "model.1 is a Parametrized"),
+        (nn.utils.spectral_norm(nn.Conv2d(2, 2, 3)), TypeError, "model.1 has hooks or a reparametrised weight"),
         (nn.Conv2d(2, 2, 2, padding="same"), ValueError, r"model.1: padding=.* Pad before the layer"),
     ],
 )

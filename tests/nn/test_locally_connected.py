@@ -8,7 +8,7 @@ from torch import nn
 
 from bioshare.nn import LocallyConnected2d
 
-pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))  # noqa: E731
+pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
 geometries = st.fixed_dictionaries(
     {
         "kernel_size": pair(1, 3),
@@ -78,7 +78,7 @@ def test_gradients(options):
     layer = LocallyConnected2d(2, 2, (3, 2), input_size=(4, 3), **options).double()
     x = draw(2, 2, 4, 3).requires_grad_()
     names, parameters = zip(*layer.named_parameters(), strict=True)
-    function = lambda x, *values: torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))  # noqa: E731
+    function = lambda x, *values: torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
     assert torch.autograd.gradcheck(function, (x, *parameters))
 
 
