@@ -30,6 +30,7 @@ def main() -> None:
     if run.interrupted:
         raise KeyboardInterrupt
     data = run.to_xarray()[["neg_log_snr", "mean_norm"]].astype(np.float32)
+    data.attrs |= {"neurons": NEURONS, "weights": "1 + N(0, 1)"}
     data["mean_kept"] = data.mean_norm / data.mean_norm.isel(presentation=0)
     save_data(data, args.out / "stop_early.nc")
     print(f"stop_early: mean over {args.runs} runs, seed {args.seed}")
