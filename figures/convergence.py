@@ -16,7 +16,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 import bioshare as bs
 
@@ -99,8 +98,9 @@ def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, theory: C
             axes.axhline(theory(gamma), color=COLORS[gamma], linestyle=":", linewidth=1.2)
         axes.set_title(f"{letter}  {title}, k = {k}" if k == KERNELS[0] else f"k = {k}")
         axes.set_xlabel("presentation")
-        axes.set_xlim(0, data.presentation[-1])
-        axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
+        last = int(data.presentation[-1])
+        axes.set(xlim=(0, last), xticks=[0, last // 2, last])
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")
     row[0].set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
 
 
