@@ -46,7 +46,7 @@ def after(change, model, **options):
     return changed.weight.detach()
 
 
-def agree(a, b, atol):
+def assert_agree(a, b, atol):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
@@ -56,10 +56,10 @@ def test_ideal_sleep_is_instant_sharing(geometry, border):
     model = layer(**geometry)
     shared = after(bs.InstantSharing(border), model)
     assert not torch.equal(shared, model.weight)
-    agree(after(sleep(bs.SteadyState(), border=border), model), shared, atol=1e-12)
+    assert_agree(after(sleep(bs.SteadyState(), border=border), model), shared, atol=1e-12)
     tiny = bs.Hebbian(gamma=1e-9, momentum=0.5, learning_rate=0.3)
     gentle = sleep(bs.SteadyState(), tiny, presentations=lambda inputs: 100 * inputs, border=border)
-    agree(after(gentle, model), shared, atol=1e-6)
+    assert_agree(after(gentle, model), shared, atol=1e-6)
 
 
 @geometries
@@ -71,7 +71,7 @@ def test_the_collapsed_sleep_is_the_sleep_of_every_neuron(geometry, border, circ
     arguments = {"rule": rule, "stimulus": bs.stimuli.gaussian(), "presentations": 20, "border": border}
     collapsed = after(sleep(circuit, **arguments), model, seed=5)
     assert (collapsed - model.weight).abs().max() > 0.01
-    agree(after(sleep(circuit, **arguments, engine="loop"), model, seed=5), collapsed, atol=1e-10)
+    assert_agree(after(sleep(circuit, **arguments, engine="loop"), model, seed=5), collapsed, atol=1e-10)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -94,7 +94,7 @@ def test_sleep_is_simulate_on_hand_made_patches(stride):
             groups = weights.flatten(0, 1).flatten(2).transpose(0, 1).numpy()
             run = bs.simulate(groups, seen[..., 0].numpy(), circuit, rule)
             expected = torch.from_numpy(run.weights).transpose(0, 1).reshape(weights.shape)
-            agree(slept[a::kernel, b::kernel], expected, atol=1e-10)
+            assert_agree(slept[a::kernel, b::kernel], expected, atol=1e-10)
 
 
 @geometries
@@ -105,7 +105,7 @@ def test_a_convolution_is_a_fixed_point_of_the_ideal_sleep(geometry, border):
         model.weight.copy_(model.weight[0, 0].clone())
     rule = bs.Hebbian(gamma=0.01, momentum=0.5, learning_rate=0.1)
     slept = after(sleep(bs.SteadyState(), rule, border=border), model)
-    agree(slept, model.weight.detach(), atol=1e-13)
+    assert_agree(slept, model.weight.detach(), atol=1e-13)
 
 
 @pytest.mark.parametrize("change", [bs.InstantSharing(), sleep(bs.SteadyState())], ids=["instant", "sleep"])
@@ -116,13 +116,13 @@ def test_modules_do_not_mix(change):
     constant = (3 * rows[:, None] + columns + 1.0).double()[:, :, None, None, None, None]
     with torch.no_grad():
         model.weight.copy_(constant.expand_as(model.weight))
-    agree(after(change, model), constant.expand_as(model.weight), atol=1e-13)
+    assert_agree(after(change, model), constant.expand_as(model.weight), atol=1e-13)
     with torch.no_grad():
         model.weight[0, 0] += 12.0  # one of the 6 x 4 positions of its module
     moved = after(change, model) - constant
     inside = torch.zeros_like(moved)
     inside[::2, ::3] = 12.0 / inside[::2, ::3, 0, 0, 0, 0].numel()
-    agree(moved, inside, atol=1e-12)
+    assert_agree(moved, inside, atol=1e-12)
 
 
 def test_border_positions_keep_their_weights():
@@ -197,7 +197,7 @@ def test_float32_layers_get_the_rounded_sleep():
     model = layer(kernel_size=3, padding=1)
     single = copy.deepcopy(model).float()
     dream = sleep(bs.SteadyState(10.0))
-    agree(after(dream, single).double(), after(dream, model), atol=1e-5)
+    assert_agree(after(dream, single).double(), after(dream, model), atol=1e-5)
 
 
 def test_the_report_measures_groups_and_prints_a_table():

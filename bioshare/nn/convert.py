@@ -14,7 +14,10 @@ from bioshare.nn.locally_connected import LocallyConnected2d, Pair
 
 
 def to_locally_connected(
-    model: nn.Module, input_size: tuple[int, int, int], init: Literal["independent", "copy"] = "independent"
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    init: Literal["independent", "copy"] = "independent",
+    keep_first: int = 0,
 ) -> nn.Module:
     """Copy a model with every `torch.nn.Conv2d` replaced by a `LocallyConnected2d`; the model stays as it is.
 
@@ -25,6 +28,8 @@ def to_locally_connected(
         input_size: (channels, rows, columns) of one input.
         init: "independent" draws a new kernel at every position from torch's default generator; "copy" puts
             the convolution's kernel at every position, so that the copy computes the same function.
+        keep_first: how many convolutions stay convolutions, in the order of ``model.modules()`` (1 for the paper's
+            networks with a convolutional first layer).
 
     Returns:
         The locally connected copy; everything but the convolutions is copied with its parameters.
@@ -40,14 +45,17 @@ def to_locally_connected(
     """
     if init not in ("independent", "copy"):
         raise ValueError(f'init must be "independent" or "copy"; got {init!r}')
+    if not isinstance(keep_first, int) or keep_first < 0:
+        raise ValueError(f"keep_first must be a number of convolutions >= 0; got {keep_first!r}")
     for name, module in model.named_modules():
         if isinstance(module, _ConvNd):
             _refuse_unknown(name, module)
     sizes = _input_sizes(model, input_size)
     converted = copy.deepcopy(model)
+    kept = [module for module in converted.modules() if isinstance(module, nn.Conv2d)][:keep_first]
     layers: dict[nn.Module, LocallyConnected2d] = {}
     for name, conv in list(converted.named_modules(remove_duplicate=False)):
-        if not isinstance(conv, nn.Conv2d):
+        if not isinstance(conv, nn.Conv2d) or conv in kept:
             continue
         if conv not in layers:  # a layer used twice stays one layer
             layers[conv] = _locally_connected(conv, sizes[name], init)

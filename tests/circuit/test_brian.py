@@ -12,7 +12,7 @@ import bioshare as bs
 
 logging.getLogger("brian2").setLevel(logging.WARNING)  # its diagnostics would fill the report of a failing test
 
-close = partial(np.testing.assert_allclose, rtol=0)
+assert_close = partial(np.testing.assert_allclose, rtol=0)
 STEADY = bs.SteadyState(np.array([2.0, 10.0]))
 RATE = bs.RateCircuit(alpha=np.array([2.0, 10.0]), tau=10.0, dt=1.0, duration=12.0)
 small_circuits = pytest.mark.parametrize("circuit", [STEADY, RATE], ids=["steady", "rate"])
@@ -30,7 +30,7 @@ def inputs(*shape):
 
 def assert_agree(a, b, atol):
     for name in ("weights", "r", "r_inh", "neg_log_snr", "mean_norm", "mean_drift"):
-        close(getattr(a, name), getattr(b, name), atol=atol, err_msg=name)
+        assert_close(getattr(a, name), getattr(b, name), atol=atol, err_msg=name)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_callers_pending_network_builds_and_runs_after_a_standalone_sleep_on_t
     assert_agree(sleep(engine=bs.Brian2(threads=2)), sleep(engine="exact"), atol=1e-11)
     assert settings() == before
     callers_device.build(directory=tmp_path / "callers", run=True)
-    close(group.v[:], 0.01, atol=1e-12)
+    assert_close(group.v[:], 0.01, atol=1e-12)
 
 
 def test_a_callers_own_simulation_goes_on_after_a_sleep(runtime):
@@ -154,7 +154,7 @@ def test_a_callers_own_simulation_goes_on_after_a_sleep(runtime):
     network.run(5 * b2.ms)
     bs.simulate(initial(3, 2), inputs(4, 2), RATE, RULE, runtime, progress=False)
     network.run(5 * b2.ms)
-    close(group.v[:], 0.01, atol=1e-12)
+    assert_close(group.v[:], 0.01, atol=1e-12)
 
 
 @small_circuits

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import bioshare as bs
 from bioshare.circuit import exact
 
-close = partial(np.testing.assert_allclose, rtol=0)
+assert_close = partial(np.testing.assert_allclose, rtol=0)
 CIRCUITS = {
     "ideal": bs.SteadyState(),
     "steady": bs.SteadyState(10.0),
@@ -33,7 +33,7 @@ def inputs(*shape, seed=1):
 @given(neurons=st.integers(2, 12), k=st.integers(1, 6), presentations=st.integers(1, 60), seed=st.integers(0, 99))
 def test_a_sleep_map_sleeps_any_weights_as_the_engine_does(circuit, neurons, k, presentations, seed):
     w, x = initial(neurons, k, seed=seed), inputs(presentations, k)
-    close(bs.sleep_map(x, circuit, RULE)(w), bs.simulate(w, x, circuit, RULE).weights, atol=1e-12)
+    assert_close(bs.sleep_map(x, circuit, RULE)(w), bs.simulate(w, x, circuit, RULE).weights, atol=1e-12)
 
 
 def test_the_sleep_maps_of_a_grid_are_those_of_its_points():
@@ -46,7 +46,7 @@ def test_the_sleep_maps_of_a_grid_are_those_of_its_points():
         point = bs.RateCircuit(alpha=alpha[a], tau=10.0, duration=12.0)
         alone = bs.sleep_map(x[run, 0], point, bs.Hebbian(gamma[g, 0, 0], learning_rate=1e-4))
         for part, expected in zip(grid, alone, strict=True):
-            close(part[g, run, a], expected, atol=1e-13)
+            assert_close(part[g, run, a], expected, atol=1e-13)
 
 
 def test_an_ideal_sleep_maps_every_mean_to_itself():
@@ -82,8 +82,8 @@ def test_a_sleep_map_that_diverges_says_in_which_presentation():
 def test_a_sleep_may_have_any_number_of_presentations(circuit, length):
     w, x = initial(6, 4), inputs(length, 4)
     run, loop = (bs.simulate(w, x, circuit, RULE, engine) for engine in ("exact", "loop"))
-    close(run.weights, loop.weights, atol=1e-13)
-    close(run.r, loop.r, atol=1e-13)
+    assert_close(run.weights, loop.weights, atol=1e-13)
+    assert_close(run.r, loop.r, atol=1e-13)
     assert run.neg_log_snr.shape == (length + 1,)
 
 
@@ -92,8 +92,8 @@ def test_a_sleep_may_have_any_number_of_presentations(circuit, length):
 def test_a_group_may_have_more_or_fewer_neurons_than_inputs(circuit, neurons):
     w, x = initial(neurons, 4), inputs(30, 4)
     run, loop = (bs.simulate(w, x, circuit, RULE, engine) for engine in ("exact", "loop"))
-    close(run.weights, loop.weights, atol=1e-13)
-    close(run.neg_log_snr, loop.neg_log_snr, atol=1e-10)
+    assert_close(run.weights, loop.weights, atol=1e-13)
+    assert_close(run.neg_log_snr, loop.neg_log_snr, atol=1e-10)
 
 
 @pytest.mark.parametrize("noisy", [False, True], ids=["shared", "noisy"])
@@ -104,8 +104,8 @@ def test_presentations_taken_together_do_not_change_a_sleep(noisy, monkeypatch):
     monkeypatch.setattr(exact, "MAPS", 1)
     monkeypatch.setattr(exact, "NOISE", 1)
     few = sleep()
-    close(few.weights, together.weights, atol=1e-14)
-    close(few.neg_log_snr, together.neg_log_snr, atol=1e-13)
+    assert_close(few.weights, together.weights, atol=1e-14)
+    assert_close(few.neg_log_snr, together.neg_log_snr, atol=1e-13)
 
 
 @pytest.mark.parametrize("noisy", [False, True], ids=["shared", "noisy"])
@@ -113,8 +113,8 @@ def test_threads_change_neither_the_result_nor_torchs_settings(noisy):
     w, x, before = initial(5, 6, 4), inputs(5, 40, 6, 4), torch.get_num_threads()
     x = x if noisy else x[:, :, 0]
     one, three = (bs.simulate(w, x, CIRCUITS["rate"], RULE, bs.Exact(threads=count)) for count in (1, 3))
-    close(three.weights, one.weights, atol=1e-14)
-    close(three.neg_log_snr, one.neg_log_snr, atol=1e-13)
+    assert_close(three.weights, one.weights, atol=1e-14)
+    assert_close(three.neg_log_snr, one.neg_log_snr, atol=1e-13)
     assert torch.get_num_threads() == before
 
 
@@ -134,7 +134,7 @@ def test_single_precision_is_close_to_double(circuit, noisy):
     single, double = sleep(engine=bs.Exact(dtype="float32")), sleep()
     assert single.weights.dtype == np.float32
     assert 0 < np.abs(single.weights - double.weights).max() < 1e-5
-    close(single.neg_log_snr, double.neg_log_snr, atol=1e-3)
+    assert_close(single.neg_log_snr, double.neg_log_snr, atol=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
@@ -144,8 +144,8 @@ def test_the_gpu_computes_what_the_cpu_does(circuit, noisy):
     w, x = initial(3, 6, 4), inputs(3, 100, 6, 4)
     sleep = partial(bs.simulate, w, x if noisy else x[:, :, 0], circuit, RULE)
     gpu, cpu = sleep(engine=bs.Exact(device="cuda")), sleep()
-    close(gpu.weights, cpu.weights, atol=1e-12)
-    close(gpu.neg_log_snr, cpu.neg_log_snr, atol=1e-10)
+    assert_close(gpu.weights, cpu.weights, atol=1e-12)
+    assert_close(gpu.neg_log_snr, cpu.neg_log_snr, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import bioshare as bs
 from bioshare import theory
 from bioshare.circuit.problem import Problem
 
-close = partial(np.testing.assert_allclose, rtol=0)
+assert_close = partial(np.testing.assert_allclose, rtol=0)
 both_engines = pytest.mark.parametrize("engine", ["exact", "loop"])
 CIRCUITS = {
     "ideal": bs.SteadyState(),
@@ -57,13 +57,13 @@ def curves(circuit, schedule, presentations):
 # One run is within 0.1 to 0.23 (standard deviation) of the mean of ten; the milestones are means of two runs.
 def test_fig_4a_passes_its_milestones_at_k_3():
     mean, spread = curves(bs.SteadyState(), bs.rules.InverseDecay(0.5, 1000), (200, 2000))
-    close(mean, [[-3.2, -3.8, -3.7], [-4.77, -9.26, -13.75]], atol=0.25)
+    assert_close(mean, [[-3.2, -3.8, -3.7], [-4.77, -9.26, -13.75]], atol=0.25)
     assert spread.max() < 0.3
 
 
 def test_fig_4b_passes_its_milestones_at_k_3():
     mean, spread = curves(bs.RateCircuit(), bs.rules.InverseSqrtDecay(3e-4, 2, 50), (500, 2000, 10_000))
-    close(mean, [[-3.3, -5.2, -5.6], [-3.2, -6.8, -10.4], [-2.9, -5.2, -9.0]], atol=0.25)
+    assert_close(mean, [[-3.3, -5.2, -5.6], [-3.2, -6.8, -10.4], [-2.9, -5.2, -9.0]], atol=0.25)
     assert spread.max() < 0.3
 
 
@@ -96,7 +96,7 @@ def test_exact_and_the_loop_agree_in_log_snr_on_10_000_presentations():
     )  # fmt: skip
     exact, loop = sleep(engine="exact"), sleep(engine="loop")
     assert exact.neg_log_snr.min() < -9
-    close(exact.neg_log_snr, loop.neg_log_snr, atol=1e-8)
+    assert_close(exact.neg_log_snr, loop.neg_log_snr, atol=1e-8)
 
 
 # Closed forms
@@ -106,7 +106,7 @@ def test_long_sleeps_at_a_small_learning_rate_end_at_equations_5_and_24():
     w, gamma, alpha = initial(6, 4), np.array([[0.3], [1.0]]), np.array([np.inf, 10.0])
     stimulus = bs.stimuli.grid(amplitude=2.0)  # C = I
     w_star = theory.fixed_point(w, stimulus.covariance(4), gamma, alpha)
-    close(w_star, theory.fixed_point_white(w, gamma, alpha), atol=1e-14)
+    assert_close(w_star, theory.fixed_point_white(w, gamma, alpha), atol=1e-14)
 
     def end(eta):
         rule = bs.Hebbian(gamma, 0.5, learning_rate=eta)
@@ -115,9 +115,9 @@ def test_long_sleeps_at_a_small_learning_rate_end_at_equations_5_and_24():
         ).weights
 
     coarse, fine = end(2e-3), end(1e-3)
-    close(fine, w_star, atol=0.01)
-    close(np.linalg.norm(fine - w_star) / np.linalg.norm(coarse - w_star), 0.5, atol=0.01)
-    close(2 * fine - coarse, w_star, atol=5e-5)  # what is left is of second order in the learning rate
+    assert_close(fine, w_star, atol=0.01)
+    assert_close(np.linalg.norm(fine - w_star) / np.linalg.norm(coarse - w_star), 0.5, atol=0.01)
+    assert_close(2 * fine - coarse, w_star, atol=5e-5)  # what is left is of second order in the learning rate
 
 
 @both_engines
@@ -125,8 +125,8 @@ def test_the_response_to_a_held_input_settles_at_equation_9(engine):
     w, x, alpha = initial(5, 3), inputs(1, 3), np.array([0.0, 2.0, 10.0])
     circuit = bs.RateCircuit(alpha=alpha, tau=30.0, bias=0.7, dt=1.0, duration=1500.0)
     run = bs.simulate(w, x, circuit, bs.Hebbian(learning_rate=0.0), engine)
-    close(run.r, theory.response(w, x, alpha, 0.7), atol=1e-12)
-    close(run.r_inh, (w @ x[0]).mean() / (1 + alpha), atol=1e-12)
+    assert_close(run.r, theory.response(w, x, alpha, 0.7), atol=1e-12)
+    assert_close(run.r_inh, (w @ x[0]).mean() / (1 + alpha), atol=1e-12)
     assert np.array_equal(run.weights, np.broadcast_to(w, (3, 5, 3)))
 
 
@@ -191,9 +191,9 @@ def test_permuting_neurons_permutes_weights(engine, circuit, data):
     before, after = (
         (sleep(w, x), sleep(w[order], x[:, order])) if noisy else (sleep(w, x[:, 0]), sleep(w[order], x[:, 0]))
     )
-    close(after.weights, before.weights[order], atol=1e-13)
-    close(after.r, before.r[order], atol=1e-13)
-    close(after.r_inh, before.r_inh, atol=1e-13)
+    assert_close(after.weights, before.weights[order], atol=1e-13)
+    assert_close(after.r, before.r[order], atol=1e-13)
+    assert_close(after.r_inh, before.r_inh, atol=1e-13)
 
 
 @given(neurons=st.integers(2, 40), k=st.integers(1, 12), seed=st.integers(0, 99), gamma=st.sampled_from([0.0, 0.1]))
@@ -202,7 +202,7 @@ def test_equal_weights_stay_exactly_equal_under_the_ideal_circuit(neurons, k, se
     run = bs.simulate(w, inputs(20, k), bs.SteadyState(), bs.Hebbian(gamma, 0.9, learning_rate=1e-3))
     assert np.all(run.weights == run.weights[0])
     assert np.all(run.r == run.r[0])
-    close(run.weights, w, atol=1e-13)
+    assert_close(run.weights, w, atol=1e-13)
 
 
 @both_engines
@@ -210,9 +210,9 @@ def test_equal_weights_stay_exactly_equal_under_the_ideal_circuit(neurons, k, se
 def test_without_a_pull_the_ideal_circuit_keeps_the_mean(engine, neurons, k, seed, beta):
     w = initial(neurons, k, seed=seed)
     run = bs.simulate(w, inputs(40, k), bs.SteadyState(), bs.Hebbian(0.0, beta, learning_rate=5e-3), engine)
-    close(run.weights.mean(0), w.mean(0), atol=1e-13)
+    assert_close(run.weights.mean(0), w.mean(0), atol=1e-13)
     assert np.abs(run.weights - w).max() > 1e-3
-    close(run.mean_drift, 0, atol=1e-13)
+    assert_close(run.mean_drift, 0, atol=1e-13)
 
 
 @both_engines
@@ -226,10 +226,10 @@ def test_a_batch_equals_its_runs_one_by_one(engine, circuit, sigma):
     for b, run, g in np.ndindex(2, 3, 2):
         rule = bs.Hebbian(gamma[g], beta[b, 0, 0], learning_rate=2e-3)
         alone = bs.simulate(w[run, 0], x[run, 0], circuit, rule, engine, record_every=7)
-        close(batch.weights[b, run, g], alone.weights, atol=1e-12)
-        close(batch.r[b, run, g], alone.r, atol=1e-12)
-        close(batch.r_inh[b, run, g], alone.r_inh, atol=1e-12)
-        close(batch.neg_log_snr[b, run, g], alone.neg_log_snr, atol=1e-12)
+        assert_close(batch.weights[b, run, g], alone.weights, atol=1e-12)
+        assert_close(batch.r[b, run, g], alone.r, atol=1e-12)
+        assert_close(batch.r_inh[b, run, g], alone.r_inh, atol=1e-12)
+        assert_close(batch.neg_log_snr[b, run, g], alone.neg_log_snr, atol=1e-12)
 
 
 @both_engines
@@ -268,9 +268,9 @@ def test_records_are_what_the_weights_were(engine, sigma):
     assert run.presentation.tolist() == [0, 9, 18, 27, 36]
     for record, seen in enumerate(run.presentation):
         then = bs.simulate(w, x[:seen], CIRCUITS["rate"], RULE, engine).weights if seen else w
-        close(run.neg_log_snr[record], theory.neg_log_snr(then), atol=1e-12)
-        close(run.mean_norm[record], np.linalg.norm(then.mean(0)), atol=1e-13)
-        close(run.mean_drift[record], np.linalg.norm(then.mean(0) - w.mean(0)), atol=1e-13)
+        assert_close(run.neg_log_snr[record], theory.neg_log_snr(then), atol=1e-12)
+        assert_close(run.mean_norm[record], np.linalg.norm(then.mean(0)), atol=1e-13)
+        assert_close(run.mean_drift[record], np.linalg.norm(then.mean(0) - w.mean(0)), atol=1e-13)
 
 
 @both_engines

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import bioshare as bs
 from bioshare import theory
 
-close = partial(np.testing.assert_allclose, rtol=0)
+assert_close = partial(np.testing.assert_allclose, rtol=0)
 alphas = pytest.mark.parametrize("alpha", [0.0, 10.0, np.inf])
 
 
@@ -35,12 +35,12 @@ def test_response_is_equation_9(alpha):
     w, x = initial(5, 3), initial(3, seed=1)
     z = [sum(w[i, j] * x[j] for j in range(3)) for i in range(5)]
     feedback = 1.0 if np.isinf(alpha) else alpha / (1 + alpha)
-    close(theory.response(w, x, alpha, 0.7), [0.7 + z_i - feedback * sum(z) / 5 for z_i in z], atol=1e-14)
+    assert_close(theory.response(w, x, alpha, 0.7), [0.7 + z_i - feedback * sum(z) / 5 for z_i in z], atol=1e-14)
 
 
 def test_ideal_response_is_the_deviation_from_the_mean_drive():
     w, x = initial(5, 3), initial(3, seed=1)
-    close(theory.response(w, x), w @ x - (w @ x).mean(), atol=1e-14)
+    assert_close(theory.response(w, x), w @ x - (w @ x).mean(), atol=1e-14)
 
 
 @pytest.mark.parametrize("rank", [2, None])
@@ -48,8 +48,8 @@ def test_fixed_point_of_the_ideal_circuit_is_equation_5_and_keeps_the_mean(rank)
     w, C, gamma = initial(6, 4), covariance(4, rank), 0.03
     expected = np.linalg.inv(C + gamma * np.eye(4)) @ (C @ w.mean(0)[:, None] + gamma * w.T)
     w_star = theory.fixed_point(w, C, gamma)
-    close(w_star, expected.T, atol=1e-13)
-    close(w_star.mean(0), w.mean(0), atol=1e-14)
+    assert_close(w_star, expected.T, atol=1e-13)
+    assert_close(w_star.mean(0), w.mean(0), atol=1e-14)
 
 
 def test_fixed_point_at_finite_alpha_is_equation_24():
@@ -58,8 +58,8 @@ def test_fixed_point_at_finite_alpha_is_equation_24():
     pushed = alpha / (1 + alpha) * C @ mu_star
     expected = np.linalg.inv(C + gamma * np.eye(4)) @ (pushed[:, None] + gamma * w.T)
     w_star = theory.fixed_point(w, C, gamma, alpha)
-    close(w_star, expected.T, atol=1e-13)
-    close(w_star.mean(0), mu_star, atol=1e-13)
+    assert_close(w_star, expected.T, atol=1e-13)
+    assert_close(w_star.mean(0), mu_star, atol=1e-13)
 
 
 @alphas
@@ -67,7 +67,7 @@ def test_the_mean_update_is_zero_at_the_fixed_point(alpha):
     w, C, gamma = initial(6, 4), covariance(4), 0.03
     w_star = theory.fixed_point(w, C, gamma, alpha)
     answered = w_star - (1 - theory.mean_gain(alpha)) * w_star.mean(0)
-    close(answered @ C + gamma * (w_star - w), 0, atol=1e-13)
+    assert_close(answered @ C + gamma * (w_star - w), 0, atol=1e-13)
 
 
 @alphas
@@ -75,11 +75,11 @@ def test_white_inputs_give_equations_20_and_25(alpha):
     w, gamma = initial(6, 4), 0.03
     gain = np.inf if np.isinf(alpha) else alpha / (1 + gamma * (1 + alpha))
     white = theory.fixed_point_white(w, gamma, alpha)
-    close(white, theory.fixed_point(w, np.eye(4), gamma, alpha), atol=1e-14)
+    assert_close(white, theory.fixed_point(w, np.eye(4), gamma, alpha), atol=1e-14)
     if np.isinf(alpha):
-        close(white, w.mean(0) / (1 + gamma) + gamma / (1 + gamma) * w, atol=1e-14)
+        assert_close(white, w.mean(0) / (1 + gamma) + gamma / (1 + gamma) * w, atol=1e-14)
     else:
-        close(white, gamma / (1 + gamma) * (gain * w.mean(0) + w), atol=1e-14)
+        assert_close(white, gamma / (1 + gamma) * (gain * w.mean(0) + w), atol=1e-14)
 
 
 def test_fixed_points_of_a_grid_are_those_of_its_points():
@@ -89,8 +89,8 @@ def test_fixed_points_of_a_grid_are_those_of_its_points():
     assert grid.shape == white.shape == (2, 2, 3, 6, 4)
     for run, g, a in np.ndindex(2, 2, 3):
         alone = theory.fixed_point(w[run, 0, 0], C[a], gamma[g, 0], alpha[a])
-        close(grid[run, g, a], alone, atol=1e-14)
-        close(white[run, g, a], theory.fixed_point_white(w[run, 0, 0], gamma[g, 0], alpha[a]), atol=1e-14)
+        assert_close(grid[run, g, a], alone, atol=1e-14)
+        assert_close(white[run, g, a], theory.fixed_point_white(w[run, 0, 0], gamma[g, 0], alpha[a]), atol=1e-14)
 
 
 @pytest.mark.parametrize("gamma", [0.0, -0.1, np.nan, [0.1, 0.0]])
@@ -101,21 +101,21 @@ def test_fixed_point_without_a_pull_is_refused(gamma):
 
 def test_snr_of_two_neurons_by_hand():
     w = [[1.0, 2.0], [3.0, 6.0]]  # means 2 and 4, population variances 1 and 4
-    close(theory.snr(w), 4.0, atol=1e-15)
-    close(theory.inverse_snr(w), 0.25, atol=1e-16)
-    close(theory.neg_log_snr(w), -2 * np.log(2), atol=1e-15)
+    assert_close(theory.snr(w), 4.0, atol=1e-15)
+    assert_close(theory.inverse_snr(w), 0.25, atol=1e-16)
+    assert_close(theory.neg_log_snr(w), -2 * np.log(2), atol=1e-15)
 
 
 def test_the_plotted_ratio_is_inverted_inside_the_mean_over_inputs():
     w = [[1.0, 2.0], [3.0, 2.5]]  # ratios 1 / 4 and 0.0625 / 2.25^2
     small = 0.0625 / 2.25**2
-    close(theory.inverse_snr(w), (0.25 + small) / 2, atol=1e-15)
-    close(theory.snr(w), (4 + 1 / small) / 2, atol=1e-12)
+    assert_close(theory.inverse_snr(w), (0.25 + small) / 2, atol=1e-15)
+    assert_close(theory.snr(w), (4 + 1 / small) / 2, atol=1e-12)
 
 
 def test_snr_keeps_its_digits_when_the_weights_are_almost_equal():
     w = 1 + 2.0**-40 * np.array([[1.0], [-1.0]])
-    close(theory.neg_log_snr(w), -80 * np.log(2), atol=1e-12)
+    assert_close(theory.neg_log_snr(w), -80 * np.log(2), atol=1e-12)
 
 
 def test_equal_weights_have_no_noise_at_all():
@@ -131,9 +131,9 @@ def test_snr_of_a_single_vector_is_refused():
 
 def test_smallest_neg_log_snr_for_white_inputs_is_the_papers():
     gamma = np.array([0.1, 0.01, 0.001])
-    close(theory.min_neg_log_snr(gamma), [-4.80, -9.23, -13.82], atol=0.005)
-    close(theory.min_neg_log_snr(gamma), 2 * np.log(gamma / (1 + gamma)), atol=1e-14)
-    close(theory.min_neg_log_snr(gamma, np.eye(3)), theory.min_neg_log_snr(gamma), atol=1e-12)
+    assert_close(theory.min_neg_log_snr(gamma), [-4.80, -9.23, -13.82], atol=0.005)
+    assert_close(theory.min_neg_log_snr(gamma), 2 * np.log(gamma / (1 + gamma)), atol=1e-14)
+    assert_close(theory.min_neg_log_snr(gamma, np.eye(3)), theory.min_neg_log_snr(gamma), atol=1e-12)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(1.0, 1.0), (-2.0, 0.3)])
@@ -141,7 +141,7 @@ def test_smallest_neg_log_snr_is_that_of_the_fixed_point(mean, std):
     w, gamma = neurons_with_unit_moments(40, 4, mean, std), np.array([0.1, 0.01])
     for C in (np.eye(4), covariance(4), covariance(4, rank=2)):
         reached = theory.neg_log_snr(theory.fixed_point(w, C, gamma))
-        close(theory.min_neg_log_snr(gamma, C, mean, std), reached, atol=1e-10)
+        assert_close(theory.min_neg_log_snr(gamma, C, mean, std), reached, atol=1e-10)
 
 
 def spectral_radius(matrix):
@@ -157,9 +157,9 @@ def test_eulers_method_is_stable_just_below_max_dt_and_unstable_just_above(alpha
         return spectral_radius(np.array([[1 - h, -alpha * h], [h, 1 - h]]))
 
     limit = theory.max_dt(alpha, tau)
-    close(radius(limit), 1, atol=1e-12)
+    assert_close(radius(limit), 1, atol=1e-12)
     assert radius(0.999 * limit) < 1 - 1e-6 < 1 + 1e-6 < radius(1.001 * limit)
-    close(theory.max_alpha(limit, tau), alpha, atol=1e-12)
+    assert_close(theory.max_alpha(limit, tau), alpha, atol=1e-12)
 
 
 def held_input_radius(eta, power, gamma, beta, h):
@@ -184,7 +184,7 @@ def test_learning_is_stable_below_max_learning_rate_and_unstable_just_above(powe
 
 
 def test_max_learning_rate_of_the_steady_state_is_the_textbook_one():
-    close(theory.max_learning_rate(4.0, 0.5, 0.95), 2 * 1.95 / 4.5, atol=1e-14)
+    assert_close(theory.max_learning_rate(4.0, 0.5, 0.95), 2 * 1.95 / 4.5, atol=1e-14)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.4])
@@ -194,7 +194,7 @@ def test_input_moment_is_the_fourth_moment_of_the_noisy_input(sigma):
     xi = sigma * np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
     chance = np.outer(weight, weight).ravel() / weight.sum() ** 2
     expected = np.mean([chance @ ((x + xi) ** 2).sum(-1) ** 2 for x in patterns])
-    close(theory.input_moment(patterns, sigma), expected, atol=1e-12)
+    assert_close(theory.input_moment(patterns, sigma), expected, atol=1e-12)
 
 
 # Theorem 1: the ideal circuit without momentum, eta_k = O(1/k), and noise of several sigma.
@@ -247,4 +247,4 @@ def test_theorem_1_is_the_recursion_of_equations_53_and_54(world, bound):
     for eta in decay(np.arange(50)):
         factor = 1 - GAMMA * eta + eta**2 * growth
         expected.append(factor * expected[-1] + eta * sigma**2 * size + eta**2 * (growth * size + 4 * GAMMA**2 * start))
-    close(bound[1, :51], expected, atol=1e-12)
+    assert_close(bound[1, :51], expected, atol=1e-12)

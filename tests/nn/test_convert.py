@@ -53,6 +53,14 @@ def test_independent_kernels_come_from_the_default_generator():
     assert not torch.equal(weights[0][0, 0], weights[0][1, 1])
 
 
+def test_the_first_convolutions_may_stay():
+    convs = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)))
+    kinds = [type(layer) for layer in to_locally_connected(convs, (2, 5, 5), keep_first=2).modules()]
+    assert kinds == [nn.Sequential, nn.Conv2d, nn.Sequential, nn.Conv2d, LocallyConnected2d]
+    with pytest.raises(ValueError, match="keep_first must be"):
+        to_locally_connected(convs, (2, 5, 5), keep_first=-1)
+
+
 def test_a_layer_used_twice_stays_one_layer():
     conv = nn.Conv2d(2, 2, 3, padding=1)
     lc = to_locally_connected(nn.Sequential(conv, nn.ReLU(), conv), (2, 5, 5))
