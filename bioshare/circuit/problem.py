@@ -154,33 +154,22 @@ def prepare(
     weights = finite_array("weights", weights, "(..., N, K), neurons by inputs")
     record_every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
     lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
-    if callable(stimuli):
-        raise TypeError(f"stimuli must be an array or a Stimulus, such as stimuli.gaussian(); got {stimuli!r}")
-    if isinstance(stimuli, Stimulus):
-        if presentations is None or seed is None:
-            raise TypeError(f"presentations and seed are needed to draw from {stimuli!r}")
-        stimulus, noise, stimulus_batch = stimuli, stimuli.noise, lead
-        stimuli = stimulus.draw(presentations, inputs, seed=seed, batch=lead)
-    else:
-        if presentations is not None or seed is not None:
-            raise TypeError("presentations and seed belong to a Stimulus; an array of stimuli has its own length")
-        stimulus, noise = None, 0.0
-        stimuli, stimulus_batch = _stimulus_array(stimuli, lead, neurons, inputs)
-    batch = _batch(lead, stimulus_batch, circuit, rule)
-    stimulus_batch = (1,) * (len(batch) - len(stimulus_batch)) + stimulus_batch
-    stimuli = stimuli.reshape(stimulus_batch + stimuli.shape[-(2 if _is_shared(stimuli, lead) else 3) :])
-    length = stimuli.shape[len(batch)]
-    steps = circuit.updates_per_presentation
+    stimulus = stimuli if isinstance(stimuli, Stimulus) else None
+    array = _inputs(stimuli, (*lead, neurons, inputs), presentations, seed)
+    own = 2 if _is_shared(array, lead) else 3
+    batch = _batch(lead, array.shape[:-own], circuit, rule)
+    array = array.reshape((1,) * (len(batch) + own - array.ndim) + array.shape)
+    length, steps = array.shape[len(batch)], circuit.updates_per_presentation
     problem = Problem(
         weights=np.broadcast_to(weights, (*batch, neurons, inputs)).reshape(-1, neurons, inputs),
-        stimuli=stimuli,
-        noise=noise,
+        stimuli=array,
+        noise=stimulus.noise if stimulus else 0.0,
         circuit=circuit,
         rule=rule,
         rates=rule.rates(length * steps).reshape(length, steps),
         record_every=record_every,
         batch=batch,
-        stimulus_batch=stimulus_batch,
+        stimulus_batch=array.shape[: len(batch)],
         stimulus=stimulus,
         seed=seed,
     )
@@ -192,28 +181,41 @@ def _is_shared(stimuli: Array, lead: tuple[int, ...]) -> bool:
     return stimuli.ndim <= len(lead) + 2
 
 
-def _stimulus_array(
-    stimuli: ArrayLike, lead: tuple[int, ...], neurons: int, inputs: int
-) -> tuple[Array, tuple[int, ...]]:
-    """Check an array of stimuli against weights (*lead, N, K); return it with its leading axes."""
+def _inputs(
+    stimuli: ArrayLike | Stimulus, weights: tuple[int, ...], presentations: int | None, seed: int | None
+) -> Array:
+    """Draw a Stimulus for weights of the shape (*lead, N, K), or check an array of stimuli against it."""
+    *_, inputs = weights
+    lead = weights[:-2]
+    if callable(stimuli):
+        raise TypeError(f"stimuli must be an array or a Stimulus, such as stimuli.gaussian(); got {stimuli!r}")
+    if isinstance(stimuli, Stimulus):
+        if presentations is None or seed is None:
+            raise TypeError(f"presentations and seed are needed to draw from {stimuli!r}")
+        return stimuli.draw(presentations, inputs, seed=seed, batch=lead)
+    if presentations is not None or seed is not None:
+        raise TypeError("presentations and seed belong to a Stimulus; an array of stimuli has its own length")
     array = finite_array("stimuli", stimuli, "(..., P, K) or (..., P, N, K)")
+    _refuse_misfit(array.shape, weights)
+    return array
+
+
+def _refuse_misfit(stimuli: tuple[int, ...], weights: tuple[int, ...]) -> None:
+    """Raise where stimuli of this shape fit weights (*lead, N, K) in no way, or in two."""
+    *axes, neurons, inputs = weights
     shared = f"(..., P, {inputs}) for one input shared by all neurons"
-    private = f"({'..., ' if lead else ''}P, {neurons}, {inputs}) for one per neuron"
-    axes = len(lead)
-    if array.shape[-1] != inputs or array.ndim > axes + 3:
-        raise ValueError(f"stimuli must have shape {shared}, or {private}; got {array.shape}")
-    if not _is_shared(array, lead) and array.shape[-2] != neurons:
+    private = f"({'..., ' if axes else ''}P, {neurons}, {inputs}) for one per neuron"
+    told = f"stimuli must have shape {shared}, or {private}; got {stimuli}"
+    if stimuli[-1] != inputs or len(stimuli) > len(weights) + 1:
+        raise ValueError(told)
+    if len(stimuli) == len(weights) + 1 and stimuli[-2] != neurons:
+        raise ValueError(f"{told}. To sleep with several stimuli, give the weights as many leading axes: weights[None]")
+    widened = any(its > ours for its, ours in zip(stimuli[:-2], axes, strict=False))
+    if len(stimuli) == len(weights) and stimuli[-2] == neurons and widened:
         raise ValueError(
-            f"stimuli must have shape {shared}, or {private}; got {array.shape}. To sleep with several stimuli, "
-            f"give the weights as many leading axes: weights[None] for one more"
+            f"{told}. It may be the stimuli of {stimuli[-3]} groups, or one for each of the {neurons} neurons: add "
+            "the axis that is missing, to weights or stimuli"
         )
-    lead_given = array.shape[:-2]
-    if array.ndim == axes + 2 and array.shape[-2] == neurons and lead_given != lead:
-        raise ValueError(
-            f"stimuli of shape {array.shape} for weights with the leading axes {lead} may be {lead_given[-1]} groups' "
-            f"stimuli or one for each of {neurons} neurons: add the axis that is missing, to weights or stimuli"
-        )
-    return array, array.shape[: -2 if _is_shared(array, lead) else -3]
 
 
 def _batch(lead: tuple[int, ...], stimulus_batch: tuple[int, ...], circuit: Circuit, rule: Hebbian) -> tuple[int, ...]:

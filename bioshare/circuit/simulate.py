@@ -53,7 +53,9 @@ def simulate(
         warning (not with "brian2", which computes all or nothing).
 
     Raises:
-        TypeError, ValueError: an argument makes no sense; nothing was simulated.
+        TypeError, ValueError: an argument makes no sense, or the learning rate is above the stability limit for a
+            held input (`theory.max_learning_rate`) in any presentation of a SteadyState, in most of a RateCircuit;
+            nothing was simulated.
         DivergenceError: the weights grew without bound.
 
     Example:
