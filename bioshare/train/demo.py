@@ -77,7 +77,7 @@ class Settings:
     """
 
     images: int = 400
-    steps: int = 300
+    steps: int = 250
     batch: int = 32
     every: int = 10
     learning_rate: float = 0.3
