@@ -89,7 +89,7 @@ def test_interruption_returns_the_complete_trials(monkeypatch):
 def test_the_command_line(monkeypatch, capsys):
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
-    assert vars(parser.parse_args([])) == {"seeds": 5, "steps": 300}
+    assert vars(parser.parse_args([])) == {"seeds": 5, "steps": demo.Settings().steps}
     monkeypatch.setattr(demo, "run", lambda seeds, settings: f"{list(seeds)} {settings.steps}")
     demo.main(parser.parse_args(["--seeds", "2", "--steps", "7"]))
     assert capsys.readouterr().out == "[0, 1] 7\n"
