@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bioshare.circuit.brian import Brian2
+from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import Loop, literal_steps
-from bioshare.circuit.problem import Array, Problem, prepare
+from bioshare.circuit.problem import Problem, prepare
 from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
 from bioshare.cli import positive
 
@@ -29,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["sleep"], help="which benchmark")
     parser.add_argument("--presentations", type=positive, default=300, help="(default: %(default)s)")
     parser.add_argument("--runs", type=positive, default=10, help="groups in the batch (default: %(default)s)")
-    parser.add_argument(
-        "--repeats",
-        type=positive,
-        default=9,
-        help="of the exact engine (default: %(default)s)",
-    )
+    parser.add_argument("--repeats", type=positive, default=9, help="of the exact engine (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 
 
@@ -47,13 +43,13 @@ def main(arguments: argparse.Namespace) -> None:
         f"one sleep as in Fig. 4B: {groups} runs x {neurons} neurons x {inputs} inputs, "
         f"{problem.presentations} presentations of {problem.rates.shape[1]} steps\n"
     )
-    print(f"{'':48s}{'seconds':>9s}{'of bare':>10s}{'of recording':>14s}{'max |dw|':>10s}")
+    print(f"{'':50s}{'seconds':>9s}{'of bare':>10s}{'of recording':>14s}{'max |dw|':>10s}")
     bare = recording = None
     for row in sleep_rows(problem, arguments.repeats):
         bare = bare or row.seconds
         recording = recording or (row.seconds if "recording" in row.name else None)
         ratios = f"{bare / row.seconds:9.1f}x" + (f"{recording / row.seconds:13.1f}x" if recording else f"{'':14s}")
-        print(f"{row.name:48s}{row.seconds:9.3f}{ratios}{row.error:10.0e}", flush=True)
+        print(f"{row.name:50s}{row.seconds:9.3f}{ratios}{row.error:10.0e}", flush=True)
 
 
 class Row(NamedTuple):

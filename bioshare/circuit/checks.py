@@ -95,7 +95,7 @@ def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
     return int(value)
 
 
-def finite_array(name: str, value: ArrayLike, axes: str) -> NDArray[np.float64]:
+def finite_array(name: str, value: ArrayLike, axes: str) -> Array:
     """Return ``value`` as a float64 array with at least the two axes said in ``axes``, all finite."""
     numbers = real_array(name, value, f"an array of real numbers, {axes}")
     if numbers.ndim < 2 or 0 in numbers.shape:

@@ -24,14 +24,14 @@ def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
     w_init, w = problem.weights, problem.weights.copy()
     m = np.zeros_like(w)
     gamma, momentum = (problem.flat(value)[:, None, None] for value in (rule.gamma, rule.momentum))
-    alpha = problem.flat(circuit.alpha)[:, None]
-    r, r_inh, bias = np.zeros(w.shape[:2]), np.zeros((len(w), 1)), 0.0
+    bias = circuit.bias if isinstance(circuit, RateCircuit) else 0.0
+    alpha, h, bias = (problem.flat(value)[:, None] for value in (circuit.alpha, circuit.dt_over_tau, bias))
+    r, r_inh = np.zeros(w.shape[:2]), np.zeros((len(w), 1))
     for presentation, x in problem.blocks(1):
         x = x[:, 0] if problem.per_neuron else x[:, :1]
         for eta in problem.rates[presentation]:
             z = (w * x).sum(-1) if problem.per_neuron else (w @ x.mT)[..., 0]
             if isinstance(circuit, RateCircuit):
-                h, bias = (problem.flat(v)[:, None] for v in (circuit.dt_over_tau, circuit.bias))
                 r, r_inh = (
                     r + h * (-r + z - alpha * r_inh + bias),
                     r_inh + h * (-r_inh + r.mean(-1, keepdims=True) - bias),
