@@ -1,0 +1,92 @@
+"""`TrainConfig`: everything that decides the outcome of one training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
+
+DatasetName = Literal["cifar10", "cifar10-jpeg", "cifar100", "tinyimagenet", "imagenet", "digits"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run of Pogodin 2021, Sec. 5: same configuration, same machine, same weights.
+
+    Attributes:
+        dataset: what to train on; "digits" needs no files.
+        network: "resnet20" (CIFAR form) or "resnet18" (half the usual width).
+        locally_connected: replace the convolutions by locally connected layers.
+        keep_first: how many convolutions stay convolutions, counted from the input ("1st layer conv" is 1).
+        share_every: weight sharing after every n-th batch, ws(n) in the paper; None for never.
+        share_count: count batches from the start of every "epoch", as the paper does, or of the "run". Sharing follows
+            the batches whose index is divisible by share_every, the first one included.
+        border: whether positions that see padding "share" with the others or "keep" their weights.
+        epochs: passes over the training images.
+        batch_size: images in a batch, repetitions included; over all processes.
+        repetitions: crops of the same image in a batch.
+        padding: pixels around a training image before the random crop (Sec. 5.1 says how, dataset by dataset).
+        flip: mirror half of the training images; None for what the dataset's text says (ImageNet yes, others no).
+        learning_rate, weight_decay: AdamW's.
+        milestones: fractions of the epochs at which the learning rate is divided by 4.
+        precision: "fp16" and "bf16" are automatic mixed precision; "auto" is fp16 on a GPU and fp32 on a CPU.
+        compile: pass the network through `torch.compile`.
+        train_images: train on a random subset of that many images; None for all of them.
+        validation: hold out the paper's validation split, and test on it instead of on the test images.
+        seed: of the weights, the order of the images, their crops and the sleeps.
+
+    Raises:
+        ValueError: a field is out of range, or fields contradict each other.
+    """
+
+    dataset: DatasetName = "cifar10"
+    network: Literal["resnet20", "resnet18"] = "resnet20"
+    locally_connected: bool = False
+    keep_first: int = 0
+    share_every: int | None = None
+    share_count: Literal["epoch", "run"] = "epoch"
+    border: Literal["share", "keep"] = "share"
+    epochs: int = 200
+    batch_size: int = 512
+    repetitions: int = 1
+    padding: int = 4
+    flip: bool | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    compile: bool = False
+    train_images: int | None = None
+    validation: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            choices, value = get_args(hints[field.name]), getattr(self, field.name)
+            if all(isinstance(choice, str) for choice in choices) and choices and value not in choices:
+                raise ValueError(f"{field.name} must be one of {', '.join(choices)}; got {value!r}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("repetitions", 1), ("padding", 0), ("keep_first", 0)):
+            _whole(name, getattr(self, name), least)
+        for name in ("share_every", "train_images"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), 1)
+        _whole("seed", self.seed, 0)
+        if self.batch_size % self.repetitions:
+            raise ValueError(
+                f"batch_size must be a multiple of repetitions={self.repetitions}; got {self.batch_size}. A batch holds "
+                "batch_size / repetitions different images"
+            )
+        if not self.locally_connected and (self.share_every is not None or self.keep_first):
+            raise ValueError("share_every and keep_first need locally_connected=True; a convolution shares by itself")
+        for name, least in (("learning_rate", math.ulp(0.0)), ("weight_decay", 0.0)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise ValueError(f"{name} must be finite and {'>= 0' if least == 0 else '> 0'}; got {value!r}")
+        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
