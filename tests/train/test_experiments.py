@@ -1,0 +1,196 @@
+from collections import Counter
+
+import pytest
+
+from bioshare.train import paper_tables
+from bioshare.train.config import TrainConfig
+from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, grid, grid_of, matching
+from bioshare.train.paper_tables import cells
+
+EVERY_TABLE = pytest.mark.parametrize("table", TABLES)
+
+
+def test_every_table_has_all_its_rows():
+    rows = Counter(experiment.table for experiment in EXPERIMENTS.values())
+    without, with_repetitions = 3 * 5, 3 * 8  # three datasets
+    assert dict(rows) == {
+        **dict.fromkeys((1, 4, 5, 7, 8, 10, 11), with_repetitions),
+        **dict.fromkeys((3, 6, 9), without),
+        **{2: 5, 12: 9},
+    }
+    assert list(TABLES) == list(range(1, 13))
+
+
+@EVERY_TABLE
+def test_a_printed_difference_is_that_of_the_printed_accuracies(table):
+    """The paper rounds accuracies and differences on their own: they may disagree by a last digit."""
+    for experiment in matching(f"table{table}"):
+        conv = find(experiment.name.removesuffix(experiment.row) + "conv")
+        for quantity in ("top1", "top5"):
+            ours, theirs = (getattr(one.paper, quantity) for one in (experiment, conv))
+            printed = getattr(experiment.paper, f"{quantity}_diff")
+            assert (printed is None) == (ours is None or experiment is conv), experiment.name
+            if printed is not None:
+                assert printed == pytest.approx(ours - theirs, abs=0.1 + 1e-9), experiment.name
+
+
+@EVERY_TABLE
+def test_numbers_that_a_table_has_are_all_there(table):
+    for experiment in matching(f"table{table}"):
+        one_run, paper = experiment.config.dataset == "imagenet", experiment.paper
+        assert (paper.top5 is None) == (experiment.config.dataset == "cifar10"), experiment.name
+        assert (paper.top1_range is None) == one_run, experiment.name
+        assert (paper.top5_range is None) == (one_run or paper.top5 is None), experiment.name
+        assert paper.top5 is None or 0 < paper.top1 < paper.top5 < 100, experiment.name
+
+
+@EVERY_TABLE
+def test_the_chosen_hyperparameters_lie_on_the_grid_of_the_appendix(table):
+    for experiment in matching(f"table{table}"):
+        points = [(config.learning_rate, config.weight_decay) for config in grid(experiment)]
+        assert (experiment.config.learning_rate, experiment.config.weight_decay) in points, experiment.name
+        assert len(points) == len(set(points))
+
+
+def test_spot_values_of_the_tables():
+    assert find("table1/cifar10/lc-ws10").paper == Paper(top1=85.1, top1_diff=-3.2, top1_range=0.6)
+    expected = Paper(top1=24.9, top5=49.1, top1_diff=-1.2, top5_diff=-2.1, top1_range=1.2, top5_range=2.0)
+    assert find("table3/tinyimagenet/lc-ws1").paper == expected
+    expected = Paper(top1=55.6, top5=78.4, top1_diff=-4.0, top5_diff=-7.0, top1_range=0.9, top5_range=0.6)
+    assert find("table8/cifar100/lc-16reps").paper == expected
+    expected = Paper(top1=63.6, top5=84.5, top1_diff=0.1, top5_diff=-0.2)
+    assert find("table12/imagenet/lc-ws1/1st-layer-conv").paper == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate", "weight_decay"),
+    [
+        ("table3/cifar10/lc-ws100", 1e-4, 1e-2),
+        ("table3/cifar100/lc-ws10", 5e-4, 1e-4),
+        ("table1/cifar10/conv", 1e-2, 1e-4),
+        ("table1/tinyimagenet/lc-ws10", 1e-3, 1e-4),
+        ("table5/tinyimagenet/conv", 5e-3, 1e-2),
+        ("table5/cifar10/lc-16reps", 5e-4, 1e-4),
+        ("table2/imagenet/lc-ws1", 1e-3, 1e-2),
+        ("table12/imagenet/lc-ws1/1st-layer-conv", 5e-4, 1e-2),
+    ],
+)
+def test_spot_values_of_the_hyperparameters(name, learning_rate, weight_decay):
+    config = find(name).config
+    assert (config.learning_rate, config.weight_decay) == (learning_rate, weight_decay)
+
+
+def test_a_row_says_how_it_is_trained():
+    assert find("table5/cifar100/lc-4reps").config == TrainConfig(
+        dataset="cifar100",
+        network="resnet20",
+        locally_connected=True,
+        repetitions=4,
+        padding=8,
+        epochs=200,
+        batch_size=512,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+    )
+    assert find("table12/imagenet/lc-ws100/1st-layer-conv").config == TrainConfig(
+        dataset="imagenet",
+        network="resnet18",
+        locally_connected=True,
+        keep_first=1,
+        share_every=100,
+        padding=0,
+        epochs=200,
+        batch_size=256,
+        learning_rate=5e-4,
+        weight_decay=1e-2,
+    )
+
+
+def test_tables_that_show_the_same_runs_have_the_same_configurations():
+    for many, home in ({4: 1, 6: 3, 7: 1, 8: 5, 9: 3, 10: 1, 11: 5}).items():
+        assert TABLES[many].setting == TABLES[home].setting
+        for one in matching(f"table{many}/*"):
+            first = find(one.name.replace(f"table{many}/", f"table{home}/"))
+            assert (one.config, one.paper, one.home) == (first.config, first.paper, first.name)
+    shared = [one.home for one in matching("table12/*") if one.home.startswith("table2/")]
+    assert shared == [one.name for one in matching("table2")]
+
+
+def test_distinct_homes_are_distinct_runs():
+    homes = {one.home: one.config for one in EXPERIMENTS.values()}
+    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9
+
+
+@pytest.mark.parametrize(
+    ("name", "points", "epochs", "drops"),
+    [
+        ("table1/cifar10/conv", 8, 200, [100, 150]),
+        ("table3/cifar100/lc-ws10", 8, 200, [100, 150]),
+        ("table5/tinyimagenet/conv", 6, 50, [25, 37]),
+        ("table1/tinyimagenet/lc", 4, 50, [25, 37]),
+        ("table2/imagenet/conv", 6, 20, [10, 15]),
+        ("table2/imagenet/lc-ws1", 4, 20, [10, 15]),
+        ("table12/imagenet/lc/1st-layer-conv", 5, 20, [10, 15]),
+    ],
+)
+def test_the_grids_of_the_appendix(name, points, epochs, drops):
+    configs = grid(find(name))
+    assert len(configs) == points
+    for config in configs:
+        assert config.validation
+        assert config.epochs == epochs
+        assert [milestone * config.epochs for milestone in config.milestones] == drops  # exactly, no last-digit error
+    search = grid_of(find(name))
+    assert len(search.learning_rates) * len(search.weight_decays) - len(search.skipped) == points
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_ones():
+    with pytest.raises(ValueError, match=r"'table1/cifar10/lcws10'; near it: table1/cifar10/lc-ws10"):
+        find("table1/cifar10/lcws10")
+    with pytest.raises(ValueError, match=r"unknown experiment 'xyz'\. "):
+        find("xyz")
+
+
+def test_patterns():
+    names = lambda pattern: [one.name for one in matching(pattern)]
+    assert names("table2") == names("table2/") == names("table2/*")
+    assert names("*12*/lc-ws1*conv") == [f"table12/imagenet/lc-ws{n}/1st-layer-conv" for n in (1, 10, 100)]
+    assert names("table1/cifar10") == [f"table1/cifar10/{row}" for row in _rows("table1", "cifar10")]
+    with pytest.raises(
+        ValueError, match=r"no experiment matches 'table13/cifar10/conv'; near it: .*table1/cifar10/conv"
+    ):
+        matching("table13/cifar10/conv")
+
+
+def _rows(table, dataset):
+    return [one.row for one in EXPERIMENTS.values() if one.name.startswith(f"{table}/{dataset}/")]
+
+
+def test_cells_reads_a_table_and_refuses_a_short_row():
+    table = "a        b\ntop1 x   top1\n{}\n"
+    assert cells(table.format("conv 1 -  2")) == {("a", "conv"): {"top1": 1.0}, ("b", "conv"): {"top1": 2.0}}
+    with pytest.raises(ValueError, match="shorter"):
+        cells(table.format("conv 1 -"))
+
+
+@pytest.mark.parametrize(
+    ("number", "count", "total"),
+    [
+        (1, 75, 2331.7),
+        (2, 18, 623.6),
+        (3, 45, 1153.7),
+        (5, 75, 2324.4),
+        (6, 25, 28.3),
+        (7, 40, 32.2),
+        (8, 40, 32.2),
+        (9, 30, 0.1441),
+        (10, 48, 0.2102),
+        (11, 48, 0.181),
+        (12, 34, 1151.4),
+    ],
+)
+def test_control_sums(number, count, total):
+    """Summed from the text of the paper, not from our tables."""
+    numbers = [x for row in cells(getattr(paper_tables, f"TABLE_{number}")).values() for x in row.values()]
+    assert len(numbers) == count
+    assert sum(numbers) == pytest.approx(total, abs=1e-6)
