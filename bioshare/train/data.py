@@ -1,0 +1,298 @@
+"""What networks are trained and tested on: data sets by name, and their batches.
+
+A batch is a pure function of the seed, the epoch and its index: to resume is to jump there, and there is no state to
+save. All random numbers come from the CPU, a few per image, so that every device and every number of processes sees
+the same crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bioshare.train.config import DatasetName, TrainConfig
+from bioshare.train.plan import Plan, seeded
+from bioshare.train.prepare import pixel_statistics, prepared_file
+from bioshare.train.prepared import ImageFiles, read_prepared
+from bioshare.train.streams import StreamedBatches
+
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation per channel that the paper normalises TinyImageNet and ImageNet with."""
+DIGITS_FOR_TRAINING = 1437
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a data set is used in Sec. 5 of the paper.
+
+    Attributes:
+        side: rows and columns that networks see.
+        validation: how many training images are held out for tuning.
+        flip: whether half of the training images are mirrored.
+        imagenet_statistics: whether images are normalised with ImageNet's mean and standard deviation, and not with
+            those of all training pixels.
+    """
+
+    side: int
+    validation: int
+    flip: bool = False
+    imagenet_statistics: bool = False
+
+
+FORMS = {
+    "cifar10": Form(32, 5_000),
+    "cifar10-jpeg": Form(32, 5_000),
+    "cifar100": Form(32, 5_000),
+    "tinyimagenet": Form(48, 10_000, imagenet_statistics=True),
+    "imagenet": Form(224, 10_000, flip=True, imagenet_statistics=True),
+    "digits": Form(8, DIGITS_FOR_TRAINING // 5),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with their classes.
+
+    Attributes:
+        name: a key of `FORMS`.
+        classes: their names, in the order of the labels.
+        train_images, test_images: (n, channels, rows, columns) uint8; or image files of any size.
+        train_labels, test_labels: (n,) int64.
+        mean, std: per channel, where the brightest pixel is 1; what images are normalised with.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: Tensor | ImageFiles
+    train_labels: Tensor
+    test_images: Tensor | ImageFiles
+    test_labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def form(self) -> Form:
+        return FORMS[self.name]
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, rows, columns) that networks see."""
+        return len(self.mean), self.form.side, self.form.side
+
+
+class Batches(Protocol):
+    """The batches of an epoch, or one process's part of them.
+
+    Attributes:
+        images: different images in an epoch, whatever the repetitions, in all processes together.
+    """
+
+    @property
+    def images(self) -> int: ...
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the last, smaller one included."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches from number ``start`` on, just as the whole epoch has them.
+
+        Yields:
+            Normalised images (b, channels, rows, columns) float32, and labels (b,) int64, both on the device.
+        """
+        ...
+
+
+def load(name: str, folder: Path | str | None = None) -> Dataset:
+    """A data set by name. Its images stay on disk until they are used: the file is mapped into memory.
+
+    "digits" are scikit-learn's 1,797 handwritten digits of 8 x 8, whose 17 levels of grey become 0 to 255. They need
+    no file. They are shuffled with a fixed seed: the first 1,437 train, the last 360 test.
+
+    Args:
+        name: one of the names in `FORMS`.
+        folder: where ``python -m bioshare prepare`` put the file; None for the environment variable BIOSHARE_DATA, or
+            ``data``.
+
+    Raises:
+        FileNotFoundError: the data set was not prepared; gives the command.
+        ValueError: the name is unknown, or the file is damaged.
+    """
+    if name not in get_args(DatasetName):
+        raise ValueError(f"name must be one of {', '.join(get_args(DatasetName))}; got {name!r}")
+    if name == "digits":
+        return _digits()
+    train, test, facts = read_prepared(prepared_file(name, folder), name)
+    mean, std = IMAGENET_STATISTICS if FORMS[name].imagenet_statistics else (facts["mean"], facts["std"])
+    return Dataset(name, tuple(facts["classes"]), *train, *test, tuple(mean), tuple(std))
+
+
+def training_batches(
+    dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1
+) -> Batches:
+    """The training images of a run, in a new order and in new crops in every epoch.
+
+    An epoch is one pass over the images. Of ``config.batch_size`` images in a batch, only batch_size / repetitions
+    differ; each stands there ``config.repetitions`` times in a row, in crops of its own. So every image is seen that
+    many times in an epoch, in that many times more batches.
+
+    Crops (Sec. 5.1): CIFAR's images and digits have a border of ``config.padding`` pixels that are 0 after
+    normalisation, and are cropped to their size; TinyImageNet's central (48 + 2 padding) x (48 + 2 padding) pixels are
+    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224, whatever
+    the padding. Half of the images are mirrored if ``config.flip`` says so, or if it is None and they are ImageNet's.
+
+    Args:
+        dataset: what `load` returned.
+        config: batch_size, repetitions, padding, flip, train_images, validation and seed count here.
+        device: where the batches are wanted; images that are decoded already go there whole.
+        rank, world: this process and how many there are. Each of them gets a run of consecutive images of every
+            batch; the runs differ by one image at most, and together they are the batch of a single process. In a
+            batch of fewer than ``world`` images, some get none.
+
+    Raises:
+        ValueError: ``config`` asks for more images than there are, or for more padding than TinyImageNet has;
+            ``rank`` isn't below ``world``.
+    """
+    chosen = _training_images(dataset, config)
+    flip = dataset.form.flip if config.flip is None else config.flip
+    plan = Plan(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
+    return _batches(dataset.train_images, dataset.train_labels, chosen, dataset, config.padding, plan, device)
+
+
+def test_batches(
+    dataset: Dataset,
+    config: TrainConfig,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,  # noqa: PT028 (no test)
+) -> Batches:
+    """The test images in their order, or with ``config.validation`` the training images held out; the same every epoch.
+
+    Images aren't padded; of those that are larger than what the network sees, the centre counts.
+
+    Args:
+        dataset, device, rank, world: as for `training_batches`.
+        config: batch_size and validation count here.
+    """
+    images, labels, chosen = dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels))
+    if config.validation:
+        images, labels, chosen = dataset.train_images, dataset.train_labels, _held_out(dataset)
+    plan = Plan(len(chosen), config.batch_size, rank=rank, world=world)
+    return _batches(images, labels, chosen, dataset, 0, plan, device)
+
+
+test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedBatches:
+    """Batches of images that are on the device whole, as uint8; cropped and normalised there, all at once."""
+
+    pixels: Tensor
+    labels: Tensor
+    plan: Plan
+    padding: int
+    side: int
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def images(self) -> int:
+        return self.plan.images
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in self.plan.epoch(epoch, start):
+            places = np.stack([part.indices, *part.places(2 * self.padding)])
+            indices, rows, columns, flips = torch.from_numpy(places).to(self.pixels.device)
+            images = (self.pixels[indices] - self.mean) / self.std  # first, so that the padding is 0
+            images = crops(images, rows, columns, self.side, self.padding)
+            if self.plan.flip:
+                images = torch.where(flips.bool()[:, None, None, None], images.flip(-1), images)
+            yield images, self.labels[indices]
+
+
+def crops(images: Tensor, rows: Tensor, columns: Tensor, side: int, padding: int) -> Tensor:
+    """Cut side x side pixels out of every image, in one go.
+
+    The places are counted in the central (side + 2 padding) x (side + 2 padding) pixels, zeros beyond the image.
+
+    Args:
+        images: (b, channels, rows, columns), square.
+        rows, columns: of the upper left corner, (b,), from 0 to 2 padding.
+        side: rows and columns of what is cut out.
+        padding: pixels that a crop can move to each side.
+
+    Returns:
+        (b, channels, side, side).
+    """
+    margin = (side + 2 * padding - images.shape[-1]) // 2  # negative: pixels to leave out
+    framed = pad(images, (margin,) * 4)
+    views = framed.unfold(2, side, 1).unfold(3, side, 1)
+    return views[torch.arange(len(images), device=images.device), :, rows, columns]
+
+
+def _batches(
+    images: Tensor | ImageFiles,
+    labels: Tensor,
+    chosen: np.ndarray,
+    dataset: Dataset,
+    padding: int,
+    plan: Plan,
+    device: torch.device,
+) -> Batches:
+    """The batches of some of the images."""
+    if len(chosen) < len(images):
+        images, labels = images[chosen], labels[chosen]
+    mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
+    if isinstance(images, ImageFiles):
+        return StreamedBatches(images, labels, plan, dataset.form.side, mean, std)
+    room = images.shape[-1] - dataset.form.side
+    if room and 2 * padding > room:
+        raise ValueError(
+            f"padding must be at most {room // 2} for {dataset.name}, whose images of {images.shape[-1]} x "
+            f"{images.shape[-1]} are cropped to {dataset.form.side} x {dataset.form.side}; got {padding}"
+        )
+    return DecodedBatches(images.to(device), labels.to(device), plan, padding, dataset.form.side, mean, std)
+
+
+def _training_images(dataset: Dataset, config: TrainConfig) -> np.ndarray:
+    """Indices of the images to train on."""
+    chosen = np.arange(len(dataset.train_labels))
+    if config.validation:
+        chosen = np.setdiff1d(chosen, _held_out(dataset))
+    if config.train_images is None:
+        return chosen
+    if config.train_images > len(chosen):
+        raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
+    return np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
+
+
+def _held_out(dataset: Dataset) -> np.ndarray:
+    """Indices of the validation images among those for training, whatever the seed of a run."""
+    held_out, images = dataset.form.validation, len(dataset.train_labels)
+    if held_out >= images:
+        raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
+    return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits  # half a second that the other data sets can do without
+
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    pixels = np.rint(pixels[order] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    images, labels = torch.from_numpy(pixels), torch.from_numpy(labels[order].astype(np.int64))
+    train, test = slice(DIGITS_FOR_TRAINING), slice(DIGITS_FOR_TRAINING, None)
+    mean, std = map(tuple, pixel_statistics(pixels[train]))
+    names = tuple(map(str, range(10)))
+    return Dataset("digits", names, images[train], labels[train], images[test], labels[test], mean, std)

@@ -1,0 +1,191 @@
+"""Data sets that are published as folders with an image file each: TinyImageNet and ImageNet."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from bioshare.train.images import Encoded, check_all, decode_all
+from bioshare.train.sources import Contents, Split, checksum
+
+ANNOTATIONS = "val/val_annotations.txt", "val_annotations.txt"
+"""Where the classes of a flat validation folder are looked for: lines that start with the image's name and class."""
+CLASS_LIST = "wnids.txt"
+"""TinyImageNet's names of the classes."""
+SUFFIXES = ".jpeg", ".jpg", ".png"
+TOP = "tiny-imagenet-200/"
+"""Folder that may be there on top of train and val."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder, or a zip file of one, with an image file each; the official validation set is the test set.
+
+    Training images are below ``train/CLASS``; classes count in the order of their names. Test images are below
+    ``val/CLASS``; or in ``val`` or ``val/images``, with their classes in one of the files `ANNOTATIONS`. Files that
+    don't end in `SUFFIXES`, in capitals or not, or that start with a dot are ignored.
+
+    Attributes:
+        form: what the source must be, in words.
+        classes: how many there must be.
+        side: rows and columns of every image; None if they differ: images then stay where they are, in a folder.
+        images: how many of them "train" and "test" must have.
+    """
+
+    form: str
+    classes: int
+    side: int | None
+    images: dict[str, int]
+
+    def read(self, path: Path, bar: tqdm) -> Contents:
+        if path.is_dir():
+            return self._read(path, _Folder(path), bar)
+        if self.side is None:
+            raise ValueError(f"{path} must be {self.form}; got a file")
+        with _zip(path) as archive:
+            return self._read(path, archive, bar, checksum(path))
+
+    def _read(self, path: Path, files: _Files, bar: tqdm, sha256: str | None = None) -> Contents:
+        train, classes = self._training(path, files)
+        test = _test(path, files, classes)
+        for part, pairs in (("train", train), ("test", test)):
+            if len(pairs) != self.images[part]:
+                raise ValueError(f"{path} must have {self.images[part]} {part} images; got {len(pairs)}")
+        folder = Path(files.address("")) if self.side is None else None
+        return Contents(classes, self._split(files, train, bar), self._split(files, test, bar), sha256, folder)
+
+    def _training(self, path: Path, files: _Files) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+        """Names and labels of the training images; names of the classes."""
+        below = [name.split("/") for name in files.names if name.startswith("train/")]
+        classes = tuple(sorted({parts[1] for parts in below if len(parts) > 2}))
+        listed = files.text(CLASS_LIST).split() if CLASS_LIST in files.names else []
+        if missing := set(listed) - set(classes):
+            raise ValueError(f"{files.address(f'train/{min(missing)}')} is missing; fetch the source again")
+        if len(classes) != self.classes:
+            raise ValueError(f"{path} must have {self.classes} class folders in train; got {len(classes)}")
+        index = {name: label for label, name in enumerate(classes)}
+        images = [("/".join(parts), index[parts[1]]) for parts in below if len(parts) > 2 and _is_image(parts[-1])]
+        if empty := set(range(len(classes))) - {label for _, label in images}:
+            raise ValueError(f"{files.address(f'train/{classes[min(empty)]}')} has no images; fetch the source again")
+        return images, classes
+
+    def _split(self, files: _Files, pairs: list[tuple[str, int]], bar: tqdm) -> Split:
+        names = [name for name, _ in pairs]
+        labels = np.array([label for _, label in pairs], np.int64)
+        encoded = (files.image(name) for name in names)
+        if self.side is None:
+            check_all(encoded, len(names), bar)
+            return Split(names, labels)
+        return Split(decode_all(encoded, len(names), self.side, bar), labels)
+
+
+def _test(path: Path, files: _Files, classes: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Names and labels of the test images, in the order of their names."""
+    images = [name for name in files.names if name.startswith("val/") and _is_image(name)]
+    if all(name.count("/") == 1 or name.startswith("val/images/") for name in images):
+        named = _annotated(path, files, images)
+    else:
+        named = {name: name.split("/")[1] for name in images}
+        if missing := set(classes) - set(named.values()):
+            raise ValueError(f"{files.address(f'val/{min(missing)}')} must have images: train has that class")
+    index = {name: label for label, name in enumerate(classes)}
+    for name, label in named.items():
+        if label not in index:
+            raise ValueError(f"{files.address(name)} has the class {label}, which train lacks")
+    return [(name, index[label]) for name, label in sorted(named.items())]
+
+
+def _annotated(path: Path, files: _Files, images: list[str]) -> dict[str, str]:
+    """The class of every image of a flat validation folder."""
+    found = [name for name in ANNOTATIONS if name in files.names]
+    if not found:
+        raise ValueError(f"{path} must have folders val/CLASS, or the classes in {' or '.join(ANNOTATIONS)}")
+    where, by_name, named = files.address(found[0]), {name.split("/")[-1]: name for name in images}, {}
+    for number, line in enumerate(files.text(found[0]).splitlines(), start=1):
+        if not line.strip():
+            continue
+        image, *label = line.split()[:2]
+        if image not in by_name or not label:
+            raise ValueError(f"{where}, line {number}, must name an image in val and its class; got {line!r:.80}")
+        named[by_name[image]] = label[0]
+    if missing := set(images) - named.keys():
+        raise ValueError(f"{where} must name the class of every image in val; {min(missing)} isn't there")
+    return named
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.split("/")[-1].startswith(".")
+
+
+class _Files(Protocol):
+    """Files below a folder, or in a zip file; ``names`` are relative, with an end of / for folders."""
+
+    names: dict[str, None]
+
+    def address(self, name: str) -> str: ...
+    def image(self, name: str) -> Encoded: ...
+    def text(self, name: str) -> str: ...
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.path = path / TOP if (path / TOP).is_dir() else path
+        self.names = dict.fromkeys(sorted(self._walk()))
+
+    def _walk(self) -> Iterator[str]:
+        for here, folders, files in os.walk(self.path, followlinks=True):
+            start = Path(here).relative_to(self.path).as_posix() + "/"
+            start = start.removeprefix("./")
+            yield from (f"{start}{name}/" for name in folders)
+            yield from (f"{start}{name}" for name in files)
+
+    def address(self, name: str) -> str:
+        return str(self.path / name)
+
+    def image(self, name: str) -> Encoded:
+        return Encoded(self.address(name))
+
+    def text(self, name: str) -> str:
+        return Path(self.address(name)).read_text("utf-8")
+
+
+class _Zip:
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path, self.archive = path, archive
+        stored = sorted(archive.namelist())
+        self.top = TOP if any(name.startswith(TOP) for name in stored) else ""
+        self.names = dict.fromkeys(name.removeprefix(self.top) for name in stored)
+
+    def address(self, name: str) -> str:
+        return f"{self.path}: {self.top}{name}"
+
+    def image(self, name: str) -> Encoded:
+        return Encoded(self.address(name), self._read(name))
+
+    def text(self, name: str) -> str:
+        return self._read(name).decode("utf-8")
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.archive.read(self.top + name)
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{self.address(name)} is damaged: {error}. Fetch the zip file again") from error
+
+
+@contextmanager
+def _zip(path: Path) -> Iterator[_Zip]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a whole zip file: {error}. Fetch it again") from error
+    with archive:
+        yield _Zip(path, archive)

@@ -1,0 +1,152 @@
+"""Image files to arrays of pixels, with Pillow: one by one, and many at once in processes of their own."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+CHUNK = 256
+"""Images that one process works on at a time; up to that many need no process of their own."""
+
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image as JPEG, PNG or whatever else Pillow reads.
+
+    Attributes:
+        name: what an error calls it; its path where there is one.
+        data: its bytes; None to read the file ``name``.
+    """
+
+    name: str
+    data: bytes | None = None
+
+
+def decode(image: Encoded, side: int) -> np.ndarray:
+    """The pixels of an image of side x side, (3, side, side) uint8; grey becomes RGB.
+
+    Raises:
+        ValueError: the image is unreadable, truncated or of another size.
+    """
+    with _opened(image) as picture:
+        if picture.size != (side, side):
+            width, height = picture.size
+            raise ValueError(f"{image.name} must have {side} x {side} pixels; got {width} x {height}")
+        return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+
+
+def resized_crop(image: Encoded, resize: int, side: int, row: float, column: float) -> np.ndarray:
+    """Resize the smaller side of an image to ``resize`` pixels, and crop it.
+
+    Args:
+        image: of any size.
+        resize: rows or columns, whichever are fewer, before the crop.
+        side: rows and columns of the crop.
+        row, column: where it lies, from 0 (top, left) to just under 1 (bottom, right); 0.5 is the centre. If they
+            are uniform, so are the places.
+
+    Returns:
+        (3, side, side) uint8.
+
+    Raises:
+        ValueError: the image is unreadable or truncated.
+    """
+    with _opened(image) as picture:
+        scale = resize / min(picture.size)
+        width, height = (max(resize, int(length * scale)) for length in picture.size)
+        resized = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        left, top = int(column * (width - side + 1)), int(row * (height - side + 1))
+        return np.asarray(resized.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
+
+
+def decode_all(images: Iterable[Encoded], count: int, side: int, bar: tqdm) -> np.ndarray:
+    """Decode ``count`` images of side x side in order: (count, 3, side, side) uint8."""
+    pixels, done = np.empty((count, 3, side, side), np.uint8), 0
+    for chunk in _in_parallel(partial(_decode_chunk, side=side), _chunks(images), count):
+        pixels[done : done + len(chunk)] = chunk
+        done += len(chunk)
+        bar.update(len(chunk))
+    return pixels
+
+
+def check_all(images: Iterable[Encoded], count: int, bar: tqdm) -> None:
+    """Read the header of every image.
+
+    Raises:
+        ValueError: an image has none; names it.
+    """
+    for checked in _in_parallel(_check_chunk, _chunks(images), count):
+        bar.update(checked)
+
+
+@contextmanager
+def _opened(image: Encoded) -> Iterator[Image.Image]:
+    """An image whose pixels are read on first use; whatever goes wrong until the end names the image."""
+    try:
+        with Image.open(image.name if image.data is None else io.BytesIO(image.data)) as picture:
+            yield picture
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{image.name} is not an image that can be read: {error}. Fetch the source again") from error
+
+
+def _decode_chunk(images: list[Encoded], side: int) -> np.ndarray:
+    return np.stack([decode(image, side) for image in images])
+
+
+def _check_chunk(images: list[Encoded]) -> int:
+    for image in images:
+        with _opened(image):
+            pass
+    return len(images)
+
+
+def _chunks(images: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    images = iter(images)
+    while chunk := list(islice(images, CHUNK)):
+        yield chunk
+
+
+def _in_parallel(work: Callable[[Work], Done], chunks: Iterable[Work], count: int) -> Iterator[Done]:
+    """The results in order, at most two chunks per process waiting.
+
+    Processes, because threads make small images slower (measured on two cores with JPEGs of 32 x 32: 1.0 s in one
+    thread, 1.7 s in two, 0.7 s in two processes); only from about 400 x 400 do they keep up.
+    """
+    if count <= CHUNK:
+        yield from map(work, chunks)
+        return
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks that other threads hold
+    pending = deque()
+    with ProcessPoolExecutor(processes, context, _leave_interrupts_to_the_parent) as pool:
+        try:
+            for chunk in chunks:
+                pending.append(pool.submit(work, chunk))
+                if len(pending) > 2 * processes:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,86 @@
+"""Which images a batch holds, and how they are cropped: pure functions of the seed, the epoch and the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+PURPOSES = "order", "crops", "subset", "validation"
+
+
+def seeded(purpose: Literal["order", "crops", "subset", "validation"], seed: int, *when: int) -> np.random.Generator:
+    """A generator of its own for every purpose, seed and moment."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *when)))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One process's part of a batch.
+
+    Attributes:
+        indices: of the images, (b,).
+        draws: where each of them is cropped and whether it is mirrored, (b, 3), uniform between 0 and 1; row and
+            column 0.5 are the centre.
+        flip: whether images are mirrored at all.
+    """
+
+    indices: np.ndarray
+    draws: np.ndarray
+    flip: bool
+
+    def places(self, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows and columns of the upper left corners, from 0 to ``room``, and flips, 0 or 1; each (b,) integers."""
+        rows, columns = np.floor(self.draws[:, :2] * (room + 1)).astype(np.int64).T
+        return rows, columns, self.flips
+
+    @property
+    def flips(self) -> np.ndarray:
+        """1 for the images to mirror, (b,) integers."""
+        return (self.flip & (self.draws[:, 2] < 0.5)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of every epoch.
+
+    Attributes:
+        images: how many there are.
+        batch_size: images in a batch, repetitions included; over all processes.
+        repetitions: how many times in a row every image stands in its batch.
+        seed: of the orders and the crops; None to keep the images in order and their centre.
+        flip: mirror half of the images.
+        rank, world: this process, and how many there are.
+    """
+
+    images: int
+    batch_size: int
+    repetitions: int = 1
+    seed: int | None = None
+    flip: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank must be from 0 to world - 1 = {self.world - 1}; got {self.rank}")
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the last, smaller one included."""
+        return -(-self.images * self.repetitions // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Part]:
+        """This process's parts of the batches from number ``start`` on."""
+        order = (
+            np.arange(self.images) if self.seed is None else seeded("order", self.seed, epoch).permutation(self.images)
+        )
+        different = self.batch_size // self.repetitions
+        for batch in range(start, len(self)):
+            indices = order[batch * different : (batch + 1) * different].repeat(self.repetitions)
+            draws = np.full((len(indices), 3), 0.5)
+            if self.seed is not None:
+                draws = seeded("crops", self.seed, epoch, batch).random((len(indices), 3))
+            first, stop = (len(indices) * rank // self.world for rank in (self.rank, self.rank + 1))
+            yield Part(indices[first:stop], draws[first:stop], self.flip)

@@ -1,0 +1,189 @@
+"""The files that data sets are published in, read whole and checked: what `bioshare.train.prepare` starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from bioshare.train.images import Encoded, decode_all
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (n, 3, rows, columns) uint8, or the names of their files, and their labels (n,) int64."""
+
+    images: np.ndarray | list[str]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What was read from a source.
+
+    Attributes:
+        classes: their names, in the order of the labels.
+        train, test: the images.
+        sha256: of the source, where it is one file.
+        folder: where the images stay, if they are not decoded.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    sha256: str | None = None
+    folder: Path | None = None
+
+
+class Source(Protocol):
+    """A form in which a data set is published.
+
+    Attributes:
+        form: what the source must be, in words.
+        images: how many of them the "train" and the "test" part must have.
+    """
+
+    @property
+    def form(self) -> str: ...
+    @property
+    def images(self) -> dict[str, int]: ...
+    def read(self, path: Path, bar: tqdm) -> Contents:
+        """Read the source, with a bar over the images.
+
+        Raises:
+            FileNotFoundError: nothing is there.
+            ValueError: it isn't what it should be; names the file.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CifarArchive:
+    """CIFAR's official archive of binary files, ``cifar-NN-binary.tar.gz``.
+
+    A record is ``label_bytes`` bytes, the last of which is the label, and 3072 bytes of pixels: red, green and blue
+    planes of 32 rows of 32.
+    """
+
+    form: str
+    sha256: str | None
+    folder: str
+    files: dict[str, tuple[str, ...]]
+    names: str
+    classes: int
+    label_bytes: int
+    images: dict[str, int] = field(default_factory=lambda: {"train": 50_000, "test": 10_000})
+
+    def read(self, path: Path, bar: tqdm) -> Contents:
+        digest = checksum(path)
+        if self.sha256 not in (None, digest):
+            raise ValueError(
+                f"{path} must have the SHA-256 checksum {self.sha256} of {self.form}; got {digest}. It is another "
+                "file, or was not fetched to its end: fetch it again from https://www.cs.toronto.edu/~kriz/cifar.html"
+            )
+        found = self._members(path)
+        classes = tuple(found[self.names].decode("utf-8").split())
+        if len(classes) != self.classes:
+            raise ValueError(f"{path}: {self.names} must name {self.classes} classes; got {len(classes)}")
+        splits = [self._split(path, part, found, bar) for part in ("train", "test")]
+        return Contents(classes, *splits, sha256=digest)
+
+    def _members(self, path: Path) -> dict[str, bytes]:
+        """The files in the archive that matter, by name; nothing is extracted to disk."""
+        wanted, found = {self.names, *self.files["train"], *self.files["test"]}, {}
+        try:
+            with tarfile.open(path, "r|gz") as archive:
+                for member in archive:
+                    name = member.name.removeprefix("./").removeprefix(f"{self.folder}/")
+                    content = archive.extractfile(member) if name in wanted else None
+                    if content:
+                        found[name] = content.read()
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole .tar.gz archive: {error}. Fetch it again") from error
+        if missing := wanted - found.keys():
+            raise ValueError(f"{path} lacks {self.folder}/{min(missing)}; it must be {self.form}")
+        return found
+
+    def _split(self, path: Path, part: str, found: dict[str, bytes], bar: tqdm) -> Split:
+        records, size = self.images[part] // len(self.files[part]), self.label_bytes + 3072
+        images, labels = [], []
+        for name in self.files[part]:
+            if len(found[name]) != records * size:
+                raise ValueError(
+                    f"{path}: {name} must have {records} records of {size} bytes = {records * size}; "
+                    f"got {len(found[name])} bytes"
+                )
+            table = np.frombuffer(found[name], np.uint8).reshape(records, size)
+            labels.append(table[:, self.label_bytes - 1].astype(np.int64))
+            refuse_labels(f"{path}: {name}", labels[-1], self.classes)
+            images.append(table[:, self.label_bytes :].reshape(records, 3, 32, 32))
+            bar.update(records)
+        return Split(np.concatenate(images), np.concatenate(labels))
+
+
+@dataclass(frozen=True)
+class JpegArrays:
+    """A NumPy ``.npz`` file with every image as a JPEG file of its own; no pickled objects.
+
+    Its arrays, for "train" and "test": ``train_jpeg`` (bytes,) uint8, all JPEG files one after the other;
+    ``train_end`` (n,), where each of them ends; ``train_label`` (n,), class indices; and ``classes``, their names.
+    """
+
+    form: str
+    classes: int
+    side: int
+    images: dict[str, int]
+
+    def read(self, path: Path, bar: tqdm) -> Contents:
+        digest = checksum(path)
+        parts = [f"{part}_{kind}" for part in self.images for kind in ("jpeg", "end", "label")]
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in ("classes", *parts)}
+        except KeyError as error:
+            raise ValueError(f"{path} must be {self.form}: {error.args[0]}") from None
+        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole .npz file: {error}. Fetch it again") from error
+        classes = tuple(map(str, arrays["classes"]))
+        if len(classes) != self.classes:
+            raise ValueError(f"{path} must name {self.classes} classes; got {len(classes)}")
+        return Contents(classes, *(self._split(path, part, arrays, bar) for part in ("train", "test")), sha256=digest)
+
+    def _split(self, path: Path, part: str, arrays: dict[str, np.ndarray], bar: tqdm) -> Split:
+        jpeg, ends, labels = (arrays[f"{part}_{kind}"] for kind in ("jpeg", "end", "label"))
+        count = self.images[part]
+        if not len(ends) == len(labels) == count:
+            raise ValueError(
+                f"{path}: {part}_end and {part}_label must have {count} elements; got {len(ends)} and {len(labels)}"
+            )
+        bounds = np.concatenate([[0], ends.astype(np.int64)])
+        if jpeg.dtype != np.uint8 or (np.diff(bounds) <= 0).any() or bounds[-1] != len(jpeg):
+            raise ValueError(f"{path}: {part}_end must rise to {len(jpeg)}, the number of bytes in {part}_jpeg (uint8)")
+        refuse_labels(f"{path}: {part}_label", labels, self.classes)
+
+        def images() -> Iterator[Encoded]:
+            for index in range(count):
+                yield Encoded(f"{path}: {part} image {index}", jpeg[bounds[index] : bounds[index + 1]].tobytes())
+
+        return Split(decode_all(images(), count, self.side, bar), labels.astype(np.int64))
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_labels(name: str, labels: np.ndarray, classes: int) -> None:
+    """Refuse labels that aren't the index of a class."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise ValueError(f"{name} must have labels from 0 to {classes - 1}; record {wrong[0]} has {labels[wrong[0]]}")

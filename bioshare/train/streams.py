@@ -1,0 +1,115 @@
+"""Batches of images that are too many to keep in memory: decoded, resized and cropped by a pool of workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
+
+from bioshare.train.images import resized_crop
+from bioshare.train.plan import Plan
+from bioshare.train.prepared import ImageFiles
+
+RESIZE = 256
+"""Pixels of the smaller side before the crop."""
+
+Item = tuple[int, float, float, bool]
+"""Which image, the row and the column of its crop from 0 to 1, and whether it is mirrored."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedBatches:
+    """Batches of image files.
+
+    What a worker does is told to it image by image, so that their number changes nothing. They hand over uint8;
+    images are normalised on the device.
+
+    Attributes:
+        files: the images.
+        labels: (n,) int64.
+        plan: what the batches hold.
+        side: rows and columns of the crops.
+        mean, std: of the pixels from 0 to 255, (channels, 1, 1), on the device.
+        workers: processes that decode; None for one per core, shared with the other processes on this machine; 0 to
+            decode in this process.
+    """
+
+    files: ImageFiles
+    labels: Tensor
+    plan: Plan
+    side: int
+    mean: Tensor
+    std: Tensor
+    workers: int | None = None
+
+    @property
+    def images(self) -> int:
+        return self.plan.images
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.mean.device
+        workers = _cores() if self.workers is None else self.workers
+        loader = DataLoader(
+            _Crops(self.files, self.side),
+            batch_sampler=_Items(self.plan, epoch, start),
+            num_workers=workers,
+            collate_fn=partial(_collate, side=self.side),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from the global one
+        )
+        for pixels, indices in loader:
+            images = pixels.to(device, non_blocking=True)
+            yield (images - self.mean) / self.std, self.labels[indices].to(device, non_blocking=True)
+
+
+class _Crops(MapDataset):
+    """The crop that an item asks for."""
+
+    def __init__(self, files: ImageFiles, side: int) -> None:
+        self.files, self.side = files, side
+
+    def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
+        index, row, column, mirrored = item
+        crop = resized_crop(self.files.file(index), RESIZE, self.side, row, column)
+        return crop[..., ::-1] if mirrored else crop, index
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The items of every batch of an epoch."""
+
+    plan: Plan
+    epoch: int
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.plan) - self.start
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for part in self.plan.epoch(self.epoch, self.start):
+            rows, columns, _ = part.draws.T
+            yield list(zip(part.indices.tolist(), rows, columns, part.flips.astype(bool), strict=True))
+
+
+def _collate(crops: list[tuple[np.ndarray, int]], side: int) -> tuple[Tensor, Tensor]:
+    """Pixels and indices of a batch, which may be empty."""
+    pixels = np.empty((len(crops), 3, side, side), np.uint8)
+    for place, (crop, _) in zip(pixels, crops, strict=True):
+        place[:] = crop
+    return torch.from_numpy(pixels), torch.tensor([index for _, index in crops], dtype=torch.int64)
+
+
+def _cores() -> int:
+    """Cores for each of the processes that run on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
