@@ -5,6 +5,7 @@ save. All random numbers come from the CPU, a few per image, so that every devic
 the same crops.
 """
 
+# ruff: noqa: PT028 (test_batches is no test)
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -166,13 +167,7 @@ def training_batches(
     return _batches(dataset.train_images, dataset.train_labels, chosen, dataset, config.padding, plan, device)
 
 
-def test_batches(
-    dataset: Dataset,
-    config: TrainConfig,
-    device: torch.device,
-    rank: int = 0,
-    world: int = 1,  # noqa: PT028 (no test)
-) -> Batches:
+def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
     """The test images in their order, or with ``config.validation`` the training images held out; the same every epoch.
 
     Images aren't padded; of those that are larger than what the network sees, the centre counts.

@@ -109,7 +109,7 @@ class CifarArchive:
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} is not a whole .tar.gz archive: {error}. Fetch it again") from error
         if missing := wanted - found.keys():
-            raise ValueError(f"{path} lacks {self.folder}/{min(missing)}; it must be {self.form}")
+            raise ValueError(f"{path} lacks {self.folder}/{min(missing)}; it must be {self.form}, to its end")
         return found
 
     def _split(self, path: Path, part: str, found: dict[str, bytes], bar: tqdm) -> Split:
@@ -146,7 +146,7 @@ class JpegArrays:
         digest = checksum(path)
         parts = [f"{part}_{kind}" for part in self.images for kind in ("jpeg", "end", "label")]
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in ("classes", *parts)}
         except KeyError as error:
             raise ValueError(f"{path} must be {self.form}: {error.args[0]}") from None

@@ -1,0 +1,502 @@
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import bioshare
+from bioshare.train import prepare as module
+from bioshare.train.images import CHUNK
+from bioshare.train.prepare import SOURCES, pixel_statistics, prepare
+
+RNG = np.random.default_rng(0)
+REAL_JPEG = Path(os.environ.get("BIOSHARE_CIFAR10_JPEG") or Path(__file__).parents[3] / "shared/data/cifar10_jpeg.npz")
+NAMES10 = tuple("abcdefghij")
+
+
+def random_pixels(count, side):
+    return RNG.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+
+
+def image_bytes(side, form="JPEG", mode="RGB"):
+    channels = (3,) if mode == "RGB" else ()
+    stream = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (side, side, *channels), dtype=np.uint8)).save(stream, form)
+    return stream.getvalue()
+
+
+def decoded(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
+
+
+def contents(path):
+    with safe_open(path, "numpy") as file:
+        return load_file(path), json.loads(file.metadata()["bioshare"])
+
+
+def assert_refused(match, *arguments, **keywords):
+    """The source is refused with this message, and the folder keeps what it had."""
+    folder = arguments[2]
+    before = sorted(folder.iterdir()) if folder.exists() else None
+    with pytest.raises(ValueError, match=match):
+        prepare(*arguments, **keywords, progress=False)
+    assert (sorted(folder.iterdir()) if folder.exists() else None) == before
+
+
+# CIFAR's archives
+
+
+def records(pixels, *labels):
+    return np.concatenate([np.stack(labels, 1).astype(np.uint8), pixels.reshape(len(pixels), -1)], 1).tobytes()
+
+
+def write_archive(path, folder, files):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    """Pixels, labels and the files of a small CIFAR-10, and its source."""
+    pixels, labels = random_pixels(24, 32), np.arange(24) % 10
+    parts = [slice(4 * i, 4 * i + 4) for i in range(6)]
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    files = {name: records(pixels[part], labels[part]) for name, part in zip(names, parts, strict=True)}
+    files = dict(reversed(files.items())) | {
+        "readme.html": b"hello",
+        "batches.meta.txt": b"\n".join(map(str.encode, NAMES10)),
+    }
+    return pixels, labels, files, replace(SOURCES["cifar10"], sha256=None, images={"train": 20, "test": 4})
+
+
+def cifar10_archive(path, files, **changed):
+    files = {name: changed.get(name.split(".")[0], data) for name, data in files.items()}
+    present = {name: data for name, data in files.items() if data is not None}
+    return write_archive(path / "cifar-10-binary.tar.gz", "cifar-10-batches-bin", present)
+
+
+def test_cifar10_arrives_unchanged(tmp_path, cifar10):
+    pixels, labels, files, source = cifar10
+    archive = cifar10_archive(tmp_path, files)
+    target = prepare("cifar10", archive, tmp_path / "new" / "data", source, progress=False)
+    assert list(target.parent.iterdir()) == [target]
+    arrays, facts = contents(target)
+    np.testing.assert_array_equal(arrays["train_images"], pixels[:20])
+    np.testing.assert_array_equal(arrays["test_images"], pixels[20:])
+    np.testing.assert_array_equal(arrays["train_labels"], labels[:20])
+    np.testing.assert_array_equal(arrays["test_labels"], labels[20:])
+    assert arrays["train_images"].dtype == np.uint8
+    assert arrays["train_labels"].dtype == np.int64
+    assert facts["classes"] == list(NAMES10)
+    assert (facts["name"], facts["source"], facts["version"]) == ("cifar10", archive.name, bioshare.__version__)
+    assert facts["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
+    scaled = pixels[:20].astype(np.float64) / 255
+    np.testing.assert_allclose(facts["mean"], scaled.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(facts["std"], scaled.std((0, 2, 3)), rtol=1e-12)
+
+
+def test_cifar100_has_the_fine_labels(tmp_path):
+    pixels, fine = random_pixels(7, 32), np.array([0, 99, 5, 6, 7, 8, 9])
+    coarse = np.full(7, 3)
+    names = b"\n".join(b"class%d" % i for i in range(100)) + b"\n"
+    files = {
+        "train.bin": records(pixels[:5], coarse[:5], fine[:5]),
+        "test.bin": records(pixels[5:], coarse[5:], fine[5:]),
+        "fine_label_names.txt": names,
+    }
+    archive = write_archive(tmp_path / "cifar-100-binary.tar.gz", "cifar-100-binary", files)
+    source = replace(SOURCES["cifar100"], sha256=None, images={"train": 5, "test": 2})
+    arrays, facts = contents(prepare("cifar100", archive, tmp_path, source, progress=False))
+    np.testing.assert_array_equal(np.concatenate([arrays["train_labels"], arrays["test_labels"]]), fine)
+    np.testing.assert_array_equal(arrays["test_images"], pixels[5:])
+    assert facts["classes"][99] == "class99"
+
+
+def test_an_archive_with_another_checksum_is_refused(tmp_path, cifar10):
+    archive = cifar10_archive(tmp_path, cifar10[2])
+    assert_refused(f"{archive.name} must have the SHA-256 checksum c4a38c50", "cifar10", archive, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.4, 0.5, 0.6, 0.7, 0.95])
+def test_a_truncated_archive_is_refused(tmp_path, cifar10, kept):
+    archive = cifar10_archive(tmp_path, cifar10[2])
+    archive.write_bytes(archive.read_bytes()[: int(kept * archive.stat().st_size)])
+    match = f"{archive.name} (is not a whole .tar.gz archive|lacks .*, to its end)"  # cut between two files: lacks
+    assert_refused(match, "cifar10", archive, tmp_path, cifar10[3])
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path, cifar10):
+    archive = tmp_path / "cifar.tar.gz"
+    archive.write_bytes(gzip.compress(b"neither a tar file nor empty" * 100))
+    assert_refused("cifar.tar.gz is not a whole .tar.gz archive", "cifar10", archive, tmp_path, cifar10[3])
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"data_batch_3": None}, "lacks cifar-10-batches-bin/data_batch_3.bin"),
+        (
+            {"data_batch_3": bytes(4 * 3073 - 1)},
+            "data_batch_3.bin must have 4 records of 3073 bytes = 12292; got 12291",
+        ),
+        ({"test_batch": bytes(5 * 3073)}, "test_batch.bin must have 4 records"),
+        ({"data_batch_2": bytes(3 * 3073) + b"\x0a" + bytes(3072)}, "data_batch_2.bin .* from 0 to 9; record 3 has 10"),
+        ({"batches": b"cat dog"}, "batches.meta.txt must name 10 classes; got 2"),
+    ],
+)
+def test_an_archive_with_the_wrong_content_is_refused(tmp_path, cifar10, changed, match):
+    archive = cifar10_archive(tmp_path, cifar10[2], **changed)
+    assert_refused(match, "cifar10", archive, tmp_path, cifar10[3])
+
+
+# JPEG files in an .npz file
+
+
+def jpeg_arrays(**changed):
+    """The arrays of a small CIFAR-10 in JPEG files, and the files."""
+    files = [image_bytes(32) for _ in range(6)]
+    arrays = {"classes": np.array(NAMES10)}
+    for part, chosen, labels in (("train", files[:4], [0, 1, 2, 9]), ("test", files[4:], [5, 3])):
+        arrays[f"{part}_jpeg"] = np.frombuffer(b"".join(chosen), np.uint8)
+        arrays[f"{part}_end"] = np.cumsum([len(file) for file in chosen])
+        arrays[f"{part}_label"] = np.array(labels, np.uint8)
+    arrays = {name: changed.get(name, lambda array: array)(array) for name, array in arrays.items()}
+    return {name: array for name, array in arrays.items() if array is not None}, files
+
+
+def jpeg_source(train=4, test=2):
+    return replace(SOURCES["cifar10-jpeg"], images={"train": train, "test": test})
+
+
+def test_jpeg_arrays_are_decoded(tmp_path):
+    arrays, files = jpeg_arrays()
+    np.savez(tmp_path / "jpeg.npz", **arrays)
+    prepared, facts = contents(prepare("cifar10-jpeg", tmp_path / "jpeg.npz", tmp_path, jpeg_source(), progress=False))
+    np.testing.assert_array_equal(prepared["train_images"], [decoded(file) for file in files[:4]])
+    np.testing.assert_array_equal(prepared["test_images"], [decoded(file) for file in files[4:]])
+    assert prepared["train_labels"].tolist() == [0, 1, 2, 9]
+    assert facts["classes"] == list(NAMES10)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"test_label": lambda array: None}, "test_label is not a file in the archive"),
+        ({"classes": lambda array: array.astype(object)}, "Object arrays cannot be loaded"),
+        ({"classes": lambda array: array[:9]}, "must name 10 classes; got 9"),
+        ({"train_end": lambda array: array[:3]}, "train_end and train_label must have 4 elements; got 3 and 4"),
+        ({"train_end": lambda array: array[[1, 0, 2, 3]]}, "train_end must rise to"),
+        ({"test_end": lambda array: array - 1}, "test_end must rise to"),
+        ({"test_label": lambda array: array + 5}, "test_label must have labels from 0 to 9; record 0 has 10"),
+        ({"train_jpeg": lambda array: array * 0}, "train image 0 is not an image that can be read"),
+    ],
+)
+def test_jpeg_arrays_with_the_wrong_content_are_refused(tmp_path, changed, match):
+    path = tmp_path / "jpeg.npz"
+    arrays, _ = jpeg_arrays(**changed)
+    np.savez(path, **arrays)
+    assert_refused(match, "cifar10-jpeg", path, tmp_path, jpeg_source())
+
+
+def test_a_truncated_npz_is_refused(tmp_path):
+    path = tmp_path / "jpeg.npz"
+    np.savez(path, **jpeg_arrays()[0])
+    path.write_bytes(path.read_bytes()[:-100])
+    assert_refused("jpeg.npz is not a whole .npz file", "cifar10-jpeg", path, tmp_path, jpeg_source())
+
+
+def write_many(path, damaged=None):
+    """Five images over and over, more than one process decodes; their pixels and the source."""
+    count = 2 * CHUNK + 3
+    files = [image_bytes(32) for _ in range(5)]
+    chosen = [files[i % 5] for i in range(count)]
+    if damaged is not None:
+        chosen[damaged] = chosen[damaged][:-200]
+    arrays, _ = jpeg_arrays()
+    arrays["train_jpeg"] = np.frombuffer(b"".join(chosen), np.uint8)
+    arrays["train_end"] = np.cumsum([len(file) for file in chosen])
+    arrays["train_label"] = np.arange(count) % 10
+    np.savez(path, **arrays)
+    return np.stack([decoded(file) for file in files])[np.arange(count) % 5], jpeg_source(train=count)
+
+
+def test_many_images_are_decoded_in_parallel_and_stay_in_order(tmp_path):
+    pixels, source = write_many(tmp_path / "jpeg.npz")
+    prepared, _ = contents(prepare("cifar10-jpeg", tmp_path / "jpeg.npz", tmp_path, source, progress=False))
+    np.testing.assert_array_equal(prepared["train_images"], pixels)
+
+
+def test_one_truncated_image_of_many_is_named(tmp_path):
+    _, source = write_many(tmp_path / "jpeg.npz", damaged=CHUNK + 7)
+    match = f"train image {CHUNK + 7} is not an image that can be read: image file is truncated"
+    assert_refused(match, "cifar10-jpeg", tmp_path / "jpeg.npz", tmp_path, source)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_JPEG.exists(), reason=f"no {REAL_JPEG}; BIOSHARE_CIFAR10_JPEG may say where it is")
+def test_the_jpeg_copy_of_cifar10_is_prepared(tmp_path):
+    target = prepare("cifar10-jpeg", REAL_JPEG, tmp_path, progress=False)
+    arrays, facts = contents(target)
+    assert arrays["train_images"].shape == (50_000, 3, 32, 32)
+    assert arrays["test_images"].shape == (10_000, 3, 32, 32)
+    assert np.bincount(arrays["train_labels"]).tolist() == [5000] * 10
+    assert np.bincount(arrays["test_labels"]).tolist() == [1000] * 10
+    assert facts["classes"][0] == "airplane"
+    np.testing.assert_allclose(facts["mean"], [0.491, 0.482, 0.447], atol=2e-3)  # those of CIFAR-10
+    with np.load(REAL_JPEG) as source:
+        first = source["train_jpeg"][: source["train_end"][0]].tobytes()
+    np.testing.assert_array_equal(arrays["train_images"][0], decoded(first))
+
+
+# TinyImageNet and ImageNet
+
+
+CLASSES = "n01", "n02", "n03"
+
+
+def write_tiny(folder, layout="flat", side=64):
+    """Three classes with two images for training and one for testing each, the first image grey; their bytes."""
+    folder.mkdir(parents=True)
+    images = {}
+    (folder / "wnids.txt").write_text("\n".join(reversed(CLASSES)))
+    for name in CLASSES:
+        for i in range(2):
+            images[f"train/{name}/images/{name}_{i}.JPEG"] = image_bytes(side, mode="L" if not images else "RGB")
+        test = {"flat": "val/images", "nested": f"val/{name}", "deep": f"val/{name}/images"}[layout]
+        images[f"{test}/val_{name[-1]}.JPEG"] = image_bytes(side)
+    for name, data in images.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    lines = [f"val_{name[-1]}.JPEG\t{name}\t0\t0\t62\t62\n" for name in CLASSES]
+    (folder / "val/val_annotations.txt").write_text("".join(lines))
+    (folder / "val/.DS_Store").write_text("not an image")
+    return images
+
+
+def zipped(folder):
+    return Path(shutil.make_archive(str(folder), "zip", folder.parent, folder.name))
+
+
+TINY = replace(SOURCES["tinyimagenet"], classes=3, images={"train": 6, "test": 3})
+
+
+@pytest.mark.parametrize("layout", ["flat", "nested", "deep"])
+@pytest.mark.parametrize("form", ["folder", "folder above", "zip"])
+def test_tinyimagenet_is_decoded_from_every_layout(tmp_path, layout, form):
+    folder = tmp_path / "tiny-imagenet-200"
+    images = write_tiny(folder, layout)
+    path = {"folder": folder, "folder above": tmp_path, "zip": zipped(folder)}[form]
+    arrays, facts = contents(prepare("tinyimagenet", path, tmp_path / "data", TINY, progress=False))
+    train, test = ([decoded(data) for name, data in images.items() if name.startswith(p)] for p in ("train", "val"))
+    np.testing.assert_array_equal(arrays["train_images"], train)
+    np.testing.assert_array_equal(arrays["test_images"], test)
+    assert (arrays["train_images"][0] == arrays["train_images"][0, :1]).all()  # grey
+    assert arrays["train_labels"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert arrays["test_labels"].tolist() == [0, 1, 2]
+    assert facts["classes"] == list(CLASSES)
+    assert (facts["sha256"] is None) == (form != "zip")
+
+
+def damage(relative, change):
+    """A change of one file by its bytes; None removes it."""
+
+    def apply(folder):
+        path = folder / relative
+        data = change(path.read_bytes() if path.exists() else b"")
+        if data is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    return apply
+
+
+def remove(relative):
+    return lambda folder: shutil.rmtree(folder / relative)
+
+
+FIRST = "train/n01/images/n01_0.JPEG"
+TINY_FAULTS = {
+    "truncated image": ("flat", damage(FIRST, lambda data: data[: len(data) // 2]), "n01_0.JPEG is not an image"),
+    "no image": ("flat", damage("val/images/val_2.JPEG", lambda data: b"text"), "val_2.JPEG is not an image that can"),
+    "other size": ("flat", damage(FIRST, lambda data: image_bytes(63)), "n01_0.JPEG must have 64 x 64 .* got 63 x 63"),
+    "class folder missing": ("flat", remove("train/n02"), "train/n02 is missing"),
+    "class folder empty": (
+        "flat",
+        lambda f: [p.unlink() for p in (f / "train/n02/images").iterdir()],
+        "train/n02 has no",
+    ),
+    "image missing": ("flat", damage(FIRST, lambda data: None), "must have 6 train images; got 5"),
+    "no validation set": ("flat", remove("val"), "must have folders val/CLASS, or the classes in val/val_annotations"),
+    "test class missing": ("nested", remove("val/n03"), "val/n03 must have images"),
+    "class only in test": (
+        "nested",
+        damage("val/n09/x.JPEG", lambda data: image_bytes(64)),
+        "val/n09/x.JPEG has the class n09, which train lacks",
+    ),
+    "unknown class annotated": (
+        "flat",
+        damage("val/val_annotations.txt", lambda data: data.replace(b"n02", b"n09")),
+        "val_2.JPEG has the class n09, which train lacks",
+    ),
+    "annotated file missing": (
+        "flat",
+        damage("val/images/val_2.JPEG", lambda data: None),
+        "val_annotations.txt, line 2, must name an image in val and its class; got 'val_2",
+    ),
+    "line cut off": (
+        "flat",
+        damage("val/val_annotations.txt", lambda data: data[: data.rindex(b"\tn03")]),
+        "val_annotations.txt, line 3, must name",
+    ),
+    "image without annotation": (
+        "flat",
+        damage("val/val_annotations.txt", lambda data: data[: data.index(b"\n")]),
+        "must name the class of every image in val; val/images/val_2.JPEG isn't there",
+    ),
+    "annotations missing": (
+        "flat",
+        damage("val/val_annotations.txt", lambda data: None),
+        "must have folders val/CLASS, or the classes in val/val_annotations.txt or val_annotations.txt",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TINY_FAULTS)
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_tinyimagenet_with_a_fault_is_refused(tmp_path, fault, form):
+    layout, apply, match = TINY_FAULTS[fault]
+    folder = tmp_path / "tiny-imagenet-200"
+    write_tiny(folder, layout)
+    apply(folder)
+    assert_refused(match, "tinyimagenet", zipped(folder) if form == "zip" else folder, tmp_path / "data", TINY)
+
+
+def test_a_class_folder_too_few_is_refused_without_a_list_of_classes(tmp_path):
+    write_tiny(tmp_path / "tiny")
+    (tmp_path / "tiny/wnids.txt").unlink()
+    shutil.rmtree(tmp_path / "tiny/train/n02")
+    match = "tiny must have 3 class folders in train; got 2"
+    assert_refused(match, "tinyimagenet", tmp_path / "tiny", tmp_path / "data", TINY)
+
+
+def test_a_damaged_zip_file_is_refused(tmp_path):
+    folder = tmp_path / "tiny-imagenet-200"
+    write_tiny(folder)
+    path, data = zipped(folder), zipped(folder).read_bytes()
+    path.write_bytes(data[:-30])
+    assert_refused("tiny-imagenet-200.zip is not a whole zip file", "tinyimagenet", path, tmp_path / "data", TINY)
+    with zipfile.ZipFile(path.with_name("whole.zip"), "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    data = bytearray(path.with_name("whole.zip").read_bytes())
+    image = (folder / FIRST).read_bytes()
+    data[data.index(image) + 300] ^= 1
+    path.write_bytes(data)
+    assert_refused(f"{FIRST} is damaged: Bad CRC-32", "tinyimagenet", path, tmp_path / "data", TINY)
+
+
+IMAGENET = replace(SOURCES["imagenet"], classes=3, images={"train": 6, "test": 3})
+
+
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+def test_imagenet_becomes_an_index_of_its_files(tmp_path, layout):
+    images = write_tiny(tmp_path / "imagenet", layout, side=40)
+    arrays, facts = contents(prepare("imagenet", tmp_path / "imagenet", tmp_path, IMAGENET, progress=False))
+    for part, start in (("train", "train"), ("test", "val")):
+        text, starts = arrays[f"{part}_names"].tobytes(), [0, *arrays[f"{part}_ends"][:-1]]
+        names = [text[a:b].decode() for a, b in zip(starts, arrays[f"{part}_ends"], strict=True)]
+        assert names == sorted(name for name in images if name.startswith(start))
+    assert arrays["train_labels"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert facts["folder"] == str(tmp_path / "imagenet")
+    assert "mean" not in facts
+
+
+def test_imagenet_with_a_file_that_is_no_image_is_refused(tmp_path):
+    write_tiny(tmp_path / "imagenet", side=40)
+    (tmp_path / "imagenet" / FIRST).write_bytes(b"text")
+    match = "n01_0.JPEG is not an image that can be read"
+    assert_refused(match, "imagenet", tmp_path / "imagenet", tmp_path / "data", IMAGENET)
+
+
+def test_imagenet_in_a_file_is_refused(tmp_path):
+    (tmp_path / "imagenet.tar").write_bytes(b"text")
+    assert_refused("imagenet.tar must be a folder with train/CLASS", "imagenet", tmp_path / "imagenet.tar", tmp_path)
+
+
+# Whatever the source
+
+
+def test_an_interrupt_leaves_what_was_there(tmp_path, cifar10, monkeypatch):
+    archive, folder = cifar10_archive(tmp_path, cifar10[2]), tmp_path / "data"
+    target = prepare("cifar10", archive, folder, cifar10[3], progress=False)
+    before = target.read_bytes()
+
+    def interrupted(tensors, path, metadata):
+        path.write_bytes(before[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("cifar10", archive, folder, cifar10[3], progress=False)
+    assert list(folder.iterdir()) == [target]
+    assert target.read_bytes() == before
+
+
+def test_a_prepared_file_replaces_the_one_before_and_others_may_read_it(tmp_path, cifar10):
+    target = tmp_path / "cifar10.safetensors"
+    target.write_bytes(b"old")
+    old = os.umask(0o022)
+    try:
+        assert prepare("cifar10", cifar10_archive(tmp_path, cifar10[2]), tmp_path, cifar10[3], progress=False) == target
+    finally:
+        os.umask(old)
+    assert contents(target)[1]["name"] == "cifar10"
+    assert target.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_cannot_be_is_refused_before_reading(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*nowhere.tar.gz; it must be the official cifar-10-bin"):
+        prepare("cifar10", tmp_path / "nowhere.tar.gz", tmp_path)
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"can't be a folder: .*file is a file"):
+        prepare("cifar10", file, file / "data")
+    with pytest.raises(ValueError, match="digits needs no preparation"):
+        prepare("digits", file, tmp_path)
+    with pytest.raises(ValueError, match=r"name must be one of cifar10, .*; got 'mnist'"):
+        prepare("mnist", file, tmp_path)
+
+
+def test_the_command_says_where_the_file_is(tmp_path, cifar10, monkeypatch, capsys):
+    monkeypatch.setitem(SOURCES, "cifar10", cifar10[3])
+    monkeypatch.setenv("BIOSHARE_DATA", str(tmp_path / "data"))
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    module.main(parser.parse_args(["cifar10", "--from", str(cifar10_archive(tmp_path, cifar10[2]))]))
+    assert capsys.readouterr().out.strip() == str(tmp_path / "data/cifar10.safetensors")
+    assert (tmp_path / "data/cifar10.safetensors").exists()
+
+
+def test_pixel_statistics_are_those_of_all_pixels():
+    pixels = random_pixels(1501, 3)
+    mean, std = pixel_statistics(pixels)
+    np.testing.assert_allclose(mean, (pixels / 255).mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std, (pixels / 255).std((0, 2, 3)), rtol=1e-12)
