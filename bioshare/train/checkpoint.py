@@ -1,0 +1,143 @@
+"""Checkpoints: one safetensors file with all that a run needs to go on, and files that are never half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW remembers of every parameter."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place at the end; after an error ``path`` is as it was.
+
+    The data are on the disk before the name changes, so that a kill or a power cut leaves the old file or the new.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    try:
+        yield temporary
+        temporary.chmod(mode)  # safetensors makes files for their owner only
+        _to_disk(temporary)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors by name and metadata (what JSON can hold) to one file, atomically."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(metadata)
+    with replacing(path) as temporary:
+        save_file(ready, temporary, {"metadata": text, "checksum": _checksum(text, ready)})
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write` wrote: tensors on the CPU, and the metadata.
+
+    Raises:
+        ValueError: the file is damaged, or is no checkpoint.
+    """
+    with _opened(path) as file:
+        text, checksum = _header(file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
+        if _checksum(text, tensors) != checksum:
+            raise ValueError("its checksum is not that of its contents")
+        return tensors, json.loads(text)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata alone, which takes no time.
+
+    Raises:
+        ValueError: the file is damaged, or is no checkpoint.
+    """
+    with _opened(path) as file:
+        return json.loads(_header(file)[0])
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """A network's parameters and buffers, and AdamW's moments, by name."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        known = optimizer.state.get(parameter, {})
+        tensors |= {f"optimizer.{name}.{moment}": known[moment] for moment in MOMENTS if moment in known}
+    return tensors
+
+
+@torch.no_grad()
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the `state` of a run back, in place; every tensor keeps its memory layout.
+
+    Args:
+        model, optimizer: made like those that were saved, the optimiser from ``model.parameters()``.
+        tensors: as `state` gave them; others are ignored.
+
+    Raises:
+        ValueError: the tensors are those of another network.
+    """
+    own = model.state_dict()
+    saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in saved.items()}:
+        raise ValueError("the checkpoint must hold the tensors of the network that the configuration names")
+    for name, tensor in own.items():
+        tensor.copy_(saved[name])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, (name, parameter) in enumerate(model.named_parameters()):
+        for moment in MOMENTS:
+            tensor = tensors.get(f"optimizer.{name}.{moment}")
+            if tensor is not None:
+                like = torch.empty_like(tensor if moment == "step" else parameter)
+                moments.setdefault(index, {})[moment] = like.copy_(tensor)
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file; errors that its contents cause name it."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged, or no checkpoint of bioshare: {error}. Put a copy in its place, or move it away to "
+            "train from the start"
+        ) from error
+
+
+def _header(file: Any) -> tuple[str, str]:
+    """The metadata as text, and the checksum."""
+    header = file.metadata() or {}
+    return header["metadata"], header["checksum"]
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the metadata and of every name, shape and content: safetensors itself would miss a changed bit."""
+    crc = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,254 @@
+"""`Run`: a network in training, how far it has come, and its next step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bioshare.bridge import InstantSharing, SleepReport, neg_log_snr
+from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
+from bioshare.train import checkpoint
+from bioshare.train.config import TrainConfig
+from bioshare.train.data import Batches, Dataset
+from bioshare.train.distributed import Processes
+from bioshare.train.results import History, encoded
+
+NETWORKS = {"resnet20": resnet20, "resnet18": resnet18}
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+LOSS, CORRECT, IMAGES, FINITE = range(4)
+"""What is summed over an epoch: losses, correct answers, images, batches before the loss was no longer finite."""
+
+
+class TrainingDivergedError(FloatingPointError):
+    """A run whose loss or weights are no longer finite.
+
+    Attributes:
+        epoch, step: where, from 0; the step counts the batches of the whole run.
+        learning_rate: at that step.
+    """
+
+    def __init__(self, message: str, epoch: int, step: int, learning_rate: float) -> None:
+        super().__init__(message, epoch, step, learning_rate)
+        self.epoch, self.step, self.learning_rate = epoch, step, learning_rate
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+def network(config: TrainConfig, dataset: Dataset) -> nn.Module:
+    """The network of a configuration, its weights drawn from the seed; the global generator stays as it was.
+
+    Raises:
+        ValueError: ``keep_first`` leaves nothing to be locally connected.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = NETWORKS[config.network](len(dataset.classes), in_channels=dataset.input_size[0])
+        if config.locally_connected:
+            model = to_locally_connected(model, dataset.input_size, "independent", config.keep_first)
+    if config.locally_connected and not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
+        raise ValueError(f"keep_first must leave a convolution of {config.network}; got {config.keep_first}")
+    return model
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """The learning rate of an epoch (from 0): divided by 4 at every milestone."""
+    passed = sum(epoch >= round(milestone * config.epochs, 9) for milestone in config.milestones)
+    return config.learning_rate / 4**passed
+
+
+def sharing(config: TrainConfig) -> Callable[..., SleepReport] | None:
+    """What shares the weights of a model, called as ``share(model, seed=...)``; None if nothing does."""
+    return None if config.share_every is None else InstantSharing(config.border)
+
+
+def seed_at(seed: int, *moment: int) -> int:
+    """The seed of a moment in a run: of a step, of a process at a step."""
+    return int(np.random.SeedSequence([seed, *moment]).generate_state(1, np.uint64)[0])
+
+
+def half(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The type of automatic mixed precision; None for float32 throughout."""
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    return HALVES.get(precision)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Automatic mixed precision of that type; of none for None."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+class Run:
+    """A network in training.
+
+    All processes have the same weights at every moment. Their sums differ, and become one in `totals`.
+
+    Args:
+        config: what is trained.
+        model: the network, in place; its `BatchNorm2d` layers are synchronised if there are several processes.
+        batches: of the training images, this process's part.
+        here: this process.
+        record_snr: measure -log SNR after every n-th batch; None for once an epoch.
+
+    Attributes:
+        compiled: the network as `torch.compile` made it, or itself.
+        dtype: of automatic mixed precision, or None.
+        epoch, batch: what comes next; both from 0.
+        seconds: spent on the batches of this epoch.
+        saved: when the last checkpoint was written, by `time.monotonic`.
+        history: the epochs before.
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, batches: Batches, here: Processes, record_snr: int | None = None
+    ) -> None:
+        self.config, self.batches, self.here, self.record_snr = config, batches, here, record_snr
+        self.model = model.to(here.device).train()
+        here.synchronise(self.model)
+        self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
+        self.forward = here.parallel(self.compiled)
+        on_gpu = here.device.type == "cuda"  # on a CPU the fused optimiser is slower for permuted weights
+        rate, decay = config.learning_rate, config.weight_decay
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), rate, weight_decay=decay, fused=on_gpu)
+        self.dtype = half(config, here.device)
+        self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype is torch.float16)
+        self.share = sharing(config)
+        self.epoch, self.batch, self.seconds, self.saved = 0, 0, 0.0, time.monotonic()
+        self.sums = torch.zeros(4, dtype=torch.float64, device=here.device)
+        self.history = History()
+        if config.locally_connected:
+            self.history.measured(0, False, neg_log_snr(self.model, config.border))
+
+    @property
+    def steps(self) -> int:
+        """Batches since the start of the run."""
+        return self.epoch * len(self.batches) + self.batch
+
+    def images(self, batch: int) -> int:
+        """How many images a batch has in all processes together, repetitions included."""
+        different = self.config.batch_size // self.config.repetitions
+        return min(different, self.batches.images - batch * different) * self.config.repetitions
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """Learn from one batch, or this process's part of it, and share the weights if their time has come."""
+        torch.manual_seed(seed_at(self.config.seed, self.steps, self.here.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.epoch)
+        self.optimizer.zero_grad()
+        with autocast(self.here.device, self.dtype):
+            scores = self.forward(x)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        loss = cross_entropy(scores, y, reduction="sum")
+        self.scaler.scale(loss * (self.here.world / self.images(self.batch))).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._count(loss.detach(), scores.detach(), y)
+        self._share()
+        self.batch += 1
+
+    def _count(self, loss: Tensor, scores: Tensor, y: Tensor) -> None:
+        correct, images = (scores.argmax(1) == y).sum(), y.new_tensor(len(y))
+        self.sums[:FINITE] += torch.stack([loss, correct, images])
+        self.sums[FINITE] += self.sums[LOSS].isfinite()
+
+    def _share(self) -> None:
+        """Share the weights after this batch, and measure -log SNR before and after, if it is time for that."""
+        index = self.batch if self.config.share_count == "epoch" else self.steps
+        measure = self.record_snr is not None and index % self.record_snr == 0 and self.config.locally_connected
+        done = self.steps + 1
+        if self.share is None or index % (self.config.share_every or 1):
+            if measure:
+                self.history.measured(done, False, neg_log_snr(self.model, self.config.border))
+            return
+        self._refuse_broken_weights()
+        report = self.share(self.model, seed=seed_at(self.config.seed, self.steps))
+        self.history.sharings += 1
+        if measure:
+            self.history.measured(done, False, {layer.name: layer.neg_log_snr_before for layer in report.layers})
+            self.history.measured(done, True, {layer.name: layer.neg_log_snr_after for layer in report.layers})
+
+    def totals(self) -> Tensor:
+        """The sums of this epoch so far, over all processes.
+
+        Raises:
+            TrainingDivergedError: a loss wasn't finite; in all processes.
+        """
+        totals = self.here.total(self.sums)
+        if not totals[LOSS].isfinite():
+            fine = -self.here.largest(-self.sums[FINITE])
+            raise self._diverged("the loss", int(fine))
+        return totals
+
+    def _refuse_broken_weights(self) -> None:
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            self.totals()  # a loss that wasn't finite comes first
+            raise self._diverged("a weight", self.batch)
+
+    def _diverged(self, what: str, batch: int) -> TrainingDivergedError:
+        step, rate = self.epoch * len(self.batches) + batch, learning_rate(self.config, self.epoch)
+        return TrainingDivergedError(
+            f"{what} is no longer finite in epoch {self.epoch + 1}, step {step}, at the learning rate {rate:g}. Try a "
+            "smaller learning_rate",
+            self.epoch,
+            step,
+            rate,
+        )
+
+    def finish_epoch(self, test: dict[str, float]) -> None:
+        """Write an epoch into the history, with what was found in its test, and go on to the next."""
+        loss, correct, images, _ = self.totals().tolist()
+        rate = {"learning_rate": learning_rate(self.config, self.epoch)}
+        speed = {"seconds": self.seconds, "images_per_second": images / self.seconds}
+        learned = {"train_loss": loss / images, "train_accuracy": 100 * correct / images}
+        self.history.epochs.append(learned | test | rate | speed)
+        if self.record_snr is None and self.config.locally_connected:
+            self.history.measured(self.steps, False, neg_log_snr(self.model, self.config.border))
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        self.sums.zero_()
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, in one of the processes; the others wait.
+
+        Raises:
+            TrainingDivergedError: there is something in it that isn't finite; the file stays as it was.
+        """
+        totals = self.totals()
+        self._refuse_broken_weights()
+        metadata = {
+            "config": encoded(self.config),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "scaler": self.scaler.state_dict(),
+            "history": asdict(self.history),
+        }
+        if self.here.rank == 0:
+            checkpoint.write(path, checkpoint.state(self.model, self.optimizer) | {"sums": totals}, metadata)
+        self.here.wait()
+        self.saved = time.monotonic()
+
+    def restore(self, path: Path) -> None:
+        """Go back to a checkpoint.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        tensors, metadata = checkpoint.read(path)
+        checkpoint.restore(self.model, self.optimizer, tensors)
+        self.epoch, self.batch, self.seconds = (metadata[name] for name in ("epoch", "batch", "seconds"))
+        self.history = History(**metadata["history"])
+        if metadata["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(metadata["scaler"])
+        if self.here.rank == 0:
+            self.sums.copy_(tensors["sums"])
+        self.sums[FINITE] = self.batch
