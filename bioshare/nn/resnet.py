@@ -1,0 +1,131 @@
+"""The residual networks of the paper (Sec. 5): `resnet20` for small images, `resnet18` for ImageNet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+
+def resnet20(num_classes: int = 10, in_channels: int = 3) -> ResNet:
+    """ResNet-20 in its CIFAR form (He et al. 2015, Sec. 4.2), for images of any size from 4 x 4.
+
+    A 3 x 3 convolution, then three stages of three blocks with 16, 32 and 64 channels; the second and the third
+    stage halve the image.
+
+    Args:
+        num_classes, in_channels: sizes of the output and of the images' channel axis.
+
+    Raises:
+        ValueError: an argument is no whole number >= 1.
+
+    Example:
+        >>> sum(p.numel() for p in resnet20().parameters())
+        272474
+    """
+    _whole(num_classes=num_classes, in_channels=in_channels)
+    stem = nn.Sequential(_convolution(in_channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+    return ResNet(stem, channels=(16, 32, 64), blocks=(3, 3, 3), num_classes=num_classes)
+
+
+def resnet18(num_classes: int = 1000, width: float = 0.5, in_channels: int = 3) -> ResNet:
+    """ResNet-18 in its ImageNet form (He et al. 2015, Table 1), the paper's with half of the usual channels.
+
+    A 7 x 7 convolution with stride 2 and max pooling, then four stages of two blocks; all but the first halve the
+    image.
+
+    Args:
+        num_classes, in_channels: sizes of the output and of the images' channel axis.
+        width: the stages have 64, 128, 256 and 512 channels times this.
+
+    Raises:
+        ValueError: width is no positive multiple of 1/64, or another argument no whole number >= 1.
+    """
+    _whole(num_classes=num_classes, in_channels=in_channels)
+    if not (math.isfinite(width) and width > 0 and float(64 * width).is_integer()):
+        raise ValueError(f"width must be a positive multiple of 1/64, for 64 * width channels; got {width!r}")
+    first = int(64 * width)
+    stem = nn.Sequential(
+        _convolution(in_channels, first, 7, stride=2),
+        nn.BatchNorm2d(first),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+    return ResNet(stem, channels=[first * 2**i for i in range(4)], blocks=(2, 2, 2, 2), num_classes=num_classes)
+
+
+class ResNet(nn.Module):
+    """Stem, stages of residual blocks, mean over positions, linear layer.
+
+    Convolutions have no bias and start from N(0, 2 / (out_channels kh kw)) (Kaiming normal, fan-out, ReLU gain), from
+    torch's default generator.
+
+    Args:
+        stem: takes images to ``channels[0]`` channels.
+        channels: of every stage; the first keeps the size of the image, every other one halves it.
+        blocks: how many `BasicBlock` every stage has.
+        num_classes: outputs.
+
+    Attributes:
+        stem, stages, head: the parts in the order of computation; ``stages[i][j]`` is a block.
+    """
+
+    def __init__(self, stem: nn.Module, channels: Sequence[int], blocks: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.Sequential(_stage(channels[0], channels[0], blocks[0], stride=1))
+        for (inputs, outputs), count in zip(pairwise(channels), blocks[1:], strict=True):
+            self.stages.append(_stage(inputs, outputs, count, stride=2))
+        self.head = nn.Linear(channels[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (batch, in_channels, H, W) to logits (batch, num_classes)."""
+        return self.head(self.stages(self.stem(x)).mean((-2, -1)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut around them, which is a 1 x 1 convolution where the shape changes.
+
+    y = relu(norm2(conv2(relu(norm1(conv1(x))))) + shortcut(x))
+
+    Args:
+        in_channels, out_channels: of the block.
+        stride: of conv1 and the shortcut.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = _convolution(in_channels, out_channels, 3, stride)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = _convolution(out_channels, out_channels, 3)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut.append(_convolution(in_channels, out_channels, 1, stride))
+            self.shortcut.append(nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride), rounded up."""
+        y = relu(self.norm1(self.conv1(x)), inplace=True)
+        return relu(self.norm2(self.conv2(y)) + self.shortcut(x), inplace=True)
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    others = (BasicBlock(out_channels, out_channels) for _ in range(blocks - 1))
+    return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *others)
+
+
+def _convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+
+
+def _whole(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
