@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bioshare.nn.functional import locally_connected2d, logical, physical
+
 Pair = tuple[int, int]
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class LocallyConnected2d(nn.Module):
     """A convolution without weight sharing: position (h, w) of the output has its own kernel ``weight[h, w]``.
 
-    y[b, :, h, w] = weight[h, w] applied to the patch that a convolution sees there. The weights start as
-    independent draws from N(0, 2 / (out_channels kh kw)) at every position (Kaiming normal, fan-out, ReLU gain),
-    from torch's default generator; the bias starts at 0.
+    y[b, :, h, w] = weight[h, w] applied to the patch that a convolution sees there. The arguments are those of
+    `torch.nn.Conv2d`, and `input_size`. Between a forward and its backward pass nothing is kept but the input and the
+    weights (with a padding_mode other than zeros, the padded input).
+
+    The weights start as independent draws from N(0, 2 / (out_channels kh kw)) at every position (Kaiming normal,
+    fan-out, ReLU gain), from torch's default generator; the bias starts at 0.
 
     Args:
         in_channels, out_channels: as in `torch.nn.Conv2d`.
-        kernel_size, stride, padding, dilation: an int, or a pair for rows and columns. Padding is with zeros.
-        input_size: rows and columns of the input; an int for a square.
+        kernel_size, stride, dilation: an int, or a pair for rows and columns.
+        padding: an int, a pair, "valid" (none) or "same" (an output of the input's size; stride 1 only).
         groups: blocks of input channels that feed separate blocks of output channels.
         bias: whether every position and output channel has its own bias.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+        device, dtype: of the weights and the bias.
+        input_size: rows and columns of the input; an int for a square.
 
     Attributes:
-        weight: (H_out, W_out, out, in / groups, kh, kw); ``weight[h, w]`` is an ordinary convolution kernel.
+        weight: (H_out, W_out, out, in / groups, kh, kw); ``weight[h, w]`` is an ordinary convolution kernel. In memory
+            the axes are in another order (`bioshare.nn.functional.physical`), so take ``reshape`` and not ``view``.
         bias: (out, H_out, W_out), or None.
+        output_size: (H_out, W_out).
 
     Raises:
         TypeError, ValueError: an argument makes no sense, or the kernel is larger than the padded input.
@@ -45,13 +58,16 @@ class LocallyConnected2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int | Pair,
-        *,
-        input_size: int | Pair,
         stride: int | Pair = 1,
-        padding: int | Pair = 0,
+        padding: int | Pair | str = 0,
         dilation: int | Pair = 1,
         groups: int = 1,
         bias: bool = False,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_size: int | Pair,
     ) -> None:
         super().__init__()
         groups, in_channels, out_channels = map(operator.index, (groups, in_channels, out_channels))
@@ -62,17 +78,50 @@ class LocallyConnected2d(nn.Module):
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
         self.input_size = _pair("input_size", input_size, 1)
         self.stride, self.dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
-        self.padding = _pair("padding", padding, 0)
+        self.padding = padding if isinstance(padding, str) else _pair("padding", padding, 0)
+        self.padding_mode = padding_mode
+        self.pad = self._pad()
         self.output_size = self._output_size()
-        kernel = out_channels, in_channels // groups, *self.kernel_size
-        self.weight = nn.Parameter(torch.empty(*self.output_size, *kernel))
-        self.register_parameter("bias", nn.Parameter(torch.empty(out_channels, *self.output_size)) if bias else None)
+        rows, columns = self.kernel_size
+        kernel = out_channels, columns, rows, in_channels // groups
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(logical(torch.empty(*self.output_size, *kernel, **options)))
+        offsets = torch.empty(*self.output_size, out_channels, **options).permute(2, 0, 1) if bias else None
+        self.register_parameter("bias", None if offsets is None else nn.Parameter(offsets))
         self.reset_parameters()
+
+    def _pad(self) -> tuple[int, int, int, int]:
+        """Padding on the left, right, top and bottom."""
+        if self.padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {self.padding_mode!r}")
+        if isinstance(self.padding, str):
+            return self._named_padding(self.padding)
+        rows, columns = self.padding
+        room = {"reflect": -1, "circular": 0}.get(self.padding_mode, math.inf)
+        if rows > self.input_size[0] + room or columns > self.input_size[1] + room:
+            raise ValueError(
+                f"padding must {'be smaller than' if room else 'not exceed'} input_size={self.input_size} with "
+                f"padding_mode={self.padding_mode!r}; got {self.padding}"
+            )
+        return columns, columns, rows, rows
+
+    def _named_padding(self, name: str) -> tuple[int, int, int, int]:
+        if name not in ("same", "valid"):
+            raise ValueError(f'padding must be an int, a pair, "same" or "valid"; got {name!r}')
+        if name == "valid":
+            return 0, 0, 0, 0
+        if self.stride != (1, 1):
+            raise ValueError(f'padding="same" needs stride=1; got stride={self.stride}')
+        top, left = (d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        rows, columns = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        return left, columns - left, top, rows - top
 
     def _output_size(self) -> Pair:
         """Rows and columns of the output, as for a convolution."""
-        axes = zip(self.input_size, self.padding, self.kernel_size, self.dilation, self.stride, strict=True)
-        slack = [(n + 2 * p - d * (k - 1) - 1, s) for n, p, k, d, s in axes]
+        left, right, top, bottom = self.pad
+        sides = (top + bottom, left + right)
+        axes = zip(self.input_size, sides, self.kernel_size, self.dilation, self.stride, strict=True)
+        slack = [(n + p - d * (k - 1) - 1, s) for n, p, k, d, s in axes]
         if min(room for room, _ in slack) < 0:
             raise ValueError(
                 f"kernel_size must fit into the padded input; got kernel_size={self.kernel_size} with "
@@ -85,7 +134,7 @@ class LocallyConnected2d(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, independently at every position, and set the bias to 0."""
-        self.weight.normal_(0, math.sqrt(2 / (self.out_channels * math.prod(self.kernel_size))))
+        physical(self.weight).normal_(0, math.sqrt(2 / (self.out_channels * math.prod(self.kernel_size))))
         if self.bias is not None:
             self.bias.zero_()
 
@@ -101,18 +150,19 @@ class LocallyConnected2d(nn.Module):
                 f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A locally "
                 "connected layer has a kernel for every position: make it with the input_size that it will see"
             )
-        patches = nn.functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-        patches = patches.unflatten(-2, (self.groups, -1)).unflatten(-1, self.output_size)
-        kernels = self.weight.flatten(3).unflatten(2, (self.groups, -1))
-        y = torch.einsum("...gkhw,hwgok->...gohw", patches, kernels).flatten(-4, -3)
-        return y if self.bias is None else y + self.bias
+        if x.ndim == 3:
+            return self.forward(x[None])[0]
+        pad = self.pad
+        if self.padding_mode != "zeros":
+            x, pad = nn.functional.pad(x, pad, mode=self.padding_mode), (0, 0, 0, 0)
+        return locally_connected2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """The constructor's arguments, those at their defaults left out."""
-        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
         changed = {name: getattr(self, name) for name, value in defaults.items() if getattr(self, name) != value}
         changed |= {"bias": True} if self.bias is not None else {}
-        options = "".join(f", {name}={value}" for name, value in changed.items())
+        options = "".join(f", {name}={value!r}" for name, value in changed.items())
         required = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         return f"{required}, input_size={self.input_size}{options}"
 

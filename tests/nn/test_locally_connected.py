@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bioshare.nn import LocallyConnected2d
+from bioshare.nn.locally_connected import PADDING_MODES
 
 pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
 geometries = st.fixed_dictionaries(
@@ -17,6 +19,7 @@ geometries = st.fixed_dictionaries(
         "dilation": pair(1, 2),
         "groups": st.integers(1, 2),
         "bias": st.booleans(),
+        "padding_mode": st.sampled_from(PADDING_MODES),
     }
 )
 
@@ -25,12 +28,15 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def make(input_size, *, kernel_size, padding, dilation, **options):
-    """A layer with 2 input and 4 output channels, or None where the kernel does not fit."""
+def make(input_size, *, kernel_size, padding, dilation, padding_mode, **options):
+    """A layer with 2 input and 4 output channels, or None where the kernel or the padding does not fit."""
     axes = zip(input_size, kernel_size, padding, dilation, strict=True)
     if min(n + 2 * p - d * (k - 1) - 1 for n, k, p, d in axes) < 0:
         return None
-    options |= {"kernel_size": kernel_size, "padding": padding, "dilation": dilation}
+    room = min(n - p for n, p in zip(input_size, padding, strict=True))
+    if room < {"reflect": 1, "circular": 0}.get(padding_mode, -math.inf):
+        return None
+    options |= {"kernel_size": kernel_size, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
     return LocallyConnected2d(2, 4, input_size=input_size, **options).double()
 
 
@@ -48,6 +54,14 @@ def test_one_kernel_everywhere_is_a_convolution(input_size, geometry):
     x = draw(3, 2, *input_size)
     torch.testing.assert_close(layer(x), conv(x), rtol=0, atol=1e-12)
     torch.testing.assert_close(layer(x[0]), conv(x[0]), rtol=0, atol=1e-12)
+    gradients = []
+    for model in (layer, conv):
+        inputs = x.clone().requires_grad_()
+        y = model(inputs)
+        gradients.append(torch.autograd.grad(y, [inputs, *model.parameters()], draw(*y.shape, seed=1)))
+    by_x, by_kernel, *by_bias = gradients[0]
+    summed = [by_x, by_kernel.sum((0, 1)), *(b.sum((1, 2)) for b in by_bias)]
+    torch.testing.assert_close(summed, list(gradients[1]), rtol=0, atol=1e-11)
 
 
 @settings(max_examples=30, deadline=None)
@@ -61,7 +75,8 @@ def test_every_position_applies_its_own_kernel(input_size, geometry):
             parameter.copy_(draw(*parameter.shape, seed=seed))
     x = draw(2, 2, *input_size, seed=7)
     (ph, pw), (sh, sw), (dh, dw), (kh, kw) = layer.padding, layer.stride, layer.dilation, layer.kernel_size
-    padded = nn.functional.pad(x, (pw, pw, ph, ph))
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = nn.functional.pad(x, (pw, pw, ph, ph), mode=mode)
     expected = torch.zeros(2, 4, *layer.output_size, dtype=torch.float64)
     for h in range(layer.output_size[0]):
         for w in range(layer.output_size[1]):
@@ -73,13 +88,101 @@ def test_every_position_applies_its_own_kernel(input_size, geometry):
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1, "groups": 2, "bias": True}, {"dilation": (1, 2)}])
-def test_gradients(options):
-    layer = LocallyConnected2d(2, 2, (3, 2), input_size=(4, 3), **options).double()
-    x = draw(2, 2, 4, 3).requires_grad_()
-    names, parameters = zip(*layer.named_parameters(), strict=True)
-    function = lambda x, *values: torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
-    assert torch.autograd.gradcheck(function, (x, *parameters))
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+@pytest.mark.parametrize("kernel_size", [(3, 2), (2, 3), (1, 4)])
+@pytest.mark.parametrize("dilation", [1, 2, (3, 1)])
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+def test_padding_same_and_valid_are_a_convolutions(kernel_size, dilation, padding_mode):
+    x = draw(2, 2, 9, 8)
+    for padding in ("same", "valid"):
+        options = {"padding": padding, "dilation": dilation, "padding_mode": padding_mode, "bias": False}
+        conv = nn.Conv2d(2, 3, kernel_size, **options).double()
+        layer = LocallyConnected2d(2, 3, kernel_size, input_size=(9, 8), **options).double()
+        with torch.no_grad():
+            layer.weight.copy_(conv.weight)
+        torch.testing.assert_close(layer(x), conv(x), rtol=0, atol=1e-12)
+
+
+def test_the_positional_arguments_are_those_of_a_convolution():
+    arguments = 4, 6, 3, 2, 1, 1, 2, True, "circular", "cpu", torch.float64
+    layer, conv = LocallyConnected2d(*arguments, input_size=(9, 7)), nn.Conv2d(*arguments)
+    for name in ("stride", "padding", "dilation", "groups", "padding_mode", "kernel_size"):
+        assert getattr(layer, name) == getattr(conv, name)
+    assert layer.weight.dtype == layer.bias.dtype == torch.float64
+
+
+def test_copies_and_state_dicts_keep_weights_and_layout(tmp_path):
+    layer = LocallyConnected2d(2, 4, 3, input_size=5, bias=True)
+    twin = copy.deepcopy(layer)
+    assert twin.weight.stride() == layer.weight.stride()
+    other = LocallyConnected2d(2, 4, 3, input_size=5, bias=True)
+    torch.save(layer.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    x = draw(2, 2, 5, 5).float()
+    assert torch.equal(twin(x), layer(x))
+    assert torch.equal(other(x), layer(x))
+    assert other.weight.stride() == layer.weight.stride()
+
+
+def test_a_layer_on_the_meta_device_has_shapes_and_becomes_real():
+    layer = LocallyConnected2d(2, 4, 3, input_size=500, device="meta", bias=True)
+    assert layer(torch.empty(7, 2, 500, 500, device="meta")).shape == (7, 4, 498, 498)
+    small = LocallyConnected2d(2, 4, 3, input_size=5, device="meta").to_empty(device="cpu")
+    small.reset_parameters()
+    assert small.weight.isfinite().all()
+    assert small.weight.stride() == LocallyConnected2d(2, 4, 3, input_size=5).weight.stride()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_automatic_mixed_precision_casts_as_for_a_convolution(dtype, tolerance):
+    layer = LocallyConnected2d(3, 4, 3, padding=1, groups=1, input_size=6, bias=True)
+    x = draw(5, 3, 6, 6).float().requires_grad_()
+    with torch.autocast("cpu", dtype):
+        y = layer(x)
+        assert y.dtype == nn.Conv2d(3, 4, 3)(x).dtype == dtype
+    gradients = torch.autograd.grad(y.float().square().sum(), [x, *layer.parameters()])
+    exact = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
+    for gradient, expected in zip(gradients, exact, strict=True):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+    double = copy.deepcopy(layer).double()
+    with torch.autocast("cpu", dtype):
+        assert double(x.detach().double()).dtype == torch.float64
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # inductor's own
+def test_compiling_does_not_break_the_graph_or_change_the_result():
+    layers = nn.Sequential(
+        LocallyConnected2d(2, 4, 3, padding=1, input_size=(6, 5), bias=True),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        LocallyConnected2d(4, 4, 3, stride=2, padding="valid", input_size=(6, 5)),
+    )
+    x, results = draw(3, 2, 6, 5).float(), []
+    for model in (layers, torch.compile(layers, fullgraph=True)):
+        y = model(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), list(layers.parameters()))])
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-4)
+
+
+def test_an_optimizer_step_keeps_the_layout_of_the_weights():
+    layer = LocallyConnected2d(2, 4, 3, input_size=5, bias=True)
+    strides = [p.stride() for p in layer.parameters()]
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(draw(2, 2, 5, 5).float()).square().sum().backward()
+    assert [p.grad.stride() for p in layer.parameters()] == strides
+    optimizer.step()
+    assert [p.stride() for p in layer.parameters()] == strides
+    assert optimizer.state[layer.weight]["exp_avg"].stride() == strides[0]
+
+
+def test_an_empty_batch_gives_zero_gradients():
+    layer = LocallyConnected2d(2, 4, 3, input_size=5, bias=True)
+    y = layer(torch.zeros(0, 2, 5, 5))
+    assert y.shape == (0, 4, 3, 3)
+    y.sum().backward()
+    assert not layer.weight.grad.any()
 
 
 def test_initial_weights_are_independent_draws_of_kaiming_variance():
@@ -111,7 +214,12 @@ def test_weight_axes():
         ({"out_channels": 0}, ValueError, "out_channels must be"),
         ({"stride": 0}, ValueError, "stride must be at least 1; got 0"),
         ({"padding": -1}, ValueError, "padding must be at least 0"),
-        ({"padding": "same"}, TypeError, "padding must be an int or a pair"),
+        ({"padding": (1, 2, 3)}, TypeError, "padding must be an int or a pair"),
+        ({"padding": "full"}, ValueError, 'padding must be an int, a pair, "same" or "valid"; got \'full\''),
+        ({"padding": "same", "stride": 2}, ValueError, 'padding="same" needs stride=1'),
+        ({"padding_mode": "mirror"}, ValueError, "padding_mode must be one of zeros, reflect"),
+        ({"padding": 5, "padding_mode": "reflect"}, ValueError, "padding must be smaller than input_size"),
+        ({"padding": 6, "padding_mode": "circular"}, ValueError, "padding must not exceed input_size"),
         ({"dilation": (1, 2, 3)}, TypeError, "dilation must be an int or a pair"),
     ],
 )

@@ -1,0 +1,127 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from bioshare.nn import LocallyConnected2d, functional
+from bioshare.nn.functional import locally_connected2d, logical, physical
+
+pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def unfolded(x, weight, stride, padding, dilation, groups):
+    """The product as one writes it in PyTorch: unfold and einsum. All patches are in memory."""
+    patches = nn.functional.unfold(nn.functional.pad(x, padding), weight.shape[4:], dilation, 0, stride)
+    patches = patches.unflatten(1, (groups, -1)).unflatten(3, weight.shape[:2])
+    kernels = weight.flatten(3).unflatten(2, (groups, -1))
+    return torch.einsum("bgkhw,hwgok->bgohw", patches, kernels).flatten(1, 2)
+
+
+@given(
+    output_size=pair(1, 4),
+    kernel_size=pair(1, 3),
+    stride=pair(1, 3),
+    padding=st.tuples(*[st.integers(0, 2)] * 4),
+    dilation=pair(1, 2),
+    groups=st.integers(1, 2),
+    slack=pair(0, 2),
+    chunk_bytes=st.sampled_from([0, 2**12, 2**28]),
+)
+def test_product_and_gradients_are_those_of_unfold_and_einsum(
+    output_size, kernel_size, stride, padding, dilation, groups, slack, chunk_bytes
+):
+    left, right, top, bottom = padding
+    size = [
+        (n - 1) * s + (k - 1) * d + 1 + min(extra, s - 1) - pad
+        for n, s, k, d, extra, pad in zip(
+            output_size, stride, kernel_size, dilation, slack, (top + bottom, left + right), strict=True
+        )
+    ]
+    if min(size) < 1:
+        return
+    geometry = stride, padding, dilation, groups
+    x = draw(3, 2 * groups, *size).requires_grad_()
+    weight = draw(*output_size, 2 * groups, 2, *kernel_size, seed=1).requires_grad_()
+    expected = unfolded(x, weight, *geometry)
+    cotangent = draw(*expected.shape, seed=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(functional.CHUNK_BYTES, "cpu", chunk_bytes)
+        y = locally_connected2d(x, weight, None, *geometry)
+        gradients = torch.autograd.grad(y, (x, weight), cotangent)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (x, weight), cotangent), rtol=0, atol=1e-12)
+
+
+GEOMETRIES = [
+    ((1, 1), (1, 1, 1, 1), (1, 1), 1),
+    ((2, 1), (1, 0, 2, 0), (1, 2), 2),
+    ((1, 3), (0, 0, 0, 0), (2, 1), 1),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_first_and_second_derivatives(geometry):
+    x = draw(1, 2, 5, 4).requires_grad_()
+    y = nn.functional.conv2d(
+        nn.functional.pad(x, geometry[1]), draw(2, 2 // geometry[3], 2, 2), None, geometry[0], 0, *geometry[2:]
+    )
+    weight = logical(draw(*y.shape[2:], 2, 2, 2, 2 // geometry[3])).requires_grad_()
+    function = lambda x, weight: locally_connected2d(x, weight, None, *geometry)
+    assert torch.autograd.gradcheck(function, (x, weight))
+    assert torch.autograd.gradgradcheck(function, (x, weight))
+
+
+def test_the_products_are_well_behaved_operators_of_pytorch():
+    x, grad = draw(3, 4, 5, 6).float(), draw(3, 4, 3, 3).float()
+    weight = logical(draw(3, 3, 4, 2, 3, 2).float())
+    geometry = [2, 2], [1, 0, 1, 1], [1, 1], 2
+    for product, inputs in (
+        (functional.forward, (x, weight)),
+        (functional.input_gradient, (grad, weight, [5, 6])),
+        (functional.weight_gradient, (x, grad, [3, 2])),
+    ):
+        torch.library.opcheck(product, (*inputs, *geometry))
+
+
+def test_layouts_other_than_the_fast_ones_give_the_same_result():
+    x, weight = draw(3, 2, 5, 4), draw(5, 4, 3, 2, 3, 3)
+    geometry = (1, 1), (1, 1, 1, 1), (1, 1), 1
+    fast_x = x.contiguous(memory_format=torch.channels_last)
+    fast_weight = logical(physical(weight).contiguous())
+    results = []
+    for inputs in itertools.product((x, fast_x), (weight, fast_weight)):
+        leaves = [t.detach().requires_grad_() for t in inputs]
+        y = locally_connected2d(*leaves, None, *geometry)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_in_the_half_types_run_in_float32(dtype):
+    """256 terms of each gradient and product: rounded once at the end, not once a term."""
+    layer = LocallyConnected2d(28, 28, 3, padding=1, input_size=4).to(dtype)
+    x = draw(4, 28, 4, 4).to(dtype).requires_grad_()
+    y = layer(x)
+    cotangent = draw(*y.shape).to(dtype)
+    weight, exact_x = layer.weight.detach().double().requires_grad_(), x.detach().double().requires_grad_()
+    exact = locally_connected2d(exact_x, weight, None, padding=(1, 1, 1, 1))
+    expected = [exact, *torch.autograd.grad(exact, (exact_x, weight), cotangent.double())]
+    for value, truth in zip([y, *torch.autograd.grad(y, (x, layer.weight), cotangent)], expected, strict=True):
+        assert (value.double() - truth).abs().max() <= 2 * torch.finfo(dtype).eps * truth.abs().max()
+
+
+def test_only_input_and_weights_are_kept_for_the_backward_pass():
+    layer = LocallyConnected2d(8, 8, 3, padding=1, input_size=12)
+    x, kept = draw(4, 8, 12, 12).float().requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x)
+    assert sorted(t.data_ptr() for t in kept) == sorted([x.data_ptr(), layer.weight.data_ptr()])
