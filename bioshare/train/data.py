@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -164,7 +164,7 @@ def training_batches(
     chosen = _training_images(dataset, config)
     flip = dataset.form.flip if config.flip is None else config.flip
     plan = Plan(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
-    return _batches(dataset.train_images, dataset.train_labels, chosen, dataset, config.padding, plan, device)
+    return _batches(dataset, "train", chosen, config.padding, plan, device)
 
 
 def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
@@ -176,11 +176,9 @@ def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, ra
         dataset, device, rank, world: as for `training_batches`.
         config: batch_size and validation count here.
     """
-    images, labels, chosen = dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels))
-    if config.validation:
-        images, labels, chosen = dataset.train_images, dataset.train_labels, _held_out(dataset)
+    chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
     plan = Plan(len(chosen), config.batch_size, rank=rank, world=world)
-    return _batches(images, labels, chosen, dataset, 0, plan, device)
+    return _batches(dataset, "train" if config.validation else "test", chosen, 0, plan, device)
 
 
 test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
@@ -237,27 +235,23 @@ def crops(images: Tensor, rows: Tensor, columns: Tensor, side: int, padding: int
 
 
 def _batches(
-    images: Tensor | ImageFiles,
-    labels: Tensor,
-    chosen: np.ndarray,
-    dataset: Dataset,
-    padding: int,
-    plan: Plan,
-    device: torch.device,
+    dataset: Dataset, part: Literal["train", "test"], chosen: np.ndarray, padding: int, plan: Plan, device: torch.device
 ) -> Batches:
-    """The batches of some of the images."""
+    """The batches of some images of a part."""
+    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
     if len(chosen) < len(images):
         images, labels = images[chosen], labels[chosen]
+    side = dataset.form.side
     mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
     if isinstance(images, ImageFiles):
-        return StreamedBatches(images, labels, plan, dataset.form.side, mean, std)
-    room = images.shape[-1] - dataset.form.side
-    if room and 2 * padding > room:
+        return StreamedBatches(images, labels, plan, side, mean, std)
+    most = (images.shape[-1] - side) // 2
+    if most and padding > most:
         raise ValueError(
-            f"padding must be at most {room // 2} for {dataset.name}, whose images of {images.shape[-1]} x "
-            f"{images.shape[-1]} are cropped to {dataset.form.side} x {dataset.form.side}; got {padding}"
+            f"padding must be at most {most} for {dataset.name}, since {side} + 2 padding of the "
+            f"{images.shape[-1]} rows and columns of an image are used; got {padding}"
         )
-    return DecodedBatches(images.to(device), labels.to(device), plan, padding, dataset.form.side, mean, std)
+    return DecodedBatches(images.to(device), labels.to(device), plan, padding, side, mean, std)
 
 
 def _training_images(dataset: Dataset, config: TrainConfig) -> np.ndarray:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import bioshare
+from bioshare.train import images
 from bioshare.train import prepare as module
 from bioshare.train.images import CHUNK
 from bioshare.train.prepare import SOURCES, pixel_statistics, prepare
@@ -236,8 +237,9 @@ def write_many(path, damaged=None):
     return np.stack([decoded(file) for file in files])[np.arange(count) % 5], jpeg_source(train=count)
 
 
-def test_many_images_are_decoded_in_parallel_and_stay_in_order(tmp_path):
+def test_many_images_are_decoded_in_parallel_and_stay_in_order(tmp_path, monkeypatch):
     pixels, source = write_many(tmp_path / "jpeg.npz")
+    monkeypatch.setattr(images, "CHUNK", 4)  # far more chunks than wait at a time
     prepared, _ = contents(prepare("cifar10-jpeg", tmp_path / "jpeg.npz", tmp_path, source, progress=False))
     np.testing.assert_array_equal(prepared["train_images"], pixels)
 
