@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,11 @@ import bioshare
 
 COMMANDS = {
     "demo": ("bioshare.train.demo", "train small networks on digits, with and without sleep"),
+    "list": ("bioshare.train.listing", "the paper's experiments by name, with its numbers"),
+    "prepare": ("bioshare.train.prepare", "turn a published data set into the file that training reads"),
+    "train": ("bioshare.train.single", "train one of the paper's experiments"),
+    "table": ("bioshare.train.table", "train a table of the paper and print it beside the paper's"),
+    "sweep": ("bioshare.train.sweep", "search the paper's grid over learning rate and weight decay"),
     "bench": ("bioshare.bench", "time the engines side by side"),
 }
 
@@ -28,9 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         importlib.import_module(COMMANDS[chosen.command][0]).main(chosen)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        return 128 + getattr(error, "signal", signal.SIGINT)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

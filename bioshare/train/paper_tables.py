@@ -7,19 +7,19 @@ printed difference to conv, and range (maximum minus minimum over the 5 runs). A
 from __future__ import annotations
 
 Cells = dict[tuple[str, str], dict[str, float]]
-"""(dataset, row) -> column -> number."""
+"""(dataset, row) -> column -> number; dataset by dataset."""
 
 
 def cells(table: str) -> Cells:
     """The numbers of one of the tables below; dashes are left out."""
-    first, second, *rows = table.strip("\n").splitlines()
-    columns = second.split()
+    first, second, *lines = table.strip("\n").splitlines()
+    columns, rows = second.split(), [line.split() for line in lines]
     starts = [index for index, column in enumerate(columns) if column == columns[0]]
     found: Cells = {}
-    for name, *numbers in map(str.split, rows):
-        pairs = list(zip(columns, numbers, strict=True))
-        for dataset, start, end in zip(first.split(), starts, [*starts[1:], None], strict=True):
-            found[dataset, name] = {column: float(number) for column, number in pairs[start:end] if number != "-"}
+    for dataset, start, end in zip(first.split(), starts, [*starts[1:], None], strict=True):
+        for name, *numbers in rows:
+            pairs = list(zip(columns, numbers, strict=True))[start:end]
+            found[dataset, name] = {column: float(number) for column, number in pairs if number != "-"}
     return found
 
 

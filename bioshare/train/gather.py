@@ -1,0 +1,65 @@
+"""The results of many runs in one labelled dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from bioshare.train.config import TrainConfig
+from bioshare.train.loop import RESULT
+from bioshare.train.results import read_result, refuse_other
+
+Key = TypeVar("Key", bound=tuple[Any, ...])
+
+
+def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+    """Stack the histories of runs along new leading axes.
+
+    Args:
+        results: by their values along the axes, in the order of ``axes``.
+        axes: name and values of every new axis.
+
+    Returns:
+        Every numeric variable that has exactly the axis epoch, and no new axis' name, with the axes (..., epoch), from
+        epoch 1; NaN where a run is missing or shorter than others. Attributes are those that all runs agree on.
+    """
+    first = next(iter(results.values()))
+    names = [name for name, values in first.data_vars.items() if _is_history(values) and name not in axes]
+    shape = (*map(len, axes.values()), max(result.sizes["epoch"] for result in results.values()))
+    stacked = {name: np.full(shape, np.nan) for name in names}
+    for key, result in results.items():
+        where = tuple(list(values).index(value) for value, values in zip(key, axes.values(), strict=True))
+        for name in names:
+            stacked[name][where][: result.sizes["epoch"]] = result[name]
+    variables = {name: ((*axes, "epoch"), values, first[name].attrs) for name, values in stacked.items()}
+    coordinates = {name: list(values) for name, values in axes.items()} | {"epoch": range(1, shape[-1] + 1)}
+    return xr.Dataset(variables, coordinates, _common([result.attrs for result in results.values()]))
+
+
+def stored(config: TrainConfig, folder: Path) -> xr.Dataset | None:
+    """The result of a run that is finished; None if it isn't.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    result = read_result(path)
+    refuse_other(config, result.attrs, path)
+    return result if result.sizes["epoch"] == config.epochs else None
+
+
+def _is_history(values: xr.DataArray) -> bool:
+    return values.dims == ("epoch",) and np.issubdtype(values.dtype, np.number)
+
+
+def _common(attributes: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """What all of them say in the same words."""
+    first, *others = attributes
+    same = lambda name: all(name in other and np.array_equal(other[name], first[name]) for other in others)
+    return {name: value for name, value in first.items() if same(name)}

@@ -1,0 +1,37 @@
+"""The experiments by name: ``python -m bioshare list 'table1/cifar10/*'``."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import groupby
+
+from bioshare.train.experiments import TABLES, Experiment, matching
+from bioshare.train.text import aligned, number
+
+HEADS = (
+    ("", "learning", "weight", "top-1", "", "max -", "top-5", "", "max -"),
+    ("name", "rate", "decay", "%", "diff", "min", "%", "diff", "min"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``list``."""
+    help_text = "names that match or begin with it, such as table1 or '*/cifar10/lc*' (default: all)"
+    parser.add_argument("pattern", nargs="?", default="*", help=help_text)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print names, hyperparameters and the paper's numbers."""
+    found = matching(arguments.pattern)
+    print("The paper's numbers. Accuracy is a mean over the runs, diff the difference to conv, all in per cent.")
+    for table, experiments in groupby(found, lambda experiment: experiment.table):
+        print(f"\nTable {table}: {TABLES[table]}")
+        print(aligned([*HEADS, *map(_row, experiments)]))
+
+
+def _row(experiment: Experiment) -> tuple[str, ...]:
+    config, paper = experiment.config, experiment.paper
+    hyperparameters = (f"{config.learning_rate:g}", f"{config.weight_decay:g}")
+    top1 = (number(paper.top1), number(paper.top1_diff, "+.1f"), number(paper.top1_range))
+    top5 = (number(paper.top5), number(paper.top5_diff, "+.1f"), number(paper.top5_range))
+    return (experiment.name, *hyperparameters, *top1, *top5)

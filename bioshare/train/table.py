@@ -1,0 +1,148 @@
+"""A table of the paper, trained: ``python -m bioshare table 1 --dataset cifar10 --seeds 5``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
+from statistics import fmean
+from typing import Annotated
+
+import numpy as np
+import tyro
+import xarray as xr
+
+from bioshare.train.cluster import Job
+from bioshare.train.config import DatasetName, TrainConfig
+from bioshare.train.experiments import TABLES, Experiment, Paper, matching
+from bioshare.train.gather import gather
+from bioshare.train.loop import fit
+from bioshare.train.options import Hidden, ManyRuns, caution, changes, parse, plain, tell_failures
+from bioshare.train.results import write_result
+from bioshare.train.text import aligned, mean_and_deviation, number
+
+Results = dict[tuple[str, int], xr.Dataset]
+"""By row and seed."""
+
+
+@dataclass(frozen=True)
+class RowConfig(TrainConfig):
+    """What may be changed in all rows of a table: not what tells them apart."""
+
+    dataset: Annotated[
+        DatasetName, tyro.conf.arg(name="source", help="images to train on, such as another copy of the dataset's.")
+    ] = "cifar10"
+    locally_connected: Hidden[bool] = False
+    keep_first: Hidden[int] = 0
+    share_every: Hidden[int | None] = None
+    repetitions: Hidden[int] = 1
+    seed: Hidden[int] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ManyRuns):
+    """Train what is missing of a table, and print it beside the paper's.
+
+    Attributes:
+        dataset: columns of this dataset; None for all of the table.
+        config: what to change in every row; the defaults shown are the first row's.
+    """
+
+    dataset: str | None = None
+    config: tyro.conf.OmitArgPrefixes[RowConfig]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The table's number; everything after it is read with its experiments at hand."""
+    numbers = [number for number, table in TABLES.items() if table.shows != "hyperparameters"]
+    help_text = "1 to 8, or 12; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` searches"
+    parser.add_argument("number", type=int, choices=numbers, metavar="NUMBER", help=help_text)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="`table NUMBER --help` prints them")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train, print and save, dataset by dataset."""
+    rows = matching(f"table{arguments.number}/*")
+    options = _options(arguments, rows[0])
+    rows = _of_dataset(rows, options.dataset)
+    configs = {row.name: plain(_options(arguments, row).config) for row in rows}
+    jobs = {
+        (row.name, seed): Job.of(row.home, plain(configs[row.name], seed=seed), options.to)
+        for row in rows
+        for seed in range(options.seeds)
+    }
+    outcomes = options.outcomes(list(jobs.values()), fit)
+    for dataset, group in groupby(rows, lambda row: row.config.dataset):
+        group = list(group)
+        names = {(row.row, seed): jobs[row.name, seed].name for row in group for seed in range(options.seeds)}
+        results = {key: outcomes.results[name] for key, name in names.items() if name in outcomes.results}
+        changed = [text for row in group for text in changes(configs[row.name], row.config)]
+        print(f"{report(group, results)}{caution(changed)}\n")
+        if results:
+            write_result(options.to / f"table{arguments.number}-{dataset}.nc", _dataset(group, results, options.seeds))
+    tell_failures(outcomes)
+
+
+def report(rows: Sequence[Experiment], results: Results) -> str:
+    """Ours beside the paper's; ``rows`` are of one table and dataset."""
+    table = TABLES[rows[0].table]
+    quantities = ["top1"] if rows[0].paper.top5 is None else ["top1", "top5"]
+    columns = _ranges if table.shows == "max - min" else _accuracies
+    heads = ["network", "seeds"]
+    for quantity in quantities:
+        unit = f"top-{quantity[-1]} %"
+        heads += [f"{unit} max - min", "paper"] if columns is _ranges else [unit, "paper", "diff", "paper"]
+    lines = []
+    for row in rows:
+        seeds = sum(name == row.row for name, _ in results)
+        cells = [cell for quantity in quantities for cell in columns(row, quantity, results)]
+        lines.append([row.row, str(seeds), *cells])
+    title = f"Table {rows[0].table}, {rows[0].config.dataset}. The paper's: {table}. Ours: the last epoch, over seeds"
+    return f"{title}\n{aligned([heads, *lines])}"
+
+
+def _accuracies(experiment: Experiment, quantity: str, results: Results) -> list[str]:
+    """Accuracy and difference to conv, ours and the paper's."""
+    ours, conv = (_last(results, row, quantity) for row in (experiment.row, "conv"))
+    difference = fmean(ours) - fmean(conv) if ours and conv and experiment.row != "conv" else None
+    accuracy, printed = (getattr(experiment.paper, quantity + suffix) for suffix in ("", "_diff"))
+    return [mean_and_deviation(ours), number(accuracy), number(difference, "+.1f"), number(printed, "+.1f")]
+
+
+def _ranges(experiment: Experiment, quantity: str, results: Results) -> list[str]:
+    """Maximum minus minimum, ours and the paper's."""
+    ours = _last(results, experiment.row, quantity)
+    spread = max(ours) - min(ours) if len(ours) > 1 else None
+    return [number(spread), number(getattr(experiment.paper, f"{quantity}_range"))]
+
+
+def _last(results: Results, row: str, quantity: str) -> list[float]:
+    """A value for every seed of a row."""
+    return [float(result[quantity][-1]) for (name, _), result in results.items() if name == row]
+
+
+def _dataset(rows: Sequence[Experiment], results: Results, seeds: int) -> xr.Dataset:
+    """The histories of all runs with the axes row, seed, epoch, and the paper's numbers by row."""
+    dataset = gather(results, {"row": [row.row for row in rows], "seed": range(seeds)})
+    for field in fields(Paper):
+        values = [getattr(row.paper, field.name) for row in rows]
+        dataset[f"paper_{field.name}"] = "row", np.array(values, float)
+    return dataset.assign_attrs(table=rows[0].table, shows=str(TABLES[rows[0].table]))
+
+
+def _options(arguments: argparse.Namespace, row: Experiment) -> Options:
+    """What was asked for, with a row's settings where nothing was said."""
+    default = Options(config=RowConfig(**asdict(row.config)), seeds=TABLES[arguments.number].runs)
+    return parse(default, arguments.options, f"table {arguments.number}")
+
+
+def _of_dataset(rows: Sequence[Experiment], dataset: str | None) -> Sequence[Experiment]:
+    """The rows of a dataset; all for None."""
+    there = list(dict.fromkeys(row.config.dataset for row in rows))
+    if dataset not in (None, *there):
+        raise ValueError(
+            f"dataset must be one of Table {rows[0].table}'s, {', '.join(there)}; got {dataset!r}. Other images "
+            "to train its rows on are a matter of --source"
+        )
+    return [row for row in rows if dataset in (None, row.config.dataset)]

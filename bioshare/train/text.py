@@ -1,0 +1,30 @@
+"""Numbers and tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def number(value: float | None, form: str = ".1f") -> str:
+    """A number in that format; a dash where there is none, and no minus before a zero."""
+    if value is None or value != value:
+        return "-"
+    text = format(value, form)
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Mean +- sample standard deviation; of a single value the value, of none a dash."""
+    if len(values) == 0:
+        return "-"
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return number(mean)
+    return f"{number(mean)} +- {(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5:.1f}"

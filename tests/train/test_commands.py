@@ -1,0 +1,177 @@
+"""`list` and `train`, and what the command line makes of errors and signals."""
+
+import signal
+
+import pytest
+import xarray as xr
+
+from bioshare import __main__ as command_line
+from bioshare.train import single
+from bioshare.train.config import TrainConfig
+from bioshare.train.experiments import find
+from bioshare.train.interrupt import Interrupted
+from bioshare.train.text import aligned, mean_and_deviation, number
+
+NAME = "table1/cifar100/lc-ws10"
+
+
+def test_list_prints_names_hyperparameters_and_the_papers_numbers(capsys):
+    assert command_line.main(["list", "*/tinyimagenet/lc-ws1"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nTable 3: accuracy, padding 0, 5 runs\n" in shown
+    row = ["table3/tinyimagenet/lc-ws1", "0.001", "0.0001", "24.9", "-1.2", "1.2", "49.1", "-2.1", "2.0"]
+    assert row in [line.split() for line in shown.splitlines()]
+
+
+def test_list_prints_every_experiment(capsys):
+    assert command_line.main(["list"]) == 0
+    assert sum(line.startswith("table") for line in capsys.readouterr().out.splitlines()) == 227
+
+
+def test_an_unknown_name_is_one_line_and_status_1(capsys):
+    for command in (["list", "table1/cifar10/lcws10"], ["train", "table1/cifar10/lcws10"]):
+        assert command_line.main(command) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith("error: ")
+        assert "near it: table1/cifar10/lc-ws10" in shown.err
+        assert shown.err.count("\n") == 1
+
+
+class Recorded:
+    """Stands for `fit`; keeps what it was called with."""
+
+    def __call__(self, config, folder, **options):
+        self.config, self.folder, self.options = config, folder, options
+        return xr.Dataset({"top1": ("epoch", [10.0, 50.0]), "top5": ("epoch", [60.0, 90.44])})
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The command line with a stand-in for `fit`."""
+    fit = Recorded()
+    monkeypatch.setattr(single, "fit", fit)
+    return fit
+
+
+def test_train_starts_from_the_experiment(recorded, capsys):
+    assert command_line.main(["train", NAME]) == 0
+    assert recorded.config == find(NAME).config
+    assert str(recorded.folder) == f"runs/{NAME}/seed0"
+    assert recorded.options == {"data": None, "resume": False, "device": "auto", "tensorboard": False}
+    assert "Not the paper's setting" not in capsys.readouterr().out
+
+
+def test_a_row_of_a_later_table_lives_where_the_same_runs_of_the_first_do(recorded):
+    assert command_line.main(["train", "table7/cifar100/lc-ws10", "--seed", "2"]) == 0
+    assert str(recorded.folder) == f"runs/{NAME}/seed2"
+
+
+def test_train_takes_typed_overrides_of_every_field(recorded):
+    words = "--epochs 3 --dataset digits --milestones 0.2 0.3 --flip True --share-every None --compile --seed 4"
+    assert command_line.main(["train", NAME, *words.split(), "--resume", "--to", "here"]) == 0
+    expected = {"epochs": 3, "dataset": "digits", "milestones": (0.2, 0.3), "flip": True, "share_every": None}
+    changed = {"compile": True, "seed": 4, **expected}
+    assert recorded.config == TrainConfig(**{**vars(find(NAME).config), **changed})
+    assert recorded.options["resume"]
+    assert str(recorded.folder) == "here"
+
+
+def test_train_prints_ours_beside_the_papers(recorded, capsys):
+    command_line.main(["train", NAME, "--epochs", "2", "--train-images", "100"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["top-1", "%", "50.0", "55.7", "-5.7"] in lines
+    assert ["top-5", "%", "90.4", "80.9", "+9.5"] in lines
+    assert " ".join(lines[-1]) == (
+        "Not the paper's setting: epochs 2 instead of 200; train_images 100 instead of None."
+    )
+
+
+def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert command_line.main(["train", NAME]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--epoch 3", "--epochs"),
+        ("--learning-rat 1e-3", "--learning-rate"),
+        ("--resum", "--resume"),
+        ("--epochs three", "three"),
+        ("--epochs 0", "epochs must be a whole number of at least 1; got 0"),
+        ("--batch-size 100 --repetitions 3", "batch_size must be a multiple of repetitions=3"),
+        ("--threads 0", "threads must be at least 1; got 0"),
+        ("--network resnet50", "resnet18"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_any_work(recorded, capsys, words, told):
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["train", NAME, *words.split()])
+    assert end.value.code == 2
+    assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not hasattr(recorded, "config")
+
+
+def test_help_has_every_field_with_the_experiments_default(capsys):
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["train", NAME, "--help"])
+    assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in vars(TrainConfig()):
+        assert f"--{field.replace('_', '-')} " in shown or f"--{field.replace('_', '-')}," in shown
+    assert "(default: cifar100)" in shown
+    assert "weight sharing after every n-th batch, ws(n) in the paper; None for never. (default: 10)" in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted("stopped after step 7", signal.SIGINT), 130, "stopped after step 7"),
+        (Interrupted("stopped after step 7", signal.SIGTERM), 143, "stopped after step 7"),
+        (FileNotFoundError("there is no file"), 1, "error: there is no file"),
+        (FloatingPointError("the loss is NaN"), 1, "error: the loss is NaN"),
+    ],
+)
+def test_exit_statuses(monkeypatch, capsys, error, status, told):
+    def failing(config, folder, **options):
+        raise error
+
+    monkeypatch.setattr(single, "fit", failing)
+    assert command_line.main(["train", NAME]) == status
+    assert capsys.readouterr().err == f"{told}\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def failing(config, folder, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(single, "fit", failing)
+    with pytest.raises(RuntimeError, match="a bug"):
+        command_line.main(["train", NAME])
+
+
+def test_a_real_run_on_digits(tmp_path, capsys):
+    words = f"--dataset digits --epochs 1 --batch-size 256 --train-images 300 --to {tmp_path}/run".split()
+    name = "table3/cifar10/conv"
+    assert command_line.main(["train", name, *words, "--device", "cpu"]) == 0
+    first = capsys.readouterr().out
+    with xr.open_dataset(tmp_path / "run" / "result.nc", engine="h5netcdf") as result:
+        assert f"top-1 %        {result['top1'].item():4.1f}         84.1" in first
+    assert command_line.main(["train", name, *words]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert command_line.main(["train", name, *words, "--resume"]) == 0
+    assert capsys.readouterr().out == first
+    assert command_line.main(["train", name, *words, "--resume", "--epochs", "2"]) == 1
+    assert "epochs was 1 and is now 2. Take another folder (--to)" in capsys.readouterr().err
+
+
+def test_numbers_as_text():
+    assert [number(value) for value in (3.14159, -0.04, None, float("nan"))] == ["3.1", "0.0", "-", "-"]
+    assert number(0.3, "+.1f") == "+0.3"
+    assert mean_and_deviation([]) == "-"
+    assert mean_and_deviation([2.0]) == "2.0"
+    assert mean_and_deviation([1.0, 3.0]) == "2.0 +- 1.4"
+    assert aligned([["a", "b"], ["long", "1.0"], ["c", ""]]) == "a       b\nlong  1.0\nc"

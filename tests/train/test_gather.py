@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from bioshare.train.config import TrainConfig
+from bioshare.train.gather import gather, stored
+from bioshare.train.results import encoded, write_result
+
+
+def result(*top1, **attributes):
+    snr = ("snr_step", [1.0, 2.0, 3.0])
+    return xr.Dataset({"top1": ("epoch", list(top1), {"long_name": "%"}), "snr": snr}, attrs=attributes)
+
+
+def test_histories_are_stacked_along_new_axes():
+    results = {
+        ("b", 0): result(1.0, 2.0, milestones=[0.5, 0.75], seed=0, epochs=2),
+        ("a", 1): result(3.0, 4.0, milestones=np.array([0.5, 0.75]), seed=1, epochs=2),
+        ("b", 1): result(5.0, milestones=[0.5, 0.75], seed=1, epochs=2),
+    }
+    stacked = gather(results, {"row": ["a", "b"], "seed": range(2)})
+    nan = np.nan
+    expected = [[[nan, nan], [3.0, 4.0]], [[1.0, 2.0], [5.0, nan]]]
+    wanted = xr.DataArray(
+        expected,
+        {"row": ["a", "b"], "seed": [0, 1], "epoch": [1, 2]},
+        ("row", "seed", "epoch"),
+        attrs={"long_name": "%"},
+    )
+    xr.testing.assert_identical(stacked["top1"].rename(None), wanted)
+    assert list(stacked.data_vars) == ["top1"]
+    assert stacked.attrs == {"milestones": [0.5, 0.75], "epochs": 2}
+
+
+def test_the_order_of_the_results_does_not_matter():
+    results = {(seed,): result(float(seed), seed=seed, epochs=1) for seed in range(3)}
+    backwards = dict(reversed(results.items()))
+    xr.testing.assert_identical(*(gather(order, {"seed": range(3)}) for order in (results, backwards)))
+
+
+def test_a_gathered_dataset_survives_the_disk(tmp_path):
+    stacked = gather({("a", 0.1): result(1.0, epochs=1)}, {"row": ["a", "b"], "learning_rate": [0.1, 0.2]})
+    write_result(tmp_path / "all.nc", stacked)
+    with xr.open_dataset(tmp_path / "all.nc", engine="h5netcdf") as again:
+        xr.testing.assert_identical(again.load(), stacked)
+
+
+def test_only_a_finished_run_of_the_same_configuration_is_taken(tmp_path):
+    config = TrainConfig(epochs=2)
+    assert stored(config, tmp_path) is None
+    write_result(tmp_path / "result.nc", result(1.0, **encoded(config)))
+    assert stored(config, tmp_path) is None
+    write_result(tmp_path / "result.nc", result(1.0, 2.0, **encoded(config)))
+    found = stored(config, tmp_path)
+    assert found is not None
+    assert found["top1"].values.tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"seed was 0 and is now 1\. .*--to"):
+        stored(replace(config, seed=1), tmp_path)

@@ -1,0 +1,171 @@
+from statistics import fmean
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from bioshare import __main__ as command_line
+from bioshare.train import options, table
+from bioshare.train.cluster import Outcomes
+from bioshare.train.experiments import find, matching
+from bioshare.train.results import encoded, write_result
+
+ROWS = ["conv", "lc", "lc-4reps", "lc-8reps", "lc-16reps", "lc-ws1", "lc-ws10", "lc-ws100"]
+
+
+def accuracy(config):
+    """Distinct for every row and seed."""
+    every = config.share_every or 0
+    return 70.0 - 5 * config.locally_connected + config.repetitions / 4 + every / 50 + config.seed / 2
+
+
+def fit(config, folder, **_):
+    top1 = [accuracy(config)] * config.epochs
+    found = xr.Dataset({"top1": ("epoch", top1), "top5": ("epoch", [20 + x for x in top1])}, attrs=encoded(config))
+    write_result(folder / "result.nc", found)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def trained(monkeypatch, tmp_path):
+    """`run_all` in this process, with that `fit`, in an empty folder; the jobs that it was given."""
+    seen = []
+
+    def run_all(jobs, run, **_):
+        seen.extend(jobs)
+        return Outcomes({job.name: run(job.config, job.folder) for job in jobs})
+
+    monkeypatch.setattr(options, "run_all", run_all)
+    monkeypatch.setattr(table, "fit", fit)
+    monkeypatch.chdir(tmp_path)
+    return seen
+
+
+def lines(shown):
+    """The words of every line that begins with a row's name."""
+    return {words[0]: words[1:] for words in map(str.split, shown.splitlines()) if words and words[0] in ROWS}
+
+
+def test_a_table_trains_every_row_and_seed(trained):
+    assert command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "2"]) == 0
+    assert [job.name for job in trained] == [f"table1/cifar10/{row}/seed{seed}" for row in ROWS for seed in (0, 1)]
+    for job in trained:
+        name, seed = job.name.rsplit("/seed", 1)
+        assert encoded(job.config) == encoded(find(name).config) | {"seed": int(seed)}
+        assert str(job.folder).endswith(f"/runs/{job.name}")
+
+
+def test_ours_stand_beside_the_papers(capsys):
+    command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "2", "--epochs", "3"])
+    shown = capsys.readouterr().out
+    found = lines(shown)
+    assert list(found) == ROWS
+    assert found["conv"] == ["2", "70.5", "+-", "0.4", "88.3", "-", "-"]
+    assert found["lc-ws100"] == ["2", "67.5", "+-", "0.4", "82.0", "-3.0", "-6.3"]
+    assert "Not the paper's setting: epochs 3 instead of 200." in shown
+
+
+def test_top5_has_its_own_columns(capsys):
+    command_line.main(["table", "1", "--dataset", "cifar100", "--seeds", "1", "--epochs", "1"])
+    numbers = " ".join(lines(capsys.readouterr().out)["lc-ws10"])
+    assert numbers == "1 65.5 55.7 -4.8 -3.6 85.5 80.9 -4.8 -4.0"
+
+
+def test_ranges(capsys):
+    command_line.main(["table", "6", "--dataset", "tinyimagenet", "--seeds", "3", "--epochs", "1"])
+    assert lines(capsys.readouterr().out)["lc-ws1"] == ["3", "1.0", "1.2", "1.0", "2.0"]
+
+
+def test_only_what_is_missing_is_trained(trained, capsys):
+    words = ["table", "1", "--dataset", "cifar10", "--epochs", "1"]
+    command_line.main([*words, "--seeds", "1"])
+    assert len(trained) == 8
+    command_line.main([*words, "--seeds", "2"])
+    assert {job.config.seed for job in trained[8:]} == {1}
+    capsys.readouterr()
+    command_line.main(["table", "4", *words[2:], "--seeds", "2"])  # the same runs
+    assert len(trained) == 16
+    assert lines(capsys.readouterr().out)["lc"][0] == "2"
+
+
+def test_show_trains_nothing(trained, capsys, tmp_path):
+    command_line.main(["table", "1", "--show"])
+    shown = capsys.readouterr().out
+    assert trained == []
+    assert [line.split(".")[0] for line in shown.splitlines() if line.startswith("Table")] == [
+        "Table 1, cifar10",
+        "Table 1, cifar100",
+        "Table 1, tinyimagenet",
+    ]
+    assert lines(shown)["conv"][0] == "0"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cells_of_one_dataset_images_of_another(trained, capsys):
+    words = "table 3 --dataset cifar10 --source cifar10-jpeg --epochs 2 --to there --seeds 1"
+    command_line.main(words.split())
+    assert {job.config.dataset for job in trained} == {"cifar10-jpeg"}
+    assert {job.config.learning_rate for job in trained} == {1e-2, 1e-3, 5e-4, 1e-4}
+    assert "dataset cifar10-jpeg instead of cifar10; epochs 2 instead of 200" in capsys.readouterr().out
+
+
+def test_everything_lands_in_one_dataset(tmp_path):
+    command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "2", "--epochs", "3"])
+    with xr.open_dataset(tmp_path / "runs" / "table1-cifar10.nc", engine="h5netcdf") as dataset:
+        assert dict(dataset["top1"].sizes) == {"row": 8, "seed": 2, "epoch": 3}
+        assert dataset["row"].values.tolist() == ROWS
+        means = [fmean(accuracy(one.config) + seed / 2 for seed in (0, 1)) for one in matching("table1/cifar10")]
+        np.testing.assert_allclose(dataset["top1"].isel(epoch=-1).mean("seed"), means)
+        assert dataset["paper_top1_range"].sel(row="lc-8reps").item() == 0.3
+        assert dataset.attrs["epochs"] == 3
+        assert "learning_rate" not in dataset.attrs  # rows differ in it
+
+
+def test_runs_of_another_setting_are_refused_before_any_training(trained, capsys):
+    words = ["table", "1", "--dataset", "cifar10", "--seeds", "1"]
+    command_line.main([*words, "--epochs", "1"])
+    del trained[:]
+    assert command_line.main([*words, "--epochs", "2"]) == 1
+    assert "epochs was 1 and is now 2. Take another folder (--to)" in capsys.readouterr().err
+    assert trained == []
+
+
+def test_a_failed_run_is_named_and_the_others_are_shown(monkeypatch, capsys):
+    def run_all(jobs, run, **_):
+        first, *others = jobs
+        return Outcomes({job.name: run(job.config, job.folder) for job in others}, {first.name: "OSError: disk"})
+
+    monkeypatch.setattr(options, "run_all", run_all)
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "1", "--epochs", "1"])
+    assert end.value.code == 1
+    shown = capsys.readouterr()
+    assert shown.err == "table1/cifar10/conv/seed0 failed: OSError: disk\n"
+    assert lines(shown.out)["conv"] == ["0", "-", "88.3", "-", "-"]
+    assert lines(shown.out)["lc"] == ["1", "65.2", "80.9", "-", "-7.4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("9", "invalid choice: 9"),
+        ("13", "invalid choice: 13"),
+        ("1 --epoch 3", "--epochs"),
+        ("1 --share-every 3", "--share-every"),
+        ("1 --seed 3", "--seeds"),
+        ("1 --seeds 0", "seeds must be at least 1; got 0"),
+        ("1 --workers 0", "workers must be at least 1; got 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(trained, capsys, words, told):
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["table", *words.split()])
+    assert end.value.code == 2
+    assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert trained == []
+
+
+def test_a_dataset_that_the_table_lacks(trained, capsys):
+    assert command_line.main(["table", "2", "--dataset", "cifar10"]) == 1
+    assert "dataset must be one of Table 2's, imagenet; got 'cifar10'" in capsys.readouterr().err
+    assert trained == []
