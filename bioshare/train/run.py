@@ -170,7 +170,7 @@ class Run:
             if measure:
                 self.history.measured(done, False, neg_log_snr(self.model, self.config.border))
             return
-        self._refuse_broken_weights()
+        self._refuse_broken_weights(self.steps)
         report = self.share(self.model, seed=seed_at(self.config.seed, self.steps))
         self.history.sharings += 1
         if measure:
@@ -186,22 +186,20 @@ class Run:
         totals = self.here.total(self.sums)
         if not totals[LOSS].isfinite():
             fine = -self.here.largest(-self.sums[FINITE])
-            raise self._diverged("the loss", int(fine))
+            raise self._diverged("the loss", self.steps - self.batch + int(fine))
         return totals
 
-    def _refuse_broken_weights(self) -> None:
+    def _refuse_broken_weights(self, step: int) -> None:
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            self.totals()  # a loss that wasn't finite comes first
-            raise self._diverged("a weight", self.batch)
+            self.totals()  # a loss that wasn't finite came first
+            raise self._diverged("a weight", step)
 
-    def _diverged(self, what: str, batch: int) -> TrainingDivergedError:
-        step, rate = self.epoch * len(self.batches) + batch, learning_rate(self.config, self.epoch)
+    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
+        epoch = step // len(self.batches)
+        rate = learning_rate(self.config, epoch)
+        where = f"in epoch {epoch + 1}, step {step}, at the learning rate {rate:g}"
         return TrainingDivergedError(
-            f"{what} is no longer finite in epoch {self.epoch + 1}, step {step}, at the learning rate {rate:g}. Try a "
-            "smaller learning_rate",
-            self.epoch,
-            step,
-            rate,
+            f"{what} is no longer finite {where}. Try a smaller learning_rate", epoch, step, rate
         )
 
     def finish_epoch(self, test: dict[str, float]) -> None:
@@ -223,7 +221,7 @@ class Run:
             TrainingDivergedError: there is something in it that isn't finite; the file stays as it was.
         """
         totals = self.totals()
-        self._refuse_broken_weights()
+        self._refuse_broken_weights(self.steps - 1)
         metadata = {
             "config": encoded(self.config),
             "epoch": self.epoch,

@@ -1,0 +1,492 @@
+"""A training run: its schedule, its sharing, its history; stopped at any moment, it ends with the same weights."""
+
+import dataclasses
+import math
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import bioshare
+from bioshare.bridge import InstantSharing, neg_log_snr
+from bioshare.nn import LocallyConnected2d
+from bioshare.train import checkpoint, loop
+from bioshare.train import run as training
+from bioshare.train.config import TrainConfig
+from bioshare.train.interrupt import Interrupted, interruptible
+from bioshare.train.loop import CHECKPOINT, RESULT, evaluate, fit
+from bioshare.train.results import MEANINGS, encoded
+
+CONFIG = TrainConfig(
+    dataset="digits", locally_connected=True, share_every=3, epochs=2, batch_size=32, train_images=150, padding=1
+)
+"""Five batches an epoch, the last of 22 images."""
+CLOCKS = ["seconds", "images_per_second"]
+
+
+def tiny(classes, in_channels):
+    """A network with all that a residual network has to be restored, in a thousandth of the time."""
+    convolution = lambda inputs, outputs, stride: nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(
+        convolution(in_channels, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), convolution(4, 6, 2), nn.BatchNorm2d(6),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, classes),
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    monkeypatch.setitem(training.NETWORKS, "resnet20", tiny)
+
+
+def run(folder, config=CONFIG, **options):
+    return fit(config, folder, **{"device": "cpu", "progress": False} | options)
+
+
+def weights(folder):
+    return checkpoint.read(folder / CHECKPOINT)[0]
+
+
+def assert_same_ending(folder, other):
+    """The same checkpoint and the same history but for the clock."""
+    found, expected = weights(folder), weights(other)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    with xr.open_dataset(folder / RESULT) as result, xr.open_dataset(other / RESULT) as reference:
+        xr.testing.assert_equal(result.drop_vars(CLOCKS), reference.drop_vars(CLOCKS))
+        assert result.attrs["sharings"] == reference.attrs["sharings"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a run that nothing interrupted, and its result."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(training.NETWORKS, "resnet20", tiny)
+        return folder, run(folder)
+
+
+def stop_at(monkeypatch, step, action):
+    """Do something right after a step of the run."""
+    take = training.Run.step
+
+    def watched(self, x, y):
+        take(self, x, y)
+        if self.steps - 1 == step:
+            action()
+
+    monkeypatch.setattr(training.Run, "step", watched)
+
+
+def interrupt(folder, step, config=CONFIG, number=signal.SIGTERM, **options):
+    """Run until a signal comes in a step, and what that raised."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, step, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted) as stopped:
+            run(folder, config, **options)
+    return stopped.value
+
+
+def test_the_result_has_an_entry_for_every_epoch_and_says_what_made_it(straight):
+    folder, result = straight
+    assert dict(result.sizes) == {"epoch": 2, "snr_step": 3, "layer": 2}
+    assert result.epoch.values.tolist() == [1, 2]
+    assert result.learning_rate.values.tolist() == [1e-3, 2.5e-4]
+    assert np.isfinite(result.to_array()).all()
+    assert ((result.top1 >= 0) & (result.top1 <= result.top5) & (result.top5 <= 100)).all()
+    assert np.allclose(result.images_per_second * result.seconds, 150)
+    assert result.snr_step.values.tolist() == [0, 5, 10]
+    expected = {"share_every": 3, "train_images": 150, "locally_connected": 1, "flip": "none", "dataset": "digits"}
+    expected |= {"torch": torch.__version__, "bioshare": bioshare.__version__, "device": "cpu", "sharings": 4}
+    attributes = {name: result.attrs.get(name) for name in expected}
+    assert attributes | {"torch": torch.__version__} == expected
+    assert set(encoded(CONFIG)) <= set(result.attrs)
+    with xr.open_dataset(folder / RESULT, engine="h5netcdf") as read:
+        xr.testing.assert_identical(read.load(), result)
+
+
+def test_a_run_is_a_function_of_its_configuration(straight, tmp_path):
+    state = torch.random.get_rng_state()
+    torch.rand(3)
+    run(tmp_path, progress=True)
+    assert_same_ending(tmp_path, straight[0])
+    torch.random.set_rng_state(state)
+    before = torch.random.get_rng_state()
+    run(tmp_path / "other", dataclasses.replace(CONFIG, seed=1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not torch.equal(weights(tmp_path / "other")["model.0.weight"], weights(tmp_path)["model.0.weight"])
+
+
+def test_training_learns(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, locally_connected=False, share_every=None, epochs=6, train_images=600, learning_rate=3e-2, padding=0
+    )
+    result = run(tmp_path, config)
+    assert result.train_loss[-1] < result.train_loss[0] / 2
+    assert result.top1[-1] > 60
+    assert "neg_log_snr" not in result
+
+
+@pytest.mark.parametrize(
+    ("epochs", "milestones", "expected"),
+    [
+        (8, (0.5, 0.75), [1, 1, 1, 1, 1 / 4, 1 / 4, 1 / 16, 1 / 16]),
+        (3, (0.5, 0.75), [1, 1, 1 / 4]),
+        (10, (0.7,), 7 * [1] + 3 * [1 / 4]),  # 0.7 * 10 is more than 7 in floating point
+        (2, (), [1, 1]),
+    ],
+)
+def test_the_learning_rate_falls_at_its_milestones(epochs, milestones, expected):
+    config = TrainConfig(epochs=epochs, milestones=milestones, learning_rate=0.5)
+    assert [training.learning_rate(config, epoch) for epoch in range(epochs)] == [0.5 * part for part in expected]
+
+
+@pytest.mark.parametrize(("count", "steps"), [("epoch", [0, 3, 5, 8]), ("run", [0, 3, 6, 9])])
+def test_sharing_follows_the_batches_that_it_should(tmp_path, monkeypatch, count, steps):
+    seen = []
+
+    def sharing(config):
+        share = InstantSharing(config.border)
+
+        def spy(model, seed):
+            seen.append((seed, neg_log_snr(model)["0"]))
+            return share(model, seed)
+
+        return spy
+
+    monkeypatch.setattr(training, "sharing", sharing)
+    result = run(tmp_path, dataclasses.replace(CONFIG, share_count=count), record_snr=1)
+    assert [seed for seed, _ in seen] == [training.seed_at(CONFIG.seed, step) for step in steps]
+    assert result.snr_step[result.shared == 1].values.tolist() == [step + 1 for step in steps]
+    just_before = [int(np.flatnonzero((result.snr_step == step + 1) & (result.shared == 0))[0]) for step in steps]
+    assert np.allclose(result.neg_log_snr[just_before, 0], [snr for _, snr in seen])
+    after = result.neg_log_snr[[index + 1 for index in just_before], 0]
+    assert (after.values < result.neg_log_snr[just_before, 0].values - 10).all()
+    assert result.snr_step.values.tolist() == sorted([*range(11), *(step + 1 for step in steps)])
+    assert result.attrs["sharings"] == 4
+
+
+def test_snr_is_measured_in_every_nth_batch(tmp_path):
+    result = run(tmp_path, record_snr=2)
+    assert list(zip(result.snr_step.values.tolist(), result.shared.values.tolist(), strict=True)) == [
+        (0, 0), (1, 0), (1, 1), (3, 0), (5, 0), (6, 0), (6, 1), (8, 0), (10, 0)
+    ]  # fmt: skip
+    assert result.layer.values.tolist() == ["0", "3"]
+
+
+def test_the_border_is_passed_on_to_sharing():
+    assert training.sharing(dataclasses.replace(CONFIG, border="keep")) == InstantSharing("keep")
+    assert training.sharing(dataclasses.replace(CONFIG, share_every=None)) is None
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 6), (signal.SIGINT, 4), (signal.SIGTERM, 0)])
+def test_a_signal_ends_the_run_after_the_batch_and_resume_ends_with_the_same_weights(straight, tmp_path, number, step):
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stopped = interrupt(tmp_path, step, number=number)
+    assert stopped.signal == number
+    assert str(stopped).endswith(f"after step {step}; {tmp_path / CHECKPOINT} has everything")
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    metadata = checkpoint.read_metadata(tmp_path / CHECKPOINT)
+    assert (metadata["epoch"], metadata["batch"]) in (divmod(step + 1, 5), (step // 5, step % 5 + 1))
+    run(tmp_path, resume=True)
+    assert_same_ending(tmp_path, straight[0])
+
+
+def test_a_run_that_is_stopped_after_every_batch_ends_with_the_same_weights(straight, tmp_path):
+    for step in range(10):
+        interrupt(tmp_path, step, resume=True)
+    run(tmp_path, resume=True)
+    assert_same_ending(tmp_path, straight[0])
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with interruptible() as caught:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_other_threads_leave_the_handlers_alone():
+    found = []
+
+    def work():
+        with interruptible() as caught:
+            found.append((signal.getsignal(signal.SIGTERM), caught.signal))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(signal.getsignal(signal.SIGTERM), 0)]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_resume_is_exact_with_half_types_dropout_and_repetitions(tmp_path, monkeypatch, precision):
+    monkeypatch.setitem(training.NETWORKS, "resnet20", lambda *a, **b: nn.Sequential(tiny(*a, **b), nn.Dropout(0.2)))
+    config = dataclasses.replace(CONFIG, precision=precision, repetitions=4, train_images=37, share_count="run")
+    run(tmp_path / "straight", config)
+    interrupt(tmp_path / "broken", 6, config)
+    metadata = checkpoint.read_metadata(tmp_path / "broken" / CHECKPOINT)
+    assert ("scale" in metadata["scaler"]) == (precision == "fp16")
+    run(tmp_path / "broken", config, resume=True)
+    assert_same_ending(tmp_path / "broken", tmp_path / "straight")
+
+
+def test_checkpoints_come_when_their_time_has_come(tmp_path, monkeypatch):
+    written = []
+    write = checkpoint.write
+    monkeypatch.setattr(checkpoint, "write", lambda *arguments: (written.append(arguments[2]), write(*arguments)))
+    run(tmp_path / "a", checkpoint_every=0)
+    assert [(m["epoch"], m["batch"]) for m in written] == [(e, b) for e in (0, 1) for b in range(1, 6)] + [(2, 0)]
+    written.clear()
+    run(tmp_path / "b", checkpoint_every=math.inf)
+    assert [(m["epoch"], m["batch"]) for m in written] == [(2, 0)]
+
+
+def test_a_killed_run_without_a_checkpoint_starts_again(straight, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def die():
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 7, die)
+        with pytest.raises(KilledError):
+            run(tmp_path)
+    with xr.open_dataset(tmp_path / RESULT) as result:
+        assert result.sizes["epoch"] == 1  # the file of the first epoch is whole
+    run(tmp_path, resume=True)
+    assert_same_ending(tmp_path, straight[0])
+
+
+def test_a_finished_run_returns_its_result_at_once(straight, monkeypatch):
+    folder, result = straight
+    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("a finished run needs no data"))
+    xr.testing.assert_identical(run(folder, resume=True), result)
+
+
+def test_a_run_killed_before_its_last_result_gets_it(straight, tmp_path):
+    (tmp_path / CHECKPOINT).write_bytes((straight[0] / CHECKPOINT).read_bytes())
+    run(tmp_path, resume=True)
+    assert_same_ending(tmp_path, straight[0])
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, RESULT])
+def test_a_folder_with_a_run_is_refused(straight, tmp_path, name):
+    content = (straight[0] / name).read_bytes()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is there. Go on from it with resume=True"):
+        run(tmp_path)
+    with pytest.raises(ValueError, match=r"milestones was \[0.5,? +0.75\] and is now none, seed was 0 and"):
+        run(tmp_path, dataclasses.replace(CONFIG, seed=1, milestones=()), resume=True)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, content)]
+
+
+def test_a_damaged_checkpoint_is_refused(straight, tmp_path):
+    content = (straight[0] / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{CHECKPOINT} is damaged"):
+        run(tmp_path, resume=True)
+
+
+class Exploding(nn.Module):
+    """A network without normalisation, so that large weights make large losses."""
+
+    def __init__(self, classes, in_channels):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.Flatten(), nn.Linear(144, classes))
+
+    def forward(self, x):
+        return self.layers(x).square()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setitem(training.NETWORKS, "resnet20", Exploding)
+    config = dataclasses.replace(CONFIG, share_every=None, learning_rate=1e30)
+    with pytest.raises(training.TrainingDivergedError, match=r"loss .* epoch 1, step 1, at the learning rate 1e") as e:
+        run(tmp_path, config, checkpoint_every=0)
+    assert (e.value.epoch, e.value.step, e.value.learning_rate) == (0, 1, 1e30)
+    assert checkpoint.read_metadata(tmp_path / CHECKPOINT)["batch"] == 1
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_the_step_of_divergence_is_exact_when_looks_are_rare(tmp_path, monkeypatch):
+    monkeypatch.setitem(training.NETWORKS, "resnet20", Exploding)
+    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 50)
+    config = dataclasses.replace(CONFIG, share_every=None, learning_rate=1e12, epochs=1)
+    with pytest.raises(training.TrainingDivergedError) as rare:
+        run(tmp_path, config, checkpoint_every=0)
+    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 1)
+    with pytest.raises(training.TrainingDivergedError) as every:
+        run(tmp_path, config)
+    assert rare.value.step == every.value.step > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("share_every", [1, None])
+def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, share_every):
+    step = torch.optim.AdamW.step
+
+    def breaking(self, *arguments, **options):
+        step(self, *arguments, **options)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0][0, 0, 0] = math.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", breaking)
+    config = dataclasses.replace(CONFIG, share_every=share_every)
+    with pytest.raises(training.TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 0, at"):
+        run(tmp_path, config, checkpoint_every=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_error_of_divergence_survives_a_pickle():
+    error = pickle.loads(pickle.dumps(training.TrainingDivergedError("the loss", 1, 7, 0.5)))
+    assert (str(error), error.epoch, error.step, error.learning_rate) == ("the loss", 1, 7, 0.5)
+
+
+def batches_of(x, y):
+    return SimpleNamespace(epoch=lambda epoch, start=0: iter([(x[:3], y[:3]), (x[3:], y[3:])]))
+
+
+def test_evaluate_counts_by_hand():
+    """Logits are the images: the class of rank r is the one with the r-th largest pixel."""
+    x = torch.tensor([[6.0, 5, 4, 3, 2, 1]]).repeat(6, 1)
+    y = torch.arange(6)
+    model = nn.Identity()
+    found = evaluate(model, batches_of(x, y))
+    logs = x[0] - x[0].logsumexp(0)
+    assert found == pytest.approx({"top1": 100 / 6, "top5": 500 / 6, "test_loss": -logs.mean().item()})
+    assert evaluate(model, batches_of(x[:, :3], y % 3))["top5"] == 100
+
+
+def test_evaluate_leaves_the_network_as_it_was():
+    model = nn.Sequential(nn.BatchNorm1d(4))
+    evaluate(model, batches_of(torch.randn(6, 4), torch.arange(6) % 4))
+    assert model.training
+    assert model[0].num_batches_tracked == 0
+    evaluate(model.eval(), batches_of(torch.randn(6, 4), torch.arange(6) % 4))
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        ({"keep_first": 2}, {}, "keep_first must leave a convolution of resnet20; got 2"),
+        ({}, {"checkpoint_every": -1.0}, "checkpoint_every must be a number of seconds >= 0; got -1.0"),
+        ({}, {"record_snr": 0}, "record_snr must be None or a whole number"),
+        ({"train_images": 10_000}, {}, "train_images must be at most"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, config, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, dataclasses.replace(CONFIG, **config), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_compile_changes_neither_the_names_nor_the_sharing(tmp_path, monkeypatch, straight):
+    """The compiled module is a wrapper around the plain one, as torch's own is."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self._orig_mod = model
+
+        def forward(self, x):
+            return self._orig_mod(x)
+
+    monkeypatch.setattr(torch, "compile", Wrapper)
+    run(tmp_path, dataclasses.replace(CONFIG, compile=True))
+    found, expected = weights(tmp_path), weights(straight[0])
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_tensorboard_is_asked_for_before_work_starts(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        run(tmp_path, tensorboard=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_gets_the_history(tmp_path, monkeypatch):
+    written = {}
+    writer = SimpleNamespace(add_scalar=lambda name, value, epoch: written.update({(name, epoch): value}))
+    fake = SimpleNamespace(SummaryWriter=lambda folder: writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    result = run(tmp_path, tensorboard=True)
+    assert written == {(n, e): result[n].sel(epoch=e).item() for n in MEANINGS for e in (1, 2)}
+
+
+KILLED = dataclasses.replace(CONFIG, train_images=96, epochs=6, share_every=2)
+"""Eighteen batches of the real network."""
+
+
+def train_for_real(folder):
+    """Go on with the run in a folder, in a process of its own; a checkpoint after every batch."""
+    torch.set_num_threads(1)
+    fit(KILLED, folder, device="cpu", progress=False, resume=True, checkpoint_every=0)
+
+
+def started(folder):
+    process = multiprocessing.get_context("forkserver").Process(target=train_for_real, args=(folder,))
+    process.start()
+    return process
+
+
+def written(folder):
+    """When the checkpoint was, 0 for never."""
+    return (folder / CHECKPOINT).stat().st_mtime_ns if (folder / CHECKPOINT).exists() else 0
+
+
+def kill_at_a_random_moment(folder, moments):
+    """Kill a run: while it begins, or a few batches after its first checkpoint, most likely while it writes one."""
+    before, process = written(folder), started(folder)
+    if moments.random() < 0.7:
+        while process.is_alive() and written(folder) == before:
+            time.sleep(0.002)
+        process.join(moments.uniform(0, 0.8))
+    else:
+        process.join(moments.uniform(0, 2))
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(tmp_path):
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.loop", "torch._dynamo"])
+    straight, folder = tmp_path / "straight", tmp_path / "killed"
+    moments, kills, reached = random.Random(0), 0, set()
+    started(straight).join()
+    while kills < 10:
+        kills += kill_at_a_random_moment(folder, moments)
+        reached.add(written(folder))
+        if (folder / RESULT).exists() and checkpoint.read_metadata(folder / CHECKPOINT)["epoch"] == KILLED.epochs:
+            started(folder).join()
+            assert_same_ending(folder, straight)
+            folder = tmp_path / f"killed{kills}"  # the kills that are left are another run's
+    started(folder).join()
+    assert len(reached) > 5  # the kills hit the training, not only its start
+    assert_same_ending(folder, straight)
+
+
+def test_the_network_is_the_locally_connected_one_of_the_seed():
+    dataset = loop.load("digits")
+    state = torch.random.get_rng_state()
+    models = [training.network(dataclasses.replace(CONFIG, seed=seed, keep_first=1), dataset) for seed in (0, 0, 1)]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [type(model[i]) for model in models[:1] for i in (0, 3)] == [nn.Conv2d, LocallyConnected2d]
+    first, second, other = (model[3].weight for model in models)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
