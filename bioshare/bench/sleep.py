@@ -1,21 +1,15 @@
-"""Benchmarks, side by side in one run: ``python -m bioshare bench sleep``."""
+"""One sleep of Fig. 4B in every engine: ``python -m bioshare bench sleep``."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import os
-import platform
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from bioshare.circuit.brian import Brian2
+from bioshare.bench.timing import timed
 from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.exact import Exact
@@ -26,8 +20,7 @@ from bioshare.cli import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``bench``."""
-    parser.add_argument("what", choices=["sleep"], help="which benchmark")
+    """The options of ``bench sleep``."""
     parser.add_argument("--presentations", type=positive, default=300, help="(default: %(default)s)")
     parser.add_argument("--runs", type=positive, default=10, help="groups in the batch (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=9, help="of the exact engine (default: %(default)s)")
@@ -36,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table."""
-    print(machine())
     problem = sleep_problem(arguments.presentations, arguments.runs, arguments.seed)
     groups, neurons, inputs = problem.weights.shape
     print(
@@ -70,11 +62,13 @@ def sleep_problem(presentations: int, runs: int, seed: int) -> Problem:
 
 def sleep_rows(problem: Problem, repeats: int) -> Iterator[Row]:
     """Time every engine on one problem; the recording ones record the SNR after every presentation."""
+    from bioshare.circuit.brian import Brian2  # the other benches run where Brian2 is not installed
+
     every = prepare(problem.weights, problem.stimuli, problem.circuit, problem.rule)
     bare = Loop().run(problem, progress=False)
     error = lambda weights: float(np.abs(weights - bare.weights).max())
     yield Row("loop, bare", bare.seconds["run"], 0.0)
-    seconds, weights = _timed(lambda: record_every_step(problem))
+    seconds, weights = timed(lambda: record_every_step(problem))
     yield Row("loop, recording the SNR at every step", seconds, error(weights))
     for threads in (1, 2):
         outcome = Brian2(threads=threads).run(problem, progress=False)
@@ -84,7 +78,7 @@ def sleep_rows(problem: Problem, repeats: int) -> Iterator[Row]:
     for name, posed in (("exact, bare", problem), ("exact, recording at every presentation", every)):
         for threads in (1, 2):
             engine = Exact(threads=threads)
-            runs = [_timed(lambda e=engine, p=posed: e.run(p, progress=False).weights) for _ in range(repeats + 1)]
+            runs = [timed(lambda e=engine, p=posed: e.run(p, progress=False).weights) for _ in range(repeats + 1)]
             seconds = statistics.median(seconds for seconds, _ in runs[1:])
             yield Row(f"{name}, {_many(threads)}", seconds, error(runs[0][1]))
 
@@ -99,23 +93,3 @@ def record_every_step(problem: Problem) -> Array:
     for weights, _, _ in literal_steps(problem):
         records.append(np.log((weights.var(1) / weights.mean(1) ** 2).mean(-1)))
     return weights
-
-
-def _timed(work: Callable[[], Array]) -> tuple[float, Array]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def machine() -> str:
-    """Date, processor and versions, in one line."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "brian2"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{datetime.date.today()}, {cpu}, {cores} cores, Python {platform.python_version()}, {versions}"

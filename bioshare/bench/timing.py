@@ -1,0 +1,94 @@
+"""What all benches measure with: seconds, peak memory, and the machine they ran on."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that some work took, and its result."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def in_turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each of several works, which take turns so that a busy machine slows all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(repeats + 1):  # the first round warms up
+        for name, work in works.items():
+            synchronise(device)
+            elapsed, _ = timed(lambda work=work: (work(), synchronise(device)))
+            if repeat:
+                seconds[name].append(elapsed)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device to finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
+    """The most memory that ``prepare(*arguments)()`` takes beyond what ``prepare`` took, in a process of its own.
+
+    The arguments end with the device. On a CPU it is the resident memory that Linux counts; elsewhere -1.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_bytes, (prepare, arguments))
+
+
+def _peak_bytes(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> int:
+    device = torch.device(arguments[-1])
+    work = prepare(*arguments)
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    if not Path("/proc/self/clear_refs").exists():
+        return -1
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+def machine() -> str:
+    """Date, processor and versions, in one line."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    if torch.cuda.is_available():
+        cpu = f"{torch.cuda.get_device_name()}, {cpu}"
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("numpy", "torch", "brian2"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{datetime.date.today()}, {cpu}, {cores} cores, Python {platform.python_version()}, {versions}"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,106 @@
+"""A training step of ResNet-20 on random images of CIFAR's size: ``python -m bioshare bench train``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from bioshare.bench.layer import DTYPES, UnfoldEinsum2d
+from bioshare.bench.timing import in_turns, peak_bytes
+from bioshare.bridge import InstantSharing
+from bioshare.cli import positive
+from bioshare.nn import LocallyConnected2d, resnet20, to_locally_connected
+
+NETWORKS = ("conv", "LC, unfold + einsum", "LC", "LC, sharing after the step")
+IMAGE = (3, 32, 32)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``bench train``."""
+    parser.add_argument("--batches", type=positive, nargs="+", default=[128, 512], help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=3, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast's (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--largest", action="store_true", help="find the largest batch that fits on the GPU")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the table."""
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    print(
+        f"forward, backward and AdamW step of ResNet-20, {arguments.dtype} on {arguments.device}, {arguments.threads} "
+        f"threads, median of {arguments.repeats}; the peak of what a step allocates\n"
+    )
+    print(f"{'network':30s}{'batch':>6s}{'ms / step':>11s}{'images / s':>12s}{'of conv':>9s}{'peak MB':>9s}")
+    for batch in arguments.batches:
+        options = batch, arguments.dtype, arguments.device
+        seconds = in_turns({name: step(name, *options) for name in NETWORKS}, arguments.repeats, device)
+        for name in NETWORKS:
+            peak = peak_bytes(_second_step, name, *options) / 1e6
+            ratio = seconds[name] / seconds["conv"]
+            print(
+                f"{name:30s}{batch:6d}{1e3 * seconds[name]:11.0f}{batch / seconds[name]:12.0f}{ratio:9.2f}{peak:9.0f}",
+                flush=True,
+            )
+    if arguments.largest:
+        for name in NETWORKS[:3]:
+            print(f"largest batch that fits, {name}: {largest_batch(name, arguments.dtype, arguments.device)}")
+
+
+def network(name: str) -> nn.Module:
+    """ResNet-20 in one of its forms."""
+    if name == "conv":
+        return resnet20().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = to_locally_connected(resnet20(), IMAGE)
+    if "unfold" in name:
+        for layer in model.modules():
+            if isinstance(layer, LocallyConnected2d):
+                layer.__class__ = UnfoldEinsum2d
+                layer.weight = nn.Parameter(layer.weight.detach().contiguous())
+    return model
+
+
+def step(name: str, batch: int, dtype: str, device: str) -> Callable[[], None]:
+    """A training step of one network on one random batch."""
+    model = network(name).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    images, labels = torch.randn(batch, *IMAGE, device=device), torch.randint(10, (batch,), device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    share = InstantSharing() if "sharing" in name else None
+
+    def run() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        if share:
+            share(model)
+
+    return run
+
+
+def _second_step(name: str, batch: int, dtype: str, device: str) -> Callable[[], None]:
+    """A step with the optimiser's moments already there."""
+    run = step(name, batch, dtype, device)
+    run()
+    return run
+
+
+def largest_batch(name: str, dtype: str, device: str) -> int:
+    """The largest multiple of 512, found by doubling and halving, whose step fits into the GPU's memory."""
+    fits, fails = 0, 0
+    while not fails or fails - fits > 512:
+        batch = (fits + fails) // 1024 * 512 if fails else max(512, 2 * fits)
+        try:
+            step(name, batch, dtype, device)()
+            fits = batch
+        except torch.OutOfMemoryError:
+            fails = batch
+        torch.cuda.empty_cache()
+    return fits
