@@ -27,6 +27,7 @@ from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import ENGINES, find_engine, simulate
 from bioshare.circuit.stimuli import Stimulus, generators
 from bioshare.nn import LocallyConnected2d
+from bioshare.nn.functional import physical
 
 Border = Literal["share", "keep"]
 Change = Callable[["SharingModule", Tensor], Tensor]
@@ -91,10 +92,10 @@ class InstantSharing:
     def __post_init__(self) -> None:
         _refuse_border(self.border)
 
-    def __call__(self, model: nn.Module, seed: int = 0) -> SleepReport:
+    def __call__(self, model: nn.Module, seed: int = 0, measure: bool = True) -> SleepReport:
         """Share the weights of every locally connected layer; ``seed`` is only there to be called like a `Sleep`."""
         mean = lambda _, groups: groups.mean(1, keepdim=True).expand_as(groups)
-        return _apply(model, self.border, lambda layer, index: mean)
+        return _apply(model, self.border, lambda layer, index: mean, measure)
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,14 @@ class Sleep:
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
         _refuse_border(self.border)
 
-    def __call__(self, model: nn.Module, seed: int = 0, progress: bool = True) -> SleepReport:
+    def __call__(self, model: nn.Module, seed: int = 0, progress: bool = True, measure: bool = True) -> SleepReport:
         """Put ``model`` to sleep. Modules with a single neuron are left alone.
 
         Args:
             model: its `LocallyConnected2d` layers sleep one after the other, in the order of ``model.modules()``.
             seed: any non-negative integer; layers draw independent stimuli from it.
             progress: show a bar for a layer that takes longer than two seconds.
+            measure: whether to spend time on SNR and drift; the report has NaN for them without.
 
         Returns:
             What happened, a layer a row.
@@ -162,7 +164,8 @@ class Sleep:
         seeds = [int(child.generate_state(1, np.uint64)[0]) for child in children]
         for (name, layer), its_seed in zip(layers, seeds, strict=True):
             self._check(name, layer, its_seed)
-        return _apply(model, self.border, lambda layer, index: self._change(layer, seeds[index], engine, progress))
+        change = lambda layer, index: self._change(layer, seeds[index], engine, progress)
+        return _apply(model, self.border, change, measure)
 
     def _length(self, inputs: int) -> int:
         """How many presentations a layer with K weights per neuron sees."""
@@ -235,7 +238,7 @@ class SharingModule:
 
     Attributes:
         rows, columns: its positions.
-        seen: which weight of the pattern every tap of a neuron sees, (K,) indices into in / groups x kh x kw.
+        seen: which input of the pattern every tap of a neuron sees, (K,) indices into in / groups x kh x kw.
     """
 
     rows: slice
@@ -243,12 +246,12 @@ class SharingModule:
     seen: Tensor
 
     def groups(self, weight: Tensor) -> Tensor:
-        """Its sharing groups from a layer's weight: (out, N, K)."""
-        return weight[self.rows, self.columns].flatten(0, 1).flatten(2).transpose(0, 1)
+        """Its sharing groups from a layer's weight: (out, N, K), the taps in their order in memory."""
+        return physical(weight)[self.rows, self.columns].flatten(0, 1).flatten(2).transpose(0, 1)
 
     def write(self, weight: Tensor, groups: Tensor) -> None:
         """Put its sharing groups (out, N, K) back into a layer's weight."""
-        target = weight[self.rows, self.columns]
+        target = physical(weight)[self.rows, self.columns]
         target.copy_(groups.transpose(0, 1).reshape(target.shape))
 
 
@@ -261,13 +264,15 @@ def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[Sha
         for column, column_phase in columns:
             height, width = (len(range(size)[s]) for size, s in zip(layer.output_size, (row, column), strict=True))
             if height * width > 1:
-                yield SharingModule(row, column, taps[:, row_phase][:, :, column_phase].flatten())
+                seen = taps[:, row_phase][:, :, column_phase]
+                yield SharingModule(row, column, seen.permute(2, 1, 0).flatten())  # in the order of `physical`
 
 
 def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tuple[slice, list[int]]]:
     """Along one axis: every k-th position, and the phase of the pattern that each of its taps sees."""
-    names = "output_size", "input_size", "kernel_size", "stride", "padding", "dilation"
-    outputs, size, kernel, stride, padding, dilation = (getattr(layer, name)[axis] for name in names)
+    names = "output_size", "input_size", "kernel_size", "stride", "dilation"
+    outputs, size, kernel, stride, dilation = (getattr(layer, name)[axis] for name in names)
+    padding = (layer.pad[2], layer.pad[0])[axis]  # at the top and on the left
     first, stop = 0, outputs
     if border == "keep":
         first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
@@ -283,13 +288,15 @@ def _layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:
     if not found:
         raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
     for name, layer in found:
-        if not layer.weight.isfinite().all():
+        if not all(end.isfinite() for end in physical(layer.weight).aminmax()):
             raise ValueError(f"layer {name!r} must have finite weights; one NaN would reach its whole sharing group")
     return found
 
 
 @torch.no_grad()
-def _apply(model: nn.Module, border: Border, sleep: Callable[[LocallyConnected2d, int], Change]) -> SleepReport:
+def _apply(
+    model: nn.Module, border: Border, sleep: Callable[[LocallyConnected2d, int], Change], measure: bool
+) -> SleepReport:
     """Change the groups of every layer and report; ``sleep`` makes a layer's change from the layer and its index."""
     reports = []
     for index, (name, layer) in enumerate(_layers(model)):
@@ -298,7 +305,7 @@ def _apply(model: nn.Module, border: Border, sleep: Callable[[LocallyConnected2d
         for module in modules(layer, border):
             before = module.groups(layer.weight)
             after = change(module, before)
-            measured.append(_measure(before, after))
+            measured.append(_measure(before, after) if measure else np.full((4, 1), math.nan))
             module.write(layer.weight, after)
         medians = np.median(np.concatenate(measured, 1), 1) if measured else np.full(4, math.nan)
         reports.append(LayerReport(name, len(measured), *medians.tolist(), seconds=time.perf_counter() - start))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bioshare as bs
-from bioshare.bridge import modules, neg_log_snr
+from bioshare.bridge import InstantSharing, modules, neg_log_snr
 from bioshare.nn import LocallyConnected2d
 
 # An ideal sleep: with one active input of |x|^2 = 1 and learning rate 1, one cycle of the grid removes all deviations.
@@ -268,3 +268,24 @@ def test_neg_log_snr_reads_what_a_report_says():
     before = neg_log_snr(model)
     assert before == {"0": bs.InstantSharing()(model).layers[0].neg_log_snr_before}
     assert neg_log_snr(model)["0"] < before["0"] - 50
+
+
+def test_padding_by_name_and_on_one_side_ties_the_same_positions():
+    pairs = [({"padding": "same"}, {"padding": 1}, 3), ({"padding": "valid"}, {}, 3)]
+    for named, numbered, kernel in pairs:
+        layers = [LocallyConnected2d(1, 2, kernel, input_size=7, **options) for options in (named, numbered)]
+        for border in ("share", "keep"):
+            first, second = (list(modules(layer, border)) for layer in layers)
+            assert [(m.rows, m.columns, m.seen.tolist()) for m in first] == [
+                (m.rows, m.columns, m.seen.tolist()) for m in second
+            ]
+    even = LocallyConnected2d(1, 1, 2, input_size=6, padding="same")  # nothing on the left, one on the right
+    assert {(m.rows.start, m.rows.stop) for m in modules(even, "keep")} == {(0, 5), (1, 5)}
+
+
+def test_an_unmeasured_sharing_gives_the_same_weights():
+    measured = nn.Sequential(LocallyConnected2d(2, 3, 3, input_size=7, padding=1))
+    unmeasured = copy.deepcopy(measured)
+    assert InstantSharing()(measured).layers[0].neg_log_snr_before > -5
+    assert math.isnan(InstantSharing()(unmeasured, measure=False).layers[0].neg_log_snr_before)
+    assert torch.equal(measured[0].weight, unmeasured[0].weight)
