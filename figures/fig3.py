@@ -1,0 +1,101 @@
+"""Fig. 3A: the weights of a sharing group diverge in training and converge in sleep.
+
+A real run instead of the paper's sketch: a locally connected layer (8 channels, 3 x 3) and a linear readout learn
+scikit-learn's digits, and every 60 steps the layer sleeps through the rate circuit (Eq. 8, alpha = 10): four times all
+grids of Fig. 3B, 150 ms each. The axes begin at the end of the first sleep.
+"""
+
+import argparse
+import copy
+import dataclasses
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import xarray as xr
+from convergence import HERE, save_data, save_figure
+from sklearn.datasets import load_digits
+from torch import nn
+
+import bioshare as bs
+from bioshare.bridge import neg_log_snr
+from bioshare.train.demo import rate_circuit_sleep
+
+STEPS, DAYS, CYCLES, BATCH = 60, 5, 4, 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the picture and the data")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = live(args.seed)
+    save_data(data, args.out / "fig3.nc")
+
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.2, 4.2), sharex=True, height_ratios=(2, 1))
+    time = np.arange(data.sizes["time"])
+    top.plot(time, data.weight, color="#12355b", linewidth=0.9)
+    top.plot(time, data.weight.mean("neuron"), color="#c1502e", label="mean of the group")
+    top.set_ylabel("weight of the centre")
+    top.set_title(f"{data.sizes['neuron']} neurons of one sharing group, awake and asleep (shaded)")
+    bottom.plot(time, data.neg_log_snr, color="#12355b")
+    bottom.set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
+    bottom.set_title("median over the groups of the layer")
+    bottom.set_xlabel("training steps, and presentations of sleep")
+    edges = np.flatnonzero(np.diff(data.asleep.values, prepend=0, append=0))
+    for axes in (top, bottom):
+        axes.set_xlim(0, time[-1])
+        for begin, end in edges.reshape(-1, 2):
+            axes.axvspan(begin - 1, end - 1, color="#e3a857", alpha=0.3, linewidth=0)
+    save_figure(figure, args.out / "fig3")
+
+
+def live(seed: int) -> xr.Dataset:
+    """Train and sleep in turns; weights of one group, and -log SNR, after every step and every presentation."""
+    torch.manual_seed(seed)
+    images, labels = map(torch.as_tensor, load_digits(return_X_y=True))
+    images = images.float().view(-1, 1, 8, 8) / 16
+    layer = bs.nn.LocallyConnected2d(1, 8, 3, input_size=8, padding=1)
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    records = []
+    for day in range(DAYS):
+        for _ in range(STEPS):
+            chosen = torch.randint(len(images), (BATCH,))
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+            records.append((*look(layer), False))
+        records += [(*seen, True) for seen in sleep(layer)]
+        records = records[-1:] if day == 0 else records  # independent initial weights would fill the axes
+    weights, snr, asleep = map(np.array, zip(*records, strict=True))
+    return xr.Dataset(
+        {
+            "weight": (("time", "neuron"), weights),
+            "neg_log_snr": ("time", snr),
+            "asleep": ("time", asleep.astype(np.int8)),
+        },
+        attrs={"seed": seed, "steps": STEPS, "batch": BATCH, "sleep": repr(rate_circuit_sleep()), "cycles": CYCLES},
+    )
+
+
+def sleep(layer: bs.nn.LocallyConnected2d) -> list[tuple[np.ndarray, float]]:
+    """Put the layer to sleep, and look at it after every presentation: each is the end of a sleep of its own."""
+    trace = []
+    for presentations in range(1, CYCLES * 9 + 2):  # the first one only settles the circuit
+        sleeper = copy.deepcopy(layer)
+        dataclasses.replace(rate_circuit_sleep(), presentations=presentations)(sleeper, progress=False)
+        trace.append(look(sleeper))
+    layer.load_state_dict(sleeper.state_dict())  # pyright: ignore[reportPossiblyUnboundVariable]
+    return trace
+
+
+def look(layer: bs.nn.LocallyConnected2d) -> tuple[np.ndarray, float]:
+    """The centre weights of one group, (N,): of the first channel and the module of position (1, 1); -log SNR."""
+    return layer.weight.detach()[1::3, 1::3, 0, 0, 1, 1].flatten().numpy(), neg_log_snr(layer)[""]
+
+
+if __name__ == "__main__":
+    main()
