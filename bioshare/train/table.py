@@ -46,10 +46,12 @@ class Options(ManyRuns):
 
     Attributes:
         dataset: columns of this dataset; None for all of the table.
+        rows: these rows, such as ``conv lc lc-ws10``; none for all of the table.
         config: what to change in every row; the defaults shown are the first row's.
     """
 
     dataset: str | None = None
+    rows: tuple[str, ...] = ()
     config: tyro.conf.OmitArgPrefixes[RowConfig]
 
 
@@ -65,7 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Train, print and save, dataset by dataset."""
     rows = matching(f"table{arguments.number}/*")
     options = _options(arguments, rows[0])
-    rows = _of_dataset(rows, options.dataset)
+    rows = _named(_of_dataset(rows, options.dataset), options.rows)
     configs = {row.name: plain(_options(arguments, row).config) for row in rows}
     jobs = {
         (row.name, seed): Job.of(row.home, plain(configs[row.name], seed=seed), options.to)
@@ -146,3 +148,12 @@ def _of_dataset(rows: Sequence[Experiment], dataset: str | None) -> Sequence[Exp
             "to train its rows on are a matter of --source"
         )
     return [row for row in rows if dataset in (None, row.config.dataset)]
+
+
+def _named(rows: Sequence[Experiment], names: Sequence[str]) -> Sequence[Experiment]:
+    """The rows of these names; all for none."""
+    unknown = set(names) - {row.row for row in rows}
+    if unknown:
+        there = ", ".join(dict.fromkeys(row.row for row in rows))
+        raise ValueError(f"rows must be of {there}; got {', '.join(sorted(unknown))}")
+    return [row for row in rows if not names or row.row in names]
