@@ -55,6 +55,15 @@ def test_a_table_trains_every_row_and_seed(trained):
         assert str(job.folder).endswith(f"/runs/{job.name}")
 
 
+def test_some_rows_only(trained, capsys):
+    assert command_line.main(["table", "1", "--dataset", "cifar10", "--rows", "lc-ws10", "conv", "--seeds", "1"]) == 0
+    assert [job.name for job in trained] == ["table1/cifar10/conv/seed0", "table1/cifar10/lc-ws10/seed0"]
+    assert list(lines(capsys.readouterr().out)) == ["conv", "lc-ws10"]
+    assert command_line.main(["table", "1", "--dataset", "cifar10", "--rows", "lc-ws11"]) == 1
+    assert "rows must be of conv, lc, lc-4reps" in capsys.readouterr().err
+    assert len(trained) == 2
+
+
 def test_ours_stand_beside_the_papers(capsys):
     command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "2", "--epochs", "3"])
     shown = capsys.readouterr().out
