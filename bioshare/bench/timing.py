@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from bioshare.machine import processor, versions
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -73,22 +72,6 @@ def _resident(field: str) -> int:
 
 def machine() -> str:
     """Date, processor and versions, in one line."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    if torch.cuda.is_available():
-        cpu = f"{torch.cuda.get_device_name()}, {cpu}"
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("numpy", "torch", "brian2"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{datetime.date.today()}, {cpu}, {cores} cores, Python {platform.python_version()}, {versions}"
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    there = " ".join(f"{name} {version}," for name, version in versions("numpy", "torch", "brian2").items())
+    return ", ".join([str(datetime.date.today()), *gpu, processor(), there.rstrip(",")])

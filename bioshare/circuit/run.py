@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import bioshare
 from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.problem import Engine, Outcome, Problem
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
+from bioshare.machine import versions
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -151,13 +149,5 @@ class SleepRun:
             "seed": "none" if self.seed is None else self.seed,
             "presentations": self.presentations,
             "interrupted": int(self.interrupted),
-            "python": platform.python_version(),
         }
-        return attributes | {"bioshare": bioshare.__version__} | {name: _version(name) for name in VERSIONED}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return attributes | versions(*VERSIONED)

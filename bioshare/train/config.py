@@ -27,7 +27,8 @@ class TrainConfig:
         repetitions: crops of the same image in a batch.
         padding: pixels around a training image before the random crop (Sec. 5.1 says how, dataset by dataset).
         flip: mirror half of the training images; None for what the dataset's text says (ImageNet yes, others no).
-        learning_rate, weight_decay: AdamW's.
+        learning_rate: of AdamW, at the start.
+        weight_decay: of AdamW.
         milestones: fractions of the epochs at which the learning rate is divided by 4.
         precision: "fp16" and "bf16" are automatic mixed precision; "auto" is fp16 on a GPU and fp32 on a CPU.
         compile: pass the network through `torch.compile`.
@@ -74,8 +75,8 @@ class TrainConfig:
         _whole("seed", self.seed, 0)
         if self.batch_size % self.repetitions:
             raise ValueError(
-                f"batch_size must be a multiple of repetitions={self.repetitions}; got {self.batch_size}. A batch holds "
-                "batch_size / repetitions different images"
+                f"batch_size must be a multiple of repetitions={self.repetitions}; got {self.batch_size}. A batch "
+                "holds batch_size / repetitions different images"
             )
         if not self.locally_connected and (self.share_every is not None or self.keep_first):
             raise ValueError("share_every and keep_first need locally_connected=True; a convolution shares by itself")

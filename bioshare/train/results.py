@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-import bioshare
+from bioshare.machine import processor, versions
 from bioshare.train.checkpoint import replacing
 from bioshare.train.config import TrainConfig
 
@@ -71,8 +68,13 @@ class History:
                 "shared": ("snr_step", np.array(shared, np.int8), {"long_name": "1 right after a sharing"}),
                 "layer": list(values[0]),
             }
-        facts = {"sharings": self.sharings, "device": _name(device), "machine": _machine()}
-        return xr.Dataset(variables, coordinates, encoded(config) | facts | _versions())
+        facts = {
+            "sharings": self.sharings,
+            "device": _name(device),
+            "machine": f"{processor()}, {torch.get_num_threads()} threads",
+            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        return xr.Dataset(variables, coordinates, encoded(config) | facts | versions(*VERSIONED))
 
 
 def encoded(config: TrainConfig) -> dict[str, Any]:
@@ -116,22 +118,6 @@ def read_result(path: Path) -> xr.Dataset:
     """Read a result into memory."""
     with xr.open_dataset(path, engine="h5netcdf") as dataset:
         return dataset.load()
-
-
-def _versions() -> dict[str, str]:
-    others = {name: importlib.metadata.version(name) for name in VERSIONED}
-    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"date": date, "python": platform.python_version(), "bioshare": bioshare.__version__} | others
-
-
-def _machine() -> str:
-    """The processor and how many of its cores this process may use."""
-    names, info = [platform.processor() or platform.machine()], Path("/proc/cpuinfo")
-    if info.exists():
-        lines = (line.partition(":") for line in info.read_text().splitlines())
-        names = [value.strip() for key, _, value in lines if key.strip() == "model name"] or names
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0]}, {cores} cores, {torch.get_num_threads()} threads"
 
 
 def _name(device: torch.device) -> str:

@@ -1,0 +1,32 @@
+"""Where a result was made: processor, cores, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import bioshare
+
+
+def processor() -> str:
+    """The name of the processor, and how many of its cores this process may use."""
+    names, info = [platform.processor() or platform.machine()], Path("/proc/cpuinfo")
+    if info.exists():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        names = [value.strip() for key, _, value in lines if key.strip() == "model name"] or names
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0]}, {cores} cores"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of Python, of bioshare and of some packages, by name."""
+    return {"python": platform.python_version(), "bioshare": bioshare.__version__} | {p: _version(p) for p in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
