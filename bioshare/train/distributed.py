@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def processes(device: str | torch.device = "auto") -> Iterator[Processes]:
     try:
         yield Processes(found, rank, world)
     finally:
+        time.sleep(0.2)  # gloo's threads need the interpreter to drop their last tensors, and its destructor holds it
         dist.destroy_process_group()
 
 
@@ -105,18 +107,20 @@ _ENVIRONMENT = ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")
 
 def _device(device: str | torch.device, local_rank: int) -> torch.device:
     """The device that is meant; a GPU without a number is that of the local rank."""
+    told = f'device must be "auto", "cpu", "cuda" or a GPU such as "cuda:0"; got {str(device)!r}'
     try:
         wanted = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except RuntimeError:
-        raise ValueError(
-            f'device must be "auto" or a device of PyTorch, such as "cpu" or "cuda:0"; got {device!r}'
-        ) from None
+        raise ValueError(told) from None
+    if wanted.type not in ("cpu", "cuda"):
+        raise ValueError(told)
     if wanted.type != "cuda":
         return wanted
     index = local_rank if wanted.index is None else wanted.index
     if index >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f'device must be one of {count} GPUs that PyTorch sees here, or "cpu"; got cuda:{index}')
+        raise ValueError(
+            f"{told}. PyTorch sees {torch.cuda.device_count()} GPUs here, and process {local_rank} wants one"
+        )
     return torch.device("cuda", index)
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from bioshare.train.checkpoint import read_metadata
 from bioshare.train.config import TrainConfig
-from bioshare.train.data import Batches, load, test_batches, training_batches
+from bioshare.train.data import Batches, Dataset, load, test_batches, training_batches
 from bioshare.train.distributed import Processes, processes
 from bioshare.train.interrupt import Caught, Interrupted, interruptible
 from bioshare.train.results import read_result, refuse_other, write_result
@@ -45,8 +45,8 @@ def fit(
     """Train a network, alone or as one of the processes that torchrun started.
 
     ``folder`` gets ``result.nc`` after every epoch, and ``checkpoint.safetensors`` from time to time and at the end.
-    A kill at any moment leaves whole files, of which ``resume`` makes the same final weights, bit by bit on a CPU with
-    the same number of threads.
+    A kill at any moment leaves whole files, from which ``resume`` goes on to the same final weights: bit by bit in one
+    process on a CPU with the same number of threads, otherwise to rounding.
 
     Args:
         config: what to train.
@@ -75,22 +75,36 @@ def fit(
     finished = _finished(config, folder, resume)
     if finished is not None:
         return finished
-    writer = _tensorboard(folder) if tensorboard else None
     with processes(device) as here, torch.random.fork_rng([here.device] if here.device.type == "cuda" else []):
-        dataset = load(config.dataset, data)
-        batches = training_batches(dataset, config, here.device, here.rank, here.world)
-        tests = test_batches(dataset, config, here.device, here.rank, here.world)
-        run = Run(config, network(config, dataset), batches, here, record_snr)
-        if (folder / CHECKPOINT).exists():
-            run.restore(folder / CHECKPOINT)
-        with _bar(run, progress) as bar, interruptible() as caught:
-            while run.epoch < config.epochs:
-                _train_epoch(run, folder / CHECKPOINT, checkpoint_every, caught, bar)
-                run.finish_epoch(evaluate(run.compiled, tests, run.dtype, here))
-                if run.epoch == config.epochs:
-                    run.save(folder / CHECKPOINT)
-                _publish(run, folder / RESULT, writer)
-        return _publish(run, folder / RESULT, None)
+        writer = _tensorboard(folder) if tensorboard and here.rank == 0 else None
+        dataset = load(config.dataset, data)  # the run must be gone before its processes part: hence a function
+        return _train(config, dataset, folder, here, record_snr, checkpoint_every, progress, writer)
+
+
+def _train(
+    config: TrainConfig,
+    dataset: Dataset,
+    folder: Path,
+    here: Processes,
+    record_snr: int | None,
+    checkpoint_every: float,
+    progress: bool,
+    writer: Any,
+) -> xr.Dataset:
+    """Train from the start, or from the checkpoint that is there, to the end."""
+    batches = training_batches(dataset, config, here.device, here.rank, here.world)
+    tests = test_batches(dataset, config, here.device, here.rank, here.world)
+    run = Run(config, network(config, dataset), batches, here, record_snr)
+    if (folder / CHECKPOINT).exists():
+        run.restore(folder / CHECKPOINT)
+    with _bar(run, progress) as bar, interruptible() as caught:
+        while run.epoch < config.epochs:
+            _train_epoch(run, folder / CHECKPOINT, checkpoint_every, caught, bar)
+            run.finish_epoch(evaluate(run.compiled, tests, run.dtype, here))
+            if run.epoch == config.epochs:
+                run.save(folder / CHECKPOINT)
+            _publish(run, folder / RESULT, writer)
+    return _publish(run, folder / RESULT, None)
 
 
 def _train_epoch(run: Run, path: Path, checkpoint_every: float, caught: Caught, bar: tqdm) -> None:
@@ -153,8 +167,10 @@ def _publish(run: Run, path: Path, writer: Any) -> xr.Dataset:
     result = run.history.to_xarray(run.config, run.here.device)
     if run.here.rank == 0:
         write_result(path, result)
-        for name, value in run.history.epochs[-1].items() if writer else ():
-            writer.add_scalar(name, value, run.epoch)
+        if writer:
+            for name, value in run.history.epochs[-1].items():
+                writer.add_scalar(name, value, run.epoch)
+            writer.flush()
     return result
 
 

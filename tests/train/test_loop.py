@@ -421,7 +421,8 @@ def test_tensorboard_is_asked_for_before_work_starts(tmp_path, monkeypatch):
 
 def test_tensorboard_gets_the_history(tmp_path, monkeypatch):
     written = {}
-    writer = SimpleNamespace(add_scalar=lambda name, value, epoch: written.update({(name, epoch): value}))
+    add = lambda name, value, epoch: written.update({(name, epoch): value})
+    writer = SimpleNamespace(add_scalar=add, flush=lambda: None)
     fake = SimpleNamespace(SummaryWriter=lambda folder: writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     result = run(tmp_path, tensorboard=True)

@@ -1,0 +1,207 @@
+"""Two processes with half a batch each do what one does with the whole."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import xarray as xr
+from torch import nn
+
+from bioshare.nn import resnet20, to_locally_connected
+from bioshare.train import checkpoint
+from bioshare.train.config import TrainConfig
+from bioshare.train.data import load, training_batches
+from bioshare.train.distributed import SynchronousBatchNorm2d, processes
+from bioshare.train.interrupt import Interrupted
+from bioshare.train.loop import CHECKPOINT, RESULT, fit
+from bioshare.train.run import FINITE, IMAGES, Run
+
+CONFIG = TrainConfig(
+    dataset="digits", locally_connected=True, share_every=2, share_count="run", epochs=1, batch_size=8, padding=1,
+    train_images=25,
+)  # fmt: skip
+"""Four batches; the last has one image, so that one of two processes gets none."""
+
+
+def two_processes(work, folder, *arguments):
+    """Run work(rank, folder, ...) in two processes as torchrun would start them; what each of them saved."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.loop", "torch._dynamo"])
+    mp.start_processes(_in_process, (work, folder, port, *arguments), nprocs=2, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def _in_process(rank, work, folder, port, *arguments):
+    torch.set_num_threads(1)
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    torch.save(work(rank, folder, *arguments), folder / f"{rank}.pt")
+
+
+def train_in_double(rank, folder):
+    """All steps of a run in float64: the state after them."""
+    torch.manual_seed(0)
+    model = to_locally_connected(resnet20(10, 1), (1, 8, 8)).double()
+    with processes("cpu") as here:
+        assert (here.rank, here.world) == ((0, 1) if folder is None else (rank, 2))
+        return steps_in_double(model, here)
+
+
+def steps_in_double(model, here):
+    batches = training_batches(load("digits"), CONFIG, here.device, here.rank, here.world)
+    run = Run(CONFIG, model, batches, here)
+    for x, y in batches.epoch(0):
+        run.step(x.double(), y)
+    return checkpoint.state(run.model, run.optimizer) | {"sums": run.totals()[:FINITE]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What one process with the whole batches has after all steps, and what two have."""
+    with torch.random.fork_rng(devices=[]):
+        alone = train_in_double(0, None)
+    return alone, two_processes(train_in_double, tmp_path_factory.mktemp("double"))
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(trained):
+    alone, (first, _) = trained
+    assert first.keys() == alone.keys()
+    torch.testing.assert_close(first, alone, rtol=1e-10, atol=1e-10)
+    assert alone["sums"][IMAGES] == 25
+
+
+def test_all_processes_have_the_same_bits(trained):
+    _, (first, second) = trained
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+
+
+def normalise(rank, folder, sizes, dtype):
+    """Output, gradients and statistics of one layer for this process's part of a batch."""
+    generator = torch.Generator().manual_seed(1)
+    layer = nn.BatchNorm2d(3, momentum=0.3).double()
+    with torch.no_grad():
+        layer.weight.normal_(generator=generator)
+    x = 1e3 + torch.randn(sum(sizes), 3, 2, 5, dtype=torch.float64, generator=generator)
+    target = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    with processes("cpu") as here:
+        parts = [slice(None)] if here.world == 1 else [slice(sizes[0]), slice(sizes[0], None)]
+        part = x[parts[here.rank]].to(dtype).requires_grad_()
+        model = nn.Sequential(layer)
+        here.synchronise(model)
+        assert isinstance(model[0], SynchronousBatchNorm2d) == (here.world > 1)
+        assert model[0].weight is layer.weight
+        y = model(part)
+        (y * target[parts[here.rank]]).sum().backward()
+        gradients = {name: here.total(p.grad) for name, p in model.named_parameters()}
+        tested = model.eval()(part.detach())
+        return {"y": y.detach(), "dx": part.grad, "tested": tested} | gradients | dict(model.state_dict())
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (4, 0)], ids=["uneven", "one empty"])
+def test_synchronous_normalisation_is_that_of_the_whole_batch(tmp_path, sizes):
+    alone = normalise(0, None, sizes, torch.float64)
+    first, second = two_processes(normalise, tmp_path, sizes, torch.float64)
+    for name in ("y", "dx", "tested"):
+        torch.testing.assert_close(torch.cat([first[name], second[name]]), alone[name], rtol=1e-9, atol=1e-9)
+    for name in alone.keys() - {"y", "dx", "tested"}:
+        torch.testing.assert_close(first[name], alone[name], rtol=1e-9, atol=1e-9)
+        assert torch.equal(first[name], second[name])
+
+
+def test_layers_that_cannot_be_synchronised_are_refused():
+    for options in ({"momentum": None}, {"track_running_stats": False}):
+        with pytest.raises(ValueError, match="must have running statistics and a momentum"):
+            SynchronousBatchNorm2d.of(nn.BatchNorm2d(2, **options))
+
+
+REPORTED = "train_loss", "train_accuracy", "test_loss", "top1", "top5", "neg_log_snr"
+
+
+def fit_and_report(rank, folder, config, stop=None, resume=False):
+    """A run by `fit`; in one of the processes SIGTERM comes after a step."""
+    take = Run.step
+
+    def watched(self, x, y):
+        take(self, x, y)
+        if stop == (rank, self.steps - 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Run.step = watched
+    try:
+        result = fit(config, folder, device="cpu", progress=False, resume=resume)
+        return {name: torch.from_numpy(result[name].values) for name in REPORTED}
+    except Interrupted as error:
+        return {"signal": error.signal}
+    finally:
+        Run.step = take
+
+
+def test_one_command_in_one_process_or_two(tmp_path):
+    """SIGTERM in one of two processes stops both; one process resumes what two began, within float32's noise."""
+    config = dataclasses.replace(CONFIG, batch_size=30, train_images=120, learning_rate=1e-4)
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    both.mkdir()
+    fit_and_report(0, alone, config)
+    found = two_processes(fit_and_report, both, config, (1, 1))
+    assert found == [{"signal": signal.SIGTERM}] * 2
+    assert checkpoint.read_metadata(both / CHECKPOINT)["batch"] == 2
+    fit_and_report(0, both, config, resume=True)
+    assert_close_endings(both, alone)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(tmp_path):
+    folders = [tmp_path / name for name in ("straight", "broken")]
+    for folder in folders:
+        folder.mkdir()
+    straight, other = two_processes(fit_and_report, folders[0], CONFIG)
+    assert_equal(straight, other)
+    two_processes(fit_and_report, folders[1], CONFIG, (0, 2))
+    for resumed in two_processes(fit_and_report, folders[1], CONFIG, None, True):
+        assert_equal(resumed, straight)
+    found, expected = (checkpoint.read(folder / CHECKPOINT)[0] for folder in folders)
+    assert_equal(found, expected)
+
+
+def assert_equal(found, expected):
+    """Equal in every digit; a layer without sharing groups has no SNR in both."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_close_endings(folder, other):
+    """Weights and history agree to 1e-3: batch normalisation amplifies float32's rounding from step to step."""
+    found, expected = (checkpoint.read(place / CHECKPOINT)[0] for place in (folder, other))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        if name.startswith("model."):
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3)
+    with xr.open_dataset(folder / RESULT) as result, xr.open_dataset(other / RESULT) as reference:
+        for name in ("train_loss", "test_loss", "neg_log_snr"):
+            xr.testing.assert_allclose(result[name], reference[name], rtol=1e-2)
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes() as here:
+        assert (here.rank, here.world) == (0, 1)
+        assert here.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+        model = nn.Sequential(nn.BatchNorm2d(2))
+        here.synchronise(model)
+        assert here.parallel(model) is model
+        assert type(model[0]) is nn.BatchNorm2d
+        assert here.total(torch.ones(2)).tolist() == [1, 1]
+        here.wait()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ValueError, match="device must be"), processes(device):
+        pass
