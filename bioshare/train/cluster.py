@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 Fit = Callable[..., "xr.Dataset"]
 """`bioshare.train.loop.fit`, or what has its signature."""
 
+MALLOC = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(2**30))
+"""For glibc: workers keep the memory they free. With Dask's own setting, to give it back at once, a step of ResNet-20 took
+1.3 to 1.5 times as long."""
+
 RETRIES = 3
 """How often a run is started again because its worker died. An error of the run itself would come again: never."""
 
@@ -125,7 +129,7 @@ def _default_workers(device: str) -> int:
 def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
     """A connection to the scheduler, or to as many processes of this machine."""
     if scheduler is None:
-        settings = {"distributed.scheduler.allowed-failures": RETRIES}
+        settings = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.nanny.pre-spawn-environ": MALLOC}
         with (
             dask.config.set(settings),
             LocalCluster(
