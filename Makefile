@@ -10,8 +10,10 @@ BIN := .venv/bin
 	touch $@
 
 figures: .venv/installed
+	$(BIN)/python figures/fig3.py
 	$(BIN)/python figures/fig4.py
 	$(BIN)/python figures/fig5.py
+	$(BIN)/python figures/fig6.py
 	$(BIN)/python figures/stop_early.py
 
 test: .venv/installed

@@ -1,7 +1,7 @@
 """Fig. 6 (conference appendix): weights diverge awake and converge asleep, at three learning rates.
 
 -log SNR of every layer of a locally connected ResNet-20 in training, its weights shared after every tenth batch. The
-paper's runs are on CIFAR-10; the default here is scikit-learn's digits (8 x 8), on which two cores need a minute.
+paper's runs are on CIFAR-10; the default here is scikit-learn's digits (8 x 8), on which one core needs a minute.
 ``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs, each learning rate the work of a GPU.
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 def train(rate: float, args: argparse.Namespace) -> xr.Dataset:
     """-log SNR of every layer after every batch, before and after the sharing where there is one."""
-    epochs = 200 if args.full else 4 if args.quick else 12
+    epochs = 200 if args.full else 3 if args.quick else 8
     config = TrainConfig(
         dataset=args.dataset if args.full else "digits",
         locally_connected=True,
