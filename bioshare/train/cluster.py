@@ -29,8 +29,8 @@ Fit = Callable[..., "xr.Dataset"]
 """`bioshare.train.loop.fit`, or what has its signature."""
 
 MALLOC = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(2**30))
-"""For glibc: workers keep the memory they free. With Dask's own setting, to give it back at once, a step of ResNet-20 took
-1.3 to 1.5 times as long."""
+"""For glibc: workers keep the memory they free. With Dask's own setting, to give it back at once, a step of ResNet-20
+took 1.3 to 1.5 times as long."""
 
 RETRIES = 3
 """How often a run is started again because its worker died. An error of the run itself would come again: never."""
