@@ -12,11 +12,11 @@ import bioshare
 
 COMMANDS = {
     "demo": ("bioshare.train.demo", "train small networks on digits, with and without sleep"),
-    "list": ("bioshare.train.listing", "the paper's experiments by name, with its numbers"),
-    "prepare": ("bioshare.train.prepare", "turn a published data set into the file that training reads"),
-    "train": ("bioshare.train.single", "train one of the paper's experiments"),
-    "table": ("bioshare.train.table", "train a table of the paper and print it beside the paper's"),
-    "sweep": ("bioshare.train.sweep", "search the paper's grid over learning rate and weight decay"),
+    "list": ("bioshare.train.commands.listing", "the paper's experiments by name, with its numbers"),
+    "prepare": ("bioshare.train.data.prepare", "turn a published data set into the file that training reads"),
+    "train": ("bioshare.train.commands.train", "train one of the paper's experiments"),
+    "table": ("bioshare.train.commands.table", "train a table of the paper and print it beside the paper's"),
+    "sweep": ("bioshare.train.commands.sweep", "search the paper's grid over learning rate and weight decay"),
     "bench": ("bioshare.bench", "time the engines side by side"),
 }
 

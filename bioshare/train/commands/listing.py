@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from itertools import groupby
 
+from bioshare.train.commands.text import aligned, number
 from bioshare.train.experiments import TABLES, Experiment, matching
-from bioshare.train.text import aligned, number
 
 HEADS = (
     ("", "learning", "weight", "top-1", "", "max -", "top-5", "", "max -"),

@@ -14,13 +14,13 @@ import tyro
 import xarray as xr
 
 from bioshare.train.cluster import Job
+from bioshare.train.commands.options import Hidden, ManyRuns, caution, changes, parse, plain, tell_failures
+from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import DatasetName, TrainConfig
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
 from bioshare.train.gather import gather
 from bioshare.train.loop import fit
-from bioshare.train.options import Hidden, ManyRuns, caution, changes, parse, plain, tell_failures
 from bioshare.train.results import write_result
-from bioshare.train.text import aligned, mean_and_deviation, number
 
 Results = dict[tuple[str, int], xr.Dataset]
 """By row and seed."""

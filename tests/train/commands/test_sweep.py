@@ -2,8 +2,8 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.train import options, sweep
 from bioshare.train.cluster import Outcomes
+from bioshare.train.commands import options, sweep
 from bioshare.train.experiments import find, grid
 from bioshare.train.results import encoded, write_result
 

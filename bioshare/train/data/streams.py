@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
-from bioshare.train.images import resized_crop
-from bioshare.train.plan import Plan
-from bioshare.train.prepared import ImageFiles
+from bioshare.train.data.images import resized_crop
+from bioshare.train.data.plan import Plan
+from bioshare.train.data.prepared import ImageFiles
 
 RESIZE = 256
 """Pixels of the smaller side before the crop."""

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from bioshare.train import data
 from bioshare.train.config import TrainConfig
-from bioshare.train.plan import PURPOSES, seeded
+from bioshare.train.data import batches as data
+from bioshare.train.data.plan import PURPOSES, seeded
 
 CPU = torch.device("cpu")
 

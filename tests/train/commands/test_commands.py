@@ -6,11 +6,11 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.train import single
+from bioshare.train.commands import train
+from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import find
 from bioshare.train.interrupt import Interrupted
-from bioshare.train.text import aligned, mean_and_deviation, number
 
 NAME = "table1/cifar100/lc-ws10"
 
@@ -50,7 +50,7 @@ class Recorded:
 def recorded(monkeypatch):
     """The command line with a stand-in for `fit`."""
     fit = Recorded()
-    monkeypatch.setattr(single, "fit", fit)
+    monkeypatch.setattr(train, "fit", fit)
     return fit
 
 
@@ -139,7 +139,7 @@ def test_exit_statuses(monkeypatch, capsys, error, status, told):
     def failing(config, folder, **options):
         raise error
 
-    monkeypatch.setattr(single, "fit", failing)
+    monkeypatch.setattr(train, "fit", failing)
     assert command_line.main(["train", NAME]) == status
     assert capsys.readouterr().err == f"{told}\n"
 
@@ -148,7 +148,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def failing(config, folder, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(single, "fit", failing)
+    monkeypatch.setattr(train, "fit", failing)
     with pytest.raises(RuntimeError, match="a bug"):
         command_line.main(["train", NAME])
 

@@ -1,4 +1,4 @@
-"""The files that data sets are published in, read whole and checked: what `bioshare.train.prepare` starts from."""
+"""The files that data sets are published in, read whole and checked: what `bioshare.train.data.prepare` starts from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from bioshare.train.images import Encoded, decode_all
+from bioshare.train.data.images import Encoded, decode_all
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Reading the file that `bioshare.train.prepare` writes."""
+"""Reading the file that `bioshare.train.data.prepare` writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bioshare.train.images import Encoded
+from bioshare.train.data.images import Encoded
 
 
 @dataclass(frozen=True, eq=False)

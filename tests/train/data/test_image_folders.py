@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from bioshare.train.prepare import SOURCES, prepare
+from bioshare.train.data.prepare import SOURCES, prepare
 
 RNG = np.random.default_rng(0)
 CLASSES = "n01", "n02", "n03"

@@ -24,8 +24,8 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import bioshare
-from bioshare.train.image_folders import ImageFolder
-from bioshare.train.sources import CifarArchive, Contents, JpegArrays, Source, Split
+from bioshare.train.data.image_folders import ImageFolder
+from bioshare.train.data.sources import CifarArchive, Contents, JpegArrays, Source, Split
 
 SOURCES: dict[str, Source] = {
     "cifar10": CifarArchive(
@@ -47,7 +47,7 @@ SOURCES: dict[str, Source] = {
         label_bytes=2,  # coarse and fine
     ),
     "cifar10-jpeg": JpegArrays(
-        form="an .npz file with CIFAR-10 as JPEG files (arrays as in bioshare.train.sources.JpegArrays)",
+        form="an .npz file with CIFAR-10 as JPEG files (arrays as in bioshare.train.data.sources.JpegArrays)",
         classes=10,
         side=32,
         images={"train": 50_000, "test": 10_000},

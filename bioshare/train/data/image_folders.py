@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from bioshare.train.images import Encoded, check_all, decode_all
-from bioshare.train.sources import Contents, Split, checksum
+from bioshare.train.data.images import Encoded, check_all, decode_all
+from bioshare.train.data.sources import Contents, Split, checksum
 
 ANNOTATIONS = "val/val_annotations.txt", "val_annotations.txt"
 """Where the classes of a flat validation folder are looked for: lines that start with the image's name and class."""

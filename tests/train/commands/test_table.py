@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.train import options, table
 from bioshare.train.cluster import Outcomes
+from bioshare.train.commands import options, table
 from bioshare.train.experiments import find, matching
 from bioshare.train.results import encoded, write_result
 

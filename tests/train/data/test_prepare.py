@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import bioshare
-from bioshare.train import images
-from bioshare.train import prepare as module
-from bioshare.train.images import CHUNK
-from bioshare.train.prepare import SOURCES, pixel_statistics, prepare
+from bioshare.train.data import images
+from bioshare.train.data import prepare as module
+from bioshare.train.data.images import CHUNK
+from bioshare.train.data.prepare import SOURCES, pixel_statistics, prepare
 
 RNG = np.random.default_rng(0)
 REAL_JPEG = Path(os.environ.get("BIOSHARE_CIFAR10_JPEG") or Path(__file__).parents[3] / "shared/data/cifar10_jpeg.npz")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bioshare.train import data
 from bioshare.train.config import TrainConfig
-from bioshare.train.images import Encoded, resized_crop
-from bioshare.train.prepare import SOURCES, prepare
+from bioshare.train.data import batches as data
+from bioshare.train.data.images import Encoded, resized_crop
+from bioshare.train.data.prepare import SOURCES, prepare
 
 CPU = torch.device("cpu")
 

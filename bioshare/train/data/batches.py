@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bioshare.train.config import DatasetName, TrainConfig
-from bioshare.train.plan import Plan, seeded
-from bioshare.train.prepare import pixel_statistics, prepared_file
-from bioshare.train.prepared import ImageFiles, read_prepared
-from bioshare.train.streams import StreamedBatches
+from bioshare.train.data.plan import Plan, seeded
+from bioshare.train.data.prepare import pixel_statistics, prepared_file
+from bioshare.train.data.prepared import ImageFiles, read_prepared
+from bioshare.train.data.streams import StreamedBatches
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation per channel that the paper normalises TinyImageNet and ImageNet with."""

@@ -11,13 +11,13 @@ import tyro
 import xarray as xr
 
 from bioshare.train.cluster import Job
+from bioshare.train.commands.options import Hidden, ManyRuns, caution, changes, parse, plain, tell_failures
+from bioshare.train.commands.text import aligned, mean_and_deviation
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, Grid, find, grid, grid_of
 from bioshare.train.gather import gather
 from bioshare.train.loop import fit
-from bioshare.train.options import Hidden, ManyRuns, caution, changes, parse, plain, tell_failures
 from bioshare.train.results import write_result
-from bioshare.train.text import aligned, mean_and_deviation
 
 Results = dict[tuple[float, float, int], xr.Dataset]
 """By learning rate, weight decay and seed."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 import tyro
 
+from bioshare.train.commands.options import Computing, caution, changes, parse
+from bioshare.train.commands.text import aligned, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, find
 from bioshare.train.loop import fit
-from bioshare.train.options import Computing, caution, changes, parse
-from bioshare.train.text import aligned, number
 
 if TYPE_CHECKING:
     import xarray as xr

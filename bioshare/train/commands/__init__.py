@@ -1,0 +1,1 @@
+"""The commands: each module has `add_arguments` and `main`."""
