@@ -13,6 +13,7 @@ column by column of the kernel, where the patches do not overlap.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,13 @@ def physical(weight: Tensor) -> Tensor:
 
 logical = physical
 """The way back: the permutation is its own inverse."""
+
+
+def new_weight(shape: tuple[int, ...], dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    """Memory for weights (H_out, W_out, out, in / groups, kh, kw), laid out as `physical`."""
+    rows, columns, out_channels, channels, kh, kw = shape
+    layout = logical(torch.empty(rows, columns, out_channels, kw, kh, channels, dtype=dtype, device="meta"))
+    return torch.empty_like(layout, device=device)  # with PyTorch's own strides where an axis has length 1
 
 
 @torch.library.custom_op("bioshare::locally_connected2d", mutates_args=())
@@ -222,8 +230,7 @@ class Plan:
 
 
 def _new_weight(x: Tensor, grad: Tensor, kernel_size: Sequence[int], groups: int) -> Tensor:
-    kh, kw = kernel_size
-    return logical(x.new_empty(*grad.shape[2:], grad.shape[1], kw, kh, x.shape[1] // groups))
+    return new_weight((*grad.shape[2:], grad.shape[1], x.shape[1] // groups, *kernel_size), x.dtype, x.device)
 
 
 @forward.register_fake

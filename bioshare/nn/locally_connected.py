@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bioshare.nn.functional import locally_connected2d, logical, physical
+from bioshare.nn.functional import locally_connected2d, new_weight, physical
 
 Pair = tuple[int, int]
 
@@ -82,12 +82,11 @@ class LocallyConnected2d(nn.Module):
         self.padding_mode = padding_mode
         self.pad = self._pad()
         self.output_size = self._output_size()
-        rows, columns = self.kernel_size
-        kernel = out_channels, columns, rows, in_channels // groups
-        options: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(logical(torch.empty(*self.output_size, *kernel, **options)))
-        offsets = torch.empty(*self.output_size, out_channels, **options).permute(2, 0, 1) if bias else None
-        self.register_parameter("bias", None if offsets is None else nn.Parameter(offsets))
+        shape = *self.output_size, out_channels, in_channels // groups, *self.kernel_size
+        device = torch.get_default_device() if device is None else device
+        self.weight = nn.Parameter(new_weight(shape, dtype, device))
+        offsets = torch.empty(*self.output_size, out_channels, dtype=dtype, device=device).permute(2, 0, 1)
+        self.register_parameter("bias", nn.Parameter(offsets) if bias else None)
         self.reset_parameters()
 
     def _pad(self) -> tuple[int, int, int, int]:

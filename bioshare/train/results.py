@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import xarray as xr
 
+from bioshare.files import replacing
 from bioshare.machine import processor, versions
-from bioshare.train.checkpoint import replacing
 from bioshare.train.config import TrainConfig
 
 VERSIONED = ("numpy", "torch", "xarray")

@@ -66,7 +66,7 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def sharing(config: TrainConfig) -> Callable[..., SleepReport] | None:
-    """What shares the weights of a model, called as ``share(model, seed=...)``; None if nothing does."""
+    """What shares the weights of a model, called as ``share(model, seed=..., measure=...)``; None if nothing does."""
     return None if config.share_every is None else InstantSharing(config.border)
 
 
@@ -170,8 +170,11 @@ class Run:
             if measure:
                 self.history.measured(done, False, neg_log_snr(self.model, self.config.border))
             return
-        self._refuse_broken_weights(self.steps)
-        report = self.share(self.model, seed=seed_at(self.config.seed, self.steps))
+        try:
+            report = self.share(self.model, seed=seed_at(self.config.seed, self.steps), measure=measure)
+        except ValueError:  # which is how sharing refuses weights that are not finite
+            self._refuse_broken_weights(self.steps)
+            raise
         self.history.sharings += 1
         if measure:
             self.history.measured(done, False, {layer.name: layer.neg_log_snr_before for layer in report.layers})

@@ -158,9 +158,9 @@ def test_sharing_follows_the_batches_that_it_should(tmp_path, monkeypatch, count
     def sharing(config):
         share = InstantSharing(config.border)
 
-        def spy(model, seed):
+        def spy(model, seed, measure):
             seen.append((seed, neg_log_snr(model)["0"]))
-            return share(model, seed)
+            return share(model, seed, measure)
 
         return spy
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import bioshare
+from bioshare.files import replacing
 from bioshare.train.data.image_folders import ImageFolder
 from bioshare.train.data.sources import CifarArchive, Contents, JpegArrays, Source, Split
 
@@ -104,12 +103,8 @@ def prepare(
         contents = source.read(path, bar)
     tensors = _tensors("train", contents.train) | _tensors("test", contents.test)
     metadata = {"bioshare": json.dumps(_facts(name, path, contents))}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _whole_or_not_at_all(target) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
+    with replacing(target) as temporary:
         save_file(tensors, temporary, metadata)
-        temporary.chmod(mode)  # save_file lets nobody else read
     return target
 
 
@@ -175,16 +170,3 @@ def _refuse_unwritable(folder: Path) -> None:
         raise ValueError(f"{folder} can't be a folder: {exists} is a file. Name another one with --to")
     if not os.access(exists, os.W_OK | os.X_OK):
         raise PermissionError(f"{exists} can't be written. Name another folder with --to")
-
-
-@contextmanager
-def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
-    """A file to be written beside ``target``, which takes its place on disk if all went well."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
