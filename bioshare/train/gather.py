@@ -61,5 +61,6 @@ def _is_history(values: xr.DataArray) -> bool:
 def _common(attributes: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
     """What all of them say in the same words."""
     first, *others = attributes
-    same = lambda name: all(name in other and np.array_equal(other[name], first[name]) for other in others)
+    plain = lambda attributes, name: np.array(attributes[name]).tolist()
+    same = lambda name: all(name in other and plain(other, name) == plain(first, name) for other in others)
     return {name: value for name, value in first.items() if same(name)}

@@ -100,7 +100,7 @@ def refuse_other(config: TrainConfig, found: Mapping[str, Any], path: Path) -> N
         ValueError: fields differ; names them.
     """
     wanted = encoded(config)
-    differing = [name for name, value in wanted.items() if name not in found or not np.array_equal(value, found[name])]
+    differing = [name for name, value in wanted.items() if name not in found or np.array(found[name]).tolist() != value]
     if differing:
         told = ", ".join(f"{name} was {found.get(name, 'not there')} and is now {wanted[name]}" for name in differing)
         raise ValueError(

@@ -93,6 +93,7 @@ def test_a_layer_outside_the_module_lists_is_replaced_too():
 pairs = lambda high: st.tuples(st.integers(1, high), st.integers(1, high))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @given(
     size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
     kernel_size=pairs(3),
