@@ -17,7 +17,7 @@ COMMANDS = {
     "train": ("bioshare.train.commands.train", "train one of the paper's experiments"),
     "table": ("bioshare.train.commands.table", "train a table of the paper and print it beside the paper's"),
     "sweep": ("bioshare.train.commands.sweep", "search the paper's grid over learning rate and weight decay"),
-    "bench": ("bioshare.bench", "time the engines side by side"),
+    "bench": ("bioshare.bench", "time the engines, the layer and a training step against their baselines"),
 }
 
 

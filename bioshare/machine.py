@@ -16,8 +16,12 @@ def processor() -> str:
     if info.exists():
         lines = (line.partition(":") for line in info.read_text().splitlines())
         names = [value.strip() for key, _, value in lines if key.strip() == "model name"] or names
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0]}, {cores} cores"
+    return f"{names[0]}, {cores()} cores"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 -log SNR of every layer of a locally connected ResNet-20 in training, its weights shared after every tenth batch. The
 paper's runs are on CIFAR-10; the default here is scikit-learn's digits (8 x 8), on which one core needs a minute.
-``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs, each learning rate the work of a GPU.
+``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs; resumes what was begun in runs/fig6.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     args.out = args.out or (HERE / "draft" if args.quick else HERE)
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    data = xr.concat([train(rate, args) for rate in RATES], "learning_rate", combine_attrs="override")
+    data = xr.concat([train(rate, args) for rate in RATES], "learning_rate", combine_attrs="drop_conflicts")
     data = data.assign_coords(learning_rate=list(RATES)).astype(np.float32)
     save_data(data, args.out / ("fig6_full.nc" if args.full else "fig6.nc"))
 
@@ -66,8 +66,11 @@ def train(rate: float, args: argparse.Namespace) -> xr.Dataset:
     )
     if not args.full:
         torch.set_num_threads(1)  # its layers are too small to share
-    with TemporaryDirectory() as folder:
-        result = fit(config, Path(folder) / "run", data=args.data, record_snr=EVERY if args.full else 1)
+    if args.full:
+        result = fit(config, Path("runs/fig6") / f"{rate:g}", data=args.data, record_snr=EVERY, resume=True)
+    else:
+        with TemporaryDirectory() as folder:
+            result = fit(config, Path(folder) / "run", record_snr=1)
     print(f"learning rate {rate:g}: test accuracy {float(result.top1[-1]):.1f} % after {epochs} epochs")
     measured = result.neg_log_snr.dropna("layer", how="all")  # modules of a single neuron have no SNR
     return measured.to_dataset().assign_attrs(result.attrs)

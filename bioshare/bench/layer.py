@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bioshare.bench.timing import in_turns, peak_bytes
-from bioshare.cli import positive
+from bioshare.bench.timing import in_turns, megabytes, peak_bytes
+from bioshare.cli import device, positive
 from bioshare.nn import LocallyConnected2d
 
 STAGES = ((16, 32), (32, 16), (64, 8))
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=positive, default=5, help="(default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="(default: %(default)s)")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -70,7 +70,7 @@ def _row(shape: Sequence, repeats: int) -> str:
     works = {name: step(name, *shape) for name in FORMS}
     seconds = in_turns(works, repeats, torch.device(shape[-1]))
     naive, ours, conv = seconds.values()
-    cells = [f"{1e3 * seconds[name]:13.1f} ms {peak_bytes(step, name, *shape) / 1e6:6.0f} MB" for name in FORMS]
+    cells = [f"{1e3 * seconds[name]:13.1f} ms {megabytes(peak_bytes(step, name, *shape)):>6s} MB" for name in FORMS]
     return "".join(cells) + f"{naive / ours:11.1f}x, {conv / ours:.2f} of conv"
 
 

@@ -40,16 +40,16 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
+def peak_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int | None:
     """The most memory that ``prepare(*arguments)()`` takes beyond what ``prepare`` took, in a process of its own.
 
-    The arguments end with the device. On a CPU it is the resident memory that Linux counts; elsewhere -1.
+    The arguments end with the device. On a CPU it is the resident memory that Linux counts; elsewhere None.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_bytes, (prepare, arguments))
 
 
-def _peak_bytes(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> int:
+def _peak_bytes(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> int | None:
     device = torch.device(arguments[-1])
     work = prepare(*arguments)
     if device.type == "cuda":
@@ -58,11 +58,16 @@ def _peak_bytes(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any,
         work()
         return torch.cuda.max_memory_allocated(device) - before
     if not Path("/proc/self/clear_refs").exists():
-        return -1
+        return None
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
     before = _resident("VmRSS")
     work()
     return _resident("VmHWM") - before
+
+
+def megabytes(number: int | None) -> str:
+    """A number of bytes in MB; "-" for None."""
+    return "-" if number is None else f"{number / 1e6:.0f}"
 
 
 def _resident(field: str) -> int:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from bioshare.bench.layer import DTYPES, UnfoldEinsum2d
-from bioshare.bench.timing import in_turns, peak_bytes
+from bioshare.bench.timing import in_turns, megabytes, peak_bytes
 from bioshare.bridge import InstantSharing
-from bioshare.cli import positive
+from bioshare.cli import device, positive
 from bioshare.nn import LocallyConnected2d, resnet20, to_locally_connected
 
 NETWORKS = ("conv", "LC, unfold + einsum", "LC", "LC, sharing after the step")
@@ -24,14 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=positive, default=3, help="(default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast's (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="(default: %(default)s)")
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits on the GPU")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table."""
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
+    where = torch.device(arguments.device)
+    if arguments.largest and where.type != "cuda":
+        raise ValueError(f"--largest needs --device cuda; got {where}, where a batch that is too large ends everything")
     print(
         f"forward, backward and AdamW step of ResNet-20, {arguments.dtype} on {arguments.device}, {arguments.threads} "
         f"threads, median of {arguments.repeats}; the peak of what a step allocates\n"
@@ -39,12 +41,12 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{'network':30s}{'batch':>6s}{'ms / step':>11s}{'images / s':>12s}{'of conv':>9s}{'peak MB':>9s}")
     for batch in arguments.batches:
         options = batch, arguments.dtype, arguments.device
-        seconds = in_turns({name: step(name, *options) for name in NETWORKS}, arguments.repeats, device)
+        seconds = in_turns({name: step(name, *options) for name in NETWORKS}, arguments.repeats, where)
         for name in NETWORKS:
-            peak = peak_bytes(_second_step, name, *options) / 1e6
+            peak = megabytes(peak_bytes(_second_step, name, *options))
             ratio = seconds[name] / seconds["conv"]
             print(
-                f"{name:30s}{batch:6d}{1e3 * seconds[name]:11.0f}{batch / seconds[name]:12.0f}{ratio:9.2f}{peak:9.0f}",
+                f"{name:30s}{batch:6d}{1e3 * seconds[name]:11.0f}{batch / seconds[name]:12.0f}{ratio:9.2f}{peak:>9s}",
                 flush=True,
             )
     if arguments.largest:
@@ -80,7 +82,7 @@ def step(name: str, batch: int, dtype: str, device: str) -> Callable[[], None]:
         loss.backward()
         optimizer.step()
         if share:
-            share(model)
+            share(model, measure=False)
 
     return run
 

@@ -84,6 +84,8 @@ def prepare(
         source: what ``path`` must be; None for ``SOURCES[name]``.
         progress: show a bar over the images.
 
+    Images are decoded in processes of their own: a script that calls this needs ``if __name__ == "__main__":``.
+
     Returns:
         The file.
 

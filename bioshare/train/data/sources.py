@@ -144,6 +144,8 @@ class JpegArrays:
 
     def read(self, path: Path, bar: tqdm) -> Contents:
         digest = checksum(path)
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is not a whole .npz file. It must be {self.form}; fetch it again")
         parts = [f"{part}_{kind}" for part in self.images for kind in ("jpeg", "end", "label")]
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -178,6 +180,8 @@ class JpegArrays:
 
 def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
+    if path.is_dir():
+        raise ValueError(f"{path} must be the file that was fetched; it is a folder")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

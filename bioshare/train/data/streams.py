@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
+from bioshare.machine import cores
 from bioshare.train.data.images import resized_crop
 from bioshare.train.data.plan import Plan
 from bioshare.train.data.prepared import ImageFiles
@@ -37,8 +39,8 @@ class StreamedBatches:
         plan: what the batches hold.
         side: rows and columns of the crops.
         mean, std: of the pixels from 0 to 255, (channels, 1, 1), on the device.
-        workers: processes that decode; None for one per core, shared with the other processes on this machine; 0 to
-            decode in this process.
+        workers: processes that decode; None for one per core, shared with the other processes of torchrun on this
+            machine; 0 to decode in this process.
     """
 
     files: ImageFiles
@@ -58,7 +60,7 @@ class StreamedBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.mean.device
-        workers = _cores() if self.workers is None else self.workers
+        workers = _free_cores() if self.workers is None else self.workers
         loader = DataLoader(
             _Crops(self.files, self.side),
             batch_sampler=_Items(self.plan, epoch, start),
@@ -109,7 +111,8 @@ def _collate(crops: list[tuple[np.ndarray, int]], side: int) -> tuple[Tensor, Te
     return torch.from_numpy(pixels), torch.tensor([index for _, index in crops], dtype=torch.int64)
 
 
-def _cores() -> int:
-    """Cores for each of the processes that run on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def _free_cores() -> int:
+    """Cores for each of the processes that torchrun started on this machine; 0 where no process may be started."""
+    if multiprocessing.current_process().daemon:
+        return 0
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
