@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -59,9 +59,10 @@ def to_locally_connected(
     """
     if init not in ("independent", "copy"):
         raise ValueError(f'init must be "independent" or "copy"; got {init!r}')
-    if not isinstance(keep_first, int) or keep_first < 0:
+    if not isinstance(keep_first, int) or isinstance(keep_first, bool) or keep_first < 0:
         raise ValueError(f"keep_first must be a number of convolutions >= 0; got {keep_first!r}")
-    if len(input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in input_size):
+    triple = isinstance(input_size, Sequence) and len(input_size) == 3
+    if not triple or not all(isinstance(n, int) and n > 0 for n in input_size):
         raise ValueError(f"input_size must be (channels, rows, columns) of one input, all >= 1; got {input_size!r}")
     _refuse_unready(model)
     convs = dict(list(_labelled(model, _ConvNd).items())[keep_first:])
@@ -114,6 +115,8 @@ def _copy_with(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) ->
 
 
 def _refuse_unready(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     for label, module in _labelled(model, nn.Module).items():
         if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
             raise TypeError(f"{label} is compiled; convert first, then compile the copy")

@@ -70,10 +70,10 @@ class LocallyConnected2d(nn.Module):
         input_size: int | Pair,
     ) -> None:
         super().__init__()
-        groups, in_channels, out_channels = map(operator.index, (groups, in_channels, out_channels))
+        groups = _whole("groups", groups, 1)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if groups < 1 or channels < 1 or channels % groups:
-                raise ValueError(f"{name} must be a positive multiple of groups={groups} >= 1; got {channels}")
+            if _whole(name, channels, 1) % groups:
+                raise ValueError(f"{name} must be a multiple of groups={groups}; got {channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
         self.input_size = _pair("input_size", input_size, 1)
@@ -166,13 +166,19 @@ class LocallyConnected2d(nn.Module):
         return f"{required}, input_size={self.input_size}{options}"
 
 
+def _whole(name: str, value: int, at_least: int) -> int:
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int; got {value!r}") from None
+    if whole < at_least:
+        raise ValueError(f"{name} must be at least {at_least}; got {value!r}")
+    return whole
+
+
 def _pair(name: str, value: int | Pair, at_least: int) -> Pair:
     """An int for both axes, or one for each."""
-    try:
-        pair = tuple(map(operator.index, value if isinstance(value, tuple | list) else (value, value)))
-        rows, columns = pair
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be an int or a pair of ints (rows, columns); got {value!r}") from None
-    if min(pair) < at_least:
-        raise ValueError(f"{name} must be at least {at_least}; got {value!r}")
-    return rows, columns
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise TypeError(f"{name} must be an int or a pair of ints (rows, columns); got {value!r}")
+    return _whole(name, pair[0], at_least), _whole(name, pair[1], at_least)

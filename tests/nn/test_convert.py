@@ -328,3 +328,12 @@ def test_a_wrong_input_size_is_named(size):
     told = "got RuntimeError: .* See that input_size is right" if size == (3, 5, 5) else "input_size must be"
     with pytest.raises(ValueError, match=told):
         to_locally_connected(nn.Conv2d(2, 2, 3), size)
+
+
+def test_what_is_no_model_or_size_is_refused():
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module; got str"):
+        to_locally_connected("resnet20", (3, 8, 8))
+    with pytest.raises(ValueError, match="input_size must be"):
+        to_locally_connected(nn.Conv2d(1, 1, 1), 8)
+    with pytest.raises(ValueError, match="keep_first must be"):
+        to_locally_connected(nn.Conv2d(1, 1, 1), (1, 8, 8), keep_first=True)

@@ -208,9 +208,10 @@ def test_weight_axes():
     ("options", "error", "message"),
     [
         ({"kernel_size": 6, "padding": 0}, ValueError, "kernel_size must fit into the padded input"),
-        ({"groups": 2}, ValueError, "in_channels must be a positive multiple of groups=2 >= 1; got 3"),
-        ({"groups": 3}, ValueError, "out_channels must be a positive multiple of groups=3"),
-        ({"groups": 0}, ValueError, "multiple of groups=0 >= 1"),
+        ({"groups": 2}, ValueError, "in_channels must be a multiple of groups=2; got 3"),
+        ({"groups": 3}, ValueError, "out_channels must be a multiple of groups=3"),
+        ({"groups": 0}, ValueError, "groups must be at least 1; got 0"),
+        ({"in_channels": 3.0}, TypeError, "in_channels must be an int"),
         ({"out_channels": 0}, ValueError, "out_channels must be"),
         ({"stride": 0}, ValueError, "stride must be at least 1; got 0"),
         ({"padding": -1}, ValueError, "padding must be at least 0"),
