@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from bioshare.train import data
 from bioshare.train.config import TrainConfig
-from bioshare.train.data import batches as data
+from bioshare.train.data import datasets
 from bioshare.train.data.plan import PURPOSES, seeded
 
 CPU = torch.device("cpu")
@@ -213,7 +214,7 @@ def test_validation_images_are_held_out_whatever_the_seed():
 
 
 def test_the_validation_splits_are_the_papers():
-    sizes = {name: form.validation for name, form in data.FORMS.items()}
+    sizes = {name: form.validation for name, form in datasets.FORMS.items()}
     assert sizes == {
         "cifar10": 5000,
         "cifar10-jpeg": 5000,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bioshare.train import data
 from bioshare.train.config import TrainConfig
-from bioshare.train.data import batches as data
+from bioshare.train.data import datasets
 from bioshare.train.data.images import Encoded, resized_crop
 from bioshare.train.data.prepare import SOURCES, prepare
 
@@ -56,7 +57,7 @@ def resized(path):
         scale = 256 / min(picture.size)
         picture = picture.resize([int(length * scale) for length in picture.size], Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).double() / 255
-    mean, std = torch.tensor(data.IMAGENET_STATISTICS)[..., None, None]
+    mean, std = torch.tensor(datasets.IMAGENET_STATISTICS)[..., None, None]
     return ((pixels - mean) / std).float()
 
 
