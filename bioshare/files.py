@@ -28,6 +28,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that can't be written, or made, before long work has gone into what it should hold.
+
+    Raises:
+        ValueError: it would be in a file.
+        PermissionError: it can't be written.
+    """
+    exists = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not exists.is_dir():
+        raise ValueError(f"{folder} can't be a folder: {exists} is a file. Name another one with --to")
+    if not os.access(exists, os.W_OK | os.X_OK):
+        raise PermissionError(f"{exists} can't be written. Name another folder with --to")
+
+
 def _to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

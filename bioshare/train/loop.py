@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from bioshare.files import refuse_unwritable
 from bioshare.train.checkpoint import read_metadata
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import Batches, Dataset, load, test_batches, training_batches
@@ -66,7 +67,8 @@ def fit(
 
     Raises:
         ValueError: an argument makes no sense; ``folder`` holds a run of another configuration, or any run without
-            ``resume``; its checkpoint is damaged.
+            ``resume``; its checkpoint is damaged; or it can't be a folder.
+        PermissionError: ``folder`` can't be written.
         TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint holds all until then.
     """
@@ -75,6 +77,7 @@ def fit(
     finished = _finished(config, folder, resume)
     if finished is not None:
         return finished
+    refuse_unwritable(folder)
     with processes(device) as here, torch.random.fork_rng([here.device] if here.device.type == "cuda" else []):
         writer = _tensorboard(folder) if tensorboard and here.rank == 0 else None
         dataset = load(config.dataset, data)  # the run must be gone before its processes part: hence a function

@@ -63,7 +63,7 @@ def test_files_are_readable_as_other_new_files_are(tmp_path):
     assert (tmp_path / "checkpoint").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def networks():
+def networks(fused, dtype):
     """Two of the same, with all that a state can have: buffers, permuted weights, a parameter without gradient."""
     for _ in range(2):
         torch.manual_seed(0)
@@ -73,22 +73,24 @@ def networks():
         weight.data = torch.empty_like(weight.permute(2, 0, 1, 3, 4, 5).contiguous()).permute(1, 2, 0, 3, 4, 5)
         nn.init.normal_(weight)
         model.register_parameter("unused", nn.Parameter(torch.ones(2)))
-        yield model, torch.optim.AdamW(model.parameters(), 1e-2)
+        yield model.to(dtype), torch.optim.AdamW(model.parameters(), 1e-2, fused=fused)
 
 
 def learn(model, optimizer, steps):
     for step in steps:
         optimizer.zero_grad()
         x = torch.randn(5, 1, 6, 6, generator=torch.Generator().manual_seed(step))
-        model(x).square().sum().backward()
+        model(x.to(model[0].weight)).square().sum().backward()
         optimizer.step()
 
 
-def test_a_restored_run_goes_on_as_if_nothing_had_been(tmp_path):
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_restored_run_goes_on_as_if_nothing_had_been(tmp_path, fused, dtype):
     path = tmp_path / "checkpoint.safetensors"
     with torch.random.fork_rng(devices=[]):
-        (straight, its_optimizer), (broken, optimizer) = networks()
-        (fresh, fresh_optimizer), _ = networks()
+        (straight, its_optimizer), (broken, optimizer) = networks(fused, dtype)
+        (fresh, fresh_optimizer), _ = networks(fused, dtype)
     learn(straight, its_optimizer, range(6))
     learn(broken, optimizer, range(3))
     checkpoint.write(path, checkpoint.state(broken, optimizer), {})
@@ -98,6 +100,7 @@ def test_a_restored_run_goes_on_as_if_nothing_had_been(tmp_path):
     assert all(now is then for now, then in zip(fresh.parameters(), parameters, strict=True))
     assert [parameter.stride() for parameter in fresh.parameters()] == strides
     assert fresh_optimizer.state[fresh[0].weight]["exp_avg"].stride() == fresh[0].weight.stride()
+    assert fresh_optimizer.state[fresh[0].weight]["step"].item() == 3
     learn(fresh, fresh_optimizer, range(3, 6))
     assert_same(fresh.state_dict(), straight.state_dict())
     assert_same(checkpoint.state(fresh, fresh_optimizer), checkpoint.state(straight, its_optimizer))
@@ -105,7 +108,7 @@ def test_a_restored_run_goes_on_as_if_nothing_had_been(tmp_path):
 
 def test_the_state_of_another_network_is_refused():
     with torch.random.fork_rng(devices=[]):
-        (model, optimizer), _ = networks()
+        (model, optimizer), _ = networks(True, torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     other = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="of the network that the configuration names"):

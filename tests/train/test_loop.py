@@ -151,6 +151,11 @@ def test_the_learning_rate_falls_at_its_milestones(epochs, milestones, expected)
     assert [training.learning_rate(config, epoch) for epoch in range(epochs)] == [0.5 * part for part in expected]
 
 
+def test_the_optimiser_is_that_of_the_configuration():
+    found = training.optimizer(nn.Linear(2, 3), dataclasses.replace(CONFIG, learning_rate=0.3, weight_decay=0.2))
+    assert (found.defaults["lr"], found.defaults["weight_decay"], found.defaults["fused"]) == (0.3, 0.2, True)
+
+
 @pytest.mark.parametrize(("count", "steps"), [("epoch", [0, 3, 5, 8]), ("run", [0, 3, 6, 9])])
 def test_sharing_follows_the_batches_that_it_should(tmp_path, monkeypatch, count, steps):
     seen = []
@@ -393,6 +398,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, con
     with pytest.raises(ValueError, match=message):
         run(tmp_path, dataclasses.replace(CONFIG, **config), **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["file", "forbidden"])
+def test_a_folder_that_cannot_be_written_is_refused_before_work_starts(tmp_path, monkeypatch, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("work has started"))
+    if place == "forbidden":
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # who is root may write everywhere
+    with pytest.raises((ValueError, PermissionError), match=r"file is a file|can't be written"):
+        run(tmp_path / place / "run")
 
 
 def test_compile_changes_neither_the_names_nor_the_sharing(tmp_path, monkeypatch, straight):

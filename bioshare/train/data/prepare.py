@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import bioshare
-from bioshare.files import replacing
+from bioshare.files import refuse_unwritable, replacing
 from bioshare.train.data.image_folders import ImageFolder
 from bioshare.train.data.sources import CifarArchive, Contents, JpegArrays, Source, Split
 
@@ -100,7 +100,7 @@ def prepare(
     source, path, target = source or SOURCES[name], Path(path), prepared_file(name, folder)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; it must be {source.form}")
-    _refuse_unwritable(target.parent)
+    refuse_unwritable(target.parent)
     with tqdm(total=sum(source.images.values()), desc=name, unit="image", disable=not progress, leave=False) as bar:
         contents = source.read(path, bar)
     tensors = _tensors("train", contents.train) | _tensors("test", contents.test)
@@ -163,12 +163,3 @@ def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     mean = shares @ values
     variance = (shares * (values - mean[:, None]) ** 2).sum(1)
     return mean.tolist(), np.sqrt(variance).tolist()
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Refuse a folder that can't be written before minutes have gone into reading."""
-    exists = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not exists.is_dir():
-        raise ValueError(f"{folder} can't be a folder: {exists} is a file. Name another one with --to")
-    if not os.access(exists, os.W_OK | os.X_OK):
-        raise PermissionError(f"{exists} can't be written. Name another folder with --to")
