@@ -1,15 +1,17 @@
-"""Many training runs at once with Dask: on this machine, or on the workers of a scheduler.
+"""Many training runs: in turn in this process, or at once with Dask, on this machine or on a scheduler's workers.
 
-Every run is one task that continues from its own checkpoint, so that a worker that dies loses only what its run had
-done since then: the run is started again, on the restarted worker or on another one. No more runs are handed out than
-can be worked on, because Dask counts a dead worker against all tasks that were waiting for it.
+With Dask every run is one task that continues from its own checkpoint, so that a worker that dies loses only what its
+run had done since then: the run is started again, on the restarted worker or on another one. No more runs are handed
+out than can be worked on, because Dask counts a dead worker against all tasks that were waiting for it.
 """
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +23,7 @@ from distributed import Client, Future, LocalCluster, as_completed, get_worker
 from tqdm import tqdm
 
 from bioshare.train.config import TrainConfig
+from bioshare.train.interrupt import Interrupted, interruptible
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,6 +37,16 @@ took 1.3 to 1.5 times as long."""
 
 RETRIES = 3
 """How often a run is started again because its worker died. An error of the run itself would come again: never."""
+
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": RETRIES,
+    "distributed.nanny.pre-spawn-environ": MALLOC,
+    "distributed.worker.daemon": False,  # or a run could not start the processes that decode its images
+}
+"""Of Dask on this machine."""
+
+EVERY_GPU = ("auto", "cuda")
+"""Devices that stand for all GPUs, one per worker."""
 
 CONNECT = 10.0
 """Seconds to wait for a scheduler."""
@@ -78,37 +91,80 @@ def run_all(
     progress: bool = True,
     **options: Any,
 ) -> Outcomes:
-    """Train all jobs, a few at a time, each from where it was left; Ctrl-C keeps the checkpoints.
+    """Train all jobs, a few at a time, each from where it was left.
+
+    A single run at a time on this machine is trained in this process, and Ctrl-C keeps all of it. Workers, which are
+    other processes, keep their last checkpoints: after Ctrl-C those of this machine end, and the same jobs given again
+    go on from there. Those of a scheduler belong to it, and finish the runs that they have begun: end them before the
+    same jobs are given again.
 
     Args:
         jobs: with distinct names; their folders must be the same on all workers.
-        run: called as ``run(config, folder, resume=True, progress=False, device=..., **options)``.
-        scheduler: address of a Dask scheduler whose workers have one thread each; None for processes of this machine.
+        run: called as ``run(config, folder, resume=True, progress=..., device=..., **options)``.
+        scheduler: address of a Dask scheduler whose workers have one thread each; None for this machine.
         workers: runs at a time; None for all workers of the scheduler, or here one per GPU, or one without a GPU.
         threads: of PyTorch, per run; None for PyTorch's default, shared by the workers (with a scheduler: as they are).
-        device: where to train; "auto" gives every local worker a GPU of its own.
-        progress: show a bar over the runs, and the name of each that ends.
+        device: where to train; "auto" and "cuda" give every local worker a GPU of its own.
+        progress: show a bar, over the runs or in this process over each of them, and the name of each that ends.
         options: further arguments of ``run``.
 
     Raises:
         ValueError: two jobs have one name or one folder, the scheduler does not answer, or a worker of it has several
             threads. Nothing was trained.
+        Interrupted: SIGTERM to a run in this process, or Ctrl-C.
     """
     _refuse_duplicates(jobs)
     workers = workers or (None if scheduler else _default_workers(device))
+    if scheduler is None and min(workers or 1, len(jobs)) == 1:
+        return _here(jobs, run, threads, progress, device=device, **options)
+    return _on_workers(jobs, run, scheduler, workers, threads, device, progress, options)
+
+
+def _here(jobs: Sequence[Job], run: Fit, threads: int | None, progress: bool, **options: Any) -> Outcomes:
+    """One job after the other, in this process."""
+    outcomes, before = Outcomes(), torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        for job in jobs:
+            _tell(progress, f"{job.name}:")
+            try:
+                outcomes.results[job.name] = run(job.config, job.folder, resume=True, progress=progress, **options)
+            except Exception as error:
+                outcomes.failures[job.name] = _said(error)
+            _tell(progress, f"{job.name}: {outcomes.failures.get(job.name, 'done')}")
+    finally:
+        torch.set_num_threads(before)
+    return outcomes
+
+
+def _on_workers(
+    jobs: Sequence[Job],
+    run: Fit,
+    scheduler: str | None,
+    workers: int | None,
+    threads: int | None,
+    device: str,
+    progress: bool,
+    options: dict[str, Any],
+) -> Outcomes:
+    """As many jobs at once as there are workers."""
     if threads is None and not scheduler:
         threads = max(1, torch.get_num_threads() // (workers or 1))
     outcomes = Outcomes()
-    with _client(scheduler, min(workers or 1, len(jobs))) as client:
+    with _interrupts_told(scheduler), _client(scheduler, min(workers or 1, len(jobs))) as client:
         at_once = workers or max(1, len(_threads(client)))
         submit = lambda job: client.submit(_train, run, job, threads, device, options, key=job.name, pure=False)
         with tqdm(total=len(jobs), unit="run", disable=not progress) as bar:
             for name, future in _in_turn(jobs, submit, at_once):
                 _note(outcomes, name, future)
                 bar.update()
-                if progress:
-                    bar.write(f"{name}: {outcomes.failures.get(name, 'done')}", file=sys.stderr)
+                _tell(progress, f"{name}: {outcomes.failures.get(name, 'done')}")
     return outcomes
+
+
+def _tell(progress: bool, text: str) -> None:
+    if progress:
+        tqdm.write(text, file=sys.stderr)
 
 
 def _refuse_duplicates(jobs: Sequence[Job]) -> None:
@@ -121,25 +177,27 @@ def _refuse_duplicates(jobs: Sequence[Job]) -> None:
 
 
 def _default_workers(device: str) -> int:
-    """One per GPU; one on a CPU, where a single run keeps all cores busy."""
-    return 1 if device == "cpu" else max(1, torch.cuda.device_count())
+    """One per GPU; one on a CPU, where a single run keeps all cores busy, and on a GPU that was chosen."""
+    return max(1, torch.cuda.device_count()) if device in EVERY_GPU else 1
+
+
+@contextmanager
+def _interrupts_told(scheduler: str | None) -> Iterator[None]:
+    """What Ctrl-C leaves, in words."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        left = "the same command goes on from the runs' last checkpoints"
+        if scheduler:
+            left = f"the workers of {scheduler} finish the runs they have begun; once these have ended, {left}"
+        raise Interrupted(f"interrupted; {left}", getattr(error, "signal", signal.SIGINT)) from None
 
 
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
     """A connection to the scheduler, or to as many processes of this machine."""
     if scheduler is None:
-        settings = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.nanny.pre-spawn-environ": MALLOC}
-        with (
-            dask.config.set(settings),
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,  # a run has the process-wide random generators for itself
-                memory_limit=0,  # Dask would kill what PyTorch may well use
-                dashboard_address="localhost:0",  # any free port, and no other computer
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with _local(workers) as client:
             yield client
         return
     with _connected(scheduler) as client:
@@ -149,6 +207,40 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
                 f"random generators; start them with `dask worker {scheduler} --nthreads 1`"
             )
         yield client
+
+
+@contextmanager
+def _local(workers: int) -> Iterator[Client]:
+    """Processes of this machine, which Ctrl-C doesn't reach: this one ends them."""
+    with ExitStack() as stack:
+        with _uninterrupted():
+            stack.enter_context(dask.config.set(SETTINGS))
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,  # a run has the process-wide random generators for itself
+                memory_limit=0,  # Dask would kill what PyTorch may well use
+                dashboard_address="localhost:0",  # any free port, and no other computer
+                silence_logs=logging.CRITICAL,  # a run that failed is told once, by us
+            )
+            client = stack.enter_context(Client(stack.enter_context(cluster)))
+        try:
+            yield client
+        finally:
+            with _uninterrupted():
+                stack.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """SIGTERM and Ctrl-C wait for the end of the block; threads and processes that start in it never see Ctrl-C."""
+    with interruptible() as caught:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if caught.signal:
+        raise Interrupted("interrupted", caught.signal)
 
 
 def _connected(scheduler: str) -> Client:
@@ -185,14 +277,18 @@ def _train(run: Fit, job: Job, threads: int | None, device: str, options: dict[s
 def _own_device(device: str) -> str:
     """The GPU of this worker: local ones are numbered."""
     number = get_worker().name
-    if device == "auto" and isinstance(number, int) and torch.cuda.is_available():
+    if device in EVERY_GPU and isinstance(number, int) and torch.cuda.is_available():
         return f"cuda:{number % torch.cuda.device_count()}"
     return device
 
 
 def _note(outcomes: Outcomes, name: str, future: Future) -> None:
-    error = future.exception()
+    error = cast("BaseException | None", future.exception())
     if error is None:
         outcomes.results[name] = future.result()
     else:
-        outcomes.failures[name] = f"{type(error).__name__}: {error}"
+        outcomes.failures[name] = _said(error)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -2,15 +2,21 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import xarray as xr
 from distributed import LocalCluster
+from torch.utils.data import DataLoader
 
 from bioshare.train import cluster
 from bioshare.train.cluster import Job, run_all
 from bioshare.train.config import TrainConfig
+from bioshare.train.interrupt import Interrupted
 
 
 def result(config, folder, device, **options):
@@ -43,6 +49,37 @@ def wrong_for_seed_1(config, folder, *, resume, progress, device):
     if config.seed == 1:
         raise ArithmeticError("loss is NaN at step 7")
     return result(config, folder, device)
+
+
+def loading(config, folder, *, resume, progress, device):
+    """Reads its numbers through another process."""
+    loader = DataLoader(torch.arange(10.0), batch_size=5, num_workers=1)  # pyright: ignore[reportArgumentType]
+    return xr.Dataset({"top1": ("epoch", [sum(batch.sum().item() for batch in loader)])})
+
+
+def interrupted_for_seed_1(config, folder, *, resume, progress, device):
+    count(folder)
+    if config.seed == 1:
+        raise Interrupted("stopped after step 7", signal.SIGTERM)
+    return result(config, folder, device)
+
+
+def endless(config, folder, **options):
+    folder.mkdir(parents=True)
+    (folder / "process").write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.01)
+
+
+def wrong_for_seed_1_with_a_bar(config, folder, *, resume, progress, device):
+    assert progress
+    return wrong_for_seed_1(config, folder, resume=resume, progress=progress, device=device).assign_attrs(
+        process=os.getpid()
+    )
+
+
+def threads_used(config, folder, *, resume, progress, device):
+    return result(config, folder, device, threads=torch.get_num_threads())
 
 
 def count(folder):
@@ -114,6 +151,81 @@ def test_a_run_that_fails_is_reported_and_not_repeated(scheduler, tmp_path, capf
     assert "run1: ArithmeticError: loss is NaN at step 7" in shown
 
 
+def test_a_single_run_at_a_time_needs_no_other_process(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(cluster, "LocalCluster", None)
+    outcomes = run_all(jobs(tmp_path), wrong_for_seed_1_with_a_bar, device="cpu", threads=1)
+    assert top1(outcomes) == {"run0": 0.0, "run2": 20.0}
+    assert {found.attrs["process"] for found in outcomes.results.values()} == {os.getpid()}
+    assert outcomes.failures == {"run1": "ArithmeticError: loss is NaN at step 7"}
+    shown = capfd.readouterr().err
+    assert shown.count("loss is NaN") == 1
+    assert "run2: done" in shown
+
+
+def test_threads_are_those_asked_for_during_the_runs_only(tmp_path):
+    before = torch.get_num_threads()
+    outcomes = run_all(jobs(tmp_path, seeds=1), threads_used, threads=before + 1, device="cpu", progress=False)
+    assert outcomes.results["run0"].attrs["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_an_interrupted_run_of_this_process_ends_them_all(tmp_path):
+    with pytest.raises(Interrupted, match="stopped after step 7") as stop:
+        run_all(jobs(tmp_path), interrupted_for_seed_1, workers=1, progress=False)
+    assert stop.value.signal == signal.SIGTERM
+    assert not jobs(tmp_path)[2].folder.exists()
+
+
+@pytest.mark.slow
+def test_a_run_on_a_worker_may_start_processes(tmp_path):
+    outcomes = run_all(jobs(tmp_path, seeds=2), loading, workers=2, device="cpu", progress=False)
+    assert outcomes.failures == {}
+    assert top1(outcomes) == {"run0": 45.0, "run1": 45.0}
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+from bioshare.__main__ import COMMANDS, main
+from bioshare.train import cluster
+sys.path.insert(0, {tests!r})
+import test_cluster
+if __name__ == "__main__":
+    COMMANDS["list"] = ("test_cluster", "")
+    test_cluster.add_arguments = lambda parser: None
+    test_cluster.main = lambda _: cluster.run_all(test_cluster.jobs(Path({folder!r})), test_cluster.endless, workers=2)
+    sys.exit(main(["list"]))
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_workers_quietly(tmp_path):
+    (tmp_path / "endless.py").write_text(ENDLESS.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    command = [sys.executable, tmp_path / "endless.py"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        try:
+            workers = [started(tmp_path / str(seed) / "process") for seed in (0, 1)]
+            os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+            _, told = parent.communicate(timeout=60)
+        finally:
+            parent.kill()
+    assert parent.returncode == 128 + signal.SIGINT
+    assert told.splitlines()[-1] == "interrupted; the same command goes on from the runs' last checkpoints"
+    assert len([line for line in told.splitlines() if line and "?run/s" not in line]) == 1, told  # but for the bar
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
+def started(path):
+    """The process that a run wrote down."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
 @pytest.mark.slow
 def test_processes_of_this_machine(tmp_path):
     outcomes = run_all(jobs(tmp_path, seeds=2), fatal_once, workers=2, device="cpu", progress=False)
@@ -151,8 +263,9 @@ def test_every_local_worker_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(cluster, "get_worker", Worker)
     monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 2)
-    assert cluster._own_device("auto") == "cuda:1"
-    assert cluster._own_device("cpu") == "cpu"
-    assert (cluster._default_workers("auto"), cluster._default_workers("cpu")) == (2, 1)
+    every = {"auto": "cuda:1", "cuda": "cuda:1", "cpu": "cpu", "cuda:0": "cuda:0"}
+    assert {device: cluster._own_device(device) for device in every} == every
+    workers = {"auto": 2, "cuda": 2, "cpu": 1, "cuda:1": 1}
+    assert {device: cluster._default_workers(device) for device in workers} == workers
     Worker.name = "tcp://elsewhere"
-    assert cluster._own_device("auto") == "auto"
+    assert [cluster._own_device(device) for device in ("auto", "cuda")] == ["auto", "cuda"]
