@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 import bioshare
@@ -21,23 +23,37 @@ COMMANDS = {
 }
 
 
+EPILOG = (
+    "Errors are told in one line; where they came from is shown, too, with BIOSHARE_TRACEBACK=1 in the environment."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its options live next to its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="python -m bioshare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bioshare", description=__doc__, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=bioshare.__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (home, help_text) in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         if name in arguments[:1]:
             importlib.import_module(home).add_arguments(command)
-    chosen = parser.parse_args(arguments)
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        last = f"; options come last: {chosen.command} {arguments[-1]} ..." if hasattr(chosen, "options") else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{last}")
     try:
         importlib.import_module(COMMANDS[chosen.command][0]).main(chosen)
+        sys.stdout.flush()
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         return 128 + getattr(error, "signal", signal.SIGINT)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except BrokenPipeError:  # who reads has enough, as in `list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        if os.environ.get("BIOSHARE_TRACEBACK") == "1":
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import xarray as xr
@@ -52,6 +53,29 @@ def stored(config: TrainConfig, folder: Path) -> xr.Dataset | None:
     result = read_result(path)
     refuse_other(config, result.attrs, path)
     return result if result.sizes["epoch"] == config.epochs else None
+
+
+def finished(folder: Path) -> xr.Dataset | None:
+    """The result of a run that is finished, whatever its configuration; None if it isn't."""
+    path = folder / RESULT
+    result = read_result(path) if path.exists() else None
+    return result if result is not None and result.sizes["epoch"] == configuration(result).epochs else None
+
+
+def configuration(result: xr.Dataset) -> TrainConfig:
+    """The configuration in a result's attributes; a field that isn't there has its default."""
+    hints = get_type_hints(TrainConfig)
+    there = [field.name for field in fields(TrainConfig) if field.name in result.attrs]
+    return TrainConfig(**{name: _decoded(result.attrs[name], hints[name]) for name in there})
+
+
+def _decoded(value: Any, hint: Any) -> Any:
+    """What `bioshare.train.results.encoded` made a netCDF attribute of."""
+    if hint == tuple[float, ...]:
+        return () if isinstance(value, str) else tuple(np.atleast_1d(value).tolist())
+    if isinstance(value, str):
+        return None if value == "none" else value
+    return bool(value) if bool in (hint, *get_args(hint)) else np.array(value).item()
 
 
 def _is_history(values: xr.DataArray) -> bool:

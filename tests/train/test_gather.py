@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 from bioshare.train.config import TrainConfig
-from bioshare.train.gather import gather, stored
-from bioshare.train.results import encoded, write_result
+from bioshare.train.gather import configuration, finished, gather, stored
+from bioshare.train.results import encoded, read_result, write_result
 
 
 def result(*top1, **attributes):
@@ -58,3 +58,28 @@ def test_only_a_finished_run_of_the_same_configuration_is_taken(tmp_path):
     assert found["top1"].values.tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match=r"seed was 0 and is now 1\. .*--to"):
         stored(replace(config, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(),
+        TrainConfig(locally_connected=True, share_every=3, keep_first=1, flip=False, milestones=(), seed=7),
+        TrainConfig(flip=True, milestones=(0.25,), train_images=100, validation=True, learning_rate=1e-5),
+    ],
+)
+def test_a_configuration_comes_back_from_the_disk(config, tmp_path):
+    write_result(tmp_path / "result.nc", result(1.0, **encoded(config)))
+    again = configuration(read_result(tmp_path / "result.nc"))
+    assert again == config
+    assert repr(again) == repr(config)  # True is not 1
+
+
+def test_a_finished_run_of_any_configuration(tmp_path):
+    assert finished(tmp_path) is None
+    write_result(tmp_path / "result.nc", result(1.0, **encoded(TrainConfig(epochs=2, seed=5))))
+    assert finished(tmp_path) is None
+    write_result(tmp_path / "result.nc", result(1.0, 2.0, **encoded(TrainConfig(epochs=2, seed=5))))
+    found = finished(tmp_path)
+    assert found is not None
+    assert found["top1"].values.tolist() == [1.0, 2.0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,12 @@ import tyro
 
 from bioshare.train.cluster import Fit, Job, Outcomes, run_all
 from bioshare.train.config import TrainConfig
-from bioshare.train.gather import stored
+from bioshare.train.data import load
+from bioshare.train.experiments import Experiment
+from bioshare.train.gather import finished, stored
+
+COPIES = {"cifar10-jpeg": "cifar10"}
+"""Data sets whose images are another's, stored differently."""
 
 T = TypeVar("T")
 Hidden = Annotated[tyro.conf.Suppress[T], tyro.conf.Fixed]
@@ -28,11 +35,13 @@ class Computing:
         data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
         threads: of PyTorch on the CPU; None for its default.
+        checkpoint_every: seconds between two checkpoints of a run.
     """
 
     data: Path | None = None
     device: str = "auto"
     threads: int | None = None
+    checkpoint_every: float = 600.0
 
     def __post_init__(self) -> None:
         self._at_least_1("threads")
@@ -51,7 +60,7 @@ class ManyRuns(Computing):
     Attributes:
         seeds: how many runs of everything, from seed 0.
         to: folder under which the runs live, and their results in one file.
-        show: train nothing; show what is finished.
+        show: train nothing; show what is finished, in whatever setting.
         scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
             and must see the same folders. None for this machine.
         workers: how many runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
@@ -62,6 +71,7 @@ class ManyRuns(Computing):
     show: bool = False
     scheduler: str | None = None
     workers: int | None = None
+    checkpoint_every: float = 120.0  # which is what a worker may lose
 
     def __post_init__(self) -> None:
         self._at_least_1("threads", "seeds", "workers")
@@ -71,12 +81,17 @@ class ManyRuns(Computing):
 
         Raises:
             ValueError: a folder holds a run of another configuration. Nothing was trained.
+            FileNotFoundError: a data set isn't there. Nothing was trained.
         """
-        finished = {job.name: stored(job.config, job.folder) for job in jobs}
-        outcomes = Outcomes({name: result for name, result in finished.items() if result is not None})
+        found = {job.name: finished(job.folder) if self.show else stored(job.config, job.folder) for job in jobs}
+        outcomes = Outcomes({name: result for name, result in found.items() if result is not None})
         missing = [job for job in jobs if job.name not in outcomes.results]
         if self.show or not missing:
             return outcomes
+        data = self.data and self.data.absolute()
+        if self.scheduler is None:
+            for dataset in {job.config.dataset for job in missing}:
+                load(dataset, data)
         trained = run_all(
             missing,
             run,
@@ -84,9 +99,22 @@ class ManyRuns(Computing):
             workers=self.workers,
             threads=self.threads,
             device=self.device,
-            data=self.data and self.data.absolute(),
+            data=data,
+            checkpoint_every=self.checkpoint_every,
         )
         return Outcomes(outcomes.results | trained.results, trained.failures)
+
+
+def add_name(parser: argparse.ArgumentParser, command: str) -> None:
+    """The name; everything after it is read with the experiment at hand, whose settings are the defaults."""
+    parser.add_argument("name", metavar="NAME", help="an experiment that `list` prints, such as table1/cifar10/lc-ws10")
+    add_options(parser, f"{command} NAME")
+
+
+def add_options(parser: argparse.ArgumentParser, command: str) -> None:
+    """All words after those of ``command``."""
+    options = parser.add_argument("options", nargs=argparse.REMAINDER, help=f"`{command} --help` prints them")
+    options.required = False
 
 
 def parse(default: T, arguments: Sequence[str], command: str) -> T:
@@ -106,6 +134,15 @@ def plain(config: TrainConfig, **fields: Any) -> TrainConfig:
     return TrainConfig(**own | fields)
 
 
+def comparable(experiment: Experiment, configs: Sequence[TrainConfig]) -> Experiment:
+    """The experiment; without the paper's numbers if one of these runs saw other images than the paper's."""
+    if all(COPIES.get(one.dataset, one.dataset) == experiment.config.dataset for one in configs):
+        return experiment
+    numbers = dataclasses.asdict(experiment.paper).items()
+    paper = {name: None if value is None else math.nan for name, value in numbers}
+    return dataclasses.replace(experiment, paper=dataclasses.replace(experiment.paper, **paper))
+
+
 def changes(config: TrainConfig, reference: TrainConfig) -> list[str]:
     """What sets a configuration apart from the paper's, but for the seed, in words."""
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name != "seed"]
@@ -119,8 +156,7 @@ def caution(changed: Sequence[str]) -> str:
 
 
 def tell_failures(outcomes: Outcomes) -> None:
-    """Name the runs that failed; if there are any, the exit status is 1."""
-    for name, error in outcomes.failures.items():
-        print(f"{name} failed: {error}", file=sys.stderr)
+    """Name the runs that failed, after each was told with its error; if there are any, the exit status is 1."""
     if outcomes.failures:
+        print(f"failed, as told above: {', '.join(outcomes.failures)}", file=sys.stderr)
         raise SystemExit(1)

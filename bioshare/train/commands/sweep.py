@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 import tyro
 import xarray as xr
 
 from bioshare.train.cluster import Job
-from bioshare.train.commands.options import Hidden, ManyRuns, caution, changes, parse, plain, tell_failures
+from bioshare.train.commands.options import Hidden, ManyRuns, add_name, caution, changes, parse, plain, tell_failures
 from bioshare.train.commands.text import aligned, mean_and_deviation
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, Grid, find, grid, grid_of
-from bioshare.train.gather import gather
+from bioshare.train.gather import configuration, gather
 from bioshare.train.loop import fit
 from bioshare.train.results import write_result
 
@@ -44,9 +44,8 @@ class Options(ManyRuns):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The name; everything after it is read with the experiment at hand."""
-    parser.add_argument("name", help="an experiment that `list` prints, such as table1/cifar10/lc-ws10")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="`sweep NAME --help` prints them")
+    """The name and what follows it."""
+    add_name(parser, "sweep")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -58,7 +57,8 @@ def main(arguments: argparse.Namespace) -> None:
     jobs = dict(_jobs(experiment, points, options))
     outcomes = options.outcomes(list(jobs.values()), fit)
     results = {key: outcomes.results[job.name] for key, job in jobs.items() if job.name in outcomes.results}
-    changed = changes(plain(options.config), points[0])
+    used = map(configuration, results.values()) if options.show else [plain(options.config)]
+    changed = [text for config in used for text in changes(config, _at(points[0], config))]
     print(f"{report(experiment, results)}{caution(changed)}")
     if results:
         search = grid_of(experiment)
@@ -101,6 +101,11 @@ def _jobs(
         for seed in range(options.seeds):
             config = plain(options.config, learning_rate=rate, weight_decay=decay, seed=seed)
             yield (rate, decay, seed), Job.of(home, config, options.to)
+
+
+def _at(point: TrainConfig, other: TrainConfig) -> TrainConfig:
+    """A point, moved to where the other lies in the grid."""
+    return replace(point, learning_rate=other.learning_rate, weight_decay=other.weight_decay)
 
 
 def _last(results: Results, rate: float, decay: float) -> list[float]:

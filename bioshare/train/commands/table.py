@@ -14,11 +14,21 @@ import tyro
 import xarray as xr
 
 from bioshare.train.cluster import Job
-from bioshare.train.commands.options import Hidden, ManyRuns, caution, changes, parse, plain, tell_failures
+from bioshare.train.commands.options import (
+    Hidden,
+    ManyRuns,
+    add_options,
+    caution,
+    changes,
+    comparable,
+    parse,
+    plain,
+    tell_failures,
+)
 from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import DatasetName, TrainConfig
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
-from bioshare.train.gather import gather
+from bioshare.train.gather import configuration, gather
 from bioshare.train.loop import fit
 from bioshare.train.results import write_result
 
@@ -60,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     numbers = [number for number, table in TABLES.items() if table.shows != "hyperparameters"]
     help_text = "1 to 8, or 12; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` searches"
     parser.add_argument("number", type=int, choices=numbers, metavar="NUMBER", help=help_text)
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="`table NUMBER --help` prints them")
+    add_options(parser, "table NUMBER")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -79,8 +89,9 @@ def main(arguments: argparse.Namespace) -> None:
         group = list(group)
         names = {(row.row, seed): jobs[row.name, seed].name for row in group for seed in range(options.seeds)}
         results = {key: outcomes.results[name] for key, name in names.items() if name in outcomes.results}
-        changed = [text for row in group for text in changes(configs[row.name], row.config)]
-        print(f"{report(group, results)}{caution(changed)}\n")
+        used = {row.name: _used(row, results) if options.show else [configs[row.name]] for row in group}
+        changed = [text for row in group for config in used[row.name] for text in changes(config, row.config)]
+        print(f"{report([comparable(row, used[row.name]) for row in group], results)}{caution(changed)}\n")
         if results:
             write_result(options.to / f"table{arguments.number}-{dataset}.nc", _dataset(group, results, options.seeds))
     tell_failures(outcomes)
@@ -117,6 +128,11 @@ def _ranges(experiment: Experiment, quantity: str, results: Results) -> list[str
     ours = _last(results, experiment.row, quantity)
     spread = max(ours) - min(ours) if len(ours) > 1 else None
     return [number(spread), number(getattr(experiment.paper, f"{quantity}_range"))]
+
+
+def _used(experiment: Experiment, results: Results) -> list[TrainConfig]:
+    """What the runs of a row were made with."""
+    return [configuration(result) for (row, _), result in results.items() if row == experiment.row]
 
 
 def _last(results: Results, row: str, quantity: str) -> list[float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import tyro
 
-from bioshare.train.commands.options import Computing, caution, changes, parse
+from bioshare.train.commands.options import Computing, add_name, caution, changes, comparable, parse
 from bioshare.train.commands.text import aligned, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, find
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""How PyTorch says so, on a GPU and on a CPU."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(Computing):
     """Train one experiment of the paper's tables, and print its result beside the paper's.
@@ -28,20 +32,21 @@ class Options(Computing):
     Attributes:
         to: folder of the run; None for runs/NAME/seedN.
         resume: go on where the run in this folder stopped.
+        record_snr: measure -log SNR after every n-th batch; None for once an epoch.
         tensorboard: write TensorBoard's events into the folder, too.
         config: what to change in the experiment.
     """
 
     to: Path | None = None
     resume: bool = False
+    record_snr: int | None = None
     tensorboard: bool = False
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The name; everything after it is read with the experiment at hand, whose settings are the defaults."""
-    parser.add_argument("name", help="an experiment that `list` prints, such as table1/cifar10/lc-ws10")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="`train NAME --help` prints them")
+    """The name and what follows it."""
+    add_name(parser, "train")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -51,24 +56,32 @@ def main(arguments: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = options.to or Path("runs", experiment.home, f"seed{options.config.seed}")
-    result = fit(
-        options.config,
-        folder,
-        data=options.data,
-        resume=options.resume,
-        device=options.device,
-        tensorboard=options.tensorboard,
-    )
+    try:
+        result = fit(
+            options.config,
+            folder,
+            data=options.data,
+            resume=options.resume,
+            device=options.device,
+            checkpoint_every=options.checkpoint_every,
+            record_snr=options.record_snr,
+            tensorboard=options.tensorboard,
+        )
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise MemoryError(f"batch_size={options.config.batch_size} needs more memory than there is: {error}") from error
     if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
         print(report(experiment, options.config, result, folder))
 
 
 def report(experiment: Experiment, config: TrainConfig, result: xr.Dataset, folder: Path) -> str:
-    """Ours beside the paper's."""
+    """Ours beside the paper's; its numbers are left out where the images are others."""
+    paper = comparable(experiment, [config]).paper
     rows = [("test accuracy", "ours", "the paper's", "difference")]
-    for name, paper in (("top1", experiment.paper.top1), ("top5", experiment.paper.top5)):
+    for name, theirs in (("top1", paper.top1), ("top5", paper.top5)):
         ours = float(result[name][-1])
-        difference = None if paper is None else ours - paper
-        rows.append((f"{name.replace('p', 'p-')} %", number(ours), number(paper), number(difference, "+.1f")))
+        difference = None if theirs is None else ours - theirs
+        rows.append((f"{name.replace('p', 'p-')} %", number(ours), number(theirs), number(difference, "+.1f")))
     title = f"{experiment.name}, seed {config.seed}, epoch {result.sizes['epoch']}: {folder}"
     return f"{title}\n{aligned(rows)}{caution(changes(config, experiment.config))}"

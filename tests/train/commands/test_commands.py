@@ -1,6 +1,9 @@
 """`list` and `train`, and what the command line makes of errors and signals."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import xarray as xr
@@ -58,7 +61,8 @@ def test_train_starts_from_the_experiment(recorded, capsys):
     assert command_line.main(["train", NAME]) == 0
     assert recorded.config == find(NAME).config
     assert str(recorded.folder) == f"runs/{NAME}/seed0"
-    assert recorded.options == {"data": None, "resume": False, "device": "auto", "tensorboard": False}
+    plain = {"data": None, "resume": False, "device": "auto", "tensorboard": False}
+    assert recorded.options == {**plain, "checkpoint_every": 600.0, "record_snr": None}
     assert "Not the paper's setting" not in capsys.readouterr().out
 
 
@@ -69,7 +73,9 @@ def test_a_row_of_a_later_table_lives_where_the_same_runs_of_the_first_do(record
 
 def test_train_takes_typed_overrides_of_every_field(recorded):
     words = "--epochs 3 --dataset digits --milestones 0.2 0.3 --flip True --share-every None --compile --seed 4"
-    assert command_line.main(["train", NAME, *words.split(), "--resume", "--to", "here"]) == 0
+    computing = ["--resume", "--to", "here", "--record-snr", "7", "--checkpoint-every", "0.5"]
+    assert command_line.main(["train", NAME, *words.split(), *computing]) == 0
+    assert (recorded.options["record_snr"], recorded.options["checkpoint_every"]) == (7, 0.5)
     expected = {"epochs": 3, "dataset": "digits", "milestones": (0.2, 0.3), "flip": True, "share_every": None}
     changed = {"compile": True, "seed": 4, **expected}
     assert recorded.config == TrainConfig(**{**vars(find(NAME).config), **changed})
@@ -85,6 +91,17 @@ def test_train_prints_ours_beside_the_papers(recorded, capsys):
     assert " ".join(lines[-1]) == (
         "Not the paper's setting: epochs 2 instead of 200; train_images 100 instead of None."
     )
+
+
+def test_other_images_are_not_compared_with_the_papers(recorded, capsys):
+    command_line.main(["train", NAME, "--dataset", "digits"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["top-1", "%", "50.0", "-", "-"] in lines
+    assert ["top-5", "%", "90.4", "-", "-"] in lines
+    command_line.main(["train", "table1/cifar10/conv", "--dataset", "cifar10-jpeg"])
+    shown = capsys.readouterr().out
+    assert ["top-1", "%", "50.0", "88.3", "-38.3"] in [line.split() for line in shown.splitlines()]
+    assert "Not the paper's setting: dataset cifar10-jpeg instead of cifar10." in shown
 
 
 def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
@@ -144,6 +161,52 @@ def test_exit_statuses(monkeypatch, capsys, error, status, told):
     assert capsys.readouterr().err == f"{told}\n"
 
 
+@pytest.mark.parametrize(
+    "message", ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory"]
+)
+def test_too_little_memory_is_one_line_that_names_the_batch_size(monkeypatch, capsys, message):
+    def failing(config, folder, **options):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(train, "fit", failing)
+    assert command_line.main(["train", NAME]) == 1
+    assert capsys.readouterr().err == f"error: batch_size=512 needs more memory than there is: {message}\n"
+
+
+def test_a_traceback_is_there_for_the_asking(monkeypatch, capsys):
+    monkeypatch.setenv("BIOSHARE_TRACEBACK", "1")
+    assert command_line.main(["train", "nothing"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert "\nerror: unknown experiment 'nothing'" in told
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bioshare", "list"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert ended.stderr == ""
+    assert ended.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train --epochs 3 table1/cifar10/conv", "--epochs; options come last: train table1/cifar10/conv ..."),
+        ("train", "the following arguments are required: NAME\n"),
+        ("sweep", "the following arguments are required: NAME\n"),
+        ("table", "the following arguments are required: NUMBER\n"),
+    ],
+)
+def test_the_name_comes_first(capsys, words, told):
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words.split())
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def failing(config, folder, **options):
         raise RuntimeError("a bug")
@@ -159,7 +222,7 @@ def test_a_real_run_on_digits(tmp_path, capsys):
     assert command_line.main(["train", name, *words, "--device", "cpu"]) == 0
     first = capsys.readouterr().out
     with xr.open_dataset(tmp_path / "run" / "result.nc", engine="h5netcdf") as result:
-        assert f"top-1 %        {result['top1'].item():4.1f}         84.1" in first
+        assert ["top-1", "%", f"{result['top1'].item():.1f}", "-", "-"] in [line.split() for line in first.splitlines()]
     assert command_line.main(["train", name, *words]) == 1
     assert "--resume" in capsys.readouterr().err
     assert command_line.main(["train", name, *words, "--resume"]) == 0

@@ -30,6 +30,7 @@ def trained(monkeypatch, tmp_path):
 
     monkeypatch.setattr(options, "run_all", run_all)
     monkeypatch.setattr(sweep, "fit", fit)
+    monkeypatch.setattr(options, "load", lambda dataset, folder: None)
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -72,6 +73,13 @@ def test_show_and_what_is_missing(trained, capsys):
     assert [job.config.seed for job in trained] == 6 * [0] + 6 * [1]
 
 
+def test_show_tells_the_setting_of_what_is_there(trained, capsys):
+    command_line.main(["sweep", NAME, "--epochs", "3"])
+    capsys.readouterr()
+    assert command_line.main(["sweep", NAME, "--show"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Not the paper's setting: epochs 3 instead of 50.")
+
+
 def test_points_that_failed_are_counted(trained, capsys, monkeypatch):
     def run_all(jobs, run, **_):
         bad, *good = jobs
@@ -83,7 +91,8 @@ def test_points_that_failed_are_counted(trained, capsys, monkeypatch):
     assert end.value.code == 1
     shown = capsys.readouterr()
     assert "(points missing: 1)" in shown.out
-    assert "learning-rate-0.005-weight-decay-0.01/seed0 failed: OSError: disk" in shown.err
+    assert "failed, as told above: sweep/" in shown.err
+    assert "learning-rate-0.005-weight-decay-0.01/seed0" in shown.err
 
 
 def test_the_axes_are_no_options(trained, capsys):

@@ -37,6 +37,7 @@ def trained(monkeypatch, tmp_path):
 
     monkeypatch.setattr(options, "run_all", run_all)
     monkeypatch.setattr(table, "fit", fit)
+    monkeypatch.setattr(options, "load", lambda dataset, folder: None)
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -110,12 +111,47 @@ def test_show_trains_nothing(trained, capsys, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_show_prints_what_is_there_in_whatever_setting(trained, capsys, tmp_path):
+    words = ["table", "1", "--dataset", "cifar10", "--seeds", "1"]
+    command_line.main([*words, "--epochs", "2", "--milestones", "0.5", "--flip", "True"])
+    before = capsys.readouterr().out
+    del trained[:]
+    assert command_line.main([*words, "--show"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == before
+    assert lines(shown)["conv"][0] == "1"
+    changed = "epochs 2 instead of 200; flip True instead of None; milestones (0.5,) instead of (0.5, 0.75)."
+    assert changed in shown
+    assert trained == []
+
+
+def test_a_data_set_that_is_missing_is_told_once_and_nothing_starts(trained, capsys, monkeypatch):
+    from bioshare.train.data import load
+
+    monkeypatch.setattr(options, "load", load)
+    assert command_line.main(["table", "1", "--data", "nowhere"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: there is no ")
+    assert told.count("\n") == 1
+    assert trained == []
+
+
+def test_other_images_are_not_compared_with_the_papers(capsys, tmp_path):
+    words = ["table", "1", "--dataset", "cifar100", "--source", "digits", "--epochs", "1", "--seeds", "1"]
+    command_line.main(words)
+    assert lines(capsys.readouterr().out)["lc-ws10"] == ["1", "65.5", "-", "-4.8", "-", "85.5", "-", "-4.8", "-"]
+    with xr.open_dataset(tmp_path / "runs" / "table1-cifar100.nc", engine="h5netcdf") as dataset:
+        assert dataset["paper_top1"].sel(row="lc-ws10").item() == 55.7
+
+
 def test_cells_of_one_dataset_images_of_another(trained, capsys):
     words = "table 3 --dataset cifar10 --source cifar10-jpeg --epochs 2 --to there --seeds 1"
     command_line.main(words.split())
     assert {job.config.dataset for job in trained} == {"cifar10-jpeg"}
     assert {job.config.learning_rate for job in trained} == {1e-2, 1e-3, 5e-4, 1e-4}
-    assert "dataset cifar10-jpeg instead of cifar10; epochs 2 instead of 200" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "dataset cifar10-jpeg instead of cifar10; epochs 2 instead of 200" in shown
+    assert lines(shown)["conv"][2] != "-"  # the paper's images, after all
 
 
 def test_everything_lands_in_one_dataset(tmp_path):
@@ -149,7 +185,7 @@ def test_a_failed_run_is_named_and_the_others_are_shown(monkeypatch, capsys):
         command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "1", "--epochs", "1"])
     assert end.value.code == 1
     shown = capsys.readouterr()
-    assert shown.err == "table1/cifar10/conv/seed0 failed: OSError: disk\n"
+    assert shown.err == "failed, as told above: table1/cifar10/conv/seed0\n"
     assert lines(shown.out)["conv"] == ["0", "-", "88.3", "-", "-"]
     assert lines(shown.out)["lc"] == ["1", "65.2", "80.9", "-", "-7.4"]
 
