@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 import xarray as xr
@@ -28,17 +28,13 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
         Every numeric variable that has exactly the axis epoch, and no new axis' name, with the axes (..., epoch), from
         epoch 1; NaN where a run is missing or shorter than others. Attributes are those that all runs agree on.
     """
-    first = next(iter(results.values()))
-    names = [name for name, values in first.data_vars.items() if _is_history(values) and name not in axes]
-    shape = (*map(len, axes.values()), max(result.sizes["epoch"] for result in results.values()))
-    stacked = {name: np.full(shape, np.nan) for name in names}
-    for key, result in results.items():
-        where = tuple(list(values).index(value) for value, values in zip(key, axes.values(), strict=True))
-        for name in names:
-            stacked[name][where][: result.sizes["epoch"]] = result[name]
-    variables = {name: ((*axes, "epoch"), values, first[name].attrs) for name, values in stacked.items()}
-    coordinates = {name: list(values) for name, values in axes.items()} | {"epoch": range(1, shape[-1] + 1)}
-    return xr.Dataset(variables, coordinates, _common([result.attrs for result in results.values()]))
+    runs = [
+        _histories(result, axes).expand_dims({name: [value] for name, value in zip(axes, key, strict=True)})
+        for key, result in results.items()
+    ]
+    stacked = xr.combine_by_coords(runs, join="outer", combine_attrs="drop_conflicts")
+    epochs = range(1, max(result.sizes["epoch"] for result in results.values()) + 1)
+    return cast(xr.Dataset, stacked).reindex({**{name: list(axes[name]) for name in axes}, "epoch": epochs})
 
 
 def stored(config: TrainConfig, folder: Path) -> xr.Dataset | None:
@@ -78,13 +74,11 @@ def _decoded(value: Any, hint: Any) -> Any:
     return bool(value) if bool in (hint, *get_args(hint)) else np.array(value).item()
 
 
+def _histories(result: xr.Dataset, axes: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+    """What a run has of every epoch, from epoch 1."""
+    names = [name for name, values in result.data_vars.items() if _is_history(values) and name not in axes]
+    return result[names].reset_coords(drop=True).assign_coords(epoch=range(1, result.sizes["epoch"] + 1))
+
+
 def _is_history(values: xr.DataArray) -> bool:
     return values.dims == ("epoch",) and np.issubdtype(values.dtype, np.number)
-
-
-def _common(attributes: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
-    """What all of them say in the same words."""
-    first, *others = attributes
-    plain = lambda attributes, name: np.array(attributes[name]).tolist()
-    same = lambda name: all(name in other and plain(other, name) == plain(first, name) for other in others)
-    return {name: value for name, value in first.items() if same(name)}
