@@ -62,11 +62,11 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
 
 
 @torch.no_grad()
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put the `state` of a run back, in place; every tensor keeps its memory layout.
+def restore_network(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put the parameters and buffers of a `state` back, in place; every tensor keeps its memory layout.
 
     Args:
-        model, optimizer: made like those that were saved, the optimiser from ``model.parameters()``.
+        model: made like the one that was saved.
         tensors: as `state` gave them; others are ignored.
 
     Raises:
@@ -78,6 +78,16 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
         raise ValueError("the checkpoint must hold the tensors of the network that the configuration names")
     for name, tensor in own.items():
         tensor.copy_(saved[name])
+
+
+@torch.no_grad()
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the `state` of a run back: `restore_network`, and the moments of an optimiser of ``model.parameters()``.
+
+    Raises:
+        ValueError: the tensors are those of another network.
+    """
+    restore_network(model, tensors)
     moments: dict[int, dict[str, Tensor]] = {}
     for index, (name, parameter) in enumerate(model.named_parameters()):
         for moment in MOMENTS:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_type_hints
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 DatasetName = Literal["cifar10", "cifar10-jpeg", "cifar100", "tinyimagenet", "imagenet", "digits"]
 
@@ -37,7 +38,7 @@ class TrainConfig:
         seed: of the weights, the order of the images, their crops and the sleeps.
 
     Raises:
-        ValueError: a field is out of range, or fields contradict each other.
+        ValueError: a field is of the wrong kind or out of range, or fields contradict each other.
     """
 
     dataset: DatasetName = "cifar10"
@@ -62,17 +63,17 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            choices, value = get_args(hints[field.name]), getattr(self, field.name)
-            if all(isinstance(choice, str) for choice in choices) and choices and value not in choices:
-                raise ValueError(f"{field.name} must be one of {', '.join(choices)}; got {value!r}")
+        if isinstance(self.milestones, list):  # as JSON has it
+            object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name, hint in get_type_hints(type(self)).items():
+            if not _fits(getattr(self, name), hint):
+                raise ValueError(f"{name} must be {_words(hint)}; got {getattr(self, name)!r}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("repetitions", 1), ("padding", 0), ("keep_first", 0)):
-            _whole(name, getattr(self, name), least)
+            _least(name, getattr(self, name), least)
         for name in ("share_every", "train_images"):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 1)
-        _whole("seed", self.seed, 0)
+                _least(name, getattr(self, name), 1)
+        _least("seed", self.seed, 0)
         if self.batch_size % self.repetitions:
             raise ValueError(
                 f"batch_size must be a multiple of repetitions={self.repetitions}; got {self.batch_size}. A batch "
@@ -88,6 +89,30 @@ class TrainConfig:
             raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a field's kind. A whole number will do for any number, and a bool is none."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, kind) for kind in get_args(hint))
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _words(hint: Any) -> str:
+    """A field's kind in words."""
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_words, get_args(hint)))
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    if get_origin(hint) is tuple:
+        return f"a tuple, each item {_words(get_args(hint)[0])}"
+    return {bool: "True or False", int: "a whole number", float: "a number", type(None): "None"}[hint]
+
+
+def _least(name: str, value: int, least: int) -> None:
+    if value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")

@@ -1,4 +1,4 @@
-"""One training run: `fit` takes a `TrainConfig` to a trained network and its history, `evaluate` tests a network.
+"""One training run: `fit` trains the network of a `TrainConfig`, `trained_network` gets it, `evaluate` tests it.
 
 Nothing in a run depends on when it was interrupted. The batches, the sleeps and whatever else is random in a step are
 pure functions of the seed and the step, the learning rate is one of the epoch; all the rest is in the checkpoint.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from bioshare.files import refuse_unwritable
-from bioshare.train.checkpoint import read_metadata
+from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import Batches, Dataset, load, test_batches, training_batches
 from bioshare.train.distributed import Processes, processes
@@ -45,9 +48,10 @@ def fit(
 ) -> xr.Dataset:
     """Train a network, alone or as one of the processes that torchrun started.
 
-    ``folder`` gets ``result.nc`` after every epoch, and ``checkpoint.safetensors`` from time to time and at the end.
-    A kill at any moment leaves whole files, from which ``resume`` goes on to the same final weights: bit by bit in one
-    process on a CPU with the same number of threads, otherwise to rounding.
+    ``folder`` gets ``result.nc`` after every epoch, and ``checkpoint.safetensors`` from time to time and at the end;
+    `trained_network` makes the network from that. A kill at any moment leaves whole files, from which ``resume`` goes
+    on to the same final weights: bit by bit in one process on a CPU with the same number of threads, otherwise to
+    rounding.
 
     Args:
         config: what to train.
@@ -78,10 +82,39 @@ def fit(
     if finished is not None:
         return finished
     refuse_unwritable(folder)
-    with processes(device) as here, torch.random.fork_rng([here.device] if here.device.type == "cuda" else []):
-        writer = _tensorboard(folder) if tensorboard and here.rank == 0 else None
+    with (
+        processes(device) as here,
+        torch.random.fork_rng([here.device] if here.device.type == "cuda" else []),
+        _tensorboard(folder, tensorboard and here.rank == 0) as writer,
+    ):
         dataset = load(config.dataset, data)  # the run must be gone before its processes part: hence a function
         return _train(config, dataset, folder, here, record_snr, checkpoint_every, progress, writer)
+
+
+def trained_network(folder: Path | str) -> nn.Module:
+    """The network of a run, on the CPU and in evaluation mode; it needs no data set.
+
+    Args:
+        folder: as for `fit`. A run that isn't finished gives the network of its last checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint in ``folder``.
+        ValueError: the checkpoint is damaged.
+
+    Example:
+        Test it again, to the ``top1`` of the last epoch::
+
+            config = TrainConfig(dataset="digits")
+            fit(config, "run")
+            evaluate(trained_network("run"), test_batches(load("digits"), config, torch.device("cpu")))
+    """
+    path = Path(folder) / CHECKPOINT
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; folder must be one that fit has trained in")
+    tensors, metadata = checkpoint.read(path)
+    model = network(TrainConfig(**metadata["config"]), **metadata["network"])
+    checkpoint.restore_network(model, tensors)
+    return model.eval()
 
 
 def _train(
@@ -97,12 +130,14 @@ def _train(
     """Train from the start, or from the checkpoint that is there, to the end."""
     batches = training_batches(dataset, config, here.device, here.rank, here.world)
     tests = test_batches(dataset, config, here.device, here.rank, here.world)
-    run = Run(config, network(config, dataset), batches, here, record_snr)
+    sizes = {"num_classes": len(dataset.classes), "input_size": dataset.input_size}
+    run = Run(config, network(config, **sizes), batches, here, record_snr, sizes)
     if (folder / CHECKPOINT).exists():
         run.restore(folder / CHECKPOINT)
     with _bar(run, progress) as bar, interruptible() as caught:
+        watch = _Watch(run, folder / CHECKPOINT, checkpoint_every, caught, bar)
         while run.epoch < config.epochs:
-            _train_epoch(run, folder / CHECKPOINT, checkpoint_every, caught, bar)
+            _train_epoch(run, watch)
             run.finish_epoch(evaluate(run.compiled, tests, run.dtype, here))
             if run.epoch == config.epochs:
                 run.save(folder / CHECKPOINT)
@@ -110,31 +145,52 @@ def _train(
     return _publish(run, folder / RESULT, None)
 
 
-def _train_epoch(run: Run, path: Path, checkpoint_every: float, caught: Caught, bar: tqdm) -> None:
+def _train_epoch(run: Run, watch: _Watch) -> None:
     """Train the rest of an epoch, and look up from it now and then."""
-    bar.set_description(f"epoch {run.epoch + 1}/{run.config.epochs}")
+    watch.bar.set_description(f"epoch {run.epoch + 1}/{run.config.epochs}")
     start = time.perf_counter()
     for x, y in run.batches.epoch(run.epoch, run.batch):
         run.step(x, y)
-        bar.update(run.images(run.batch - 1))
+        watch.bar.update(run.images(run.batch - 1))
         run.seconds += time.perf_counter() - start
-        alone = run.here.world == 1  # and needn't agree with others on when to look
-        if run.steps % LOOK_EVERY[run.here.device.type] == 0 or (alone and caught.signal):
-            _look(run, path, checkpoint_every, caught, bar)
+        if watch.due:
+            watch.look()
         start = time.perf_counter()
 
 
-def _look(run: Run, path: Path, checkpoint_every: float, caught: Caught, bar: tqdm) -> None:
-    """Look at the loss, the clock and the signals, all processes together."""
-    due = time.monotonic() - run.saved >= checkpoint_every
-    signal, save = run.here.largest(torch.tensor([caught.signal, due], device=run.here.device)).tolist()
-    totals = run.totals()
-    loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
-    bar.set_postfix_str(f"loss {loss:.3f}, {100 * correct:.1f} % correct", refresh=False)
-    if save or signal:
-        run.save(path)
-    if signal:
-        raise Interrupted(f"stopped by signal {signal} after step {run.steps - 1}; {path} has everything", signal)
+@dataclass(frozen=True)
+class _Watch:
+    """What looks up from a run: at the loss, the clock and the signals.
+
+    Attributes:
+        path: of the checkpoint.
+        every: seconds between two checkpoints.
+    """
+
+    run: Run
+    path: Path
+    every: float
+    caught: Caught
+    bar: tqdm
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a look; several processes must agree on that, and can't know of a signal's."""
+        alone = self.run.here.world == 1
+        return self.run.steps % LOOK_EVERY[self.run.here.device.type] == 0 or (alone and self.caught.signal > 0)
+
+    def look(self) -> None:
+        """Look, all processes together; save what there is, and stop, if need be."""
+        run, late = self.run, time.monotonic() - self.run.saved >= self.every
+        signal, save = run.here.largest(torch.tensor([self.caught.signal, late], device=run.here.device)).tolist()
+        totals = run.totals()
+        loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
+        self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * correct:.1f} % correct", refresh=False)
+        if save or signal:
+            run.save(self.path)
+        if signal:
+            told = f"stopped by signal {signal} after step {run.steps} of the run; {self.path} has everything"
+            raise Interrupted(told, signal)
 
 
 @torch.no_grad()
@@ -200,7 +256,7 @@ def _finished(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset | N
         )
     found = read_result(result) if result in there else None
     if path in there:
-        refuse_other(config, read_metadata(path)["config"], path)
+        refuse_other(config, checkpoint.read_metadata(path)["config"], path)
     if found is not None:
         refuse_other(config, found.attrs, result)
     return found if found is not None and found.sizes["epoch"] == config.epochs else None
@@ -213,10 +269,15 @@ def _refuse_unusable(checkpoint_every: float, record_snr: int | None) -> None:
         raise ValueError(f"record_snr must be None or a whole number of batches of at least 1; got {record_snr!r}")
 
 
-def _tensorboard(folder: Path) -> Any:
-    """A writer for TensorBoard, whose package is optional."""
+@contextmanager
+def _tensorboard(folder: Path, wanted: bool) -> Iterator[Any]:
+    """A writer for TensorBoard, whose package is optional; None if it isn't wanted."""
+    if not wanted:
+        yield None
+        return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("tensorboard=True needs a package that isn't there: pip install tensorboard") from None
-    return SummaryWriter(folder / "tensorboard")
+    with closing(SummaryWriter(folder / "tensorboard")) as writer:
+        yield writer

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from bioshare.files import replacing
 from bioshare.machine import processor, versions
@@ -32,21 +33,43 @@ MEANINGS = {
 
 @dataclass
 class History:
-    """What happened so far; can go to JSON and back.
+    """What happened so far.
 
     Attributes:
         epochs: of every epoch that is complete, the quantities in `MEANINGS`.
-        snr: measurements of -log SNR: steps of the optimiser so far, whether right after a sharing, values by layer.
         sharings: how many times the weights were shared.
+        layers: the names of those whose -log SNR is measured.
+        snr: measurements of -log SNR: steps of the optimiser so far, whether right after a sharing, values by layer.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
-    snr: list[tuple[int, bool, dict[str, float]]] = field(default_factory=list)
     sharings: int = 0
+    layers: list[str] = field(default_factory=list)
+    snr: list[tuple[int, bool, list[float]]] = field(default_factory=list)
 
-    def measured(self, steps: int, shared: bool, values: dict[str, float]) -> None:
+    def add_snr(self, steps: int, shared: bool, values: Mapping[str, float]) -> None:
         """Add -log SNR by layer, after so many steps of the optimiser, before or right after a sharing."""
-        self.snr.append((steps, shared, values))
+        self.layers = list(values)
+        self.snr.append((steps, shared, list(values.values())))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The measurements: steps (n,), whether after a sharing (n,), and values (n, layers)."""
+        steps, shared, values = zip(*self.snr, strict=True) if self.snr else ((), (), ())
+        return {
+            "snr.steps": torch.tensor(steps, dtype=torch.int64),
+            "snr.shared": torch.tensor(shared, dtype=torch.bool),
+            "snr.values": torch.tensor(values, dtype=torch.float64).view(len(steps), len(self.layers)),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """All but the measurements, as JSON can hold it."""
+        return {"epochs": self.epochs, "sharings": self.sharings, "layers": self.layers}
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
+        """A history from its `facts` and `tensors`; others are ignored."""
+        columns = (tensors[f"snr.{name}"].tolist() for name in ("steps", "shared", "values"))
+        return cls(**facts, snr=list(zip(*columns, strict=True)))
 
     def to_xarray(self, config: TrainConfig, device: torch.device) -> xr.Dataset:
         """The history with the axes epoch (1 for the first), and for a network that has them snr_step and layer.
@@ -59,14 +82,13 @@ class History:
         }
         coordinates: dict[str, Any] = {"epoch": np.arange(1, len(self.epochs) + 1)}
         if self.snr:
-            steps, shared, values = zip(*self.snr, strict=True)
-            table = np.array([list(row.values()) for row in values])
+            steps, shared, table = (tensor.numpy() for tensor in self.tensors().values())
             meaning = {"long_name": "log mean_j(var_j / mean_j^2), median over sharing groups"}
             variables["neg_log_snr"] = (("snr_step", "layer"), table, meaning)
             coordinates |= {
-                "snr_step": ("snr_step", np.array(steps), {"long_name": "steps of the optimiser so far"}),
-                "shared": ("snr_step", np.array(shared, np.int8), {"long_name": "1 right after a sharing"}),
-                "layer": list(values[0]),
+                "snr_step": ("snr_step", steps, {"long_name": "steps of the optimiser so far"}),
+                "shared": ("snr_step", shared.astype(np.int8), {"long_name": "1 right after a sharing"}),
+                "layer": self.layers,
             }
         facts = {
             "sharings": self.sharings,
@@ -78,14 +100,18 @@ class History:
 
 
 def encoded(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as netCDF's attributes and JSON can hold it."""
+    """A configuration as netCDF's attributes can hold it."""
     return {field.name: _encoded(getattr(config, field.name)) for field in fields(config)}
 
 
 def _encoded(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value) if value else "none"
-    return "none" if value is None else int(value) if isinstance(value, bool) else value
+    """A field's value, or what netCDF or JSON made of it, as an attribute."""
+    plain = np.array(value).tolist()
+    if plain is None or plain == []:
+        return "none"
+    if isinstance(plain, list) and len(plain) == 1:  # netCDF knows no list of one
+        return plain[0]
+    return int(plain) if isinstance(plain, bool) else plain
 
 
 def refuse_other(config: TrainConfig, found: Mapping[str, Any], path: Path) -> None:
@@ -93,18 +119,19 @@ def refuse_other(config: TrainConfig, found: Mapping[str, Any], path: Path) -> N
 
     Args:
         config: the run that was asked for.
-        found: what `encoded` made of the file's.
+        found: the fields in the file, of a result or a checkpoint. One that is newer than the file had its default.
         path: the file.
 
     Raises:
         ValueError: fields differ; names them.
     """
     wanted = encoded(config)
-    differing = [name for name, value in wanted.items() if name not in found or np.array(found[name]).tolist() != value]
+    was = encoded(TrainConfig()) | {name: _encoded(found[name]) for name in wanted if name in found}
+    differing = [f"{name} was {was[name]} and is now {value}" for name, value in wanted.items() if was[name] != value]
     if differing:
-        told = ", ".join(f"{name} was {found.get(name, 'not there')} and is now {wanted[name]}" for name in differing)
         raise ValueError(
-            f"config must be that of the run in {path.parent}: {told}. Take another folder (--to), or the same options"
+            f"config must be that of the run in {path.parent}: {', '.join(differing)}. Take another folder (--to), or "
+            "the same options"
         )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -17,9 +17,10 @@ from bioshare.bridge import InstantSharing, SleepReport, neg_log_snr
 from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
-from bioshare.train.data import Batches, Dataset
+from bioshare.train.data import Batches
+from bioshare.train.data.plan import Purpose, seeded
 from bioshare.train.distributed import Processes
-from bioshare.train.results import History, encoded
+from bioshare.train.results import History
 
 NETWORKS = {"resnet20": resnet20, "resnet18": resnet18}
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -31,7 +32,7 @@ class TrainingDivergedError(FloatingPointError):
     """A run whose loss or weights are no longer finite.
 
     Attributes:
-        epoch, step: where, from 0; the step counts the batches of the whole run.
+        epoch, step: where, both from 0 (from 1 in the message); the step counts the batches of the whole run.
         learning_rate: at that step.
     """
 
@@ -43,17 +44,23 @@ class TrainingDivergedError(FloatingPointError):
         return self.args[0]
 
 
-def network(config: TrainConfig, dataset: Dataset) -> nn.Module:
+def network(config: TrainConfig, num_classes: int, input_size: Sequence[int]) -> nn.Module:
     """The network of a configuration, its weights drawn from the seed; the global generator stays as it was.
+
+    Args:
+        config: names the network.
+        num_classes: of the data set.
+        input_size: channels, rows and columns of its images.
 
     Raises:
         ValueError: ``keep_first`` leaves nothing to be locally connected.
     """
+    channels, rows, columns = input_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = NETWORKS[config.network](len(dataset.classes), in_channels=dataset.input_size[0])
+        model = NETWORKS[config.network](num_classes, in_channels=channels)
         if config.locally_connected:
-            model = to_locally_connected(model, dataset.input_size, "independent", config.keep_first)
+            model = to_locally_connected(model, (channels, rows, columns), "independent", config.keep_first)
     if config.locally_connected and not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
         raise ValueError(f"keep_first must leave a convolution of {config.network}; got {config.keep_first}")
     return model
@@ -75,9 +82,9 @@ def sharing(config: TrainConfig) -> Callable[..., SleepReport] | None:
     return None if config.share_every is None else InstantSharing(config.border)
 
 
-def seed_at(seed: int, *moment: int) -> int:
-    """The seed of a moment in a run: of a step, of a process at a step."""
-    return int(np.random.SeedSequence([seed, *moment]).generate_state(1, np.uint64)[0])
+def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
+    """A seed of its own for every purpose, run's seed and moment, such as a step, or a step and a process."""
+    return int(seeded(purpose, seed, *when).integers(2**63))
 
 
 def half(config: TrainConfig, device: torch.device) -> torch.dtype | None:
@@ -104,6 +111,7 @@ class Run:
         batches: of the training images, this process's part.
         here: this process.
         record_snr: measure -log SNR after every n-th batch; None for once an epoch.
+        sizes: the other arguments of `network`, for the checkpoint.
 
     Attributes:
         compiled: the network as `torch.compile` made it, or itself.
@@ -115,9 +123,15 @@ class Run:
     """
 
     def __init__(
-        self, config: TrainConfig, model: nn.Module, batches: Batches, here: Processes, record_snr: int | None = None
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        batches: Batches,
+        here: Processes,
+        record_snr: int | None = None,
+        sizes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config, self.batches, self.here, self.record_snr = config, batches, here, record_snr
+        self.config, self.batches, self.here, self.record_snr, self.sizes = config, batches, here, record_snr, sizes
         self.model = model.to(here.device).train()
         here.synchronise(self.model)
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
@@ -129,8 +143,7 @@ class Run:
         self.epoch, self.batch, self.seconds, self.saved = 0, 0, 0.0, time.monotonic()
         self.sums = torch.zeros(4, dtype=torch.float64, device=here.device)
         self.history = History()
-        if config.locally_connected:
-            self.history.measured(0, False, neg_log_snr(self.model, config.border))
+        self._measure()
 
     @property
     def steps(self) -> int:
@@ -144,7 +157,7 @@ class Run:
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """Learn from one batch, or this process's part of it, and share the weights if their time has come."""
-        torch.manual_seed(seed_at(self.config.seed, self.steps, self.here.rank))
+        torch.manual_seed(seed_at("step", self.config.seed, self.steps, self.here.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.epoch)
         self.optimizer.zero_grad()
@@ -156,32 +169,44 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._count(loss.detach(), scores.detach(), y)
-        self._share()
         self.batch += 1
+        self._share_and_measure()
 
     def _count(self, loss: Tensor, scores: Tensor, y: Tensor) -> None:
         correct, images = (scores.argmax(1) == y).sum(), y.new_tensor(len(y))
         self.sums[:FINITE] += torch.stack([loss, correct, images])
         self.sums[FINITE] += self.sums[LOSS].isfinite()
 
-    def _share(self) -> None:
-        """Share the weights after this batch, and measure -log SNR before and after, if it is time for that."""
-        index = self.batch if self.config.share_count == "epoch" else self.steps
-        measure = self.record_snr is not None and index % self.record_snr == 0 and self.config.locally_connected
-        done = self.steps + 1
-        if self.share is None or index % (self.config.share_every or 1):
-            if measure:
-                self.history.measured(done, False, neg_log_snr(self.model, self.config.border))
-            return
+    def _share_and_measure(self) -> None:
+        """Share the weights after a batch, and measure -log SNR before and after, if it is time for that."""
+        measured = self._due(self.record_snr)
+        if measured:
+            self._measure()
+        if self.share and self._due(self.config.share_every):
+            with self._finite():
+                self.share(self.model, seed=seed_at("sleep", self.config.seed, self.steps - 1), measure=False)
+            self.history.sharings += 1
+            if measured:
+                self._measure(shared=True)
+
+    def _due(self, every: int | None) -> bool:
+        """Whether the batch just learned is one of every n-th, the first of the epoch or of the run included."""
+        learned = self.batch if self.config.share_count == "epoch" else self.steps
+        return every is not None and (learned - 1) % every == 0
+
+    def _measure(self, shared: bool = False) -> None:
+        if self.config.locally_connected:
+            with self._finite():
+                self.history.add_snr(self.steps, shared, neg_log_snr(self.model, self.config.border))
+
+    @contextmanager
+    def _finite(self) -> Iterator[None]:
+        """Sharing and measuring refuse weights that are not finite by a ValueError: say where the run was."""
         try:
-            report = self.share(self.model, seed=seed_at(self.config.seed, self.steps), measure=measure)
-        except ValueError:  # which is how sharing refuses weights that are not finite
-            self._refuse_broken_weights(self.steps)
+            yield
+        except ValueError:
+            self._refuse_broken_weights()
             raise
-        self.history.sharings += 1
-        if measure:
-            self.history.measured(done, False, {layer.name: layer.neg_log_snr_before for layer in report.layers})
-            self.history.measured(done, True, {layer.name: layer.neg_log_snr_after for layer in report.layers})
 
     def totals(self) -> Tensor:
         """The sums of this epoch so far, over all processes.
@@ -195,15 +220,16 @@ class Run:
             raise self._diverged("the loss", self.steps - self.batch + int(fine))
         return totals
 
-    def _refuse_broken_weights(self, step: int) -> None:
+    def _refuse_broken_weights(self) -> None:
+        """Refuse what the last step has made if it isn't finite."""
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             self.totals()  # a loss that wasn't finite came first
-            raise self._diverged("a weight", step)
+            raise self._diverged("a weight", self.steps - 1)
 
     def _diverged(self, what: str, step: int) -> TrainingDivergedError:
         epoch = step // len(self.batches)
         rate = learning_rate(self.config, epoch)
-        where = f"in epoch {epoch + 1}, step {step}, at the learning rate {rate:g}"
+        where = f"in epoch {epoch + 1}, step {step + 1} of the run, at the learning rate {rate:g}"
         return TrainingDivergedError(
             f"{what} is no longer finite {where}. Try a smaller learning_rate", epoch, step, rate
         )
@@ -215,8 +241,8 @@ class Run:
         speed = {"seconds": self.seconds, "images_per_second": images / self.seconds}
         learned = {"train_loss": loss / images, "train_accuracy": 100 * correct / images}
         self.history.epochs.append(learned | test | rate | speed)
-        if self.record_snr is None and self.config.locally_connected:
-            self.history.measured(self.steps, False, neg_log_snr(self.model, self.config.border))
+        if self.record_snr is None:
+            self._measure()
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
 
@@ -227,17 +253,19 @@ class Run:
             TrainingDivergedError: there is something in it that isn't finite; the file stays as it was.
         """
         totals = self.totals()
-        self._refuse_broken_weights(self.steps - 1)
+        self._refuse_broken_weights()
         metadata = {
-            "config": encoded(self.config),
+            "config": asdict(self.config),
+            "network": self.sizes,
             "epoch": self.epoch,
             "batch": self.batch,
             "seconds": self.seconds,
             "scaler": self.scaler.state_dict(),
-            "history": asdict(self.history),
+            "history": self.history.facts(),
         }
         if self.here.rank == 0:
-            checkpoint.write(path, checkpoint.state(self.model, self.optimizer) | {"sums": totals}, metadata)
+            tensors = checkpoint.state(self.model, self.optimizer) | self.history.tensors() | {"sums": totals}
+            checkpoint.write(path, tensors, metadata)
         self.here.wait()
         self.saved = time.monotonic()
 
@@ -250,7 +278,7 @@ class Run:
         tensors, metadata = checkpoint.read(path)
         checkpoint.restore(self.model, self.optimizer, tensors)
         self.epoch, self.batch, self.seconds = (metadata[name] for name in ("epoch", "batch", "seconds"))
-        self.history = History(**metadata["history"])
+        self.history = History.restored(metadata["history"], tensors)
         if metadata["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
         if self.here.rank == 0:

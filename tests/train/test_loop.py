@@ -1,12 +1,14 @@
 """A training run: its schedule, its sharing, its history; stopped at any moment, it ends with the same weights."""
 
 import dataclasses
+import json
 import math
 import multiprocessing
 import os
 import pickle
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,15 +20,17 @@ import torch
 import xarray as xr
 from torch import nn
 
-import bioshare
+import bioshare.train
 from bioshare.bridge import InstantSharing, neg_log_snr
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint, loop
 from bioshare.train import run as training
 from bioshare.train.config import TrainConfig
+from bioshare.train.data import load
+from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.interrupt import Interrupted, interruptible
-from bioshare.train.loop import CHECKPOINT, RESULT, evaluate, fit
-from bioshare.train.results import MEANINGS, encoded
+from bioshare.train.loop import CHECKPOINT, RESULT, evaluate, fit, trained_network
+from bioshare.train.results import MEANINGS, History, encoded, read_result, refuse_other, write_result
 
 CONFIG = TrainConfig(
     dataset="digits", locally_connected=True, share_every=3, epochs=2, batch_size=32, train_images=150, padding=1
@@ -164,6 +168,7 @@ def test_sharing_follows_the_batches_that_it_should(tmp_path, monkeypatch, count
         share = InstantSharing(config.border)
 
         def spy(model, seed, measure):
+            assert not measure  # the run measures by itself
             seen.append((seed, neg_log_snr(model)["0"]))
             return share(model, seed, measure)
 
@@ -171,7 +176,7 @@ def test_sharing_follows_the_batches_that_it_should(tmp_path, monkeypatch, count
 
     monkeypatch.setattr(training, "sharing", sharing)
     result = run(tmp_path, dataclasses.replace(CONFIG, share_count=count), record_snr=1)
-    assert [seed for seed, _ in seen] == [training.seed_at(CONFIG.seed, step) for step in steps]
+    assert [seed for seed, _ in seen] == [training.seed_at("sleep", CONFIG.seed, step) for step in steps]
     assert result.snr_step[result.shared == 1].values.tolist() == [step + 1 for step in steps]
     just_before = [int(np.flatnonzero((result.snr_step == step + 1) & (result.shared == 0))[0]) for step in steps]
     assert np.allclose(result.neg_log_snr[just_before, 0], [snr for _, snr in seen])
@@ -199,7 +204,7 @@ def test_a_signal_ends_the_run_after_the_batch_and_resume_ends_with_the_same_wei
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     stopped = interrupt(tmp_path, step, number=number)
     assert stopped.signal == number
-    assert str(stopped).endswith(f"after step {step}; {tmp_path / CHECKPOINT} has everything")
+    assert str(stopped).endswith(f"after step {step + 1} of the run; {tmp_path / CHECKPOINT} has everything")
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     metadata = checkpoint.read_metadata(tmp_path / CHECKPOINT)
     assert (metadata["epoch"], metadata["batch"]) in (divmod(step + 1, 5), (step // 5, step % 5 + 1))
@@ -299,6 +304,44 @@ def test_a_folder_with_a_run_is_refused(straight, tmp_path, name):
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, content)]
 
 
+def test_a_run_from_before_a_field_was_there_had_its_default(straight):
+    found = {name: value for name, value in straight[1].attrs.items() if name not in ("weight_decay", "compile")}
+    refuse_other(CONFIG, found, straight[0] / RESULT)
+    with pytest.raises(ValueError, match=r"weight_decay was 0\.01 and is now 0\.5\. Take"):
+        refuse_other(dataclasses.replace(CONFIG, weight_decay=0.5), found, straight[0] / RESULT)
+
+
+@pytest.mark.parametrize("milestones", [(), (0.7,), (0.25, 0.5)])
+def test_a_stored_configuration_is_known_again(tmp_path, milestones):
+    config = dataclasses.replace(CONFIG, milestones=milestones, flip=True, train_images=None)
+    write_result(tmp_path / RESULT, xr.Dataset(attrs=encoded(config)))
+    refuse_other(config, read_result(tmp_path / RESULT).attrs, tmp_path / RESULT)
+    stored = json.loads(json.dumps(dataclasses.asdict(config)))
+    refuse_other(config, stored, tmp_path / CHECKPOINT)
+    assert TrainConfig(**stored) == config
+
+
+def test_a_history_comes_back_from_its_tensors(straight):
+    history = History([{"top1": 0.1}], 2, ["a", "b"], [(0, False, [0.1, math.inf]), (3, True, [0.2, -1e300])])
+    facts = json.loads(json.dumps(history.facts()))
+    assert History.restored(facts, history.tensors() | {"sums": torch.ones(1)}) == history
+    assert History.restored(History().facts(), History().tensors()) == History()
+    assert "snr" not in checkpoint.read_metadata(straight[0] / CHECKPOINT)["history"]
+
+
+def test_the_trained_network_is_the_one_of_the_result(straight, monkeypatch):
+    folder, result = straight
+    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("a checkpoint needs no data"))
+    state = torch.random.get_rng_state()
+    model = trained_network(folder)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not model.training
+    tests = batches_for_testing(load("digits"), CONFIG, torch.device("cpu"))
+    assert evaluate(model, tests) == {name: result[name].values[-1] for name in ("test_loss", "top1", "top5")}
+    with pytest.raises(FileNotFoundError, match=f"there is no .*{CHECKPOINT}; folder must be one"):
+        trained_network(folder / "other")
+
+
 def test_a_damaged_checkpoint_is_refused(straight, tmp_path):
     content = (straight[0] / CHECKPOINT).read_bytes()
     (tmp_path / CHECKPOINT).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -320,7 +363,9 @@ class Exploding(nn.Module):
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setitem(training.NETWORKS, "resnet20", Exploding)
     config = dataclasses.replace(CONFIG, share_every=None, learning_rate=1e30)
-    with pytest.raises(training.TrainingDivergedError, match=r"loss .* epoch 1, step 1, at the learning rate 1e") as e:
+    with pytest.raises(
+        training.TrainingDivergedError, match=r"loss .* epoch 1, step 2 of the run, at the learning rate 1e"
+    ) as e:
         run(tmp_path, config, checkpoint_every=0)
     assert (e.value.epoch, e.value.step, e.value.learning_rate) == (0, 1, 1e30)
     assert checkpoint.read_metadata(tmp_path / CHECKPOINT)["batch"] == 1
@@ -340,8 +385,12 @@ def test_the_step_of_divergence_is_exact_when_looks_are_rare(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("share_every", [1, None])
-def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, share_every):
+@pytest.mark.parametrize(
+    ("share_every", "options"),
+    [(1, {}), (None, {"checkpoint_every": 0}), (None, {"record_snr": 1})],
+    ids=["shared", "saved", "measured"],
+)
+def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, share_every, options):
     step = torch.optim.AdamW.step
 
     def breaking(self, *arguments, **options):
@@ -351,8 +400,8 @@ def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, share_e
 
     monkeypatch.setattr(torch.optim.AdamW, "step", breaking)
     config = dataclasses.replace(CONFIG, share_every=share_every)
-    with pytest.raises(training.TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 0, at"):
-        run(tmp_path, config, checkpoint_every=0)
+    with pytest.raises(training.TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 1 of the"):
+        run(tmp_path, config, **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -437,11 +486,13 @@ def test_tensorboard_is_asked_for_before_work_starts(tmp_path, monkeypatch):
 def test_tensorboard_gets_the_history(tmp_path, monkeypatch):
     written = {}
     add = lambda name, value, epoch: written.update({(name, epoch): value})
-    writer = SimpleNamespace(add_scalar=add, flush=lambda: None)
+    closed = []
+    writer = SimpleNamespace(add_scalar=add, flush=lambda: None, close=lambda: closed.append(True))
     fake = SimpleNamespace(SummaryWriter=lambda folder: writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     result = run(tmp_path, tensorboard=True)
     assert written == {(n, e): result[n].sel(epoch=e).item() for n in MEANINGS for e in (1, 2)}
+    assert closed == [True]
 
 
 KILLED = dataclasses.replace(CONFIG, train_images=96, epochs=6, share_every=2)
@@ -460,6 +511,13 @@ def started(folder):
     return process
 
 
+def finish(folder):
+    """Go on with the run in a folder to its end."""
+    process = started(folder)
+    process.join(120)
+    assert process.exitcode == 0
+
+
 def written(folder):
     """When the checkpoint was, 0 for never."""
     return (folder / CHECKPOINT).stat().st_mtime_ns if (folder / CHECKPOINT).exists() else 0
@@ -469,14 +527,16 @@ def kill_at_a_random_moment(folder, moments):
     """Kill a run: while it begins, or a few batches after its first checkpoint, most likely while it writes one."""
     before, process = written(folder), started(folder)
     if moments.random() < 0.7:
-        while process.is_alive() and written(folder) == before:
+        deadline = time.monotonic() + 60
+        while process.is_alive() and written(folder) == before and time.monotonic() < deadline:
             time.sleep(0.002)
         process.join(moments.uniform(0, 0.8))
     else:
         process.join(moments.uniform(0, 2))
     process.kill()
     process.join()
-    return process.exitcode == -signal.SIGKILL
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 @pytest.mark.slow
@@ -484,23 +544,41 @@ def test_a_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(tmp
     multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.loop", "torch._dynamo"])
     straight, folder = tmp_path / "straight", tmp_path / "killed"
     moments, kills, reached = random.Random(0), 0, set()
-    started(straight).join()
+    finish(straight)
     while kills < 10:
         kills += kill_at_a_random_moment(folder, moments)
         reached.add(written(folder))
         if (folder / RESULT).exists() and checkpoint.read_metadata(folder / CHECKPOINT)["epoch"] == KILLED.epochs:
-            started(folder).join()
+            finish(folder)
             assert_same_ending(folder, straight)
             folder = tmp_path / f"killed{kills}"  # the kills that are left are another run's
-    started(folder).join()
+    finish(folder)
     assert len(reached) > 5  # the kills hit the training, not only its start
     assert_same_ending(folder, straight)
 
 
+def test_seeds_of_different_purposes_and_moments_differ():
+    purposes, moments = ("step", "sleep"), [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]
+    seeds = [training.seed_at(purpose, seed, *when) for purpose in purposes for seed in (0, 1) for when in moments]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_importing_the_package_loads_no_torch_and_its_names_lead_somewhere():
+    code = "import sys, bioshare.train; dir(bioshare.train); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert (bioshare.train.fit, bioshare.train.TrainConfig) == (fit, TrainConfig)
+    assert (
+        set(bioshare.train.__all__) == {"TrainConfig", "evaluate", "fit", "trained_network"} == set(dir(bioshare.train))
+    )
+    with pytest.raises(AttributeError, match="no attribute 'sleepy'"):
+        _ = bioshare.train.sleepy
+
+
 def test_the_network_is_the_locally_connected_one_of_the_seed():
-    dataset = loop.load("digits")
     state = torch.random.get_rng_state()
-    models = [training.network(dataclasses.replace(CONFIG, seed=seed, keep_first=1), dataset) for seed in (0, 0, 1)]
+    configs = [dataclasses.replace(CONFIG, seed=seed, keep_first=1) for seed in (0, 0, 1)]
+    models = [training.network(config, 10, (1, 8, 8)) for config in configs]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [type(model[i]) for model in models[:1] for i in (0, 3)] == [nn.Conv2d, LocallyConnected2d]
     first, second, other = (model[3].weight for model in models)

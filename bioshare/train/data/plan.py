@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-PURPOSES = "order", "crops", "subset", "validation"
+Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
-def seeded(purpose: Literal["order", "crops", "subset", "validation"], seed: int, *when: int) -> np.random.Generator:
+def seeded(purpose: Purpose, seed: int, *when: int) -> np.random.Generator:
     """A generator of its own for every purpose, seed and moment."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *when)))
 
