@@ -4,10 +4,10 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-import socket
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 import xarray as xr
 from torch import nn
@@ -30,17 +30,16 @@ CONFIG = TrainConfig(
 
 def two_processes(work, folder, *arguments):
     """Run work(rank, folder, ...) in two processes as torchrun would start them; what each of them saved."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # on a port that is free, as torchrun
     multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.loop", "torch._dynamo"])
-    mp.start_processes(_in_process, (work, folder, port, *arguments), nprocs=2, start_method="forkserver")
+    mp.start_processes(_in_process, (work, folder, store.port, *arguments), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 def _in_process(rank, work, folder, port, *arguments):
     torch.set_num_threads(1)
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment["TORCHELASTIC_USE_AGENT_STORE"] = True  # the store is the parent's
     os.environ.update({name: str(value) for name, value in environment.items()})
     torch.save(work(rank, folder, *arguments), folder / f"{rank}.pt")
 
