@@ -63,9 +63,8 @@ def weights(folder):
 
 def assert_same_ending(folder, other):
     """The same checkpoint and the same history but for the clock."""
-    found, expected = weights(folder), weights(other)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    # a layer without sharing groups has NaN for its SNR in both
+    torch.testing.assert_close(weights(folder), weights(other), rtol=0, atol=0, equal_nan=True)
     with xr.open_dataset(folder / RESULT) as result, xr.open_dataset(other / RESULT) as reference:
         xr.testing.assert_equal(result.drop_vars(CLOCKS), reference.drop_vars(CLOCKS))
         assert result.attrs["sharings"] == reference.attrs["sharings"]
