@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -212,6 +213,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
 @contextmanager
 def _local(workers: int) -> Iterator[Client]:
     """Processes of this machine, which Ctrl-C doesn't reach: this one ends them."""
+    ensure_running()  # multiprocessing's helper: to start it would let Ctrl-C through again
     with ExitStack() as stack:
         with _uninterrupted():
             stack.enter_context(dask.config.set(SETTINGS))

@@ -205,6 +205,7 @@ def test_ctrl_c_ends_workers_quietly(tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as parent:
         try:
             workers = [started(tmp_path / str(seed) / "process") for seed in (0, 1)]
+            assert all(blocked(worker) for worker in workers)
             os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
             _, told = parent.communicate(timeout=60)
         finally:
@@ -215,6 +216,15 @@ def test_ctrl_c_ends_workers_quietly(tmp_path):
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+def blocked(process):
+    """Whether Ctrl-C is kept from a process, where the system tells that."""
+    status = Path(f"/proc/{process}/status")
+    if not status.exists():
+        return True
+    mask = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigBlk"))
+    return bool(int(mask, 16) & 1 << signal.SIGINT - 1)
 
 
 def started(path):
