@@ -1,7 +1,8 @@
 """Fig. 6 (conference appendix): weights diverge awake and converge asleep, at three learning rates.
 
--log SNR of every layer of a locally connected ResNet-20 in training, its weights shared after every tenth batch. The
-paper's runs are on CIFAR-10; the default here is scikit-learn's digits (8 x 8), on which one core needs a minute.
+-log SNR of the layers of a locally connected ResNet-20 in training, their weights shared after every tenth batch. The
+paper's runs are on CIFAR-10; the default here is scikit-learn's digits (8 x 8), on which one core needs a minute;
+there the 3 x 3 layers of the last stage see 2 x 2 positions, have nothing to share, and no SNR.
 ``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs; resumes what was begun in runs/fig6.
 """
 
@@ -77,10 +78,10 @@ def train(rate: float, args: argparse.Namespace) -> xr.Dataset:
 
 
 def draw(panel: Axes, data: xr.Dataset) -> None:
-    """A line for every layer, from the first (light) to the last (dark); sharing takes it below the axes, to -inf."""
+    """A line for every layer that shares, from light to dark; sharing takes it below the axes, to -inf."""
     values = np.maximum(data.neg_log_snr.values, FLOOR - 1)
     colors = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, data.sizes["layer"]))
-    named = {0: "first layer", data.sizes["layer"] - 1: "last layer"}
+    named = {0: "first layer", data.sizes["layer"] - 1: "last that shares"}
     for index, (layer, color) in enumerate(zip(values.T, colors, strict=True)):
         panel.plot(data.snr_step, layer, color=color, linewidth=0.7, label=named.get(index))
     panel.set_xlim(0, data.snr_step[-1])

@@ -133,10 +133,12 @@ def _refuse_loss(model: nn.Module, layers: Layers, expected: type[nn.Module]) ->
                 f"{label} is a {type(layer).__name__}; only {expected.__name__} itself, not its subclasses or other "
                 "convolutions, has a counterpart. Replace that layer by hand"
             )
-        hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
-        if any(hooks) or layer._parameters.keys() != {"weight", "bias"} or layer._modules or "forward" in vars(layer):
+        hooks = (value for name, value in vars(layer).items() if name.endswith("_hooks"))
+        more = layer._parameters.keys() != {"weight", "bias"} or layer._modules or layer._buffers
+        if any(hooks) or more or "forward" in vars(layer):
             raise TypeError(
-                f"{label} has hooks, a reparametrised weight or layers of its own, which would be lost; remove them"
+                f"{label} has hooks, a reparametrised weight, buffers or layers of its own, which would be lost; "
+                "remove them"
             )
         if any(holders[id(parameter)] > 1 for parameter in layer.parameters()):
             raise TypeError(f"{label} shares a parameter with another layer; the two would part. Use one layer twice")
@@ -148,7 +150,8 @@ def _sizes_seen(model: nn.Module, convs: Layers, input_size: tuple[int, int, int
     seen: dict[str, set[tuple[int, int]]] = {label: set() for label in convs}
     for label, conv in convs.items():
         copies[id(conv)].register_forward_pre_hook(partial(_note_size, seen[label]), with_kwargs=True)
-    batch = torch.empty(1, *input_size, device="meta", dtype=next(model.parameters()).dtype)
+    dtype = next(next(iter(convs.values())).parameters()).dtype
+    batch = torch.empty(1, *input_size, device="meta", dtype=dtype)
     try:
         with torch.no_grad(), torch.device("meta"):
             probe.eval()(batch)

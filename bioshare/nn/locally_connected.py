@@ -20,8 +20,9 @@ class LocallyConnected2d(nn.Module):
     """A convolution without weight sharing: position (h, w) of the output has its own kernel ``weight[h, w]``.
 
     y[b, :, h, w] = weight[h, w] applied to the patch that a convolution sees there. The arguments are those of
-    `torch.nn.Conv2d`, and `input_size`. Between a forward and its backward pass nothing is kept but the input and the
-    weights (with a padding_mode other than zeros, the padded input).
+    `torch.nn.Conv2d`, and `input_size`; without a bias unless asked, as in the paper. Between a forward and its
+    backward pass nothing is kept but the input and the weights (with a padding_mode other than zeros, the padded
+    input).
 
     The weights start as independent draws from N(0, 2 / (out_channels kh kw)) at every position (Kaiming normal,
     fan-out, ReLU gain), from torch's default generator; the bias starts at 0.

@@ -337,3 +337,20 @@ def test_what_is_no_model_or_size_is_refused():
         to_locally_connected(nn.Conv2d(1, 1, 1), 8)
     with pytest.raises(ValueError, match="keep_first must be"):
         to_locally_connected(nn.Conv2d(1, 1, 1), (1, 8, 8), keep_first=True)
+
+
+def test_what_a_layer_has_beside_its_weights_is_not_lost_in_silence():
+    conv = nn.Conv2d(2, 2, 3)
+    conv.register_buffer("mask", torch.ones(2))
+    with pytest.raises(TypeError, match=r"model.0 has hooks, .* buffers"):
+        to_locally_connected(nn.Sequential(conv), (2, 5, 5))
+    conv = nn.Conv2d(2, 2, 3)
+    conv.register_state_dict_post_hook(lambda *_: None)
+    with pytest.raises(TypeError, match=r"model.0 has hooks"):
+        to_locally_connected(nn.Sequential(conv), (2, 5, 5))
+
+
+def test_the_first_parameter_may_have_another_type_than_the_convolutions():
+    model = nn.Sequential(nn.Conv2d(2, 2, 3))
+    model.register_parameter("steps", nn.Parameter(torch.tensor(3), requires_grad=False))
+    assert to_locally_connected(model, (2, 5, 5))[0].weight.dtype == torch.float32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from bioshare.machine import cores
 
 CHUNK = 256
 """Images that one process works on at a time; up to that many need no process of their own."""
@@ -87,10 +88,10 @@ def decode_all(images: Iterable[Encoded], count: int, side: int, bar: tqdm) -> n
 
 
 def check_all(images: Iterable[Encoded], count: int, bar: tqdm) -> None:
-    """Read the header of every image.
+    """Read every image to its end, at an eighth of its size where its form allows.
 
     Raises:
-        ValueError: an image has none; names it.
+        ValueError: an image can't be read; names it.
     """
     for checked in _in_parallel(_check_chunk, _chunks(images), count):
         bar.update(checked)
@@ -112,8 +113,9 @@ def _decode_chunk(images: list[Encoded], side: int) -> np.ndarray:
 
 def _check_chunk(images: list[Encoded]) -> int:
     for image in images:
-        with _opened(image):
-            pass
+        with _opened(image) as picture:
+            picture.draft("RGB", (1, 1))
+            picture.load()
     return len(images)
 
 
@@ -132,7 +134,7 @@ def _in_parallel(work: Callable[[Work], Done], chunks: Iterable[Work], count: in
     if count <= CHUNK:
         yield from map(work, chunks)
         return
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = cores()
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks that other threads hold
     pending = deque()
     with ProcessPoolExecutor(processes, context, _leave_interrupts_to_the_parent) as pool:

@@ -65,6 +65,7 @@ class StreamedBatches:
             _Crops(self.files, self.side),
             batch_sampler=_Items(self.plan, epoch, start),
             num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_parent,
             collate_fn=partial(_collate, side=self.side),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global one
@@ -101,6 +102,12 @@ class _Items:
         for part in self.plan.epoch(self.epoch, self.start):
             rows, columns, _ = part.draws.T
             yield list(zip(part.indices.tolist(), rows, columns, part.flips.astype(bool), strict=True))
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A worker that died of a signal to the whole group would take the run down before its checkpoint."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a group of its own
 
 
 def _collate(crops: list[tuple[np.ndarray, int]], side: int) -> tuple[Tensor, Tensor]:
