@@ -59,7 +59,11 @@ def main(arguments: argparse.Namespace) -> None:
         f"3 x 3 kernels, padding 1, no bias, {arguments.dtype} on {arguments.device}, {arguments.threads} threads: "
         f"forward + backward (median of {arguments.repeats}), and the peak of what it allocates\n"
     )
-    print(f"{'batch  channels  size':24s}" + "".join(f"{name:>26s}" for name in FORMS) + f"{'times faster':>16s}")
+    print(
+        f"{'batch  channels  size':24s}"
+        + "".join(f"{name:>26s}" for name in FORMS)
+        + f"{'faster than naive':>20s}{'time of conv':>14s}"
+    )
     for batch in arguments.batches:
         for channels, size in STAGES:
             shape = batch, channels, size, arguments.dtype, arguments.device
@@ -71,7 +75,7 @@ def _row(shape: Sequence, repeats: int) -> str:
     seconds = in_turns(works, repeats, torch.device(shape[-1]))
     naive, ours, conv = seconds.values()
     cells = [f"{1e3 * seconds[name]:13.1f} ms {megabytes(peak_bytes(step, name, *shape)):>6s} MB" for name in FORMS]
-    return "".join(cells) + f"{naive / ours:11.1f}x, {conv / ours:.2f} of conv"
+    return "".join(cells) + f"{naive / ours:19.1f}x{ours / conv:13.1f}x"
 
 
 def step(name: str, batch: int, channels: int, size: int, dtype: str, device: str) -> Callable[[], object]:

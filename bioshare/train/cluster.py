@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -154,7 +155,8 @@ def _on_workers(
     outcomes = Outcomes()
     with _interrupts_told(scheduler), _client(scheduler, min(workers or 1, len(jobs))) as client:
         at_once = workers or max(1, len(_threads(client)))
-        submit = lambda job: client.submit(_train, run, job, threads, device, options, key=job.name, pure=False)
+        key = lambda job: f"{job.name}-{uuid.uuid4().hex}"  # others may have given the scheduler a job of that name
+        submit = lambda job: client.submit(_train, run, job, threads, device, options, key=key(job), pure=False)
         with tqdm(total=len(jobs), unit="run", disable=not progress) as bar:
             for name, future in _in_turn(jobs, submit, at_once):
                 _note(outcomes, name, future)
@@ -265,7 +267,7 @@ def _in_turn(jobs: Sequence[Job], submit: Callable[[Job], Future], at_once: int)
     waiting = iter(jobs)
     running = as_completed(map(submit, islice(waiting, at_once)))
     for future in running:
-        yield future.key, future
+        yield future.key.rpartition("-")[0], future
         running.update(map(submit, islice(waiting, 1)))
 
 

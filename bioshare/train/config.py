@@ -28,6 +28,8 @@ class TrainConfig:
         repetitions: crops of the same image in a batch.
         padding: pixels around a training image before the random crop (Sec. 5.1 says how, dataset by dataset).
         flip: mirror half of the training images; None for what the dataset's text says (ImageNet yes, others no).
+        imagenet_crop: crop training images of ImageNet from the "resized" image, as the paper's text says, or crop a
+            "random-resized" part (8 to 100 % of its area, aspect 3/4 to 4/3), as its published code does.
         learning_rate: of AdamW, at the start.
         weight_decay: of AdamW.
         milestones: fractions of the epochs at which the learning rate is divided by 4.
@@ -53,6 +55,7 @@ class TrainConfig:
     repetitions: int = 1
     padding: int = 4
     flip: bool | None = None
+    imagenet_crop: Literal["resized", "random-resized"] = "resized"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     milestones: tuple[float, ...] = (0.5, 0.75)

@@ -43,6 +43,11 @@ class Processes:
             dist.all_reduce(values, how)
         return values
 
+    def finish(self) -> None:
+        """Wait until the device has done what it was given, so that the clock can be read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.world > 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from bioshare.files import refuse_unwritable
+from bioshare.files import alone, refuse_unwritable
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import Batches, Dataset, load, test_batches, training_batches
@@ -71,7 +71,7 @@ def fit(
 
     Raises:
         ValueError: an argument makes no sense; ``folder`` holds a run of another configuration, or any run without
-            ``resume``; its checkpoint is damaged; or it can't be a folder.
+            ``resume``; its files are damaged; it can't be a folder; or another process is training in it.
         PermissionError: ``folder`` can't be written.
         TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint holds all until then.
@@ -127,19 +127,27 @@ def _train(
     progress: bool,
     writer: Any,
 ) -> xr.Dataset:
-    """Train from the start, or from the checkpoint that is there, to the end."""
+    """Make the run, and train it while no other process does."""
     batches = training_batches(dataset, config, here.device, here.rank, here.world)
     tests = test_batches(dataset, config, here.device, here.rank, here.world)
     sizes = {"num_classes": len(dataset.classes), "input_size": dataset.input_size}
     run = Run(config, network(config, **sizes), batches, here, record_snr, sizes)
+    with alone(folder) if here.rank == 0 else nullcontext():
+        return _continue(run, tests, folder, checkpoint_every, progress, writer)
+
+
+def _continue(
+    run: Run, tests: Batches, folder: Path, checkpoint_every: float, progress: bool, writer: Any
+) -> xr.Dataset:
+    """Train from the start, or from the checkpoint that is there, to the end."""
     if (folder / CHECKPOINT).exists():
         run.restore(folder / CHECKPOINT)
     with _bar(run, progress) as bar, interruptible() as caught:
         watch = _Watch(run, folder / CHECKPOINT, checkpoint_every, caught, bar)
-        while run.epoch < config.epochs:
+        while run.epoch < run.config.epochs:
             _train_epoch(run, watch)
-            run.finish_epoch(evaluate(run.compiled, tests, run.dtype, here))
-            if run.epoch == config.epochs:
+            run.finish_epoch(evaluate(run.compiled, tests, run.dtype, run.here))
+            if run.epoch == run.config.epochs:
                 run.save(folder / CHECKPOINT)
             _publish(run, folder / RESULT, writer)
     return _publish(run, folder / RESULT, None)
@@ -152,8 +160,11 @@ def _train_epoch(run: Run, watch: _Watch) -> None:
     for x, y in run.batches.epoch(run.epoch, run.batch):
         run.step(x, y)
         watch.bar.update(run.images(run.batch - 1))
+        due = watch.due
+        if due or run.batch == len(run.batches):
+            run.here.finish()
         run.seconds += time.perf_counter() - start
-        if watch.due:
+        if due:
             watch.look()
         start = time.perf_counter()
 
@@ -223,7 +234,8 @@ def evaluate(
 
 def _publish(run: Run, path: Path, writer: Any) -> xr.Dataset:
     """The history so far; one process writes it."""
-    result = run.history.to_xarray(run.config, run.here.device)
+    how = {"processes": run.here.world, "precision_used": str(run.dtype or torch.float32).removeprefix("torch.")}
+    result = run.history.to_xarray(run.config, run.here.device).assign_attrs(how)
     if run.here.rank == 0:
         write_result(path, result)
         if writer:

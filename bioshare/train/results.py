@@ -142,9 +142,18 @@ def write_result(path: Path, result: xr.Dataset) -> None:
 
 
 def read_result(path: Path) -> xr.Dataset:
-    """Read a result into memory."""
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load()
+    """Read a result into memory.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except OSError as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. Move it away; a checkpoint beside it is all a run needs"
+        ) from error
 
 
 def _name(device: torch.device) -> str:

@@ -133,6 +133,7 @@ class Run:
     ) -> None:
         self.config, self.batches, self.here, self.record_snr, self.sizes = config, batches, here, record_snr, sizes
         self.model = model.to(here.device).train()
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its convolutions)
         here.synchronise(self.model)
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
         self.forward = here.parallel(self.compiled)

@@ -92,8 +92,9 @@ def main(arguments: argparse.Namespace) -> None:
         used = {row.name: _used(row, results) if options.show else [configs[row.name]] for row in group}
         changed = [text for row in group for config in used[row.name] for text in changes(config, row.config)]
         print(f"{report([comparable(row, used[row.name]) for row in group], results)}{caution(changed)}\n")
-        if results:
-            write_result(options.to / f"table{arguments.number}-{dataset}.nc", _dataset(group, results, options.seeds))
+        if results and not options.show:
+            name = "-".join([f"table{arguments.number}", dataset, *options.rows])
+            write_result(options.to / f"{name}.nc", _dataset(group, results, options.seeds))
     tell_failures(outcomes)
 
 

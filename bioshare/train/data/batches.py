@@ -58,8 +58,9 @@ def training_batches(
 
     Crops (Sec. 5.1): CIFAR's images and digits have a border of ``config.padding`` pixels that are 0 after
     normalisation, and are cropped to their size; TinyImageNet's central (48 + 2 padding) x (48 + 2 padding) pixels are
-    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224, whatever
-    the padding. Half of the images are mirrored if ``config.flip`` says so, or if it is None and they are ImageNet's.
+    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224, or as
+    ``config.imagenet_crop`` says, whatever the padding. Half of the images are mirrored if ``config.flip`` says so, or
+    if it is None and they are ImageNet's.
 
     Args:
         dataset: what `load` returned.
@@ -76,7 +77,7 @@ def training_batches(
     chosen = _training_images(dataset, config)
     flip = dataset.form.flip if config.flip is None else config.flip
     plan = Plan(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
-    return _batches(dataset, "train", chosen, config.padding, plan, device)
+    return _batches(dataset, "train", chosen, config.padding, plan, device, config.imagenet_crop == "random-resized")
 
 
 def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
@@ -147,7 +148,13 @@ def crops(images: Tensor, rows: Tensor, columns: Tensor, side: int, padding: int
 
 
 def _batches(
-    dataset: Dataset, part: Literal["train", "test"], chosen: np.ndarray, padding: int, plan: Plan, device: torch.device
+    dataset: Dataset,
+    part: Literal["train", "test"],
+    chosen: np.ndarray,
+    padding: int,
+    plan: Plan,
+    device: torch.device,
+    random_resized: bool = False,
 ) -> Batches:
     """The batches of some images of a part."""
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
@@ -156,7 +163,7 @@ def _batches(
     side = dataset.form.side
     mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
     if isinstance(images, ImageFiles):
-        return StreamedBatches(images, labels, plan, side, mean, std)
+        return StreamedBatches(images, labels, plan, side, mean, std, random_resized)
     most = (images.shape[-1] - side) // 2
     if most and padding > most:
         raise ValueError(

@@ -77,6 +77,33 @@ def resized_crop(image: Encoded, resize: int, side: int, row: float, column: flo
         return np.asarray(resized.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
 
 
+def random_resized_crop(image: Encoded, side: int, row: float, column: float, area: float, aspect: float) -> np.ndarray:
+    """Crop a part of an image, and resize it.
+
+    Args:
+        image: of any size.
+        side: rows and columns of the result.
+        row, column: where the part lies, as for `resized_crop`.
+        area: how large it is, from 0 (8 % of the image) to 1 (all of it).
+        aspect: of its columns to its rows, from 0 (3/4) to 1 (4/3), on a logarithmic scale. A part that would reach
+            beyond the image ends there.
+
+    Returns:
+        (3, side, side) uint8.
+
+    Raises:
+        ValueError: the image is unreadable or truncated.
+    """
+    with _opened(image) as picture:
+        columns, rows = picture.size
+        pixels, ratio = columns * rows * (0.08 + 0.92 * area), (3 / 4) ** (1 - 2 * aspect)
+        width, height = min(columns, round((pixels * ratio) ** 0.5)), min(rows, round((pixels / ratio) ** 0.5))
+        left, top = int(column * (columns - width + 1)), int(row * (rows - height + 1))
+        box = left, top, left + width, top + height
+        cropped = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
+        return np.asarray(cropped).transpose(2, 0, 1)
+
+
 def decode_all(images: Iterable[Encoded], count: int, side: int, bar: tqdm) -> np.ndarray:
     """Decode ``count`` images of side x side in order: (count, 3, side, side) uint8."""
     pixels, done = np.empty((count, 3, side, side), np.uint8), 0

@@ -23,8 +23,8 @@ class Part:
 
     Attributes:
         indices: of the images, (b,).
-        draws: where each of them is cropped and whether it is mirrored, (b, 3), uniform between 0 and 1; row and
-            column 0.5 are the centre.
+        draws: where each of them is cropped, whether it is mirrored, the area and the aspect of its crop where these
+            are random, (b, 5), uniform between 0 and 1; row and column 0.5 are the centre.
         flip: whether images are mirrored at all.
     """
 
@@ -80,8 +80,9 @@ class Plan:
         different = self.batch_size // self.repetitions
         for batch in range(start, len(self)):
             indices = order[batch * different : (batch + 1) * different].repeat(self.repetitions)
-            draws = np.full((len(indices), 3), 0.5)
+            draws = np.full((len(indices), 5), 0.5)
             if self.seed is not None:
-                draws = seeded("crops", self.seed, epoch, batch).random((len(indices), 3))
+                rng = seeded("crops", self.seed, epoch, batch)
+                draws = np.hstack([rng.random((len(indices), width)) for width in (3, 2)])
             first, stop = (len(indices) * rank // self.world for rank in (self.rank, self.rank + 1))
             yield Part(indices[first:stop], draws[first:stop], self.flip)

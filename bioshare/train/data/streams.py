@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
 from bioshare.machine import cores
-from bioshare.train.data.images import resized_crop
+from bioshare.train.data.images import random_resized_crop, resized_crop
 from bioshare.train.data.plan import Plan
 from bioshare.train.data.prepared import ImageFiles
 
 RESIZE = 256
 """Pixels of the smaller side before the crop."""
 
-Item = tuple[int, float, float, bool]
-"""Which image, the row and the column of its crop from 0 to 1, and whether it is mirrored."""
+Item = tuple[int, np.ndarray, bool]
+"""Which image, its draws as in `Part`, and whether it is mirrored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class StreamedBatches:
         labels: (n,) int64.
         plan: what the batches hold.
         side: rows and columns of the crops.
+        random_resized: crop a random part and resize it, and not the other way round.
         mean, std: of the pixels from 0 to 255, (channels, 1, 1), on the device.
         workers: processes that decode; None for one per core, shared with the other processes of torchrun on this
             machine; 0 to decode in this process.
@@ -49,6 +50,7 @@ class StreamedBatches:
     side: int
     mean: Tensor
     std: Tensor
+    random_resized: bool = False
     workers: int | None = None
 
     @property
@@ -62,7 +64,7 @@ class StreamedBatches:
         device = self.mean.device
         workers = _free_cores() if self.workers is None else self.workers
         loader = DataLoader(
-            _Crops(self.files, self.side),
+            _Crops(self.files, self.side, self.random_resized),
             batch_sampler=_Items(self.plan, epoch, start),
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent,
@@ -78,12 +80,16 @@ class StreamedBatches:
 class _Crops(MapDataset):
     """The crop that an item asks for."""
 
-    def __init__(self, files: ImageFiles, side: int) -> None:
-        self.files, self.side = files, side
+    def __init__(self, files: ImageFiles, side: int, random_resized: bool) -> None:
+        self.files, self.side, self.random_resized = files, side, random_resized
 
     def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
-        index, row, column, mirrored = item
-        crop = resized_crop(self.files.file(index), RESIZE, self.side, row, column)
+        index, (row, column, _, area, aspect), mirrored = item
+        file = self.files.file(index)
+        if self.random_resized:
+            crop = random_resized_crop(file, self.side, row, column, area, aspect)
+        else:
+            crop = resized_crop(file, RESIZE, self.side, row, column)
         return crop[..., ::-1] if mirrored else crop, index
 
 
@@ -100,8 +106,7 @@ class _Items:
 
     def __iter__(self) -> Iterator[list[Item]]:
         for part in self.plan.epoch(self.epoch, self.start):
-            rows, columns, _ = part.draws.T
-            yield list(zip(part.indices.tolist(), rows, columns, part.flips.astype(bool), strict=True))
+            yield list(zip(part.indices.tolist(), part.draws, part.flips.astype(bool), strict=True))
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from tqdm import tqdm
 
+from bioshare.train.data.images import Encoded, check_all
 from bioshare.train.data.prepare import SOURCES, prepare
 
 RNG = np.random.default_rng(0)
@@ -207,3 +209,14 @@ def test_imagenet_with_a_file_that_is_no_image_is_refused(tmp_path):
 def test_imagenet_in_a_file_is_refused(tmp_path):
     (tmp_path / "imagenet.tar").write_bytes(b"text")
     assert_refused("imagenet.tar must be a folder with train/CLASS", "imagenet", tmp_path / "imagenet.tar", tmp_path)
+
+
+def test_a_truncated_image_of_imagenet_is_found_before_training(tmp_path):
+    path = tmp_path / "whole.JPEG"
+    path.write_bytes(image_bytes(300))
+    (tmp_path / "half.JPEG").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    files = [Encoded(str(path)), Encoded(str(tmp_path / "half.JPEG"))]
+    with tqdm(disable=True) as bar:
+        check_all(files[:1], 1, bar)
+        with pytest.raises(ValueError, match=r"half.JPEG is not an image that can be read: .*truncated"):
+            check_all(files, 2, bar)

@@ -11,7 +11,7 @@ from PIL import Image
 from bioshare.train import data
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import datasets
-from bioshare.train.data.images import Encoded, resized_crop
+from bioshare.train.data.images import Encoded, random_resized_crop, resized_crop
 from bioshare.train.data.prepare import SOURCES, prepare
 
 CPU = torch.device("cpu")
@@ -138,3 +138,27 @@ def test_grey_images_of_imagenet_become_rgb(tmp_path):
     crop = resized_crop(Encoded("grey", stream.getvalue()), 256, 224, 0.999, 0.0)
     assert crop.shape == (3, 224, 224)
     assert (crop == crop[:1]).all()
+
+
+def test_random_resized_crops_have_the_size_and_place_that_their_draws_say(tmp_path):
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[:, 100:] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = Encoded(str(tmp_path / "a.png"))
+    crop = lambda *draws: random_resized_crop(image, 20, *draws)
+    assert (crop(0.5, 0.999, 0.0, 0.5) == 255).all()  # 40 x 40 pixels on the right
+    assert (crop(0.5, 0.0, 0.0, 0.5) == 0).all()
+    whole = crop(0.5, 0.5, 1.0, 0.5)  # 141 x 141, of which 100 rows are there: 70 columns each side of the edge
+    assert (whole[:, :, :9] == 0).all()
+    assert (whole[:, :, 11:] == 255).all()
+    wide, tall = (crop(0.5, 0.56, 0.0, aspect)[0, 0] for aspect in (1.0, 0.0))
+    assert 0 < (tall < 128).sum() < (wide < 128).sum() < 10  # of 46 columns 14 are dark, of 35 columns 8
+
+
+def test_imagenet_in_random_resized_crops_differs_and_is_mirrored_alike(imagenet):
+    plain, random = streamed(imagenet), streamed(imagenet, imagenet_crop="random-resized")
+    for (images, labels), (others, same) in zip(plain, random, strict=True):
+        assert torch.equal(labels, same)
+        assert images.shape == others.shape
+        assert not torch.allclose(images, others, atol=0.1)
+    assert_same(streamed(imagenet, imagenet_crop="random-resized"), random)
