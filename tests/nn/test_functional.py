@@ -125,3 +125,18 @@ def test_only_input_and_weights_are_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         layer(x)
     assert sorted(t.data_ptr() for t in kept) == sorted([x.data_ptr(), layer.weight.data_ptr()])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_gpu_computes_what_the_cpu_does(geometry):
+    x, results = draw(3, 2, 7, 6), []
+    size = nn.functional.conv2d(
+        nn.functional.pad(x, geometry[1]), draw(2, 2 // geometry[3], 2, 2), None, geometry[0], 0, *geometry[2:]
+    ).shape[2:]
+    weight = draw(*size, 2, 2 // geometry[3], 2, 2, seed=1)
+    for device in ("cpu", "cuda"):
+        leaves = [t.to(device).requires_grad_() for t in (x, weight)]
+        y = locally_connected2d(*leaves, None, *geometry)
+        results.append([t.cpu() for t in (y, *torch.autograd.grad(y.square().sum(), leaves))])
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-10)

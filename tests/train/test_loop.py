@@ -583,3 +583,12 @@ def test_the_network_is_the_locally_connected_one_of_the_seed():
     first, second, other = (model[3].weight for model in models)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_gpu_trains_and_resumes(tmp_path, precision):
+    config = dataclasses.replace(CONFIG, precision=precision)
+    result = fit(config, tmp_path, device="cuda", progress=False, checkpoint_every=0.0)
+    assert np.isfinite(result.train_loss).all()
+    assert fit(config, tmp_path, device="cuda", progress=False, resume=True).identical(result)
