@@ -45,8 +45,13 @@ FORMS: dict[str, Callable[..., nn.Module]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench layer``."""
+    add_options(parser, repeats=5)
+
+
+def add_options(parser: argparse.ArgumentParser, repeats: int) -> None:
+    """What benches of networks have in common."""
     parser.add_argument("--batches", type=positive, nargs="+", default=[128, 512], help="(default: %(default)s)")
-    parser.add_argument("--repeats", type=positive, default=5, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=repeats, help="(default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="(default: %(default)s)")
     parser.add_argument("--device", type=device, default="cpu", help="(default: %(default)s)")

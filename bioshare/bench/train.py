@@ -8,10 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from bioshare.bench.layer import DTYPES, UnfoldEinsum2d
+from bioshare.bench.layer import DTYPES, UnfoldEinsum2d, add_options
 from bioshare.bench.timing import in_turns, megabytes, peak_bytes
 from bioshare.bridge import InstantSharing
-from bioshare.cli import device, positive
 from bioshare.nn import LocallyConnected2d, resnet20, to_locally_connected
 
 NETWORKS = ("conv", "LC, unfold + einsum", "LC", "LC, sharing after the step")
@@ -20,11 +19,7 @@ IMAGE = (3, 32, 32)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench train``."""
-    parser.add_argument("--batches", type=positive, nargs="+", default=[128, 512], help="(default: %(default)s)")
-    parser.add_argument("--repeats", type=positive, default=3, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="autocast's (default: %(default)s)")
-    parser.add_argument("--device", type=device, default="cpu", help="(default: %(default)s)")
+    add_options(parser, repeats=3)
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits on the GPU")
 
 
