@@ -77,7 +77,7 @@ def live(seed: int) -> xr.Dataset:
             "neg_log_snr": ("time", snr),
             "asleep": ("time", asleep.astype(np.int8)),
         },
-        attrs={"seed": seed, "steps": STEPS, "batch": BATCH, "sleep": repr(rate_circuit_sleep()), "cycles": CYCLES},
+        attrs={"seed": seed, "steps": STEPS, "batch": BATCH, "sleep": repr(night(CYCLES * 9 + 1))},
     )
 
 
@@ -86,10 +86,15 @@ def sleep(layer: bs.nn.LocallyConnected2d) -> list[tuple[np.ndarray, float]]:
     trace = []
     for presentations in range(1, CYCLES * 9 + 2):  # the first one only settles the circuit
         sleeper = copy.deepcopy(layer)
-        dataclasses.replace(rate_circuit_sleep(), presentations=presentations)(sleeper, progress=False)
+        night(presentations)(sleeper, progress=False)
         trace.append(look(sleeper))
     layer.load_state_dict(sleeper.state_dict())  # pyright: ignore[reportPossiblyUnboundVariable]
     return trace
+
+
+def night(presentations: int) -> bs.Sleep:
+    """A sleep of so many presentations."""
+    return dataclasses.replace(rate_circuit_sleep(), presentations=presentations)
 
 
 def look(layer: bs.nn.LocallyConnected2d) -> tuple[np.ndarray, float]:

@@ -21,7 +21,7 @@ from bioshare.train.data.images import CHUNK
 from bioshare.train.data.prepare import SOURCES, pixel_statistics, prepare
 
 RNG = np.random.default_rng(0)
-REAL_JPEG = Path(os.environ.get("BIOSHARE_CIFAR10_JPEG") or Path(__file__).parents[3] / "shared/data/cifar10_jpeg.npz")
+REAL_JPEG = Path(os.environ.get("BIOSHARE_CIFAR10_JPEG") or Path(__file__).parents[4] / "shared/data/cifar10_jpeg.npz")
 NAMES10 = tuple("abcdefghij")
 
 
