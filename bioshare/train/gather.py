@@ -34,7 +34,10 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
     ]
     stacked = xr.combine_by_coords(runs, join="outer", combine_attrs="drop_conflicts")
     epochs = range(1, max(result.sizes["epoch"] for result in results.values()) + 1)
-    return cast(xr.Dataset, stacked).reindex({**{name: list(axes[name]) for name in axes}, "epoch": epochs})
+    wanted = {
+        name: np.array(values) for name, values in {**axes, "epoch": epochs}.items()
+    }  # names as text, not objects
+    return cast(xr.Dataset, stacked).reindex(wanted).assign_coords(wanted)
 
 
 def stored(config: TrainConfig, folder: Path) -> xr.Dataset | None:
