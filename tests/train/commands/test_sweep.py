@@ -20,19 +20,8 @@ def fit(config, folder, **_):
 
 
 @pytest.fixture
-def trained(monkeypatch, tmp_path):
-    """`run_all` in this process, with that `fit`, in an empty folder; the jobs that it was given."""
-    seen = []
-
-    def run_all(jobs, run, **_):
-        seen.extend(jobs)
-        return Outcomes({job.name: run(job.config, job.folder) for job in jobs})
-
-    monkeypatch.setattr(options, "run_all", run_all)
-    monkeypatch.setattr(sweep, "fit", fit)
-    monkeypatch.setattr(options, "load", lambda dataset, folder: None)
-    monkeypatch.chdir(tmp_path)
-    return seen
+def trained(train_here):
+    return train_here(sweep, fit)
 
 
 def test_every_point_of_the_grid_is_trained(trained, capsys):

@@ -1,5 +1,3 @@
-import io
-import json
 import shutil
 import zipfile
 from dataclasses import replace
@@ -7,43 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from safetensors import safe_open
-from safetensors.numpy import load_file
+from image_sources import assert_refused, contents, decoded, image_bytes
 from tqdm import tqdm
 
 from bioshare.train.data.images import Encoded, check_all
 from bioshare.train.data.prepare import SOURCES, prepare
 
-RNG = np.random.default_rng(0)
 CLASSES = "n01", "n02", "n03"
 TINY = replace(SOURCES["tinyimagenet"], classes=3, images={"train": 6, "test": 3})
 IMAGENET = replace(SOURCES["imagenet"], classes=3, images={"train": 6, "test": 3})
-
-
-def image_bytes(side, mode="RGB"):
-    channels = (3,) if mode == "RGB" else ()
-    stream = io.BytesIO()
-    Image.fromarray(RNG.integers(0, 256, (side, side, *channels), dtype=np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def decoded(data):
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
-
-
-def contents(path):
-    with safe_open(path, "numpy") as file:
-        return load_file(path), json.loads(file.metadata()["bioshare"])
-
-
-def assert_refused(match, *arguments, **keywords):
-    """The source is refused with this message, and the folder keeps what it had."""
-    folder = arguments[2]
-    before = sorted(folder.iterdir()) if folder.exists() else None
-    with pytest.raises(ValueError, match=match):
-        prepare(*arguments, **keywords, progress=False)
-    assert (sorted(folder.iterdir()) if folder.exists() else None) == before
 
 
 def write_tiny(folder, layout="flat", side=64):

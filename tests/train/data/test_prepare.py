@@ -2,7 +2,6 @@ import argparse
 import gzip
 import hashlib
 import io
-import json
 import os
 import tarfile
 from dataclasses import replace
@@ -10,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from safetensors import safe_open
-from safetensors.numpy import load_file
+from image_sources import RNG, assert_refused, contents, decoded, image_bytes
 
 import bioshare
 from bioshare.train.data import images
@@ -20,37 +17,12 @@ from bioshare.train.data import prepare as module
 from bioshare.train.data.images import CHUNK
 from bioshare.train.data.prepare import SOURCES, pixel_statistics, prepare
 
-RNG = np.random.default_rng(0)
 REAL_JPEG = Path(os.environ.get("BIOSHARE_CIFAR10_JPEG") or Path(__file__).parents[4] / "shared/data/cifar10_jpeg.npz")
 NAMES10 = tuple("abcdefghij")
 
 
 def random_pixels(count, side):
     return RNG.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
-
-
-def image_bytes(side):
-    stream = io.BytesIO()
-    Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def decoded(data):
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
-
-
-def contents(path):
-    with safe_open(path, "numpy") as file:
-        return load_file(path), json.loads(file.metadata()["bioshare"])
-
-
-def assert_refused(match, *arguments, **keywords):
-    """The source is refused with this message, and the folder keeps what it had."""
-    folder = arguments[2]
-    before = sorted(folder.iterdir()) if folder.exists() else None
-    with pytest.raises(ValueError, match=match):
-        prepare(*arguments, **keywords, progress=False)
-    assert (sorted(folder.iterdir()) if folder.exists() else None) == before
 
 
 # CIFAR's archives
