@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bioshare import nn as nn
+    from bioshare.bridge import HebbianSharing as HebbianSharing
     from bioshare.bridge import InstantSharing as InstantSharing
     from bioshare.bridge import Sleep as Sleep
     from bioshare.circuit import rules as rules
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "bioshare": ("nn",),
     "bioshare.circuit": ("rules", "stimuli", "theory"),
-    "bioshare.bridge": ("InstantSharing", "Sleep"),
+    "bioshare.bridge": ("HebbianSharing", "InstantSharing", "Sleep"),
     "bioshare.circuit.brian": ("Brian2",),
     "bioshare.circuit.circuits": ("RateCircuit", "SteadyState"),
     "bioshare.circuit.exact": ("Exact", "SleepMap", "sleep_map"),

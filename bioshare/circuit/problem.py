@@ -145,8 +145,13 @@ def prepare(
     record_every: int = 1,
     presentations: int | None = None,
     seed: int | None = None,
+    noise: float | None = None,
 ) -> Problem:
-    """Check a sleep before any work starts; see `bioshare.simulate` for the arguments and errors."""
+    """Check a sleep before any work starts; see `bioshare.simulate` for the arguments and errors.
+
+    With ``noise``, ``stimuli`` are an array (..., P, K) to which every neuron adds its own, drawn from the seed,
+    independently for every leading entry of the stimuli.
+    """
     if not isinstance(circuit, RateCircuit | SteadyState):
         raise TypeError(f"circuit must be a RateCircuit or a SteadyState; got {circuit!r}")
     if not isinstance(rule, Hebbian):
@@ -155,7 +160,7 @@ def prepare(
     record_every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
     lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
     stimulus = stimuli if isinstance(stimuli, Stimulus) else None
-    array = _inputs(stimuli, (*lead, neurons, inputs), presentations, seed)
+    array = _inputs(stimuli, (*lead, neurons, inputs), presentations, seed if noise is None else None)
     own = 2 if _is_shared(array, lead) else 3
     batch = _batch(lead, array.shape[:-own], circuit, rule)
     array = array.reshape((1,) * (len(batch) + own - array.ndim) + array.shape)
@@ -163,7 +168,7 @@ def prepare(
     problem = Problem(
         weights=np.broadcast_to(weights, (*batch, neurons, inputs)).reshape(-1, neurons, inputs),
         stimuli=array,
-        noise=stimulus.noise if stimulus else 0.0,
+        noise=stimulus.noise if stimulus else noise or 0.0,
         circuit=circuit,
         rule=rule,
         rates=rule.rates(length * steps).reshape(length, steps),

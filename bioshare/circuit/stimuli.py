@@ -32,6 +32,11 @@ class Stimulus(Parameters, ABC):
     ) -> NDArray[np.float64]:
         """Shared inputs of shape (*batch, presentations, inputs)."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether another seed draws other inputs."""
+        return True
+
     @abstractmethod
     def covariance(self, inputs: int) -> NDArray[np.float64]:
         """C = E[x x^T] of the input that the neurons share, without their noise, shape (inputs, inputs)."""
@@ -88,6 +93,10 @@ class Grid(Stimulus):
         if not isinstance(self.shuffle, bool):
             raise TypeError(f"shuffle must be True or False; got {self.shuffle!r}")
         self._set("amplitude", real("amplitude", self.amplitude, "a positive number", above=0, array=False))
+
+    @property
+    def varies(self) -> bool:
+        return self.shuffle
 
     def _patterns(
         self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int

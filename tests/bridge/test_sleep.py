@@ -8,6 +8,7 @@ from torch import nn
 
 import bioshare as bs
 from bioshare.bridge import InstantSharing, modules, neg_log_snr
+from bioshare.bridge.seeds import derived
 from bioshare.nn import LocallyConnected2d
 
 # An ideal sleep: with one active input of |x|^2 = 1 and learning rate 1, one cycle of the grid removes all deviations.
@@ -82,8 +83,7 @@ def test_sleep_is_simulate_on_hand_made_patches(stride):
     rule = bs.Hebbian(gamma=0.01, momentum=0.5, learning_rate=0.02)
     stimulus = bs.stimuli.gaussian()
     slept = after(sleep(circuit, rule, stimulus, presentations=15), model, seed=9)
-    child = np.random.SeedSequence(9).spawn(1)[0]
-    patterns = stimulus.draw(15, 18, seed=int(child.generate_state(1, np.uint64)[0])).reshape(15, 2, kernel, kernel)
+    patterns = stimulus.draw(15, 18, seed=derived(9, 18)).reshape(15, 2, kernel, kernel)
     images = torch.from_numpy(np.tile(patterns, (1, 1, 8, 8)))
     patches = nn.functional.unfold(images, kernel, stride=stride).unflatten(-1, model.output_size)
     for a in range(kernel):
@@ -212,7 +212,7 @@ def test_the_report_measures_groups_and_prints_a_table():
     assert lines[0].split()[0] == "layer"
     assert "0.9000" in lines[1]
     assert len(lines[0]) == len(lines[1])
-    assert lines[-1] == "(medians over groups)"
+    assert "medians over groups" in lines[2]
 
 
 def test_bad_input_is_named_before_any_weight_changes():

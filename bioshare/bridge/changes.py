@@ -1,0 +1,91 @@
+"""What can become of a layer's sharing groups."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bioshare.bridge.modules import SharingModule
+from bioshare.circuit.exact import SleepMap
+
+
+class Change(ABC):
+    """What becomes of the sharing groups of one layer."""
+
+    @abstractmethod
+    def __call__(
+        self, weight: Tensor, modules: Sequence[SharingModule]
+    ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
+        """Every module with its groups before and after, both (out, N, K); ``weight`` stays as it is."""
+
+
+class GroupChange(Change):
+    """A change of one module at a time, affine in the weights."""
+
+    def __call__(
+        self, weight: Tensor, modules: Sequence[SharingModule]
+    ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
+        for module in modules:
+            before = module.groups(weight)
+            yield module, before, self.apply(module, before)
+
+    @abstractmethod
+    def apply(self, module: SharingModule, groups: Tensor) -> Tensor:
+        """What becomes of the groups (out, N, K) of one module."""
+
+    @abstractmethod
+    def apply_linear(self, module: SharingModule, groups: Tensor) -> Tensor:
+        """The linear part of that, which differences of weights obey."""
+
+
+class Averaging(GroupChange):
+    """Every group becomes its mean."""
+
+    def apply(self, module: SharingModule, groups: Tensor) -> Tensor:
+        return groups.mean(1, keepdim=True).expand_as(groups)
+
+    apply_linear = apply
+
+
+@dataclass(frozen=True)
+class LinearSleep(GroupChange):
+    """A whole sleep as one linear map, w_i = mu' + A (w_i^init - mu) with mu' = B mu + c.
+
+    Attributes:
+        A, B: (K, K), in the coordinates of the pattern.
+        c: (K,).
+    """
+
+    A: Tensor
+    B: Tensor
+    c: Tensor
+
+    @classmethod
+    def of(cls, sleep: SleepMap, weight: Tensor) -> LinearSleep:
+        """The map on the device of a weight, in its precision but at least float32."""
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return cls(*(torch.as_tensor(part).to(weight.device, dtype) for part in sleep))
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(part.numel() * part.element_size() for part in (self.A, self.B, self.c))
+
+    def apply(self, module: SharingModule, groups: Tensor) -> Tensor:
+        return self._apply(module, groups, self.c)
+
+    def apply_linear(self, module: SharingModule, groups: Tensor) -> Tensor:
+        return self._apply(module, groups, torch.zeros_like(self.c))
+
+    def _apply(self, module: SharingModule, groups: Tensor, c: Tensor) -> Tensor:
+        """The map is brought to the taps of the module, which is less work than to bring all weights to the map."""
+        taps = module.seen.to(groups.device)
+        neurons = groups.transpose(0, 1).to(self.A.dtype)  # as they lie in memory
+        mean = neurons.mean(0)
+        slept_mean = (mean[:, taps.argsort()] @ self.B.mT + c)[:, taps]
+        deviations = (neurons - mean).flatten(0, 1) @ self.A[taps][:, taps].mT
+        return deviations.view_as(neurons).add_(slept_mean).transpose(0, 1)

@@ -1,0 +1,111 @@
+"""Which positions of a layer share their weights, and which part of the sleeping pattern each of them sees.
+
+The lateral connections of a k x k layer tie every k-th position in each direction. Positions with the same
+(row mod kh, column mod kw) are a *module*; each output channel of a module is one sharing group of N neurons with
+K = in / groups * kh * kw weights and its own inhibitory neuron. The sleeping input repeats with the period (kh, kw),
+so that all neurons of a module see the same patch, and other modules see it cyclically shifted (Sec. 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bioshare.nn import LocallyConnected2d
+from bioshare.nn.functional import physical
+
+Border = Literal["share", "keep"]
+"""Positions whose patch reaches into the padding take part, as if the pattern went on there, or keep their weights."""
+
+
+@dataclass(frozen=True)
+class SharingModule:
+    """The positions of a layer that lateral connections tie together.
+
+    Attributes:
+        rows, columns: its positions.
+        neurons: N, how many positions that are.
+        seen: which input of the pattern every tap of a neuron sees, (K,) indices into in / groups x kh x kw; the
+            taps in their order in memory.
+    """
+
+    rows: slice
+    columns: slice
+    neurons: int
+    seen: Tensor
+
+    def groups(self, weight: Tensor) -> Tensor:
+        """Its sharing groups from a layer's weight: (out, N, K), the taps in their order in memory."""
+        return physical(weight)[self.rows, self.columns].flatten(0, 1).flatten(2).transpose(0, 1)
+
+    def write(self, weight: Tensor, groups: Tensor) -> None:
+        """Put its sharing groups (out, N, K) back into a layer's weight."""
+        target = physical(weight)[self.rows, self.columns]
+        target.copy_(groups.transpose(0, 1).reshape(target.shape))
+
+
+def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[SharingModule]:
+    """The modules of a layer that hold at least two neurons; with border "keep", of those inside the border."""
+    return (module for module in lattices(layer, border) if module.neurons > 1)
+
+
+def lattices(layer: LocallyConnected2d, border: Border = "share") -> Iterator[SharingModule]:
+    """All modules of a layer, kh x kw of them; small layers have some without neurons."""
+    kh, kw = layer.kernel_size
+    taps = torch.arange(layer.weight[0, 0, 0].numel()).view(-1, kh, kw)
+    for row, row_phases in _lattices(layer, 0, border):
+        for column, column_phases in _lattices(layer, 1, border):
+            height, width = (len(range(size)[s]) for size, s in zip(layer.output_size, (row, column), strict=True))
+            seen = taps[:, row_phases][:, :, column_phases].permute(2, 1, 0).flatten()  # in the order of `physical`
+            yield SharingModule(row, column, height * width, seen)
+
+
+def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tuple[slice, list[int]]]:
+    """Along one axis: every k-th position, and the phase of the pattern that each of its taps sees."""
+    names = "output_size", "input_size", "kernel_size", "stride", "dilation"
+    outputs, size, kernel, stride, dilation = (getattr(layer, name)[axis] for name in names)
+    padding = (layer.pad[2], layer.pad[0])[axis]  # at the top and on the left
+    first, stop = 0, outputs
+    if border == "keep":
+        first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
+    phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
+    return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]
+
+
+def sharing_layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:
+    """The locally connected layers by name, all of them fit to be shared.
+
+    Raises:
+        TypeError, ValueError: ``model`` is none, has no such layer, or one with weights that aren't finite.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+    if not found:
+        raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
+    for name, layer in found:
+        if not all(end.isfinite() for end in physical(layer.weight).aminmax()):
+            raise ValueError(f"layer {name!r} must have finite weights; one NaN would reach its whole sharing group")
+    return found
+
+
+def refuse_border(border: str) -> None:
+    """Refuse what is no `Border`."""
+    if border not in ("share", "keep"):
+        raise ValueError(f'border must be "share" or "keep"; got {border!r}')
+
+
+def refuse_dilation(name: str, layer: LocallyConnected2d) -> None:
+    """Refuse a layer whose patches do not see all of the pattern."""
+    for kernel, dilation in zip(layer.kernel_size, layer.dilation, strict=True):
+        if math.gcd(kernel, dilation) > 1:
+            raise ValueError(
+                f"layer {name!r} has kernel_size={layer.kernel_size} and dilation={layer.dilation}: they share a "
+                "factor, so its taps see the same part of the sleeping pattern twice and never the rest, and "
+                "sleep cannot tell them apart. Use a dilation coprime to the kernel, or InstantSharing"
+            )

@@ -1,0 +1,125 @@
+"""One call of a `Sleep`: its stimuli, and the maps that are simulated for it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from bioshare.bridge.changes import Change, LinearSleep
+from bioshare.bridge.modules import refuse_dilation, sharing_layers
+from bioshare.bridge.relay import Relay
+from bioshare.bridge.seeds import derived
+from bioshare.bridge.simulation import BYTES_PER_WEIGHT, Simulation
+from bioshare.circuit.checks import Array
+from bioshare.circuit.exact import Exact, sleep_map
+from bioshare.circuit.problem import Engine, prepare
+from bioshare.nn import LocallyConnected2d
+
+if TYPE_CHECKING:
+    from bioshare.bridge.sleep import Sleep
+
+Key = tuple[int, int, torch.device, torch.dtype]
+"""K, the number of the sleep in its pool, and where the map lies."""
+
+Maps = dict[Key, LinearSleep]
+
+
+class Night:
+    """One call of a `Sleep`: its stimuli, and the maps that were simulated for it."""
+
+    def __init__(self, sleep: Sleep, seed: int, engine: Engine, progress: bool) -> None:
+        self.sleep, self.seed, self.engine, self.progress = sleep, seed, engine, progress
+        self.maps: Maps = {} if sleep.pool is None and sleep.stimulus.varies else sleep.pooled
+        self.simulated, self.seconds = 0, 0.0
+        self.relay: Relay | None = None
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that cannot sleep before any layer has.
+
+        Raises:
+            TypeError, ValueError: it can't, or a setting doesn't suit a layer.
+        """
+        seen: set[int] = set()
+        for name, layer in sharing_layers(model):
+            refuse_dilation(name, layer)
+            inputs = _inputs(layer)
+            if not self.sleep.collapses:
+                self._refuse_memory(name, layer)
+            if inputs not in seen and self._key(layer) not in self.maps:
+                self._check(name, inputs)
+            seen.add(inputs)
+        if self.sleep.patterns == "relayed":
+            self.relay = Relay(self.sleep.stimulus, max(map(self.sleep.length, seen)))
+
+    def change_of(self, layer: LocallyConnected2d, index: int) -> Change:
+        """The sleep of one layer."""
+        sleep, inputs = self.sleep, _inputs(layer)
+        if not sleep.collapses:
+            rule = sleep.rule_for(inputs)
+            patterns, noise = self._patterns(layer), sleep.stimulus.noise
+            seed = derived(self.seed, inputs, index)
+            return Simulation(patterns, sleep.circuit, rule, noise, seed, self.engine, sleep.memory, self.progress)
+        if self.relay:
+            return self._simulated(layer)
+        key = self._key(layer)
+        if key not in self.maps:
+            self.maps[key] = self._simulated(layer)
+        return self.maps[key]
+
+    def _simulated(self, layer: LocallyConnected2d) -> LinearSleep:
+        """The map of a sleep, simulated."""
+        sleep, start = self.sleep, time.perf_counter()
+        engine = Exact(device=str(layer.weight.device)) if sleep.engine == "exact" else self.engine
+        assert isinstance(engine, Exact), "no other engine collapses"
+        rule = sleep.rule_for(_inputs(layer))
+        found = sleep_map(self._patterns(layer), sleep.circuit, rule, engine=engine, progress=self.progress)
+        self.simulated, self.seconds = self.simulated + 1, self.seconds + time.perf_counter() - start
+        return LinearSleep.of(found, layer.weight)
+
+    def _patterns(self, layer: LocallyConnected2d) -> Array:
+        """The patterns (P, K) that a layer sees."""
+        inputs = _inputs(layer)
+        length = self.sleep.length(inputs)
+        if self.relay:
+            return self.relay.patterns(layer, self._stimulus_seed(inputs))[:length]
+        return self.sleep.stimulus.draw(length, inputs, seed=self._stimulus_seed(inputs))
+
+    def _key(self, layer: LocallyConnected2d) -> Key:
+        """What a drawn map depends on in a call, or in a pool."""
+        return _inputs(layer), self._chosen(_inputs(layer)), layer.weight.device, layer.weight.dtype
+
+    def _chosen(self, inputs: int) -> int:
+        """Which sleep of the pool this is, the first where there is none."""
+        return derived(self.seed, inputs) % (self.sleep.pool or 1)
+
+    def _stimulus_seed(self, inputs: int) -> int:
+        if self.sleep.pool is None:
+            return derived(self.seed, inputs)
+        return derived(self.sleep.pool_seed, inputs, self._chosen(inputs))
+
+    def _check(self, name: str, inputs: int) -> None:
+        """Check the sleep of a layer on two neurons."""
+        sleep = self.sleep
+        try:
+            length, rule = sleep.length(inputs), sleep.rule_for(inputs)
+            seed = self._stimulus_seed(inputs)
+            prepare(np.zeros((2, inputs)), sleep.stimulus, sleep.circuit, rule, presentations=length, seed=seed)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {name!r}: {error}") from error
+
+    def _refuse_memory(self, name: str, layer: LocallyConnected2d) -> None:
+        needed = BYTES_PER_WEIGHT * layer.weight[:, :, 0].numel()
+        if isinstance(self.engine, Exact) and needed > self.sleep.memory:
+            raise ValueError(
+                f"memory must be at least {needed:.2g} bytes for one channel of layer {name!r}; "
+                f"got {self.sleep.memory:g}"
+            )
+
+
+def _inputs(layer: LocallyConnected2d) -> int:
+    """K."""
+    return layer.weight[0, 0, 0].numel()

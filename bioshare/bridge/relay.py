@@ -1,0 +1,64 @@
+"""Patterns that the layers hand on: the activity of one layer's groups is what the next layer sees (Sec. 4.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bioshare.bridge.modules import lattices
+from bioshare.circuit.checks import Array
+from bioshare.circuit.stimuli import Stimulus
+from bioshare.nn import LocallyConnected2d
+
+
+class Relay:
+    """The patterns of a network's layers, from input to output.
+
+    The lateral connections of a layer make its activity repeat with the period of its own kernel: one number per
+    output channel and module. That is a pattern for a layer with a kernel of the same size and as many input
+    channels, the nearest such layer behind it. It is the mean drive of each group, after its sleep, while the layer
+    sees its own pattern; standardised over the presentations, rectified, and as strong as the stimulus. Other layers
+    have their pattern drawn, as the first one has from the retina.
+
+    Args:
+        stimulus: where patterns are drawn from.
+        presentations: how many patterns to have in store for every layer.
+    """
+
+    def __init__(self, stimulus: Stimulus, presentations: int) -> None:
+        self.stimulus, self.presentations = stimulus, presentations
+        self.activity: dict[tuple[tuple[int, ...], int], Array] = {}
+        self.last: tuple[LocallyConnected2d, Array] | None = None
+
+    def patterns(self, layer: LocallyConnected2d, seed: int) -> Array:
+        """The patterns (P, K) of the layer that sleeps next; the one before has slept by now."""
+        if self.last:
+            self._hear(*self.last)
+        source = (tuple(layer.kernel_size), layer.in_channels) if layer.groups == 1 else None
+        inputs = layer.weight[0, 0, 0].numel()
+        if source in self.activity:
+            power = np.trace(self.stimulus.covariance(inputs)) / inputs
+            patterns = self.activity[source] * np.sqrt(power)
+        else:
+            patterns = self.stimulus.draw(self.presentations, inputs, seed=seed)
+        self.last = layer, patterns
+        return patterns
+
+    def _hear(self, layer: LocallyConnected2d, patterns: Array) -> None:
+        """Keep the activity of a layer that sees its patterns, (P, out x kh x kw), with a mean square of 1."""
+        seen = torch.from_numpy(patterns)
+        drives = []
+        for module in lattices(layer):
+            groups = module.groups(layer.weight.detach()).double().cpu()
+            mean = groups.mean(1) if module.neurons else groups.new_zeros(groups[:, 0].shape)
+            drives.append(seen[:, module.seen] @ mean.mT)
+        activity = _rectified(torch.stack(drives, -1))  # (P, out, kh x kw)
+        self.activity[tuple(layer.kernel_size), layer.out_channels] = activity.flatten(1).numpy()
+
+
+def _rectified(drive: Tensor) -> Tensor:
+    """Drives along axis 0 as rates: standardised, rectified, with a mean square of 1; 0 where they don't vary."""
+    deviation = drive - drive.mean(0)
+    rates = (deviation / deviation.square().mean(0).sqrt().clamp_min(1e-300)).clamp_min(0)
+    return rates / rates.square().mean().sqrt().clamp_min(1e-300)

@@ -1,0 +1,76 @@
+"""The sleep of every single neuron of a layer: with noise, or in another engine than the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bioshare.bridge.changes import Change
+from bioshare.bridge.modules import SharingModule
+from bioshare.bridge.seeds import derived
+from bioshare.circuit.checks import Array
+from bioshare.circuit.circuits import Circuit
+from bioshare.circuit.problem import Engine, prepare
+from bioshare.circuit.rules import Hebbian
+
+BYTES_PER_WEIGHT = 120
+"""What the exact engine holds for a weight with noise, in float64: itself, its change and momentum, and inputs."""
+
+
+@dataclass(frozen=True)
+class Simulation(Change):
+    """A sleep that is simulated neuron by neuron, a number of output channels at a time.
+
+    Modules with the same number of neurons are simulated together. The output channels of one position see the same
+    noise, so that it doesn't matter how many fit into memory.
+
+    Attributes:
+        patterns: (P, K).
+        noise: standard deviation of what every position adds to them.
+        seed: of the noise.
+        memory: bytes that a simulation may take.
+    """
+
+    patterns: Array
+    circuit: Circuit
+    rule: Hebbian
+    noise: float
+    seed: int
+    engine: Engine
+    memory: float
+    progress: bool
+
+    def __call__(
+        self, weight: Tensor, modules: Sequence[SharingModule]
+    ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
+        alike = sorted(modules, key=lambda module: module.neurons)
+        for neurons, group in groupby(alike, key=lambda module: module.neurons):
+            together = list(group)
+            before = torch.stack([module.groups(weight) for module in together]).double().cpu()
+            stimuli = np.stack([self.patterns[:, module.seen.numpy()] for module in together])[:, None]
+            channels = max(1, int(self.memory // (BYTES_PER_WEIGHT * before[:, 0].numel())))
+            seed = derived(self.seed, neurons)
+            after = torch.cat([self._slept(part, stimuli, seed) for part in before.split(channels, 1)], 1)
+            for module, slept in zip(together, after.to(weight), strict=True):
+                yield module, module.groups(weight), slept
+
+    def _slept(self, weights: Tensor, stimuli: Array, seed: int) -> Tensor:
+        """Weights (modules, channels, N, K) after they have seen the stimuli (modules, 1, P, K)."""
+        problem = prepare(
+            weights.numpy(),
+            stimuli,
+            self.circuit,
+            self.rule,
+            record_every=len(self.patterns),
+            noise=self.noise,
+            seed=seed,
+        )
+        outcome = self.engine.run(problem, self.progress)
+        if outcome.presentations < problem.presentations:  # a sleep cut short must not pass for a whole one
+            raise KeyboardInterrupt
+        return torch.from_numpy(outcome.weights.reshape(weights.shape))

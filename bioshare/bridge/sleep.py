@@ -1,0 +1,247 @@
+"""`Sleep`: the lateral circuit of every sharing group of a model, simulated, and its weights after that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from bioshare.bridge.dose import MOMENTUM, Dose, PaperRule, PerInput, settling_circuit
+from bioshare.bridge.modules import Border, refuse_border
+from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
+from bioshare.bridge.night import Maps, Night
+from bioshare.bridge.report import SleepReport
+from bioshare.bridge.walk import change_layers
+from bioshare.circuit.checks import real, whole
+from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
+from bioshare.circuit.exact import Exact
+from bioshare.circuit.problem import Engine
+from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.simulate import ENGINES, find_engine
+from bioshare.circuit.stimuli import Grid, Stimulus, gaussian, grid
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Let every locally connected layer of a model sleep, in place: the full lateral circuit of every group.
+
+    The pattern has one period (kh, kw) per input channel. All groups of a grouped layer see the same pattern of
+    in / groups channels. Without noise the exact engine simulates a sleep once, as one linear map of K weights; all
+    modules and all layers with K inputs per neuron see its stimuli, in their own order. Otherwise every neuron is
+    simulated, and the output channels of one position see the same noise.
+
+    `Sleep.rate_circuit`, `Sleep.steady_state` and `Sleep.paper` are settings that work for any network.
+
+    Args:
+        circuit: `SteadyState` or `RateCircuit`.
+        rule: `Hebbian`; or a callable that takes K to one, since |x|^2 often grows with K.
+        stimulus: the pattern's stream, such as ``stimuli.grid()`` or ``stimuli.gaussian()``.
+        presentations: P, for every layer; or a callable that takes K to P, such as ``lambda inputs: 10 * inputs``
+            for ten cycles of the grid stimulus.
+        border: "share": positions whose patch reaches into the padding take part, as if the pattern continued
+            there; "keep": they keep their weights.
+        engine: as in `bioshare.simulate`.
+        patterns: "drawn" from the stimulus; or "relayed", where a layer sees what the groups of a layer before it
+            answer to their own pattern (`bioshare.bridge.relay.Relay`).
+        rescale: bring the mean of every group back to its norm before sleep (synaptic scaling).
+        pool: keep the maps of that many sleeps for each K, simulated when they are first needed, and draw one of
+            them for every sleep; None for a new one every time.
+        pool_seed: decides the stimuli of the pool.
+        moments: of an optimiser, given in the call: "keep" leaves them alone; "share" applies the linear part of the
+            sleep to sums of gradients and averages sums of squares within groups; "reset" sets those of all locally
+            connected layers to 0.
+        memory: most bytes that the simulation of single neurons may take.
+    """
+
+    circuit: Circuit
+    rule: Hebbian | Callable[[int], Hebbian]
+    stimulus: Stimulus
+    presentations: int | Callable[[int], int]
+    border: Border = "share"
+    engine: str | Engine = "exact"
+    patterns: Literal["drawn", "relayed"] = "drawn"
+    rescale: bool = False
+    pool: int | None = None
+    pool_seed: int = 0
+    moments: Treatment = "keep"
+    memory: float = 1e9
+    pooled: Maps = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        expected = {"circuit": (RateCircuit, SteadyState), "stimulus": (Stimulus,)}
+        for name, kinds in expected.items():
+            if not isinstance(getattr(self, name), kinds):
+                told = " or a ".join(kind.__name__ for kind in kinds)
+                raise TypeError(f"{name} must be a {told}; got {getattr(self, name)!r}")
+        if not callable(self.rule) and not isinstance(self.rule, Hebbian):
+            raise TypeError(f"rule must be a Hebbian or a callable that takes K to one; got {self.rule!r}")
+        if not callable(self.presentations):
+            whole("presentations", self.presentations, "a number of presentations or a callable", at_least=1)
+        self._refuse_arrays(self.circuit.fields() | (self.rule.fields() if isinstance(self.rule, Hebbian) else {}))
+        if isinstance(self.engine, str) and self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
+        if self.patterns not in ("drawn", "relayed"):
+            raise ValueError(f'patterns must be "drawn" or "relayed"; got {self.patterns!r}')
+        refuse_border(self.border)
+        refuse_treatment(self.moments)
+        whole("pool_seed", self.pool_seed, "a non-negative integer", at_least=0)
+        real("memory", self.memory, "a positive number of bytes", above=0, array=False)
+        self._refuse_contradictions()
+
+    @classmethod
+    def rate_circuit(
+        cls,
+        alpha: float = 10.0,
+        *,
+        gamma: float = 0.0,
+        times: float = 5.0,
+        strength: float = 0.5,
+        stimulus: Stimulus | None = None,
+        **options: Any,
+    ) -> Sleep:
+        """The paper's circuit in time (Eq. 8), at a dose that suits any layer.
+
+        Args:
+            alpha: strength of the inhibition.
+            gamma: pull to the weights before sleep.
+            times: presentations for every input of a neuron; 5 cycles of the grid.
+            strength: of a presentation, see `bioshare.bridge.dose.Dose`.
+            stimulus: None for the grid in random order.
+            options: other fields of `Sleep`.
+        """
+        return cls._dosed(settling_circuit(alpha), gamma, times, 1, strength, stimulus, options)
+
+    @classmethod
+    def steady_state(
+        cls,
+        alpha: float = math.inf,
+        *,
+        gamma: float = 0.0,
+        times: float = 5.0,
+        strength: float = 0.5,
+        stimulus: Stimulus | None = None,
+        **options: Any,
+    ) -> Sleep:
+        """The same dose of the circuit at its fixed point: ideal (Eq. 7), or at finite alpha (Eq. 9).
+
+        Args:
+            alpha: strength of the inhibition.
+            gamma, times, strength, stimulus, options: as for `rate_circuit`.
+        """
+        return cls._dosed(SteadyState(alpha), gamma, times, 0, strength, stimulus, options)
+
+    @classmethod
+    def paper(cls, gamma: float = 0.01, times: float = 5.0, **options: Any) -> Sleep:
+        """The sleep of Fig. 4B on every layer: alpha = 10, Gaussian inputs of 150 ms, its learning rates.
+
+        Args:
+            gamma: pull to the weights before sleep; Fig. 4 has 0.1, 0.01 and 0.001.
+            times: presentations for every input of a neuron; Fig. 4B has 10,000 for 9 to 81 inputs.
+            options: other fields of `Sleep`.
+        """
+        return cls(RateCircuit(), PaperRule(gamma), gaussian(), PerInput(times), **options)
+
+    @classmethod
+    def _dosed(
+        cls,
+        circuit: Circuit,
+        gamma: float,
+        times: float,
+        extra: int,
+        strength: float,
+        stimulus: Stimulus | None,
+        options: dict[str, Any],
+    ) -> Sleep:
+        stimulus = grid(shuffle=True) if stimulus is None else stimulus
+        rule = Dose(strength, circuit, stimulus, gamma, MOMENTUM)
+        return cls(circuit, rule, stimulus, PerInput(times, extra), **options)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        seed: int = 0,
+        progress: bool = True,
+        measure: bool = True,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        keep: tuple[str, int] | None = None,
+    ) -> SleepReport:
+        """Put ``model`` to sleep. Modules with a single neuron are left alone.
+
+        Args:
+            model: its `LocallyConnected2d` layers sleep one after the other, in the order of ``model.modules()``.
+            seed: any non-negative integer; decides the stimuli.
+            progress: show a bar for a layer that takes longer than two seconds.
+            measure: whether to spend time on SNR, spread and drift; the report has NaN for them without.
+            optimizer: whose ``moments`` are shared or reset.
+            keep: name of a layer and number of an output channel, whose weights the report keeps and draws.
+
+        Returns:
+            What happened, a layer a row.
+
+        Raises:
+            ValueError: a layer's dilation shares a factor with its kernel size, so that its patches do not see
+                all of the pattern; a learning rate is above a layer's stability limit; ``memory`` is too small for
+                one channel of a layer; or the model has no locally connected layer. No weight was changed.
+            DivergenceError: the sleep diverges; layers and modules before the one that does have slept.
+        """
+        whole("seed", seed, "a non-negative integer", at_least=0)
+        follow = Moments.of(self.moments, optimizer)
+        night = Night(self, seed, find_engine(self.engine), progress)
+        night.check(model)
+        layers, kept = change_layers(
+            model,
+            night.change_of,
+            border=self.border,
+            rescale=self.rescale,
+            moments=follow,
+            measured=measure,
+            keep=keep,
+        )
+        pooled = self.pooled.values()
+        return SleepReport(layers, night.simulated, night.seconds, len(pooled), sum(m.bytes for m in pooled), kept)
+
+    @property
+    def collapses(self) -> bool:
+        """Whether the sleep is a linear map, the same for all neurons."""
+        return not self.stimulus.noise and (self.engine == "exact" or isinstance(self.engine, Exact))
+
+    def length(self, inputs: int) -> int:
+        """How many presentations a layer with K inputs per neuron sees."""
+        length = self.presentations(inputs) if callable(self.presentations) else self.presentations
+        return whole("presentations", length, "a number of presentations", at_least=1)
+
+    def rule_for(self, inputs: int) -> Hebbian:
+        """The rule of a layer with K inputs per neuron."""
+        rule = self.rule if isinstance(self.rule, Hebbian) else self.rule(inputs)
+        if not isinstance(rule, Hebbian):
+            raise TypeError(f"rule must return a Hebbian for {inputs} inputs; got {rule!r}")
+        self._refuse_arrays(rule.fields())
+        return rule
+
+    def _refuse_arrays(self, fields: dict[str, Any]) -> None:
+        for name, value in fields.items():
+            if np.ndim(value) and not callable(value):
+                raise ValueError(f"{name} must be one number for all groups of a model; got shape {np.shape(value)}")
+
+    def _refuse_contradictions(self) -> None:
+        """Refuse options that need each other, or exclude each other."""
+        if self.pool is not None:
+            whole("pool", self.pool, "None or a number of sleeps to keep", at_least=1)
+        if not self.collapses and (self.pool is not None or self.moments == "share"):
+            name = "pool" if self.pool is not None else 'moments="share"'
+            raise ValueError(
+                f"{name} needs a sleep that is one linear map: no noise, and the exact engine. Leave it out"
+            )
+        if self.patterns == "relayed" and self.pool is not None:
+            raise ValueError("pool must be None for relayed patterns, which depend on the weights")
+        if self.patterns == "relayed" and isinstance(self.stimulus, Grid):
+            raise ValueError(
+                "stimulus must bring new patterns all the time for relayed patterns, as stimuli.gaussian() does: the "
+                "few that a grid has in the first layer can't span the inputs of the next ones"
+            )
