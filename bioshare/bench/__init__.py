@@ -1,4 +1,4 @@
-"""Benchmarks, side by side in one run: ``python -m bioshare bench sleep`` (or ``layer``, ``train``)."""
+"""Benchmarks, side by side in one run: ``python -m bioshare bench sleep`` (or ``layer``, ``train``, ``bridge``)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ BENCHES = {
     "sleep": "one sleep of Fig. 4B in every engine",
     "layer": "LocallyConnected2d against unfold + einsum and against Conv2d: time and memory",
     "train": "a training step of ResNet-20: convolutional, locally connected, with sharing",
+    "bridge": "one sleep of whole networks in every form, against a training step and direct averaging",
 }
 
 

@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser, repeats: int) -> None:
     """What benches of networks have in common."""
     parser.add_argument("--batches", type=positive, nargs="+", default=[128, 512], help="(default: %(default)s)")
+    add_machine_options(parser, repeats)
+
+
+def add_machine_options(parser: argparse.ArgumentParser, repeats: int) -> None:
+    """How often, and on what."""
     parser.add_argument("--repeats", type=positive, default=repeats, help="(default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="(default: %(default)s)")

@@ -6,7 +6,7 @@ import datetime
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,21 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def in_turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
     """Median seconds of each of several works, which take turns so that a busy machine slows all of them."""
+    for work in works.values():
+        work()  # warms up
+    return dict(turns(works, repeats, device))
+
+
+def turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> Iterator[tuple[str, float]]:
+    """Name and median seconds of each of several warm works, as soon as the last turn of each is over."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(repeats + 1):  # the first round warms up
+    for turn in range(repeats):
         for name, work in works.items():
             synchronise(device)
             elapsed, _ = timed(lambda work=work: (work(), synchronise(device)))
-            if repeat:
-                seconds[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append(elapsed)
+            if turn == repeats - 1:
+                yield name, statistics.median(seconds[name])
 
 
 def synchronise(device: torch.device) -> None:
@@ -65,13 +72,27 @@ def _peak_bytes(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any,
     return _resident("VmHWM") - before
 
 
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that a new tensor may still take; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if not Path("/proc/meminfo").exists():
+        return None
+    return _kibibytes("/proc/meminfo", "MemAvailable")
+
+
 def megabytes(number: int | None) -> str:
     """A number of bytes in MB; "-" for None."""
     return "-" if number is None else f"{number / 1e6:.0f}"
 
 
 def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    return _kibibytes("/proc/self/status", field)
+
+
+def _kibibytes(path: str, field: str) -> int:
+    """A field of one of Linux's files about memory, in bytes."""
+    lines = Path(path).read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 

@@ -64,15 +64,21 @@ def network(name: str) -> nn.Module:
 
 def step(name: str, batch: int, dtype: str, device: str) -> Callable[[], None]:
     """A training step of one network on one random batch."""
-    model = network(name).to(device)
+    return training_step(network(name).to(device), IMAGE, batch, dtype, InstantSharing() if "sharing" in name else None)
+
+
+def training_step(
+    model: nn.Module, image: tuple[int, int, int], batch: int, dtype: str, share: InstantSharing | None = None
+) -> Callable[[], None]:
+    """A training step of a model, which has at least ten classes, on one random batch, with sharing after it or not."""
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    images, labels = torch.randn(batch, *IMAGE, device=device), torch.randint(10, (batch,), device=device)
+    images, labels = torch.randn(batch, *image, device=device), torch.randint(10, (batch,), device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    share = InstantSharing() if "sharing" in name else None
 
     def run() -> None:
         optimizer.zero_grad()
-        with torch.autocast(torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"):
+        with torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "fp32"):
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()

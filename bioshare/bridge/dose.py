@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioshare.circuit.checks import real, whole
-from bioshare.circuit.circuits import Circuit, RateCircuit
+from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.rules import Gated, Hebbian, InverseSqrtDecay
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.circuit.theory import max_dt
@@ -49,11 +49,12 @@ class PerInput:
 class Dose:
     """A Hebbian rule whose learning rate makes one presentation equally strong for every number of inputs.
 
-    The learning rates of a presentation, summed and times |x|^2 / (1 - momentum), are its *strength* s: deviations
-    from the mean shrink along x to about exp(-s), the mean to exp(-s / (1 + alpha)).
+    The learning rates of a presentation, summed and times |x|^2 / (1 - momentum), are its *strength* s. Along x the
+    mean shrinks to about exp(-s / (1 + alpha)); deviations from it to about 1 - s in a single update, and between that
+    and exp(-s) in the rate circuit, where the response and the momentum lag behind.
 
     Args:
-        strength: s.
+        strength: s; below 2 for `SteadyState`, which would overshoot by more than there was.
         circuit: a `RateCircuit` learns only in the last third of every presentation, when it has settled.
         stimulus: has the mean of |x|^2, noise included.
         gamma, momentum: as for `bioshare.Hebbian`.
@@ -73,6 +74,8 @@ class Dose:
 
     def __post_init__(self) -> None:
         real("strength", self.strength, "a positive number", above=0, array=False)
+        if isinstance(self.circuit, SteadyState) and self.strength >= 2:
+            raise ValueError(f"strength must be below 2 for {self.circuit!r}; got {self.strength}")
         Hebbian(self.gamma, self.momentum, learning_rate=0.0)
 
     def __call__(self, inputs: int) -> Hebbian:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -80,30 +81,40 @@ class HebbianSharing:
         """Share the weights of every locally connected layer; the arguments are those of `Sleep`'s call.
 
         Raises:
-            ValueError: a layer's dilation shares a factor with its kernel size. No weight was changed.
+            TypeError, ValueError: a layer's dilation shares a factor with its kernel size, or ``batch_size`` returns no
+                number of patterns. No weight was changed.
             DivergenceError: the learning rate is too high. Layers before the one that diverges have changed.
         """
         whole("seed", seed, "a non-negative integer", at_least=0)
         follow = Moments.of(self.moments, optimizer)
         for name, layer in sharing_layers(model):
             refuse_dilation(name, layer)
+            self._size(layer.weight[0, 0, 0].numel())
         maps: dict[tuple, LinearSleep] = {}
+        seconds = 0.0
 
         def change_of(layer: LocallyConnected2d, index: int) -> LinearSleep:
+            nonlocal seconds
             inputs, weight = layer.weight[0, 0, 0].numel(), layer.weight
             key = inputs, weight.device, weight.dtype
             if key not in maps:
+                start = time.perf_counter()
                 maps[key] = self._map(inputs, seed, weight)
+                seconds += time.perf_counter() - start
             return maps[key]
 
         layers, kept = change_layers(model, change_of, border=self.border, moments=follow, measured=measure, keep=keep)
-        return SleepReport(layers, maps=len(maps), kept=kept)
+        return SleepReport(layers, len(maps), seconds, kept=kept)
 
     def _map(self, inputs: int, seed: int, weight: torch.Tensor) -> LinearSleep:
         """The change of layers with K inputs per neuron."""
-        size = self.batch_size(inputs) if callable(self.batch_size) else self.batch_size
-        whole("batch_size", size, "a number of patterns", at_least=1)
+        size = self._size(inputs)
         patterns = self.stimulus.draw(self.updates * size, inputs, seed=derived(seed, inputs))
         batches = patterns.reshape(self.updates, size, inputs)
         engine = Exact(device=str(weight.device))
         return LinearSleep.of(batch_map(batches, SteadyState(self.alpha), self.rule, engine=engine), weight)
+
+    def _size(self, inputs: int) -> int:
+        """M for layers with K inputs per neuron."""
+        size = self.batch_size(inputs) if callable(self.batch_size) else self.batch_size
+        return whole("batch_size", size, "a number of patterns", at_least=1)

@@ -63,7 +63,7 @@ class Moments:
             if not isinstance(value, Tensor):
                 continue
             if self.treatment == "reset":
-                value.zero_()
+                value.fill_(name == "mu_product")  # NAdam's product of factors starts at 1
             elif name in (*LINEAR, *SQUARES):
                 assert isinstance(change, GroupChange), "Sleep refuses to share moments otherwise"
                 for module in modules:

@@ -93,8 +93,9 @@ class Night:
         return _inputs(layer), self._chosen(_inputs(layer)), layer.weight.device, layer.weight.dtype
 
     def _chosen(self, inputs: int) -> int:
-        """Which sleep of the pool this is, the first where there is none."""
-        return derived(self.seed, inputs) % (self.sleep.pool or 1)
+        """Which sleep of the pool this is, the first where there is none, or all would be the same."""
+        sleeps = self.sleep.pool if self.sleep.pool and self.sleep.stimulus.varies else 1
+        return derived(self.seed, inputs) % sleeps
 
     def _stimulus_seed(self, inputs: int) -> int:
         if self.sleep.pool is None:

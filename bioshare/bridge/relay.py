@@ -11,6 +11,9 @@ from bioshare.circuit.checks import Array
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.nn import LocallyConnected2d
 
+SMALL = 1e-300
+"""Instead of 0 in a denominator whose numerator is 0."""
+
 
 class Relay:
     """The patterns of a network's layers, from input to output.
@@ -18,8 +21,9 @@ class Relay:
     The lateral connections of a layer make its activity repeat with the period of its own kernel: one number per
     output channel and module. That is a pattern for a layer with a kernel of the same size and as many input
     channels, the nearest such layer behind it. It is the mean drive of each group, after its sleep, while the layer
-    sees its own pattern; standardised over the presentations, rectified, and as strong as the stimulus. Other layers
-    have their pattern drawn, as the first one has from the retina.
+    sees its own pattern; standardised over the presentations, rectified, and scaled until |x|^2 of every pattern is the
+    stimulus' mean (where a layer's drives rise and fall together, it would vary tenfold). Other layers have their
+    pattern drawn, as the first one has from the retina.
 
     Args:
         stimulus: where patterns are drawn from.
@@ -38,8 +42,7 @@ class Relay:
         source = (tuple(layer.kernel_size), layer.in_channels) if layer.groups == 1 else None
         inputs = layer.weight[0, 0, 0].numel()
         if source in self.activity:
-            power = np.trace(self.stimulus.covariance(inputs)) / inputs
-            patterns = self.activity[source] * np.sqrt(power)
+            patterns = self.activity[source] * np.sqrt(np.trace(self.stimulus.covariance(inputs)))
         else:
             patterns = self.stimulus.draw(self.presentations, inputs, seed=seed)
         self.last = layer, patterns
@@ -53,12 +56,12 @@ class Relay:
             groups = module.groups(layer.weight.detach()).double().cpu()
             mean = groups.mean(1) if module.neurons else groups.new_zeros(groups[:, 0].shape)
             drives.append(seen[:, module.seen] @ mean.mT)
-        activity = _rectified(torch.stack(drives, -1))  # (P, out, kh x kw)
-        self.activity[tuple(layer.kernel_size), layer.out_channels] = activity.flatten(1).numpy()
+        activity = _rectified(torch.stack(drives, -1).flatten(1))  # (P, out x kh x kw)
+        self.activity[tuple(layer.kernel_size), layer.out_channels] = activity.numpy()
 
 
 def _rectified(drive: Tensor) -> Tensor:
-    """Drives along axis 0 as rates: standardised, rectified, with a mean square of 1; 0 where they don't vary."""
+    """Drives (P, K) as patterns of length 1: standardised over the presentations, rectified; 0 where none varies."""
     deviation = drive - drive.mean(0)
-    rates = (deviation / deviation.square().mean(0).sqrt().clamp_min(1e-300)).clamp_min(0)
-    return rates / rates.square().mean().sqrt().clamp_min(1e-300)
+    rates = (deviation / deviation.square().mean(0).sqrt().clamp_min(SMALL)).clamp_min(0)
+    return rates / torch.linalg.vector_norm(rates, dim=1, keepdim=True).clamp_min(SMALL)

@@ -1,21 +1,32 @@
-"""What a sleep did to a model: SNR, spread and drift of the mean, layer by layer."""
+"""What a sleep did to a model: SNR, spread and drift of the mean, layer by layer; printed, stored and drawn."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from bioshare.bridge.modules import Border, modules, sharing_layers
 from bioshare.circuit import theory
+from bioshare.circuit.checks import whole
+from bioshare.machine import versions
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+VERSIONED = ("numpy", "torch", "xarray")
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What a sleep did to one layer; medians over its sharing groups, NaN where nothing was measured.
+    """What a sleep did to one layer; medians over its sharing groups, NaN where none has a value.
+
+    Groups without a spread before sleep have none after it to compare with, and those with a mean of 0 no drift.
 
     Attributes:
         name: of the layer in the model.
@@ -23,7 +34,8 @@ class LayerReport:
         neg_log_snr_before, neg_log_snr_after: log mean_j(var_j / mean_j^2).
         spread: root of the summed variance of a group's weights after sleep, over that before. Unlike the SNR it
             knows no mean that may happen to lie near 0.
-        mean_norm: norm of a group's mean weight vector after sleep, over that before.
+        mean_norm: norm of a group's mean weight vector as the circuit left it, over that before sleep. Where the sleep
+            rescales means, they have their old norm again, and this says how much they had lost.
         mean_cosine: cosine between the two.
         seconds: wall-clock time, that of a map which this layer was the first to need included.
     """
@@ -37,8 +49,24 @@ class LayerReport:
     mean_cosine: float
     seconds: float
 
+    @property
+    def label(self) -> str:
+        """Its name for people: a model that is a layer itself has none."""
+        return self.name or "(model)"
 
-QUANTITIES = tuple(field.name for field in fields(LayerReport))[2:-1]
+
+COLUMNS = {
+    "modules": ("modules", "d", "modules that took part"),
+    "neg_log_snr_before": ("-log SNR before", ".2f", "log mean_j(var_j / mean_j^2) before sleep"),
+    "neg_log_snr_after": ("after", ".2f", "log mean_j(var_j / mean_j^2) after sleep"),
+    "spread": ("spread", ".4f", "root of the summed variance after sleep, over that before"),
+    "mean_norm": ("|mean|", ".4f", "norm of the mean weight vector as the circuit left it, over that before sleep"),
+    "mean_cosine": ("cosine", ".4f", "cosine between the mean weight vectors before and after sleep"),
+    "seconds": ("seconds", ".3f", "wall-clock time in seconds"),
+}
+"""The fields of a `LayerReport` but its name: head and format in the printed table, and the meaning."""
+
+QUANTITIES = tuple(COLUMNS)[1:-1]
 """What is measured in every group."""
 
 
@@ -56,6 +84,8 @@ class Kept:
 class SleepReport:
     """What a sleep did to a model, a layer a row; prints as a table.
 
+    `to_xarray` stores it, `write_to` shows it in TensorBoard, and `draw` makes a picture of the kept weights.
+
     Attributes:
         layers: in the order in which they slept.
         maps: how many linear maps were simulated for it.
@@ -72,46 +102,130 @@ class SleepReport:
     kept: Kept | None = None
 
     def __repr__(self) -> str:
-        heads = "layer", "modules", "-log SNR before", "after", "spread", "|mean|", "cosine", "seconds"
-        forms = ("d", ".2f", ".2f", ".4f", ".4f", ".4f", ".3f")
+        heads = "layer", *(head for head, _, _ in COLUMNS.values())
         rows = [
-            (
-                row.name or "(model)",
-                *(format(getattr(row, f.name), form) for f, form in zip(fields(row)[1:], forms, strict=True)),
-            )
+            (row.label, *(_text(getattr(row, name), form) for name, (_, form, _) in COLUMNS.items()))
             for row in self.layers
         ]
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in (heads, *rows)]
-        return "\n".join(
-            [*lines, "(medians over groups; spread and |mean| are ratios, after / before)", *self._costs()]
-        )
+        return "\n".join([*lines, *self._notes()])
 
-    def _costs(self) -> Sequence[str]:
-        """The maps in words, if there are any."""
-        if not self.maps + self.pool_maps:
-            return []
-        kept = f"; {self.pool_maps} kept, {self.pool_bytes / 1e6:.1f} MB" if self.pool_maps else ""
-        return [f"maps simulated: {self.maps}, {self.map_seconds:.2f} s{kept}"]
+    def _notes(self) -> list[str]:
+        """What stands below the table: what it shows, and what it cost."""
+        absent = any(math.isnan(getattr(row, name)) for name in QUANTITIES for row in self.layers)
+        told = "; - where there is no value" if absent else ""
+        notes = [f"(medians over groups; spread and |mean| are ratios, after / before{told})"]
+        if len(self.layers) > 1:
+            notes.append(f"{len(self.layers)} layers in {sum(row.seconds for row in self.layers):.2f} s")
+        if self.maps + self.pool_maps:
+            kept = f"; {self.pool_maps} kept, {self.pool_bytes / 1e6:.1f} MB" if self.pool_maps else ""
+            notes.append(f"maps simulated: {self.maps}, {self.map_seconds:.2f} s{kept}")
+        return notes
+
+    def to_xarray(self) -> xr.Dataset:
+        """The report with the axis layer; the maps' cost and the versions are attributes. Without the kept weights.
+
+        ``to_netcdf(path)`` works.
+        """
+        import xarray as xr
+
+        variables = {
+            name: ("layer", np.array([getattr(row, name) for row in self.layers]), {"long_name": meaning})
+            for name, (_, _, meaning) in COLUMNS.items()
+        }
+        names = np.array([row.name for row in self.layers])  # as text, not objects
+        coordinates = {"layer": ("layer", names, {"long_name": "name in the model, in the order of sleep"})}
+        return xr.Dataset(variables, coordinates, self._costs() | versions(*VERSIONED))
+
+    def write_to(self, writer: Any, step: int) -> None:
+        """Write every layer's measurements and seconds for TensorBoard, and the picture if weights were kept.
+
+        The tags are sleep/spread/<layer>, sleep/neg_log_snr_after/<layer>, ..., sleep/maps, ... and
+        sleep/weights/<layer>/<channel>. NaN and infinities are left out, since a curve has no place for them: where
+        sharing makes weights exactly equal, its -log SNR of -inf is a gap, and its spread is 0.
+
+        Args:
+            writer: a `torch.utils.tensorboard.SummaryWriter`, or what has its add_scalar; and its add_figure where
+                weights were kept.
+            step: where on the horizontal axis, such as the steps of the optimiser so far.
+
+        Raises:
+            TypeError, ValueError: ``writer`` is no such thing, or ``step`` no whole number >= 0. Nothing was written.
+        """
+        whole("step", step, "a number of steps", at_least=0)
+        for method in ("add_scalar", "add_figure") if self.kept else ("add_scalar",):
+            if not hasattr(writer, method):
+                raise TypeError(f"writer must have {method}, as a SummaryWriter has; got {writer!r}")
+        values: dict[str, float] = self._costs()
+        values |= {
+            "/".join(filter(None, (name, row.name))): getattr(row, name)
+            for name in (*QUANTITIES, "seconds")
+            for row in self.layers
+        }
+        for tag, value in values.items():
+            if math.isfinite(value):
+                writer.add_scalar(f"sleep/{tag}", value, step)
+        if self.kept:
+            tag = "/".join(filter(None, ("sleep/weights", self.kept.name, str(self.kept.channel))))
+            writer.add_figure(tag, self.draw(), step)
+
+    def draw(self, inputs: int = 0) -> Figure:
+        """The kept channel's weights over positions before and after sleep; ``draw().savefig(path)`` stores it.
+
+        Every output position is its kh x kw kernel for one input channel (see `bioshare.bridge.picture.draw`).
+
+        Args:
+            inputs: which input channel, of those in the output channel's group.
+
+        Raises:
+            TypeError, ValueError: no weights were kept, or there is no such input channel.
+        """
+        from bioshare.bridge import picture
+
+        if self.kept is None:
+            raise ValueError(
+                "this report kept no weights to draw: call the sleep with keep=(layer, output channel), for instance "
+                f"keep=({self.layers[0].name!r}, 0)"
+            )
+        (row,) = (row for row in self.layers if row.name == self.kept.name)
+        return picture.draw(self.kept, row, inputs)
+
+    def _costs(self) -> dict[str, Any]:
+        """What the maps cost, by name."""
+        return {name: getattr(self, name) for name in ("maps", "map_seconds", "pool_maps", "pool_bytes")}
 
 
-def measure(before: Tensor, after: Tensor) -> np.ndarray:
-    """The `QUANTITIES` of groups (out, N, K) before and after a sleep, (5, out)."""
+def _text(value: float, form: str) -> str:
+    """A number in the table."""
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def measure(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np.ndarray:
+    """The `QUANTITIES` of groups (out, N, K) before and after a sleep, (5, out).
+
+    ``unscaled`` are the groups after sleep and before their means were rescaled; None where they were not.
+    """
     pair = [groups.double().cpu().numpy() for groups in (before, after)]
     old, new = (weights.mean(1) for weights in pair)
     (old_spread, old_norm), (new_spread, new_norm) = (
         (np.sqrt(weights.var(1).sum(-1)), np.linalg.norm(mean, axis=-1))
         for weights, mean in zip(pair, (old, new), strict=True)
     )
+    left = new_norm if unscaled is None else np.linalg.norm(unscaled.double().cpu().numpy().mean(1), axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):  # a mean of 0 has no direction, equal weights no spread
-        drift = new_spread / old_spread, new_norm / old_norm, (old * new).sum(-1) / (old_norm * new_norm)
+        drift = new_spread / old_spread, left / old_norm, (old * new).sum(-1) / (old_norm * new_norm)
     return np.stack([*map(theory.neg_log_snr, pair), *drift])
 
 
 def medians(measured: Sequence[np.ndarray]) -> dict[str, float]:
-    """The `QUANTITIES` of a layer by name, from those of its modules; NaN for none."""
-    values = np.median(np.concatenate(measured, 1), 1) if measured else np.full(len(QUANTITIES), math.nan)
-    return dict(zip(QUANTITIES, values.tolist(), strict=True))
+    """The `QUANTITIES` of a layer by name, from those of its modules: over the groups that have a value, else NaN."""
+    values = np.concatenate(measured, 1) if measured else np.empty((len(QUANTITIES), 0))
+    return {name: _median(row[~np.isnan(row)]) for name, row in zip(QUANTITIES, values, strict=True)}
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if values.size else math.nan
 
 
 def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:

@@ -51,13 +51,20 @@ class Simulation(Change):
         alike = sorted(modules, key=lambda module: module.neurons)
         for neurons, group in groupby(alike, key=lambda module: module.neurons):
             together = list(group)
-            before = torch.stack([module.groups(weight) for module in together]).double().cpu()
             stimuli = np.stack([self.patterns[:, module.seen.numpy()] for module in together])[:, None]
-            channels = max(1, int(self.memory // (BYTES_PER_WEIGHT * before[:, 0].numel())))
             seed = derived(self.seed, neurons)
-            after = torch.cat([self._slept(part, stimuli, seed) for part in before.split(channels, 1)], 1)
-            for module, slept in zip(together, after.to(weight), strict=True):
+            after = weight.new_empty(len(together), weight.shape[2], neurons, stimuli.shape[-1])
+            channels = self._channels(together)
+            for part, slept in zip(weight.split(channels, 2), after.split(channels, 1), strict=True):
+                before = torch.stack([module.groups(part) for module in together]).double().cpu()
+                slept.copy_(self._slept(before, stimuli, seed))
+            for module, slept in zip(together, after, strict=True):
                 yield module, module.groups(weight), slept
+
+    def _channels(self, modules: Sequence[SharingModule]) -> int:
+        """How many output channels of some modules fit into memory, one at the least."""
+        numbers = sum(module.neurons * module.seen.numel() for module in modules)
+        return max(1, int(self.memory // (BYTES_PER_WEIGHT * numbers)))
 
     def _slept(self, weights: Tensor, stimuli: Array, seed: int) -> Tensor:
         """Weights (modules, channels, N, K) after they have seen the stimuli (modules, 1, P, K)."""

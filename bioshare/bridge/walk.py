@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from bioshare.bridge.changes import Change
 from bioshare.bridge.modules import Border, modules, sharing_layers
 from bioshare.bridge.moments import Moments
 from bioshare.bridge.report import Kept, LayerReport, measure, medians
+from bioshare.circuit.checks import whole
 from bioshare.nn import LocallyConnected2d
 
 
@@ -36,19 +38,24 @@ def change_layers(
         moments: what happens to an optimiser's.
         measured: whether to measure SNR, spread and drift.
         keep: a layer and an output channel whose weights before and after are kept.
+
+    Raises:
+        TypeError, ValueError: the model has no layers to share, or not what ``keep`` names. Nothing has changed.
     """
     reports, kept = [], None
-    for index, (name, layer) in enumerate(sharing_layers(model)):
+    layers = sharing_layers(model)
+    _refuse_keep(keep, dict(layers))
+    for index, (name, layer) in enumerate(layers):
         start, values, weight = time.perf_counter(), [], layer.weight
         channel = keep[1] if keep and keep[0] == name else None
         old = None if channel is None else weight[:, :, channel].cpu().clone()
         taking_part = list(modules(layer, border))
         with torch.autocast(weight.device.type, enabled=False):
             change = change_of(layer, index)
-            for module, before, after in change(weight, taking_part):
-                after = _at_norm_of(before, after) if rescale else after
+            for module, before, slept in change(weight, taking_part):
+                after = _at_norm_of(before, slept) if rescale else slept
                 if measured:
-                    values.append(measure(before, after))
+                    values.append(measure(before, after, slept))
                 module.write(weight, after)
             if moments:
                 moments.follow(weight, taking_part, change)
@@ -56,6 +63,23 @@ def change_layers(
             kept = Kept(name, channel, old, weight[:, :, channel].cpu().clone())
         reports.append(LayerReport(name, len(taking_part), **medians(values), seconds=time.perf_counter() - start))
     return tuple(reports), kept
+
+
+def _refuse_keep(keep: object, layers: Mapping[str, LocallyConnected2d]) -> None:
+    """Refuse to keep what isn't there."""
+    if keep is None:
+        return
+    expected = "keep must be a layer's name and the number of an output channel, such as ('stages.0.0.conv1', 0)"
+    if not isinstance(keep, tuple) or len(keep) != 2 or not isinstance(keep[0], str):
+        raise TypeError(f"{expected}; got {keep!r}")
+    name, channel = keep
+    if name not in layers:
+        near = ", ".join(map(repr, difflib.get_close_matches(name, layers, cutoff=0.0)))
+        raise ValueError(f"keep must name a locally connected layer of the model; got {name!r}. Nearest: {near}")
+    channels = layers[name].out_channels
+    told = f"an output channel of layer {name!r} (0 to {channels - 1})"
+    if whole("keep", channel, told, at_least=0) >= channels:
+        raise ValueError(f"keep must have {told}; got {channel}")
 
 
 def _at_norm_of(before: Tensor, after: Tensor) -> Tensor:

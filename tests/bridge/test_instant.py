@@ -1,0 +1,58 @@
+"""`InstantSharing` sets every group to its mean."""
+
+import numpy as np
+import pytest
+import torch
+from small_layers import after, assert_agree, borders, geometries, layer, positions
+
+import bioshare as bs
+
+
+@geometries
+@borders
+def test_every_group_becomes_the_mean_of_its_positions(geometry, border):
+    model = layer(**geometry)
+    expected = model.weight.detach().clone()
+    for rows, columns in positions(model, border):
+        expected[rows, columns] = expected[rows, columns].mean(0)
+    assert_agree(after(bs.InstantSharing(border), model), expected, atol=1e-13)
+
+
+@geometries
+def test_to_share_twice_is_to_share_once(geometry):
+    model = layer(**geometry)
+    once = after(bs.InstantSharing(), model)
+    bs.InstantSharing()(model)
+    assert_agree(after(bs.InstantSharing(), model), once, atol=1e-13)
+
+
+def test_a_degenerate_dilation_is_shared_all_the_same():
+    model = layer(kernel_size=2, dilation=2)
+    shared = after(bs.InstantSharing(), model)
+    assert torch.equal(shared[0, 0], shared[2, 2])
+    assert not torch.equal(shared[0, 0], shared[0, 1])
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)], ids=str)
+def test_half_precision_sums_in_more(dtype, atol):
+    """1024 numbers near 1 would be lost in a sum of half precision, whose units there are 1 and 8."""
+    model = layer(kernel_size=1, input_size=32).to(dtype)
+    expected = model.weight.detach().double().mean((0, 1))
+    assert_agree(after(bs.InstantSharing(), model)[3, 4].double(), expected, atol=2 * atol)
+
+
+def test_the_report_tells_what_was_averaged_away():
+    model = layer(kernel_size=3, padding=1)
+    row = bs.InstantSharing()(model).layers[0]
+    assert row.modules == 9
+    assert row.spread == pytest.approx(0.0, abs=1e-12)
+    assert row.mean_norm == pytest.approx(1.0, abs=1e-12)
+    assert row.mean_cosine == pytest.approx(1.0, abs=1e-12)
+    assert np.isfinite(row.neg_log_snr_before)
+
+
+def test_bad_options_are_refused_when_it_is_made():
+    with pytest.raises(ValueError, match='border must be "share" or "keep"; got \'ignore\''):
+        bs.InstantSharing("ignore")
+    with pytest.raises(ValueError, match="moments must be one of 'keep', 'share', 'reset'; got 'forget'"):
+        bs.InstantSharing(moments="forget")
