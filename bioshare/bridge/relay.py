@@ -49,12 +49,12 @@ class Relay:
         return patterns
 
     def _hear(self, layer: LocallyConnected2d, patterns: Array) -> None:
-        """Keep the activity of a layer that sees its patterns, (P, out x kh x kw), with a mean square of 1."""
+        """Keep the activity of a layer that sees its patterns, (P, out x kh x kw), every pattern of length 1."""
         seen = torch.from_numpy(patterns)
         drives = []
         for module in lattices(layer):
             groups = module.groups(layer.weight.detach()).double().cpu()
-            mean = groups.mean(1) if module.neurons else groups.new_zeros(groups[:, 0].shape)
+            mean = groups.mean(1) if module.neurons else groups.new_zeros(len(groups), groups.shape[-1])
             drives.append(seen[:, module.seen] @ mean.mT)
         activity = _rectified(torch.stack(drives, -1).flatten(1))  # (P, out x kh x kw)
         self.activity[tuple(layer.kernel_size), layer.out_channels] = activity.numpy()

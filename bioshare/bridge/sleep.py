@@ -55,7 +55,7 @@ class Sleep:
         moments: of an optimiser, given in the call: "keep" leaves them alone; "share" applies the linear part of the
             sleep to sums of gradients and averages sums of squares within groups; "reset" sets those of all locally
             connected layers to 0.
-        memory: most bytes that the simulation of single neurons may take.
+        memory: most bytes that the simulation of single neurons may take, beside its patterns and the new weights.
     """
 
     circuit: Circuit

@@ -17,13 +17,16 @@ from tqdm import tqdm
 from bioshare.circuit.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.groups import NoisyGroups, SharedGroups, refuse_divergence
-from bioshare.circuit.presentations import BLOCK, Constants, Vectors, blocks
+from bioshare.circuit.presentations import Constants, Vectors, blocks
 from bioshare.circuit.problem import Outcome, Problem, prepare
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
 MAPS = 4096
 """Presentation maps that are stepped together: enough to hide Python, few enough to stay in cache."""
+
+MAP_BLOCK = 64
+"""Presentations per block of a sleep map: its K x K virtual weights are moved once a block, which is what takes time."""
 
 NOISE = 2**20
 """Numbers of noise that are held at once."""
@@ -167,18 +170,19 @@ def _mapped(problem: Problem, engine: Exact, progress: bool) -> SleepMap:
     mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))
     mean.state[:, 0, -1] = -constants.bias[:, 0]  # the last virtual neuron has no weights: it carries c
     for start, x in _chunks(problem, engine, progress):
-        for number, block in enumerate(blocks(constants, x, rates[start : start + x.shape[1]])):
+        parts = blocks(constants, x, rates[start : start + x.shape[1]], MAP_BLOCK)
+        for number, block in enumerate(parts):
             traces = deviation.solve(block, block.maps.deviation), mean.solve(block, block.maps.mean)
-            refuse_divergence(problem, block.moves(*traces) < problem.bound, start + number * BLOCK)
+            refuse_divergence(problem, block.moves(*traces) < problem.bound, start + number * MAP_BLOCK)
             deviation, mean = deviation.after(block, traces[0]), mean.after(block, traces[1])
-    parts = identity + deviation.v, identity + mean.v[..., :-1], mean.v[..., -1]
-    return SleepMap(*(part.cpu().numpy().reshape(problem.batch + part.shape[1:]) for part in parts))
+    found = identity + deviation.v, identity + mean.v[..., :-1], mean.v[..., -1]
+    return SleepMap(*(part.cpu().numpy().reshape(problem.batch + part.shape[1:]) for part in found))
 
 
 def _chunks(problem: Problem, engine: Exact, progress: bool) -> Iterator[tuple[int, Tensor]]:
     """The inputs of many presentations at a time, with the number of the first, behind a progress bar."""
     groups, neurons, inputs = problem.weights.shape
-    together = BLOCK * max(1, MAPS // (BLOCK * groups))
+    together = MAP_BLOCK * max(1, MAPS // (MAP_BLOCK * groups))
     if problem.per_neuron:
         together = max(1, NOISE // (groups * neurons * inputs))
     with tqdm(total=problem.presentations, delay=2, disable=not progress, unit="presentation") as bar:

@@ -47,7 +47,7 @@ PHI, PSI, R, R_INH = range(4)
 """Rows of a presentation map: what a presentation leaves behind."""
 
 BLOCK = 16
-"""Presentations per block."""
+"""Presentations per block where weights are recorded."""
 
 CACHE = 2**18
 """Weights that are held at once while the SNR is recorded."""
@@ -219,15 +219,15 @@ class Block:
         return system.flatten(3).flatten(1, 2)
 
 
-def blocks(constants: Constants, x: Tensor, rates: Tensor) -> Iterator[Block]:
-    """The presentations of x (B, P, K) at the learning rates (P, updates), in blocks."""
+def blocks(constants: Constants, x: Tensor, rates: Tensor, length: int = BLOCK) -> Iterator[Block]:
+    """The presentations of x (B, P, K) at the learning rates (P, updates), in blocks of that length."""
     maps = Maps.of(constants, torch.linalg.vector_norm(x, dim=-1).square_(), rates)
-    whole = x.shape[1] // BLOCK * BLOCK
-    pulls = list(products(maps.pull[:, :whole].unflatten(1, (-1, BLOCK))).unbind(1)) if whole else []
+    whole = x.shape[1] // length * length
+    pulls = list(products(maps.pull[:, :whole].unflatten(1, (-1, length))).unbind(1)) if whole else []
     if whole < x.shape[1]:
         pulls.append(products(maps.pull[:, whole:]))
-    for t, pull in zip(range(0, x.shape[1], BLOCK), pulls, strict=True):
-        part = slice(t, t + BLOCK)
+    for t, pull in zip(range(0, x.shape[1], length), pulls, strict=True):
+        part = slice(t, t + length)
         yield Block(x[:, part], maps.part(part), pull)
 
 

@@ -143,18 +143,23 @@ def positions(model, border="share"):
     return found
 
 
+def constants(model):
+    """A different number for each module, in the shape of the layer's weight."""
+    rows, columns = (torch.arange(n) % k for n, k in zip(model.output_size, model.kernel_size, strict=True))
+    values = model.kernel_size[1] * rows[:, None] + columns + 1.0
+    return values.double()[:, :, None, None, None, None].expand(model.weight.shape).clone()
+
+
 @st.composite
-def any_layers(draw, dilations=st.integers(1, 3)):
+def any_layers(draw, largest_dilation=3):
     """Layers of any geometry that has outputs, with one neuron in a module or many."""
     pair = lambda numbers: st.tuples(numbers, numbers)
-    kernel, dilation = draw(pair(st.integers(1, 4))), draw(pair(dilations))
+    kernel, dilation = draw(pair(st.integers(1, 4))), draw(pair(st.integers(1, largest_dilation)))
     size = tuple(draw(st.integers(d * (k - 1) + 1, 14)) for k, d in zip(kernel, dilation, strict=True))
     groups = draw(st.integers(1, 2))
     padding = draw(pair(st.integers(0, 4)) | st.just("same"))
     stride = (1, 1) if padding == "same" else draw(pair(st.integers(1, 4)))
-    return layer(
-        input_size=size, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    return layer(input_size=size, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
 class Wrapped(nn.Module):

@@ -67,7 +67,7 @@ def test_keep_leaves_out_exactly_the_positions_that_see_padding(model):
     assert torch.equal(count, inside(model).float())
 
 
-@given(any_layers(dilations=st.just(1)))
+@given(any_layers(largest_dilation=1))
 def test_every_neuron_sees_all_of_the_pattern(model):
     for lattice in lattices(model):
         assert sorted(lattice.seen.tolist()) == list(range(lattice.seen.numel()))

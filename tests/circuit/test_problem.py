@@ -167,3 +167,49 @@ def test_noise_has_the_std_that_it_says_and_is_every_neurons_own():
     xi = x[0] - bs.stimuli.grid().draw(400, 4, seed=0)[:, None]
     np.testing.assert_allclose(xi.std(), 0.3, rtol=0, atol=0.005)
     np.testing.assert_allclose(np.einsum("pik,pjk->ij", xi, xi) / 1600, 0.09 * np.eye(50), rtol=0, atol=0.012)
+
+
+def test_noise_beside_an_array_is_that_of_a_stimulus():
+    """The same seed, the same noise: whether the patterns are drawn or given."""
+    stimulus = bs.stimuli.noise(bs.stimuli.gaussian(), 0.3)
+    drawn = prepare(W, stimulus, STEADY, RULE, presentations=4, seed=2)
+    given = prepare(W, stimulus.draw(4, 3, seed=2), STEADY, RULE, noise=0.3, seed=2)
+    assert given.noise == drawn.noise == 0.3
+    assert given.per_neuron
+    for (_, a), (_, b) in zip(drawn.blocks(2), given.blocks(2), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_noise_is_each_neurons_own_and_each_stimulus_own_but_shared_by_groups_of_one_stimulus():
+    weights, stimuli = np.ones((2, 6, 5, 3)), np.zeros((2, 1, 400, 3))
+    problem = prepare(weights, stimuli, STEADY, RULE, noise=0.3, seed=2)
+    noise = np.concatenate([x for _, x in problem.blocks(150)], 1).reshape(2, 6, 400, 5, 3)
+    np.testing.assert_array_equal(noise, np.broadcast_to(noise[:, :1], noise.shape))
+    assert noise.std() == pytest.approx(0.3, abs=0.01)
+    apart = np.moveaxis(noise[:, 0], 1, 0).reshape(400, -1)  # of stimuli, neurons and inputs
+    correlation = np.corrcoef(apart.T) - np.eye(30)
+    assert np.abs(correlation).max() < 0.25
+
+
+def test_the_noise_does_not_depend_on_how_many_presentations_are_taken_at_once():
+    problem = prepare(np.ones((2, 5, 3)), np.zeros((2, 7, 3)), STEADY, RULE, noise=0.3, seed=2)
+    one, all_together = (np.concatenate([x for _, x in problem.blocks(length)], 1) for length in (1, 7))
+    np.testing.assert_array_equal(one, all_together)
+
+
+def test_no_noise_beside_an_array_leaves_it_shared():
+    problem = prepare(W, X, STEADY, RULE, noise=0.0, seed=2)
+    assert not problem.per_neuron
+    assert problem.noise == 0.0
+
+
+def test_noise_counts_towards_the_stability_limit():
+    limit = bs.theory.max_learning_rate(3 + 3 * 0.5**2, 0.0, 0.0)
+    for share, fine in ((0.99, True), (1.01, False)):
+        rule = bs.Hebbian(0.0, 0.0, learning_rate=share * float(limit))
+        prepare(W, X, STEADY, rule)  # without noise both are below it
+        if fine:
+            prepare(W, X, STEADY, rule, noise=0.5, seed=0)
+        else:
+            with pytest.raises(ValueError, match="learning_rate is above the stability limit"):
+                prepare(W, X, STEADY, rule, noise=0.5, seed=0)

@@ -1,0 +1,114 @@
+"""What a sleep refuses: when it is made, or when it is called, before any weight changes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_layers import GENTLE, gentle, layer, modes, network, weights
+from torch import nn
+
+import bioshare as bs
+
+
+def assert_refused(dream, model, error, problem, **arguments):
+    """The call raises and leaves all weights as they were."""
+    before = weights(model)
+    with pytest.raises(error, match=problem):
+        dream(model, **arguments)
+    for now, old in zip(weights(model), before, strict=True):
+        torch.testing.assert_close(now, old, rtol=0, atol=0, equal_nan=True)
+
+
+FORMS = {
+    "one map": {},
+    "pool": {"pool": 2},
+    "relayed": {"patterns": "relayed"},
+    "neuron by neuron": {"engine": "loop"},
+    "noise": {"stimulus": bs.stimuli.noise(bs.stimuli.gaussian(), 0.1)},
+}
+forms = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
+
+
+@forms
+def test_bad_input_is_named_before_any_weight_changes(options):
+    """A first layer that can sleep, and a second one that can't."""
+    model, dream = network(), gentle(bs.SteadyState(), **options)
+    for seed, error in ((-1, ValueError), (0.5, TypeError), (None, TypeError)):
+        assert_refused(dream, model, error, "seed must be", seed=seed)
+    fast = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=1.0)
+    slow = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=1e-3)
+    arguments = {"rule": slow, "stimulus": bs.stimuli.gaussian(), "presentations": 20} | options
+    make = lambda **changed: bs.Sleep(bs.SteadyState(), **(arguments | changed))
+    unfit = {
+        "layer '1': learning_rate is above the stability limit": (
+            ValueError,
+            {"rule": lambda k: slow if k < 20 else fast},
+        ),
+        "layer '1': rule must return a Hebbian": (TypeError, {"rule": lambda k: slow if k < 20 else 0.1}),
+        "layer '1': gamma must be one number": (
+            ValueError,
+            {"rule": lambda k: slow if k < 20 else bs.Hebbian(np.ones(2), learning_rate=1e-3)},
+        ),
+        "layer '1': presentations must be a number": (TypeError, {"presentations": lambda k: 20 if k < 20 else 1.5}),
+        "layer '1': presentations must be": (ValueError, {"presentations": lambda k: 20 if k < 20 else 0}),
+        "layer '1': learning_rate must return one rate per update": (
+            ValueError,
+            {"rule": lambda k: slow if k < 20 else bs.Hebbian(learning_rate=lambda k: k[:2])},
+        ),
+    }
+    for problem, (error, changed) in unfit.items():
+        assert_refused(make(**changed), model, error, problem)
+    assert_refused(dream, model, ValueError, "keep must name a locally connected layer", keep=("2", 0))
+    degenerate = nn.Sequential(*model, layer(inputs=4, kernel_size=(2, 3), dilation=(2, 1)))
+    problem = r"layer '2' has kernel_size=\(2, 3\) and dilation=\(2, 1\): they share a factor"
+    assert_refused(dream, degenerate, ValueError, problem)
+
+
+@modes
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused_before_any_changes(mode, value):
+    model = network()
+    with torch.no_grad():
+        model[1].weight[0, 0, 0, 0, 0, 0] = value
+    assert_refused(mode("share"), model, ValueError, "layer '1' must have finite weights")
+
+
+@modes
+def test_what_has_no_layers_to_share_is_refused(mode):
+    with pytest.raises(ValueError, match="model must have a LocallyConnected2d layer"):
+        mode("share")(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module; got Tensor"):
+        mode("share")(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "problem"),
+    [
+        ({"circuit": "ideal"}, TypeError, "circuit must be a RateCircuit or a SteadyState; got 'ideal'"),
+        ({"circuit": bs.SteadyState(np.ones(2))}, ValueError, "alpha must be one number for all groups of a model"),
+        ({"rule": 0.1}, TypeError, "rule must be a Hebbian or a callable"),
+        ({"rule": bs.Hebbian(np.ones(2), learning_rate=0.1)}, ValueError, "gamma must be one number for all groups"),
+        ({"stimulus": np.eye(3)}, TypeError, "stimulus must be a Stimulus"),
+        ({"presentations": 0}, ValueError, "presentations must be .*at least 1; got 0"),
+        ({"presentations": 1.5}, TypeError, "presentations must be a number of presentations or a callable; got 1.5"),
+        ({"border": "ignore"}, ValueError, 'border must be "share" or "keep"; got \'ignore\''),
+        ({"engine": "exakt"}, ValueError, "engine must be one of 'exact', 'brian2', 'loop'; got 'exakt'"),
+        ({"patterns": "dreamt"}, ValueError, 'patterns must be "drawn" or "relayed"; got \'dreamt\''),
+        ({"pool": 0}, ValueError, "pool must be None or a number of sleeps to keep, at least 1; got 0"),
+        ({"pool": 1.0}, TypeError, "pool must be None or a number of sleeps to keep; got 1.0"),
+        ({"pool_seed": -1}, ValueError, "pool_seed must be a non-negative integer"),
+        ({"moments": "forget"}, ValueError, "moments must be one of 'keep', 'share', 'reset'; got 'forget'"),
+        ({"memory": 0}, ValueError, "memory must be a positive number of bytes; got 0"),
+        ({"engine": "loop", "pool": 2}, ValueError, "pool needs a sleep that is one linear map"),
+    ],
+)
+def test_impossible_sleeps_are_refused_when_they_are_made(options, error, problem):
+    fine = {"circuit": bs.SteadyState(), "rule": GENTLE, "stimulus": bs.stimuli.gaussian(), "presentations": 3}
+    bs.Sleep(**fine)
+    with pytest.raises(error, match=problem):
+        bs.Sleep(**(fine | options))
+
+
+def test_an_engine_of_another_kind_is_refused_before_any_weight_changes():
+    assert_refused(gentle(bs.SteadyState(), engine=3), network(), TypeError, "engine must be a name or an engine")
