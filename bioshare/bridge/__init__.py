@@ -7,7 +7,7 @@ measures it. Changes: the mean of every group (`InstantSharing`), the linear map
 
 from bioshare.bridge.hebbian import HebbianSharing
 from bioshare.bridge.instant import InstantSharing
-from bioshare.bridge.modules import Border, SharingModule, modules
+from bioshare.bridge.lattice import Border, SharingModule, modules
 from bioshare.bridge.report import LayerReport, SleepReport, neg_log_snr
 from bioshare.bridge.sleep import Sleep
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bioshare.bridge.modules import SharingModule
+from bioshare.bridge.lattice import SharingModule
 from bioshare.circuit.exact import SleepMap
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.dose import PerInput
-from bioshare.bridge.modules import Border, refuse_border, refuse_dilation, sharing_layers
+from bioshare.bridge.lattice import Border, refuse_border, refuse_dilation, sharing_layers
 from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.report import SleepReport
 from bioshare.bridge.seeds import derived

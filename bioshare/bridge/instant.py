@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bioshare.bridge.changes import Averaging
-from bioshare.bridge.modules import Border, refuse_border
+from bioshare.bridge.lattice import Border, refuse_border
 from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.report import SleepReport
 from bioshare.bridge.walk import change_layers

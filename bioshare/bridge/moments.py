@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bioshare.bridge.changes import Change, GroupChange
-from bioshare.bridge.modules import SharingModule
+from bioshare.bridge.lattice import SharingModule
 
 Treatment = Literal["keep", "share", "reset"]
 """An optimiser's moments stay as they are, follow the weights, or start anew."""

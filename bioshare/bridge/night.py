@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bioshare.bridge.changes import Change, LinearSleep
-from bioshare.bridge.modules import refuse_dilation, sharing_layers
+from bioshare.bridge.lattice import refuse_dilation, sharing_layers
 from bioshare.bridge.relay import Relay
 from bioshare.bridge.seeds import derived
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT, Simulation

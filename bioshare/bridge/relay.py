@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioshare.bridge.modules import lattices
+from bioshare.bridge.lattice import lattices
 from bioshare.circuit.checks import Array
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.nn import LocallyConnected2d

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from bioshare.bridge.modules import Border, modules, sharing_layers
+from bioshare.bridge.lattice import Border, modules, sharing_layers
 from bioshare.circuit import theory
 from bioshare.circuit.checks import whole
 from bioshare.machine import versions

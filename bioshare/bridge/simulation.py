@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bioshare.bridge.changes import Change
-from bioshare.bridge.modules import SharingModule
+from bioshare.bridge.lattice import SharingModule
 from bioshare.bridge.seeds import derived
 from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import Circuit
@@ -50,27 +50,28 @@ class Simulation(Change):
     ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
         alike = sorted(modules, key=lambda module: module.neurons)
         for neurons, group in groupby(alike, key=lambda module: module.neurons):
-            together = list(group)
-            stimuli = np.stack([self.patterns[:, module.seen.numpy()] for module in together])[:, None]
-            seed = derived(self.seed, neurons)
-            after = weight.new_empty(len(together), weight.shape[2], neurons, stimuli.shape[-1])
+            together, seed = list(group), derived(self.seed, neurons)
+            after = weight.new_empty(len(together), weight.shape[2], neurons, self.patterns.shape[1])
             channels = self._channels(together)
             for part, slept in zip(weight.split(channels, 2), after.split(channels, 1), strict=True):
-                before = torch.stack([module.groups(part) for module in together]).double().cpu()
-                slept.copy_(self._slept(before, stimuli, seed))
+                before = torch.stack([module.groups(part).cpu()[..., module.seen.argsort()] for module in together])
+                slept.copy_(self._slept(before.double(), seed))
             for module, slept in zip(together, after, strict=True):
-                yield module, module.groups(weight), slept
+                yield module, module.groups(weight), slept[..., module.seen.to(slept.device)]
 
     def _channels(self, modules: Sequence[SharingModule]) -> int:
         """How many output channels of some modules fit into memory, one at the least."""
         numbers = sum(module.neurons * module.seen.numel() for module in modules)
         return max(1, int(self.memory // (BYTES_PER_WEIGHT * numbers)))
 
-    def _slept(self, weights: Tensor, stimuli: Array, seed: int) -> Tensor:
-        """Weights (modules, channels, N, K) after they have seen the stimuli (modules, 1, P, K)."""
+    def _slept(self, weights: Tensor, seed: int) -> Tensor:
+        """Weights (modules, channels, N, K) after sleep, their inputs in the order of the pattern.
+
+        All modules see the same patterns, without a copy for each, and every module has noise of its own.
+        """
         problem = prepare(
             weights.numpy(),
-            stimuli,
+            np.broadcast_to(self.patterns, (len(weights), 1, *self.patterns.shape)),
             self.circuit,
             self.rule,
             record_every=len(self.patterns),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bioshare.bridge.dose import Dose, PaperRule, PerInput, settling_circuit
-from bioshare.bridge.modules import Border, refuse_border
+from bioshare.bridge.lattice import Border, refuse_border
 from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.night import Maps, Night
 from bioshare.bridge.report import SleepReport
@@ -53,9 +53,9 @@ class Sleep:
             them for every sleep; None for a new one every time.
         pool_seed: decides the stimuli of the pool.
         moments: of an optimiser, given in the call: "keep" leaves them alone; "share" applies the linear part of the
-            sleep to sums of gradients and averages sums of squares within groups; "reset" sets those of all locally
-            connected layers to 0.
-        memory: most bytes that the simulation of single neurons may take, beside its patterns and the new weights.
+            sleep, without rescaling, to sums of gradients and averages sums of squares within groups; "reset" sets
+            those of all locally connected layers to 0.
+        memory: most bytes that the simulation of single neurons may take, beside the patterns and the new weights.
     """
 
     circuit: Circuit

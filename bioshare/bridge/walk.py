@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.bridge.changes import Change
-from bioshare.bridge.modules import Border, modules, sharing_layers
+from bioshare.bridge.lattice import Border, modules, sharing_layers
 from bioshare.bridge.moments import Moments
 from bioshare.bridge.report import Kept, LayerReport, measure, medians
 from bioshare.circuit.checks import whole

@@ -26,7 +26,7 @@ MAPS = 4096
 """Presentation maps that are stepped together: enough to hide Python, few enough to stay in cache."""
 
 MAP_BLOCK = 64
-"""Presentations per block of a sleep map: its K x K virtual weights are moved once a block, which is what takes time."""
+"""Presentations per block of a sleep map: its K x K weights are moved once a block, which is what takes time."""
 
 NOISE = 2**20
 """Numbers of noise that are held at once."""

@@ -252,7 +252,7 @@ def _refuse_unstable_rates(problem: Problem) -> None:
     slowly growing oscillation, and a schedule may pass through it, as that of Fig. 4B does: it is refused when
     the mean rate of most presentations is above the limit.
     """
-    power = (problem.stimuli**2).sum(-1) + problem.weights.shape[-1] * problem.noise**2
+    power = np.einsum("...k,...k", problem.stimuli, problem.stimuli) + problem.weights.shape[-1] * problem.noise**2
     if power.ndim > len(problem.batch) + 1:
         power = power.max(-1)
     limit = largest_learning_rate(problem, power)

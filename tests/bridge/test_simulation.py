@@ -1,5 +1,6 @@
 """Sleep neuron by neuron: noise of their own, in chunks that fit into memory."""
 
+import numpy as np
 import pytest
 import torch
 from small_layers import GENTLE, RATE, after, assert_agree, gentle, layer, network, positions, weights
@@ -8,7 +9,7 @@ import bioshare as bs
 from bioshare.bench.timing import peak_bytes
 from bioshare.bridge.seeds import derived
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT
-from bioshare.circuit.problem import prepare
+from bioshare.circuit.stimuli import generators
 from bioshare.nn import LocallyConnected2d
 
 NOISY = bs.stimuli.noise(bs.stimuli.gaussian(), 0.1)
@@ -89,18 +90,17 @@ def test_layers_and_sleeps_have_noise_of_their_own(circuit):
 
 @circuits
 def test_a_noisy_sleep_is_the_exact_engine_on_the_modules_own_neurons(circuit):
-    """By hand, from the seeds: what neurons of one module see is drawn together with that of all modules as large."""
+    """By hand, from the seeds: patterns and noise belong to the pattern's inputs, which every module sees shifted."""
     model = layer(kernel_size=2, padding=1, input_size=(7, 7))  # 8 x 8 positions: four modules of 16
     slept = after(gentle(circuit, NOISY), model, seed=3)
     patterns = bs.stimuli.gaussian().draw(20, 8, seed=derived(3, 8))
-    modules = list(bs.bridge.modules(model))
-    before = torch.stack([module.groups(model.weight.detach()) for module in modules]).numpy()
-    seen = torch.stack([torch.from_numpy(patterns)[:, module.seen] for module in modules])[:, None].numpy()
-    seed = derived(derived(3, 8, 0), 16)
-    problem = prepare(before, seen, circuit, GENTLE, noise=0.1, seed=seed)
-    outcome = bs.circuit.exact.Exact().run(problem).weights.reshape(before.shape)
-    for module, expected in zip(modules, outcome, strict=True):
-        assert_agree(module.groups(slept), torch.from_numpy(expected), atol=1e-12)
+    rng = generators(derived(derived(3, 8, 0), 16))[1]
+    noise = 0.1 * np.stack([rng.standard_normal((4, 16, 8)) for _ in range(20)])
+    for number, module in enumerate(bs.bridge.modules(model)):
+        stimuli = (patterns[:, None] + noise[:, number])[..., module.seen.numpy()]  # (P, N, K)
+        groups = module.groups(model.weight.detach()).numpy()
+        run = bs.simulate(groups, stimuli[None], circuit, GENTLE)
+        assert_agree(module.groups(slept), torch.from_numpy(run.weights), atol=1e-12)
 
 
 def test_too_small_a_memory_is_refused_before_any_weight_changes():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_layers import any_layers, inside, layer, periodic, positions
 
 from bioshare.bridge import modules
-from bioshare.bridge.modules import lattices
+from bioshare.bridge.lattice import lattices
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
 
