@@ -15,6 +15,7 @@ figures: .venv/installed
 	$(BIN)/python figures/fig5.py
 	$(BIN)/python figures/fig6.py
 	$(BIN)/python figures/stop_early.py
+	$(BIN)/python figures/asleep.py
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -17,7 +17,7 @@ COMMANDS = {
     "list": ("bioshare.train.commands.listing", "the paper's experiments by name, with its numbers"),
     "prepare": ("bioshare.train.data.prepare", "turn a published data set into the file that training reads"),
     "train": ("bioshare.train.commands.train", "train one of the paper's experiments"),
-    "table": ("bioshare.train.commands.table", "train a table of the paper and print it beside the paper's"),
+    "table": ("bioshare.train.commands.table", "train a table of the paper, or of simulated sleep, and print it beside the paper's"),
     "sweep": ("bioshare.train.commands.sweep", "search the paper's grid over learning rate and weight decay"),
     "bench": ("bioshare.bench", "time the engines, the layer and a training step against their baselines"),
 }
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has enough, as in `list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
         return 128 + signal.SIGPIPE
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         if os.environ.get("BIOSHARE_TRACEBACK") == "1":
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)

@@ -9,6 +9,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 DatasetName = Literal["cifar10", "cifar10-jpeg", "cifar100", "tinyimagenet", "imagenet", "digits"]
 
+LEAST = {
+    **dict.fromkeys(("epochs", "batch_size", "repetitions", "share_every", "pool", "train_images"), 1),
+    **dict.fromkeys(("padding", "keep_first", "seed"), 0),
+}
+"""Of whole numbers."""
+
+POSITIVE = ("learning_rate", "presentations", "strength")
+NOT_NEGATIVE = ("weight_decay", "alpha", "gamma", "noise")
+"""Of other numbers, all finite."""
+
+SIMULATED = ("gamma", "presentations", "strength", "stimulus", "noise", "pool", "rescale")
+"""Fields that only a simulated sleep has a use for."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -23,6 +36,17 @@ class TrainConfig:
         share_count: count batches from the start of every "epoch", as the paper does, or of the "run". Sharing follows
             the batches whose index is divisible by share_every, the first one included.
         border: whether positions that see padding "share" with the others or "keep" their weights.
+        sleep: what happens at a sharing: "instant", weights become their means at once; or a simulated sleep, in the
+            "ideal" circuit (infinite alpha) or in the rate "circuit" in time (`bioshare.Sleep.rate_circuit`).
+        alpha: inhibition of the rate circuit.
+        gamma: pull of a simulated sleep to the weights before it.
+        presentations: of a simulated sleep, for every input of a neuron.
+        strength: of a presentation (`bioshare.bridge.dose.Dose`).
+        stimulus: "grid" in random order, or "gaussian".
+        noise: standard deviation of what every neuron adds to its inputs; every neuron is simulated then.
+        pool: draw every sleep from so many that are kept; None simulates a new one each time.
+        rescale: bring every group's mean back to its norm before a simulated sleep; the paper doesn't.
+        moments: AdamW's at a sharing: "keep" leaves them, "share" lets them follow the weights, "reset" sets them to 0.
         epochs: passes over the training images.
         batch_size: images in a batch, repetitions included; over all processes.
         repetitions: crops of the same image in a batch.
@@ -50,6 +74,16 @@ class TrainConfig:
     share_every: int | None = None
     share_count: Literal["epoch", "run"] = "epoch"
     border: Literal["share", "keep"] = "share"
+    sleep: Literal["instant", "ideal", "circuit"] = "instant"
+    alpha: float = 10.0
+    gamma: float = 0.0
+    presentations: float = 5.0
+    strength: float = 0.5
+    stimulus: Literal["grid", "gaussian"] = "grid"
+    noise: float = 0.0
+    pool: int | None = None
+    rescale: bool = True
+    moments: Literal["keep", "share", "reset"] = "keep"
     epochs: int = 200
     batch_size: int = 512
     repetitions: int = 1
@@ -71,25 +105,53 @@ class TrainConfig:
         for name, hint in get_type_hints(type(self)).items():
             if not _fits(getattr(self, name), hint):
                 raise ValueError(f"{name} must be {_words(hint)}; got {getattr(self, name)!r}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("repetitions", 1), ("padding", 0), ("keep_first", 0)):
-            _least(name, getattr(self, name), least)
-        for name in ("share_every", "train_images"):
-            if getattr(self, name) is not None:
-                _least(name, getattr(self, name), 1)
-        _least("seed", self.seed, 0)
+        self._refuse_sizes()
+        self._refuse_quantities()
+        self._refuse_contradictions()
+
+    def _refuse_sizes(self) -> None:
+        """Refuse whole numbers that are too small, and batches that repetitions don't divide."""
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
         if self.batch_size % self.repetitions:
             raise ValueError(
                 f"batch_size must be a multiple of repetitions={self.repetitions}; got {self.batch_size}. A batch "
                 "holds batch_size / repetitions different images"
             )
-        if not self.locally_connected and (self.share_every is not None or self.keep_first):
-            raise ValueError("share_every and keep_first need locally_connected=True; a convolution shares by itself")
-        for name, least in (("learning_rate", math.ulp(0.0)), ("weight_decay", 0.0)):
-            value = getattr(self, name)
+
+    def _refuse_quantities(self) -> None:
+        """Refuse numbers that are out of range."""
+        for name in (*POSITIVE, *NOT_NEGATIVE):
+            value, least = getattr(self, name), math.ulp(0.0) if name in POSITIVE else 0.0
             if not (math.isfinite(value) and value >= least):
-                raise ValueError(f"{name} must be finite and {'>= 0' if least == 0 else '> 0'}; got {value!r}")
+                raise ValueError(f"{name} must be finite and {'> 0' if least else '>= 0'}; got {value!r}")
         if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
+
+    def _refuse_contradictions(self) -> None:
+        """Refuse fields that need each other, or exclude each other."""
+        if not self.locally_connected and (self.share_every is not None or self.keep_first):
+            raise ValueError("share_every and keep_first need locally_connected=True; a convolution shares by itself")
+        if self.share_every is None:
+            self._refuse_others("without share_every", "sleep", "moments", "alpha", *SIMULATED)
+        if self.sleep == "instant":
+            self._refuse_others('for sleep="instant"', "alpha", *SIMULATED)
+        if self.sleep == "ideal":
+            self._refuse_others('for sleep="ideal"', "alpha")
+        if self.noise:
+            why = f"with noise={self.noise}, where a sleep is no linear map"
+            self._refuse_others(why, "pool")
+            if self.moments == "share":
+                raise ValueError(f'moments must be "keep" or "reset" {why}; got {self.moments!r}')
+
+    def _refuse_others(self, why: str, *names: str) -> None:
+        """Refuse any other value than their defaults."""
+        for name in names:
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value != default:
+                raise ValueError(f"{name} must stay {default!r} {why}; got {value!r}")
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -114,8 +176,3 @@ def _words(hint: Any) -> str:
     if get_origin(hint) is tuple:
         return f"a tuple, each item {_words(get_args(hint)[0])}"
     return {bool: "True or False", int: "a whole number", float: "a number", type(None): "None"}[hint]
-
-
-def _least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")

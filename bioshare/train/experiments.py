@@ -1,4 +1,7 @@
-"""Every row of the paper's Tables 1-12 by name: how it was trained, and what came out."""
+"""Every row of the paper's Tables 1-12 by name: how it was trained, and what came out; and a table of our own.
+
+The table "sleep" is one that the paper lacks: networks whose sleep is simulated, beside those of Table 1.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,21 @@ from bioshare.train import paper_tables
 from bioshare.train.config import TrainConfig
 from bioshare.train.paper_tables import cells
 
+TableName = int | Literal["sleep"]
+"""A number of the paper's, or our own."""
+
 
 @dataclass(frozen=True)
 class Paper:
     """What the paper prints for a row, in per cent; None where it prints nothing.
 
     Attributes:
-        top1, top5: test accuracy, a mean over 5 runs (ImageNet: 1 run).
+        top1, top5: test accuracy, a mean over 5 runs (ImageNet: 1 run). No top1: the paper has no such row.
         top1_diff, top5_diff: printed difference to the convolutional network.
         top1_range, top5_range: maximum minus minimum over the runs (Tables 6-8).
     """
 
-    top1: float
+    top1: float | None = None
     top5: float | None = None
     top1_diff: float | None = None
     top5_diff: float | None = None
@@ -39,7 +45,7 @@ class Experiment:
     """A row of a table.
 
     Attributes:
-        name: "table1/cifar10/lc-ws10": table, dataset, row.
+        name: "table1/cifar10/lc-ws10" or "sleep/cifar10/lc-ws10-ideal": table, dataset, row.
         config: how it is trained, in the setting of the table; seed 0.
         paper: the paper's numbers.
         home: the name under which the tables show it first. Rows of one home are the same runs: those of Table 4
@@ -52,9 +58,10 @@ class Experiment:
     home: str
 
     @property
-    def table(self) -> int:
-        """The number of the table."""
-        return int(self.name.split("/")[0].removeprefix("table"))
+    def table(self) -> TableName:
+        """The table's name in `TABLES`."""
+        name = self.name.split("/")[0]
+        return "sleep" if name == "sleep" else int(name.removeprefix("table"))
 
     @property
     def row(self) -> str:
@@ -64,24 +71,26 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Table:
-    """What one of the paper's tables is about.
+    """What a table is about.
 
     Attributes:
         shows: the quantity that it prints.
         setting: whose runs: padding 0, 4 or 8 of CIFAR and TinyImageNet, or ImageNet.
         runs: how many seeds the paper had.
+        printed: where; in our own table, what it has of the paper's.
     """
 
     shows: Literal["accuracy", "max - min", "hyperparameters"]
     setting: int | Literal["imagenet"]
     runs: int = 5
+    printed: str = ""
 
     def __str__(self) -> str:
         setting = "ImageNet" if self.setting == "imagenet" else f"padding {self.setting}"
-        return f"{self.shows}, {setting}, {self.runs} run{'s' * (self.runs > 1)}"
+        return f"{self.shows}, {setting}, {self.runs} run{'s' * (self.runs > 1)}{self.printed}"
 
 
-TABLES = {
+TABLES: dict[TableName, Table] = {
     1: Table("accuracy", 4),
     2: Table("accuracy", "imagenet", runs=1),
     3: Table("accuracy", 0),
@@ -94,10 +103,24 @@ TABLES = {
     10: Table("hyperparameters", 4),
     11: Table("hyperparameters", 8),
     12: Table("accuracy", "imagenet", runs=1),
+    "sleep": Table("accuracy", 4, printed=" (Table 1; simulated sleep is not in the paper)"),
 }
 
 SMALL: dict[str, Any] = {"network": "resnet20", "batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
 IMAGENET: dict[str, Any] = SMALL | {"network": "resnet18", "batch_size": 256, "padding": 0}
+NOISE = 0.01
+"""Its power in all inputs of ResNet-20's widest layers, 576 x 0.01^2, is 6 % of the grid's."""
+IN_TIME = {f"alpha{alpha}": {"sleep": "circuit", "alpha": float(alpha)} for alpha in (5, 10, 50)}
+NIGHTS: dict[str, dict[str, Any]] = IN_TIME | {"ideal": {"sleep": "ideal"}}
+NOISY = {f"{name}-noise": night | {"noise": NOISE} for name, night in NIGHTS.items()}
+UNSCALED = {f"{name}-unscaled": IN_TIME[name] | {"rescale": False} for name in ("alpha10", "alpha50")}
+SLEEPS: dict[str, dict[str, dict[str, Any]]] = {
+    "lc-ws1": NIGHTS | NOISY,
+    "lc-ws10": NIGHTS | NOISY | UNSCALED,
+    "lc-ws100": NIGHTS | NOISY,
+}
+"""Rows of the paper -> what our own table adds to their names -> how the weights sleep there."""
+
 PRINTED = {
     0: (paper_tables.TABLE_3, paper_tables.TABLE_6, paper_tables.TABLE_9),
     4: (paper_tables.TABLE_1, paper_tables.TABLE_7, paper_tables.TABLE_10),
@@ -187,6 +210,9 @@ def _experiments() -> Iterable[Experiment]:
     """All rows, table after table."""
     homes: dict[tuple[object, ...], str] = {}
     for number, table in TABLES.items():
+        if number == "sleep":
+            yield from _sleeping()
+            continue
         for (dataset, row), (config, paper) in _trained(table.setting, number).items():
             name = f"table{number}/{dataset}/{row}"
             home = homes.setdefault((table.setting, dataset, row), name)
@@ -207,6 +233,22 @@ def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str,
         )
         for key, printed in accuracy.items()
     }
+
+
+def _sleeping() -> Iterable[Experiment]:
+    """The rows of our own table: Table 1's of CIFAR-10 without repetitions, and the same runs with simulated sleep.
+
+    What sleeps has the learning rate and the weight decay of instant sharing at the same intervals.
+    """
+    table = {row: found for (dataset, row), found in _trained(4, 1).items() if dataset == "cifar10"}
+    for row in ("conv", "lc"):
+        yield Experiment(f"sleep/cifar10/{row}", *table[row], home=f"table1/cifar10/{row}")
+    for row, sleeps in SLEEPS.items():
+        instant, paper = table[row]
+        yield Experiment(f"sleep/cifar10/{row}", instant, paper, home=f"table1/cifar10/{row}")
+        for name, sleep in sleeps.items():
+            name = f"sleep/cifar10/{row}-{name}"
+            yield Experiment(name, dataclasses.replace(instant, **sleep), Paper(), home=name)
 
 
 def _connectivity(row: str) -> dict[str, Any]:

@@ -26,13 +26,14 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
 
     Returns:
         Every numeric variable that has exactly the axis epoch, and no new axis' name, with the axes (..., epoch), from
-        epoch 1; NaN where a run is missing or shorter than others. Attributes are those that all runs agree on.
+        epoch 1; NaN where a run is missing or shorter than others, or lacks the variable. Attributes are those that
+        all runs agree on.
     """
     runs = [
         _histories(result, axes).expand_dims({name: [value] for name, value in zip(axes, key, strict=True)})
         for key, result in results.items()
     ]
-    stacked = xr.combine_by_coords(runs, join="outer", combine_attrs="drop_conflicts")
+    stacked = xr.combine_by_coords(runs, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     epochs = range(1, max(result.sizes["epoch"] for result in results.values()) + 1)
     wanted = {
         name: np.array(values) for name, values in {**axes, "epoch": epochs}.items()

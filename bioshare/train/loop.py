@@ -239,8 +239,8 @@ def _publish(run: Run, path: Path, writer: Any) -> xr.Dataset:
     if run.here.rank == 0:
         write_result(path, result)
         if writer:
-            for name, value in run.history.epochs[-1].items():
-                writer.add_scalar(name, value, run.epoch)
+            before = run.steps - len(run.batches)
+            run.history.write_to(writer, since=before + 1 if before else 0)
             writer.flush()
     return result
 

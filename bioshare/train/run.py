@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bioshare.bridge import InstantSharing, SleepReport, neg_log_snr
+from bioshare.bridge import InstantSharing, Sleep, neg_log_snr
 from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import Batches
-from bioshare.train.data.plan import Purpose, seeded
+from bioshare.train.data.plan import seed_at
 from bioshare.train.distributed import Processes
 from bioshare.train.results import History
+from bioshare.train.sharing import sharing
 
 NETWORKS = {"resnet20": resnet20, "resnet18": resnet18}
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -77,16 +79,6 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate / 4**passed
 
 
-def sharing(config: TrainConfig) -> Callable[..., SleepReport] | None:
-    """What shares the weights of a model, called as ``share(model, seed=..., measure=...)``; None if nothing does."""
-    return None if config.share_every is None else InstantSharing(config.border)
-
-
-def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
-    """A seed of its own for every purpose, run's seed and moment, such as a step, or a step and a process."""
-    return int(seeded(purpose, seed, *when).integers(2**63))
-
-
 def half(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     """The type of automatic mixed precision; None for float32 throughout."""
     precision = config.precision
@@ -117,7 +109,7 @@ class Run:
         compiled: the network as `torch.compile` made it, or itself.
         dtype: of automatic mixed precision, or None.
         epoch, batch: what comes next; both from 0.
-        seconds: spent on the batches of this epoch.
+        seconds, asleep: spent on the batches of this epoch, and the part of it in which weights were shared.
         saved: when the last checkpoint was written, by `time.monotonic`.
         history: the epochs before.
     """
@@ -141,7 +133,8 @@ class Run:
         self.dtype = half(config, here.device)
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype is torch.float16)
         self.share = sharing(config)
-        self.epoch, self.batch, self.seconds, self.saved = 0, 0, 0.0, time.monotonic()
+        self.epoch, self.batch, self.saved = 0, 0, time.monotonic()
+        self.seconds, self.asleep = 0.0, 0.0
         self.sums = torch.zeros(4, dtype=torch.float64, device=here.device)
         self.history = History()
         self._measure()
@@ -181,24 +174,32 @@ class Run:
     def _share_and_measure(self) -> None:
         """Share the weights after a batch, and measure -log SNR before and after, if it is time for that."""
         measured = self._due(self.record_snr)
-        if measured:
-            self._measure()
         if self.share and self._due(self.config.share_every):
-            with self._finite():
-                self.share(self.model, seed=seed_at("sleep", self.config.seed, self.steps - 1), measure=False)
-            self.history.sharings += 1
-            if measured:
-                self._measure(shared=True)
+            self._share(self.share, measured)
+        elif measured:
+            self._measure()
+
+    def _share(self, share: InstantSharing | Sleep, measured: bool) -> None:
+        """Share the weights, and take the time that this alone needs."""
+        self.here.finish()
+        start, seed = time.perf_counter(), seed_at("sleep", self.config.seed, self.steps - 1)
+        with self._finite():
+            report = share(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
+        self.here.finish()
+        self.asleep += time.perf_counter() - start
+        self.history.sharings += 1
+        if measured:
+            self.history.add_sharing(self.steps, report)
 
     def _due(self, every: int | None) -> bool:
         """Whether the batch just learned is one of every n-th, the first of the epoch or of the run included."""
         learned = self.batch if self.config.share_count == "epoch" else self.steps
         return every is not None and (learned - 1) % every == 0
 
-    def _measure(self, shared: bool = False) -> None:
+    def _measure(self) -> None:
         if self.config.locally_connected:
             with self._finite():
-                self.history.add_snr(self.steps, shared, neg_log_snr(self.model, self.config.border))
+                self.history.add_snr(self.steps, False, neg_log_snr(self.model, self.config.border))
 
     @contextmanager
     def _finite(self) -> Iterator[None]:
@@ -239,12 +240,12 @@ class Run:
         """Write an epoch into the history, with what was found in its test, and go on to the next."""
         loss, correct, images, _ = self.totals().tolist()
         rate = {"learning_rate": learning_rate(self.config, self.epoch)}
-        speed = {"seconds": self.seconds, "images_per_second": images / self.seconds}
+        speed = {"seconds": self.seconds, "sleep_seconds": self.asleep, "images_per_second": images / self.seconds}
         learned = {"train_loss": loss / images, "train_accuracy": 100 * correct / images}
         self.history.epochs.append(learned | test | rate | speed)
         if self.record_snr is None:
             self._measure()
-        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        self.epoch, self.batch, self.seconds, self.asleep = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()
 
     def save(self, path: Path) -> None:
@@ -261,6 +262,7 @@ class Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "seconds": self.seconds,
+            "asleep": self.asleep,
             "scaler": self.scaler.state_dict(),
             "history": self.history.facts(),
         }
@@ -279,6 +281,7 @@ class Run:
         tensors, metadata = checkpoint.read(path)
         checkpoint.restore(self.model, self.optimizer, tensors)
         self.epoch, self.batch, self.seconds = (metadata[name] for name in ("epoch", "batch", "seconds"))
+        self.asleep = metadata.get("asleep", math.nan if self.batch else 0.0)  # older ones have none
         self.history = History.restored(metadata["history"], tensors)
         if metadata["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])

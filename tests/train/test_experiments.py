@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -7,7 +8,7 @@ from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, grid, grid_of, matching
 from bioshare.train.paper_tables import cells
 
-EVERY_TABLE = pytest.mark.parametrize("table", TABLES)
+EVERY_TABLE = pytest.mark.parametrize("table", range(1, 13))
 
 
 def test_every_table_has_all_its_rows():
@@ -16,9 +17,9 @@ def test_every_table_has_all_its_rows():
     assert dict(rows) == {
         **dict.fromkeys((1, 4, 5, 7, 8, 10, 11), with_repetitions),
         **dict.fromkeys((3, 6, 9), without),
-        **{2: 5, 12: 9},
+        **{2: 5, 12: 9, "sleep": 31},
     }
-    assert list(TABLES) == list(range(1, 13))
+    assert list(TABLES) == [*range(1, 13), "sleep"]
 
 
 @EVERY_TABLE
@@ -118,7 +119,37 @@ def test_tables_that_show_the_same_runs_have_the_same_configurations():
 
 def test_distinct_homes_are_distinct_runs():
     homes = {one.home: one.config for one in EXPERIMENTS.values()}
-    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9
+    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26
+
+
+def test_the_table_of_sleeps_has_the_papers_rows_and_what_sleeps_at_their_intervals():
+    nights = [f"-{circuit}{noise}" for noise in ("", "-noise") for circuit in ("alpha5", "alpha10", "alpha50", "ideal")]
+    unscaled = ["-alpha10-unscaled", "-alpha50-unscaled"]
+    rows = {"lc-ws1": nights, "lc-ws10": nights + unscaled, "lc-ws100": nights}
+    names = ["conv", "lc", *(row + night for row, found in rows.items() for night in ["", *found])]
+    assert [one.name for one in matching("sleep")] == [f"sleep/cifar10/{name}" for name in names]
+
+
+@pytest.mark.parametrize("row", ["conv", "lc", "lc-ws1", "lc-ws10", "lc-ws100"])
+def test_without_simulated_sleep_the_table_of_sleeps_has_the_runs_of_table_1(row):
+    one, first = (find(f"{table}/cifar10/{row}") for table in ("sleep", "table1"))
+    assert (one.config, one.paper, one.home, one.table) == (first.config, first.paper, first.name, "sleep")
+
+
+@pytest.mark.parametrize(
+    ("row", "every", "fields"),
+    [
+        ("lc-ws1-ideal", 1, {"sleep": "ideal"}),
+        ("lc-ws10-alpha5", 10, {"sleep": "circuit", "alpha": 5.0}),
+        ("lc-ws10-alpha50-unscaled", 10, {"sleep": "circuit", "alpha": 50.0, "rescale": False}),
+        ("lc-ws10-ideal-noise", 10, {"sleep": "ideal", "noise": 0.01}),
+        ("lc-ws100-alpha10-noise", 100, {"sleep": "circuit", "alpha": 10.0, "noise": 0.01}),
+    ],
+)
+def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_alone(row, every, fields):
+    one = find(f"sleep/cifar10/{row}")
+    assert one.config == dataclasses.replace(find(f"table1/cifar10/lc-ws{every}").config, **fields)
+    assert (one.paper, one.home) == (Paper(), one.name)
 
 
 @pytest.mark.parametrize(

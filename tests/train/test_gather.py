@@ -40,6 +40,14 @@ def test_the_order_of_the_results_does_not_matter():
     xr.testing.assert_identical(*(gather(order, {"seed": range(3)}) for order in (results, backwards)))
 
 
+def test_what_older_runs_lack_is_empty():
+    new = result(2.0, 3.0, epochs=2)
+    new["sleep_seconds"] = "epoch", [0.5, 0.25]
+    stacked = gather({(0,): result(1.0, 2.0, epochs=2), (1,): new}, {"seed": range(2)})
+    np.testing.assert_array_equal(stacked["sleep_seconds"], [[np.nan, np.nan], [0.5, 0.25]])
+    np.testing.assert_array_equal(stacked["top1"], [[1.0, 2.0], [2.0, 3.0]])
+
+
 def test_a_gathered_dataset_survives_the_disk(tmp_path):
     stacked = gather({("a", 0.1): result(1.0, epochs=1)}, {"row": ["a", "b"], "learning_rate": [0.1, 0.2]})
     write_result(tmp_path / "all.nc", stacked)
@@ -65,6 +73,7 @@ def test_only_a_finished_run_of_the_same_configuration_is_taken(tmp_path):
     [
         TrainConfig(),
         TrainConfig(locally_connected=True, share_every=3, keep_first=1, flip=False, milestones=(), seed=7),
+        TrainConfig(locally_connected=True, share_every=3, sleep="circuit", alpha=50, pool=8, rescale=False),
         TrainConfig(flip=True, milestones=(0.25,), train_images=100, validation=True, learning_rate=1e-5),
     ],
 )

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tiny_runs import CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, weights
 from torch import nn
 
 import bioshare.train
@@ -28,46 +29,14 @@ from bioshare.train import run as training
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
-from bioshare.train.interrupt import Interrupted, interruptible
+from bioshare.train.interrupt import interruptible
 from bioshare.train.loop import CHECKPOINT, RESULT, evaluate, fit, trained_network
 from bioshare.train.results import MEANINGS, History, encoded, read_result, refuse_other, write_result
-
-CONFIG = TrainConfig(
-    dataset="digits", locally_connected=True, share_every=3, epochs=2, batch_size=32, train_images=150, padding=1
-)
-"""Five batches an epoch, the last of 22 images."""
-CLOCKS = ["seconds", "images_per_second"]
-
-
-def tiny(classes, in_channels):
-    """A network with all that a residual network has to be restored, in a thousandth of the time."""
-    convolution = lambda inputs, outputs, stride: nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(
-        convolution(in_channels, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), convolution(4, 6, 2), nn.BatchNorm2d(6),
-        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, classes),
-    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     monkeypatch.setitem(training.NETWORKS, "resnet20", tiny)
-
-
-def run(folder, config=CONFIG, **options):
-    return fit(config, folder, **{"device": "cpu", "progress": False} | options)
-
-
-def weights(folder):
-    return checkpoint.read(folder / CHECKPOINT)[0]
-
-
-def assert_same_ending(folder, other):
-    """The same checkpoint and the same history but for the clock."""
-    # a layer without sharing groups has NaN for its SNR in both
-    torch.testing.assert_close(weights(folder), weights(other), rtol=0, atol=0, equal_nan=True)
-    with xr.open_dataset(folder / RESULT) as result, xr.open_dataset(other / RESULT) as reference:
-        xr.testing.assert_equal(result.drop_vars(CLOCKS), reference.drop_vars(CLOCKS))
-        assert result.attrs["sharings"] == reference.attrs["sharings"]
 
 
 @pytest.fixture(scope="module")
@@ -77,27 +46,6 @@ def straight(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(training.NETWORKS, "resnet20", tiny)
         return folder, run(folder)
-
-
-def stop_at(monkeypatch, step, action):
-    """Do something right after a step of the run."""
-    take = training.Run.step
-
-    def watched(self, x, y):
-        take(self, x, y)
-        if self.steps - 1 == step:
-            action()
-
-    monkeypatch.setattr(training.Run, "step", watched)
-
-
-def interrupt(folder, step, config=CONFIG, number=signal.SIGTERM, **options):
-    """Run until a signal comes in a step, and what that raised."""
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, step, lambda: os.kill(os.getpid(), number))
-        with pytest.raises(Interrupted) as stopped:
-            run(folder, config, **options)
-    return stopped.value
 
 
 def test_the_result_has_an_entry_for_every_epoch_and_says_what_made_it(straight):
@@ -166,10 +114,10 @@ def test_sharing_follows_the_batches_that_it_should(tmp_path, monkeypatch, count
     def sharing(config):
         share = InstantSharing(config.border)
 
-        def spy(model, seed, measure):
-            assert not measure  # the run measures by itself
+        def spy(model, seed, **options):
+            assert options["measure"]
             seen.append((seed, neg_log_snr(model)["0"]))
-            return share(model, seed, measure)
+            return share(model, seed, **options)
 
         return spy
 
@@ -191,11 +139,6 @@ def test_snr_is_measured_in_every_nth_batch(tmp_path):
         (0, 0), (1, 0), (1, 1), (3, 0), (5, 0), (6, 0), (6, 1), (8, 0), (10, 0)
     ]  # fmt: skip
     assert result.layer.values.tolist() == ["0", "3"]
-
-
-def test_the_border_is_passed_on_to_sharing():
-    assert training.sharing(dataclasses.replace(CONFIG, border="keep")) == InstantSharing("keep")
-    assert training.sharing(dataclasses.replace(CONFIG, share_every=None)) is None
 
 
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 6), (signal.SIGINT, 4), (signal.SIGTERM, 0)])
@@ -321,7 +264,9 @@ def test_a_stored_configuration_is_known_again(tmp_path, milestones):
 
 
 def test_a_history_comes_back_from_its_tensors(straight):
-    history = History([{"top1": 0.1}], 2, ["a", "b"], [(0, False, [0.1, math.inf]), (3, True, [0.2, -1e300])])
+    snr = [(0, False, [0.1, math.inf]), (3, True, [0.2, -1e300])]
+    drifts = [(3, [[0.1, 0.2], [0.3, 0.4], [0.5, -math.inf]])]
+    history = History([{"top1": 0.1}], 2, ["a", "b"], snr, drifts)
     facts = json.loads(json.dumps(history.facts()))
     assert History.restored(facts, history.tensors() | {"sums": torch.ones(1)}) == history
     assert History.restored(History().facts(), History().tensors()) == History()
@@ -490,7 +435,13 @@ def test_tensorboard_gets_the_history(tmp_path, monkeypatch):
     fake = SimpleNamespace(SummaryWriter=lambda folder: writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     result = run(tmp_path, tensorboard=True)
-    assert written == {(n, e): result[n].sel(epoch=e).item() for n in MEANINGS for e in (1, 2)}
+    of_epochs = {(name, step): value for (name, step), value in written.items() if "/" not in name}
+    assert of_epochs == {(n, e): result[n].sel(epoch=e).item() for n in MEANINGS for e in (1, 2)}
+    of_layers = {(name, step): value for (name, step), value in written.items() if "/" in name}
+    snr = result.neg_log_snr
+    assert of_layers == {
+        (f"neg_log_snr/{layer}", step): snr[i, j] for i, step in enumerate((0, 5, 10)) for j, layer in enumerate("03")
+    }
     assert closed == [True]
 
 
@@ -557,7 +508,7 @@ def test_a_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(tmp
 
 
 def test_seeds_of_different_purposes_and_moments_differ():
-    purposes, moments = ("step", "sleep"), [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]
+    purposes, moments = ("step", "sleep", "pool"), [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]
     seeds = [training.seed_at(purpose, seed, *when) for purpose in purposes for seed in (0, 1) for when in moments]
     assert len(set(seeds)) == len(seeds)
 
@@ -587,8 +538,9 @@ def test_the_network_is_the_locally_connected_one_of_the_seed():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_gpu_trains_and_resumes(tmp_path, precision):
-    config = dataclasses.replace(CONFIG, precision=precision)
+@pytest.mark.parametrize("sleep", ["instant", "circuit"])
+def test_a_gpu_trains_and_resumes(tmp_path, precision, sleep):
+    config = dataclasses.replace(CONFIG, precision=precision, sleep=sleep)
     result = fit(config, tmp_path, device="cuda", progress=False, checkpoint_every=0.0)
     assert np.isfinite(result.train_loss).all()
     assert fit(config, tmp_path, device="cuda", progress=False, resume=True).identical(result)

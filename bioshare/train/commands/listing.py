@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from itertools import groupby
+from operator import attrgetter
 
 from bioshare.train.commands.text import aligned, number
 from bioshare.train.experiments import TABLES, Experiment, matching
@@ -24,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Print names, hyperparameters and the paper's numbers."""
     found = matching(arguments.pattern)
     print("The paper's numbers. Accuracy is a mean over the runs, diff the difference to conv, all in per cent.")
-    for table, experiments in groupby(found, lambda experiment: experiment.table):
+    for table, experiments in groupby(found, attrgetter("table")):
         print(f"\nTable {table}: {TABLES[table]}")
         print(aligned([*HEADS, *map(_row, experiments)]))
 

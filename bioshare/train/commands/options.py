@@ -144,15 +144,15 @@ def comparable(experiment: Experiment, configs: Sequence[TrainConfig]) -> Experi
 
 
 def changes(config: TrainConfig, reference: TrainConfig) -> list[str]:
-    """What sets a configuration apart from the paper's, but for the seed, in words."""
+    """What sets a configuration apart from that of a table, but for the seed, in words."""
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name != "seed"]
     pairs = ((name, getattr(config, name), getattr(reference, name)) for name in names)
     return [f"{name} {own} instead of {theirs}" for name, own, theirs in pairs if own != theirs]
 
 
 def caution(changed: Sequence[str]) -> str:
-    """A line that says plainly that these are not the paper's runs; nothing if they are."""
-    return f"\nNot the paper's setting: {'; '.join(dict.fromkeys(changed))}." if changed else ""
+    """A line that says plainly that these are not the runs of the table; nothing if they are."""
+    return f"\nNot the table's setting: {'; '.join(dict.fromkeys(changed))}." if changed else ""
 
 
 def tell_failures(outcomes: Outcomes) -> None:

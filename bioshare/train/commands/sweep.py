@@ -79,16 +79,17 @@ def report(experiment: Experiment, results: Results) -> str:
 
 
 def _choices(experiment: Experiment, search: Grid, results: Results) -> str:
-    """The best point and the paper's, in words."""
+    """The best point and the table's, in words."""
     say = lambda point: f"learning rate {point[0]:g}, weight decay {point[1]:g}"
     config = experiment.config
-    papers = f"the paper chose {say((config.learning_rate, config.weight_decay))}"
+    whose = "the table has" if experiment.paper.top1 is None else "the paper chose"
+    chosen = f"{whose} {say((config.learning_rate, config.weight_decay))}"
     means = {(rate, decay): fmean(_last(results, rate, decay)) for rate, decay, _ in results}
     if not means:
-        return f"nothing is finished; {papers}"
+        return f"nothing is finished; {chosen}"
     missing = len(grid(experiment)) - len(means)
     still = f" (points missing: {missing})" if missing else ""
-    return f"best: {say(max(means, key=lambda point: means[point]))}{still}; {papers}"
+    return f"best: {say(max(means, key=lambda point: means[point]))}{still}; {chosen}"
 
 
 def _jobs(

@@ -1,4 +1,4 @@
-"""A table of the paper, trained: ``python -m bioshare table 1 --dataset cifar10 --seeds 5``."""
+"""A table of the paper, trained: ``python -m bioshare table 1 --dataset cifar10 --seeds 5``; or ``table sleep``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -26,7 +26,7 @@ from bioshare.train.commands.options import (
     tell_failures,
 )
 from bioshare.train.commands.text import aligned, mean_and_deviation, number
-from bioshare.train.config import DatasetName, TrainConfig
+from bioshare.train.config import SIMULATED, DatasetName, TrainConfig
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
 from bioshare.train.gather import configuration, gather
 from bioshare.train.loop import fit
@@ -46,8 +46,15 @@ class RowConfig(TrainConfig):
     locally_connected: Hidden[bool] = False
     keep_first: Hidden[int] = 0
     share_every: Hidden[int | None] = None
+    sleep: Hidden[Literal["instant", "ideal", "circuit"]] = "instant"
+    alpha: Hidden[float] = 10.0
+    noise: Hidden[float] = 0.0
+    rescale: Hidden[bool] = True
     repetitions: Hidden[int] = 1
     seed: Hidden[int] = 0
+
+    def _refuse_contradictions(self) -> None:
+        """Left to `applied`: what means nothing to one row does to another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +73,23 @@ class Options(ManyRuns):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table's number; everything after it is read with its experiments at hand."""
-    numbers = [number for number, table in TABLES.items() if table.shows != "hyperparameters"]
-    help_text = "1 to 8, or 12; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` searches"
-    parser.add_argument("number", type=int, choices=numbers, metavar="NUMBER", help=help_text)
-    add_options(parser, "table NUMBER")
+    """The table's name; everything after it is read with its experiments at hand."""
+    names = [str(name) for name, table in TABLES.items() if table.shows != "hyperparameters"]
+    help_text = (
+        "1 to 8, or 12, of the paper's; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` "
+        "searches. Or sleep: networks whose sleep is simulated, which the paper lacks"
+    )
+    parser.add_argument("table", choices=names, metavar="TABLE", help=help_text)
+    add_options(parser, "table TABLE")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Train, print and save, dataset by dataset."""
-    rows = matching(f"table{arguments.number}/*")
+    prefix = arguments.table if arguments.table == "sleep" else f"table{arguments.table}"
+    rows = matching(f"{prefix}/*")
     options = _options(arguments, rows[0])
     rows = _named(_of_dataset(rows, options.dataset), options.rows)
-    configs = {row.name: plain(_options(arguments, row).config) for row in rows}
+    configs = {row.name: applied(_options(arguments, row).config, row.config) for row in rows}
     jobs = {
         (row.name, seed): Job.of(row.home, plain(configs[row.name], seed=seed), options.to)
         for row in rows
@@ -93,9 +104,19 @@ def main(arguments: argparse.Namespace) -> None:
         changed = [text for row in group for config in used[row.name] for text in changes(config, row.config)]
         print(f"{report([comparable(row, used[row.name]) for row in group], results)}{caution(changed)}\n")
         if results and not options.show:
-            name = "-".join([f"table{arguments.number}", dataset, *options.rows])
+            name = "-".join([prefix, dataset, *options.rows])
             write_result(options.to / f"{name}.nc", _dataset(group, results, options.seeds))
     tell_failures(outcomes)
+
+
+def applied(changed: RowConfig, own: TrainConfig) -> TrainConfig:
+    """A row's configuration with the changes that mean something to it."""
+    without = [
+        *(SIMULATED if own.sleep == "instant" else ()),
+        *(("moments",) if own.share_every is None else ()),
+        *(("pool",) if own.noise else ()),
+    ]
+    return plain(changed, **{name: getattr(own, name) for name in without})
 
 
 def report(rows: Sequence[Experiment], results: Results) -> str:
@@ -152,8 +173,8 @@ def _dataset(rows: Sequence[Experiment], results: Results, seeds: int) -> xr.Dat
 
 def _options(arguments: argparse.Namespace, row: Experiment) -> Options:
     """What was asked for, with a row's settings where nothing was said."""
-    default = Options(config=RowConfig(**asdict(row.config)), seeds=TABLES[arguments.number].runs)
-    return parse(default, arguments.options, f"table {arguments.number}")
+    default = Options(config=RowConfig(**asdict(row.config)), seeds=TABLES[row.table].runs)
+    return parse(default, arguments.options, f"table {arguments.table}")
 
 
 def _of_dataset(rows: Sequence[Experiment], dataset: str | None) -> Sequence[Experiment]:

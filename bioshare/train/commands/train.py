@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import tyro
 
-from bioshare.train.commands.options import Computing, add_name, caution, changes, comparable, parse
+from bioshare.train.commands.options import Computing, add_name, caution, changes, comparable, parse, plain
 from bioshare.train.commands.text import aligned, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, find
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """How PyTorch says so, on a GPU and on a CPU."""
+
+
+@dataclass(frozen=True)
+class OneConfig(TrainConfig):
+    """All of it, under names that the command line knows."""
+
+    share_every: Annotated[int | None, tyro.conf.arg(aliases=["--every"])] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,7 @@ class Options(Computing):
     resume: bool = False
     record_snr: int | None = None
     tensorboard: bool = False
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    config: tyro.conf.OmitArgPrefixes[OneConfig]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Train and print the result."""
     experiment = find(arguments.name)
-    options = parse(Options(config=experiment.config), arguments.options, f"train {experiment.name}")
+    default = Options(config=OneConfig(**asdict(experiment.config)))
+    options = parse(default, arguments.options, f"train {experiment.name}")
+    config = plain(options.config)
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = options.to or Path("runs", experiment.home, f"seed{options.config.seed}")
+    folder = options.to or Path("runs", experiment.home, f"seed{config.seed}")
     try:
         result = fit(
-            options.config,
+            config,
             folder,
             data=options.data,
             resume=options.resume,
@@ -70,9 +79,9 @@ def main(arguments: argparse.Namespace) -> None:
     except RuntimeError as error:
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        raise MemoryError(f"batch_size={options.config.batch_size} needs more memory than there is: {error}") from error
+        raise MemoryError(f"batch_size={config.batch_size} needs more memory than there is: {error}") from error
     if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
-        print(report(experiment, options.config, result, folder))
+        print(report(experiment, config, result, folder))
 
 
 def report(experiment: Experiment, config: TrainConfig, result: xr.Dataset, folder: Path) -> str:

@@ -8,13 +8,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep"]
+Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep", "pool"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 def seeded(purpose: Purpose, seed: int, *when: int) -> np.random.Generator:
     """A generator of its own for every purpose, seed and moment."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *when)))
+
+
+def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
+    """A seed of its own for every purpose, run's seed and moment, such as a step, or a step and a process."""
+    return int(seeded(purpose, seed, *when).integers(2**63))
 
 
 @dataclass(frozen=True, eq=False)

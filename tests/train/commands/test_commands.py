@@ -28,7 +28,18 @@ def test_list_prints_names_hyperparameters_and_the_papers_numbers(capsys):
 
 def test_list_prints_every_experiment(capsys):
     assert command_line.main(["list"]) == 0
-    assert sum(line.startswith("table") for line in capsys.readouterr().out.splitlines()) == 227
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("table") for line in lines) == 227
+    assert sum(line.startswith("sleep/") for line in lines) == 31
+
+
+def test_list_says_that_the_paper_has_no_simulated_sleep(capsys):
+    assert command_line.main(["list", "sleep/cifar10/lc-ws10*"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nTable sleep: accuracy, padding 4, 5 runs (Table 1; simulated sleep is not in the paper)\n" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["sleep/cifar10/lc-ws10", "0.0005", "0.01", "85.1", "-3.2", "0.6", "-", "-", "-"] in lines
+    assert ["sleep/cifar10/lc-ws10-alpha5", "0.0005", "0.01", *6 * "-"] in lines
 
 
 def test_an_unknown_name_is_one_line_and_status_1(capsys):
@@ -63,7 +74,7 @@ def test_train_starts_from_the_experiment(recorded, capsys):
     assert str(recorded.folder) == f"runs/{NAME}/seed0"
     plain = {"data": None, "resume": False, "device": "auto", "tensorboard": False}
     assert recorded.options == {**plain, "checkpoint_every": 600.0, "record_snr": None}
-    assert "Not the paper's setting" not in capsys.readouterr().out
+    assert "Not the table's setting" not in capsys.readouterr().out
 
 
 def test_a_row_of_a_later_table_lives_where_the_same_runs_of_the_first_do(recorded):
@@ -83,13 +94,33 @@ def test_train_takes_typed_overrides_of_every_field(recorded):
     assert str(recorded.folder) == "here"
 
 
+def test_train_puts_a_network_of_the_paper_to_sleep(recorded, capsys):
+    words = "--sleep circuit --alpha 50 --every 100 --pool 8 --moments share"
+    assert command_line.main(["train", NAME, *words.split()]) == 0
+    sleep = {"sleep": "circuit", "alpha": 50.0, "share_every": 100, "pool": 8, "moments": "share"}
+    assert recorded.config == TrainConfig(**{**vars(find(NAME).config), **sleep})
+    assert type(recorded.config) is TrainConfig
+    changed = "share_every 100 instead of 10; sleep circuit instead of instant; alpha 50.0 instead of 10.0"
+    assert f"Not the table's setting: {changed}; pool 8" in capsys.readouterr().out
+
+
+def test_train_knows_the_rows_that_sleep(recorded, capsys):
+    name = "sleep/cifar10/lc-ws10-alpha50"
+    assert command_line.main(["train", name]) == 0
+    assert recorded.config == find(name).config
+    assert str(recorded.folder) == f"runs/{name}/seed0"
+    shown = capsys.readouterr().out
+    assert ["top-1", "%", "50.0", "-", "-"] in [line.split() for line in shown.splitlines()]
+    assert "Not the" not in shown
+
+
 def test_train_prints_ours_beside_the_papers(recorded, capsys):
     command_line.main(["train", NAME, "--epochs", "2", "--train-images", "100"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["top-1", "%", "50.0", "55.7", "-5.7"] in lines
     assert ["top-5", "%", "90.4", "80.9", "+9.5"] in lines
     assert " ".join(lines[-1]) == (
-        "Not the paper's setting: epochs 2 instead of 200; train_images 100 instead of None."
+        "Not the table's setting: epochs 2 instead of 200; train_images 100 instead of None."
     )
 
 
@@ -101,7 +132,7 @@ def test_other_images_are_not_compared_with_the_papers(recorded, capsys):
     command_line.main(["train", "table1/cifar10/conv", "--dataset", "cifar10-jpeg"])
     shown = capsys.readouterr().out
     assert ["top-1", "%", "50.0", "88.3", "-38.3"] in [line.split() for line in shown.splitlines()]
-    assert "Not the paper's setting: dataset cifar10-jpeg instead of cifar10." in shown
+    assert "Not the table's setting: dataset cifar10-jpeg instead of cifar10." in shown
 
 
 def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
@@ -121,6 +152,8 @@ def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
         ("--batch-size 100 --repetitions 3", "batch_size must be a multiple of repetitions=3"),
         ("--threads 0", "threads must be at least 1; got 0"),
         ("--network resnet50", "resnet18"),
+        ("--alpha 50", 'alpha must stay 10.0 for sleep="instant"; got 50.0'),
+        ("--sleep circuit --every None", "sleep must stay 'instant' without share_every; got 'circuit'"),
     ],
 )
 def test_a_wrong_option_is_refused_before_any_work(recorded, capsys, words, told):
@@ -197,7 +230,7 @@ def test_a_reader_that_has_enough_is_no_error():
         ("train --epochs 3 table1/cifar10/conv", "--epochs; options come last: train table1/cifar10/conv ..."),
         ("train", "the following arguments are required: NAME\n"),
         ("sweep", "the following arguments are required: NAME\n"),
-        ("table", "the following arguments are required: NUMBER\n"),
+        ("table", "the following arguments are required: TABLE\n"),
     ],
 )
 def test_the_name_comes_first(capsys, words, told):

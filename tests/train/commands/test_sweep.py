@@ -36,7 +36,14 @@ def test_every_point_of_the_grid_is_trained(trained, capsys):
     ]
     best, papers = "learning rate 0.001, weight decay 0.01", "learning rate 0.005, weight decay 0.0001"
     assert shown.splitlines()[5] == f"best: {best}; the paper chose {papers}"
-    assert "Not the paper's setting" not in shown
+    assert "Not the table's setting" not in shown
+
+
+def test_a_row_that_the_paper_lacks_was_not_tuned_by_it(trained, capsys):
+    assert command_line.main(["sweep", "sleep/cifar10/lc-ws10-alpha10"]) == 0
+    assert {(job.config.sleep, job.config.share_every) for job in trained} == {("circuit", 10)}
+    chosen = "the table has learning rate 0.0005, weight decay 0.01"
+    assert capsys.readouterr().out.splitlines()[-1].endswith(chosen)
 
 
 def test_one_dataset_with_the_grid_as_axes(trained, tmp_path):
@@ -66,7 +73,7 @@ def test_show_tells_the_setting_of_what_is_there(trained, capsys):
     command_line.main(["sweep", NAME, "--epochs", "3"])
     capsys.readouterr()
     assert command_line.main(["sweep", NAME, "--show"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("Not the paper's setting: epochs 3 instead of 50.")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Not the table's setting: epochs 3 instead of 50.")
 
 
 def test_points_that_failed_are_counted(trained, capsys, monkeypatch):

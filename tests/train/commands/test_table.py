@@ -1,3 +1,4 @@
+import dataclasses
 from statistics import fmean
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_ours_stand_beside_the_papers(capsys):
     assert list(found) == ROWS
     assert found["conv"] == ["2", "70.5", "+-", "0.4", "88.3", "-", "-"]
     assert found["lc-ws100"] == ["2", "67.5", "+-", "0.4", "82.0", "-3.0", "-6.3"]
-    assert "Not the paper's setting: epochs 3 instead of 200." in shown
+    assert "Not the table's setting: epochs 3 instead of 200." in shown
 
 
 def test_top5_has_its_own_columns(capsys):
@@ -73,6 +74,49 @@ def test_top5_has_its_own_columns(capsys):
 def test_ranges(capsys):
     command_line.main(["table", "6", "--dataset", "tinyimagenet", "--seeds", "3", "--epochs", "1"])
     assert lines(capsys.readouterr().out)["lc-ws1"] == ["3", "1.0", "1.2", "1.0", "2.0"]
+
+
+SLEEP = ["table", "sleep", "--seeds", "1", "--epochs", "1"]
+
+
+def test_the_table_of_sleeps_trains_what_table_1_lacks(trained, capsys):
+    rows = ["conv", "lc-ws10", "lc-ws10-alpha10"]
+    command_line.main(["table", "1", "--dataset", "cifar10", "--rows", *rows[:2], "--seeds", "1", "--epochs", "1"])
+    del trained[:]
+    capsys.readouterr()
+    assert command_line.main([*SLEEP, "--rows", *rows]) == 0
+    assert [job.name for job in trained] == ["sleep/cifar10/lc-ws10-alpha10/seed0"]
+    shown = capsys.readouterr().out
+    assert shown.startswith(
+        "Table sleep, cifar10. The paper's: accuracy, padding 4, 5 runs (Table 1; simulated sleep is not in the paper)."
+    )
+    numbers = [line.split() for line in shown.splitlines() if line.startswith(("conv", "lc"))]
+    assert numbers == [
+        ["conv", "1", "70.2", "88.3", "-", "-"],
+        ["lc-ws10", "1", "65.5", "85.1", "-4.8", "-3.2"],
+        ["lc-ws10-alpha10", "1", "65.5", "-", "-4.8", "-"],
+    ]
+    assert xr.load_dataset("runs/sleep-cifar10-conv-lc-ws10-lc-ws10-alpha10.nc").attrs["table"] == "sleep"
+
+
+def test_what_a_row_has_no_use_for_changes_the_others_only(trained, capsys):
+    """A convolution doesn't sleep, instant sharing has no strength, and noise no maps to keep."""
+    command_line.main([*SLEEP, "--pool", "8", "--strength", "0.2", "--moments", "reset"])
+    found = {job.name.split("/")[2]: job.config for job in trained}
+    fields = lambda config: (config.pool, config.strength, config.moments)
+    assert fields(found["conv"]) == fields(found["lc"]) == (None, 0.5, "keep")
+    assert fields(found["lc-ws10"]) == (None, 0.5, "reset")
+    assert fields(found["lc-ws10-alpha10"]) == fields(found["lc-ws1-ideal"]) == (8, 0.2, "reset")
+    assert fields(found["lc-ws10-ideal-noise"]) == (None, 0.2, "reset")
+    assert len(found) == 31
+    assert found["conv"] == dataclasses.replace(find("sleep/cifar10/conv").config, epochs=1)
+    assert "epochs 1 instead of 200; moments reset instead of keep; strength 0.2" in capsys.readouterr().out
+
+
+def test_what_no_row_can_have_is_refused(trained, capsys):
+    assert command_line.main([*SLEEP, "--rows", "lc-ws10-ideal-noise", "--moments", "share"]) == 1
+    assert 'moments must be "keep" or "reset" with noise=0.01' in capsys.readouterr().err
+    assert trained == []
 
 
 def test_only_what_is_missing_is_trained(trained, capsys):
@@ -182,11 +226,13 @@ def test_a_failed_run_is_named_and_the_others_are_shown(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("9", "invalid choice: 9"),
-        ("13", "invalid choice: 13"),
+        ("9", "invalid choice: '9'"),
+        ("13", "invalid choice: '13'"),
         ("1 --epoch 3", "--epochs"),
         ("1 --share-every 3", "--share-every"),
         ("1 --seed 3", "--seeds"),
+        ("sleep --alpha 3", "--alpha"),
+        ("sleep --noise 3", "--noise"),
         ("1 --seeds 0", "seeds must be at least 1; got 0"),
         ("1 --workers 0", "workers must be at least 1; got 0"),
     ],
