@@ -17,7 +17,7 @@ COMMANDS = {
     "list": ("bioshare.train.commands.listing", "the paper's experiments by name, with its numbers"),
     "prepare": ("bioshare.train.data.prepare", "turn a published data set into the file that training reads"),
     "train": ("bioshare.train.commands.train", "train one of the paper's experiments"),
-    "table": ("bioshare.train.commands.table", "train a table of the paper, or of simulated sleep, and print it beside the paper's"),
+    "table": ("bioshare.train.commands.table", "train a table of the paper, or of simulated sleep"),
     "sweep": ("bioshare.train.commands.sweep", "search the paper's grid over learning rate and weight decay"),
     "bench": ("bioshare.bench", "time the engines, the layer and a training step against their baselines"),
 }
