@@ -12,6 +12,9 @@ from torch import Tensor
 from bioshare.bridge.lattice import SharingModule
 from bioshare.circuit.exact import SleepMap
 
+TOGETHER = 64
+"""Neurons that are summed at a time."""
+
 
 class Change(ABC):
     """What becomes of the sharing groups of one layer."""
@@ -55,9 +58,13 @@ class Averaging(GroupChange):
 class LinearSleep(GroupChange):
     """A whole sleep as one linear map, w_i = mu' + A (w_i^init - mu) with mu' = B mu + c.
 
+    The mean is what sleep must keep, and its part of the work is small: it passes in float64, whatever precision
+    ``torch.set_float32_matmul_precision`` allows for the deviations, and is rounded when it is added to them.
+
     Attributes:
-        A, B: (K, K), in the coordinates of the pattern.
-        c: (K,).
+        A: (K, K), in the coordinates of the pattern.
+        B: the same, in float64 where the device has it.
+        c: (K,), as B.
     """
 
     A: Tensor
@@ -66,9 +73,13 @@ class LinearSleep(GroupChange):
 
     @classmethod
     def of(cls, sleep: SleepMap, weight: Tensor) -> LinearSleep:
-        """The map on the device of a weight, in its precision but at least float32."""
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return cls(*(torch.as_tensor(part).to(weight.device, dtype) for part in sleep))
+        """The map on the device of a weight; A in its precision, but at least float32."""
+        narrow = torch.promote_types(weight.dtype, torch.float32)
+        wide = torch.float32 if weight.device.type == "mps" else torch.float64  # mps has no float64
+        dtypes = narrow, wide, wide
+        return cls(
+            *(torch.from_numpy(part).to(dtype).to(weight.device) for part, dtype in zip(sleep, dtypes, strict=True))
+        )
 
     @property
     def bytes(self) -> int:
@@ -85,7 +96,13 @@ class LinearSleep(GroupChange):
         """The map is brought to the taps of the module, which is less work than to bring all weights to the map."""
         taps = module.seen.to(groups.device)
         neurons = groups.transpose(0, 1).to(self.A.dtype)  # as they lie in memory
-        mean = neurons.mean(0)
+        mean = _mean(neurons, self.B.dtype)
         slept_mean = (mean[:, taps.argsort()] @ self.B.mT + c)[:, taps]
-        deviations = (neurons - mean).flatten(0, 1) @ self.A[taps][:, taps].mT
-        return deviations.view_as(neurons).add_(slept_mean).transpose(0, 1)
+        deviations = (neurons - mean.to(neurons.dtype)).flatten(0, 1) @ self.A[taps][:, taps].mT
+        return deviations.view_as(neurons).add_(slept_mean.to(neurons.dtype)).transpose(0, 1)
+
+
+def _mean(neurons: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mean of neurons (N, ...) in another precision; some at a time, since a CPU copies them for it."""
+    parts = [part.sum(0, dtype=dtype) for part in neurons.split(TOGETHER)]
+    return torch.stack(parts).sum(0) / len(neurons)

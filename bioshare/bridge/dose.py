@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from bioshare.circuit.checks import real, whole
+from bioshare.circuit.checks import real
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.rules import Gated, Hebbian, InverseSqrtDecay
 from bioshare.circuit.stimuli import Stimulus
@@ -26,7 +24,6 @@ class PerInput:
 
     Args:
         times: how many; 1 is one cycle of the grid.
-        extra: presentations before those, in which nothing is learned.
 
     Example:
         >>> PerInput(5)(144)
@@ -34,15 +31,13 @@ class PerInput:
     """
 
     times: float
-    extra: int = 0
 
     def __post_init__(self) -> None:
         real("times", self.times, "a positive number of presentations per input", above=0, array=False)
-        whole("extra", self.extra, "a number of presentations", at_least=0)
 
     def __call__(self, inputs: int) -> int:
         """Presentations of a layer with so many inputs per neuron."""
-        return max(1, round(self.times * inputs)) + self.extra
+        return max(1, round(self.times * inputs))
 
 
 @dataclass(frozen=True)
@@ -55,9 +50,13 @@ class Dose:
 
     Args:
         strength: s; below 2 for `SteadyState`, which would overshoot by more than there was.
-        circuit: a `RateCircuit` learns only in the last third of every presentation, when it has settled.
+        circuit: a `RateCircuit` learns only in the last third of every presentation, when it has settled, and not in
+            the first one: a sleep starts at r = 0, away from the bias, and the weights would learn that. Let
+            `Sleep.silence` be 1, or the first pattern is lost. The silence alone would not do: with noise, neurons
+            have inputs in it.
         stimulus: has the mean of |x|^2, noise included.
-        gamma, momentum: as for `bioshare.Hebbian`.
+        gamma, momentum: as for `bioshare.Hebbian`. Momentum spreads what a presentation does over some
+            1 / (1 - momentum) updates after it, and a sleep that ends before them loses the rest.
 
     Example:
         >>> from bioshare.circuit.circuits import SteadyState
@@ -80,8 +79,7 @@ class Dose:
 
     def __call__(self, inputs: int) -> Hebbian:
         """The rule of a layer with so many inputs per neuron."""
-        power = np.trace(self.stimulus.covariance(inputs)) + inputs * self.stimulus.noise**2
-        rate = self.strength * (1 - self.momentum) / power
+        rate = self.strength * (1 - self.momentum) / power(self.stimulus, inputs)
         if isinstance(self.circuit, RateCircuit):
             held = self.circuit.updates_per_presentation
             wait = round(held * WAIT / HELD)
@@ -103,6 +101,18 @@ class PaperRule:
     def __call__(self, inputs: int) -> Hebbian:
         """The rule of a layer with so many inputs per neuron."""
         return Hebbian(self.gamma, MOMENTUM, learning_rate=InverseSqrtDecay(3e-4 * min(1, 81 / inputs), 2, 50))
+
+
+def power(stimulus: Stimulus, inputs: int) -> float:
+    """The mean of |x|^2, noise included, for K inputs.
+
+    Raises:
+        ValueError: it is 0, so that no learning rate would do anything.
+    """
+    found = stimulus.power(inputs) + inputs * stimulus.noise**2
+    if not found > 0:
+        raise ValueError(f"stimulus must have inputs other than 0; got {stimulus!r}")
+    return found
 
 
 def settling_circuit(alpha: float) -> RateCircuit:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from bioshare.bridge.changes import LinearSleep
-from bioshare.bridge.dose import PerInput
+from bioshare.bridge.dose import PerInput, power
 from bioshare.bridge.lattice import Border, refuse_border, refuse_dilation, sharing_layers
 from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.report import SleepReport
@@ -25,6 +25,12 @@ from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, gaussian
 from bioshare.nn import LocallyConnected2d
 
+SHARED = 0.4
+"""The share s of the deviations along an input of mean size that an update removes, unless told otherwise."""
+
+Key = tuple[int, torch.device, torch.dtype]
+"""K, and where a map lies."""
+
 
 @dataclass(frozen=True)
 class HebbianSharing:
@@ -34,13 +40,16 @@ class HebbianSharing:
     patterns, each module in its own order.
 
     By default ten updates with K Gaussian patterns each: an update lowers -log SNR by about 0.65, as the squared
-    deviations shrink to 1 - 2 eta + eta^2 (1 + (K + 1) / M) of what they were.
+    deviations shrink to 1 - 2 s + s^2 (1 + (K + 1) / M) of what they were, at s = 0.4. With cycles of the grid, whole
+    ones in every batch, they shrink to (1 - s)^2.
 
     Args:
         updates: how many.
         batch_size: M, patterns for an update; or a callable that takes K to it.
-        rule: `Hebbian`; its learning rate must stay below 2 (1 + momentum) / (largest eigenvalue of the batch's
-            mean x x^T + gamma), which for Gaussian inputs is about (1 + sqrt(K / M))^2.
+        rule: `Hebbian`, or a callable that takes K to one. Its learning rate must mostly stay below 2 (1 + momentum) /
+            (largest eigenvalue of the batch's mean x x^T + gamma), which for standard Gaussian inputs is about
+            (1 + sqrt(K / M))^2. None for a rate of s = 0.4 over the stimulus' mean square per input, without pull or
+            momentum, so that neither its amplitude nor K matters.
         stimulus: without noise.
         alpha: strength of the inhibition; infinite for the ideal circuit.
         border, moments: as for `Sleep`.
@@ -48,7 +57,7 @@ class HebbianSharing:
 
     updates: int = 10
     batch_size: int | Callable[[int], int] = field(default_factory=lambda: PerInput(1))
-    rule: Hebbian = field(default_factory=lambda: Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.4))
+    rule: Hebbian | Callable[[int], Hebbian] | None = None
     stimulus: Stimulus = field(default_factory=gaussian)
     alpha: float = math.inf
     border: Border = "share"
@@ -58,8 +67,8 @@ class HebbianSharing:
         whole("updates", self.updates, "a number of updates", at_least=1)
         if not callable(self.batch_size):
             whole("batch_size", self.batch_size, "a number of patterns or a callable", at_least=1)
-        if not isinstance(self.rule, Hebbian):
-            raise TypeError(f"rule must be a Hebbian; got {self.rule!r}")
+        if self.rule is not None and not callable(self.rule) and not isinstance(self.rule, Hebbian):
+            raise TypeError(f"rule must be a Hebbian, a callable that takes K to one, or None; got {self.rule!r}")
         if not isinstance(self.stimulus, Stimulus):
             raise TypeError(f"stimulus must be a Stimulus; got {self.stimulus!r}")
         if self.stimulus.noise:
@@ -81,40 +90,69 @@ class HebbianSharing:
         """Share the weights of every locally connected layer; the arguments are those of `Sleep`'s call.
 
         Raises:
-            TypeError, ValueError: a layer's dilation shares a factor with its kernel size, or ``batch_size`` returns no
-                number of patterns. No weight was changed.
-            DivergenceError: the learning rate is too high. Layers before the one that diverges have changed.
+            TypeError, ValueError: a layer's dilation shares a factor with its kernel size, ``batch_size`` returns no
+                number of patterns or ``rule`` no Hebbian, or most learning rates are above a layer's limit.
+            DivergenceError: the weights would grow without bound. In all cases no weight was changed.
         """
         whole("seed", seed, "a non-negative integer", at_least=0)
         follow = Moments.of(self.moments, optimizer)
-        for name, layer in sharing_layers(model):
+        found = sharing_layers(model)
+        for name, layer in found:
             refuse_dilation(name, layer)
-            self._size(layer.weight[0, 0, 0].numel())
-        maps: dict[tuple, LinearSleep] = {}
+            self._size(_inputs(layer))
+            self._rule_for(_inputs(layer))
+        maps: dict[Key, LinearSleep] = {}
         seconds = 0.0
 
         def change_of(layer: LocallyConnected2d, index: int) -> LinearSleep:
             nonlocal seconds
-            inputs, weight = layer.weight[0, 0, 0].numel(), layer.weight
-            key = inputs, weight.device, weight.dtype
-            if key not in maps:
+            if not maps:  # all of them, before any weight changes
                 start = time.perf_counter()
-                maps[key] = self._map(inputs, seed, weight)
-                seconds += time.perf_counter() - start
-            return maps[key]
+                self._fill(maps, found, seed)
+                seconds = time.perf_counter() - start
+            return maps[_key(layer)]
 
         layers, kept = change_layers(model, change_of, border=self.border, moments=follow, measured=measure, keep=keep)
         return SleepReport(layers, len(maps), seconds, kept=kept)
 
-    def _map(self, inputs: int, seed: int, weight: torch.Tensor) -> LinearSleep:
-        """The change of layers with K inputs per neuron."""
+    def _fill(self, maps: dict[Key, LinearSleep], layers: Sequence[tuple[str, LocallyConnected2d]], seed: int) -> None:
+        """Make the maps of all layers."""
+        for name, layer in layers:
+            if _key(layer) not in maps:
+                try:
+                    maps[_key(layer)] = self._map(layer, seed)
+                except ValueError as error:
+                    raise ValueError(f"layer {name!r}: {error}") from error
+
+    def _map(self, layer: LocallyConnected2d, seed: int) -> LinearSleep:
+        """The change of layers with as many inputs per neuron."""
+        inputs, weight = _inputs(layer), layer.weight
         size = self._size(inputs)
         patterns = self.stimulus.draw(self.updates * size, inputs, seed=derived(seed, inputs))
         batches = patterns.reshape(self.updates, size, inputs)
-        engine = Exact(device=str(weight.device))
-        return LinearSleep.of(batch_map(batches, SteadyState(self.alpha), self.rule, engine=engine), weight)
+        circuit, engine = SteadyState(self.alpha), Exact(device=str(weight.device))
+        return LinearSleep.of(batch_map(batches, circuit, self._rule_for(inputs), engine=engine), weight)
+
+    def _rule_for(self, inputs: int) -> Hebbian:
+        """The rule of layers with K inputs per neuron."""
+        if self.rule is None:
+            return Hebbian(gamma=0.0, momentum=0.0, learning_rate=SHARED * inputs / power(self.stimulus, inputs))
+        rule = self.rule if isinstance(self.rule, Hebbian) else self.rule(inputs)
+        if not isinstance(rule, Hebbian):
+            raise TypeError(f"rule must return a Hebbian for {inputs} inputs; got {rule!r}")
+        return rule
 
     def _size(self, inputs: int) -> int:
         """M for layers with K inputs per neuron."""
         size = self.batch_size(inputs) if callable(self.batch_size) else self.batch_size
         return whole("batch_size", size, "a number of patterns", at_least=1)
+
+
+def _inputs(layer: LocallyConnected2d) -> int:
+    """K."""
+    return layer.weight[0, 0, 0].numel()
+
+
+def _key(layer: LocallyConnected2d) -> Key:
+    """What a map depends on in a call."""
+    return _inputs(layer), layer.weight.device, layer.weight.dtype

@@ -57,7 +57,7 @@ def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[Sha
 def lattices(layer: LocallyConnected2d, border: Border = "share") -> Iterator[SharingModule]:
     """All modules of a layer, kh x kw of them; small layers have some without neurons."""
     kh, kw = layer.kernel_size
-    taps = torch.arange(layer.weight[0, 0, 0].numel()).view(-1, kh, kw)
+    taps = torch.arange(layer.weight[0, 0, 0].numel(), device="cpu").view(-1, kh, kw)  # whatever the default device
     for row, row_phases in _lattices(layer, 0, border):
         for column, column_phases in _lattices(layer, 1, border):
             height, width = (len(range(size)[s]) for size, s in zip(layer.output_size, (row, column), strict=True))
@@ -81,17 +81,36 @@ def sharing_layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:
     """The locally connected layers by name, all of them fit to be shared.
 
     Raises:
-        TypeError, ValueError: ``model`` is none, has no such layer, or one with weights that aren't finite.
+        TypeError, ValueError: ``model`` is none, has no such layer, one with weights that aren't finite or no Parameter
+            of its own, or two with the same Parameter.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
     if not found:
         raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
+    owners: dict[int, str] = {}
     for name, layer in found:
+        _refuse_weight(name, layer, owners)
         if not all(end.isfinite() for end in physical(layer.weight).aminmax()):
             raise ValueError(f"layer {name!r} must have finite weights; one NaN would reach its whole sharing group")
     return found
+
+
+def _refuse_weight(name: str, layer: LocallyConnected2d, owners: dict[int, str]) -> None:
+    """Refuse a layer whose weight is no Parameter of its own; add it to the owners, names by the identity of theirs."""
+    if "weight" not in dict(layer.named_parameters(recurse=False)):
+        raise TypeError(
+            f"layer {name!r} must have a weight that is a Parameter; got one that is computed from others, in which "
+            "shared weights have no place. Take the parametrization or weight_norm off "
+            "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)"
+        )
+    other = owners.setdefault(id(layer.weight), name)
+    if other != name:
+        raise ValueError(
+            f"layers {other!r} and {name!r} must have a weight each; both hold the same Parameter, which would sleep "
+            "twice. Use one of the layers in both places, or give each a Parameter of its own"
+        )
 
 
 def refuse_border(border: str) -> None:

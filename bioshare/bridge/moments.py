@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bioshare.bridge.changes import Change, GroupChange
 from bioshare.bridge.lattice import SharingModule
@@ -20,6 +20,9 @@ LINEAR = ("exp_avg", "momentum_buffer", "grad_avg")
 
 SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 """Sums of squared gradients: they must stay positive."""
+
+BLANK = ("exp_inf", "acc_delta", "step", "mu_product")
+"""What else is known to start at 0, or at the `_start`, but cannot be shared: it is no sum of gradients."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +37,41 @@ class Moments:
         """None where they stay.
 
         Raises:
-            ValueError: there is no optimiser, or it keeps something that can't be shared.
+            ValueError: there is no optimiser, or it keeps something that can't be treated so.
         """
         if treatment == "keep":
             return None
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f'moments="{treatment}" needs the optimizer: call with optimizer=...; got {optimizer!r}')
+        share = treatment == "share"
         names = {
             name
-            for parameter, state in optimizer.state.items()
+            for state in optimizer.state.values()
             for name, value in state.items()
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim
+            if isinstance(value, Tensor) and (value.ndim or not share)  # counters are not shared
         }
-        if unknown := names - {*LINEAR, *SQUARES}:
+        if unknown := names - {*LINEAR, *SQUARES, *(() if share else BLANK)}:
+            told = "how they should be shared is not known" if share else "what they start at is not known"
             raise ValueError(
-                f'moments must be "keep" for {type(optimizer).__name__}: how its {", ".join(sorted(unknown))} '
-                "should be shared is not known"
+                f'moments must not be "{treatment}" for {type(optimizer).__name__}, which keeps '
+                f"{', '.join(sorted(unknown))}: {told}"
             )
         return Moments(optimizer, treatment)
+
+    def refuse_strangers(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
+        """Refuse layers whose weights the optimiser does not hold, unless they are frozen.
+
+        Raises:
+            ValueError: there is one; names it.
+        """
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        for name, layer in layers:
+            weight = layer.get_parameter("weight")
+            if weight.requires_grad and id(weight) not in held:
+                raise ValueError(
+                    f'optimizer must hold the weight of layer {name!r} for moments="{self.treatment}"; got that of '
+                    "another model, or of the one before to_locally_connected. Make it from this model's parameters"
+                )
 
     def follow(self, weight: Tensor, modules: Sequence[SharingModule], change: Change) -> None:
         """Treat the moments of a weight whose modules have changed; none before its first step.
@@ -63,13 +83,22 @@ class Moments:
             if not isinstance(value, Tensor):
                 continue
             if self.treatment == "reset":
-                value.fill_(name == "mu_product")  # NAdam's product of factors starts at 1
+                value.fill_(self._start(weight, name))
             elif name in (*LINEAR, *SQUARES):
                 assert isinstance(change, GroupChange), "Sleep refuses to share moments otherwise"
                 for module in modules:
                     groups = module.groups(value)
                     shared = change.apply_linear(module, groups) if name in LINEAR else groups.mean(1, keepdim=True)
                     module.write(value, shared.expand_as(groups))
+
+    def _start(self, weight: Tensor, name: str) -> float:
+        """What a moment is before the first step."""
+        if name == "mu_product":  # NAdam's product of factors
+            return 1.0
+        if name == "sum":  # Adagrad's
+            (group,) = (g for g in self.optimizer.param_groups if any(p is weight for p in g["params"]))
+            return group.get("initial_accumulator_value", 0.0)
+        return 0.0
 
 
 def refuse_treatment(treatment: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bioshare.bridge.changes import Change, LinearSleep
+from bioshare.bridge.dose import Dose
 from bioshare.bridge.lattice import refuse_dilation, sharing_layers
 from bioshare.bridge.relay import Relay
 from bioshare.bridge.seeds import derived
@@ -34,6 +35,7 @@ class Night:
     def __init__(self, sleep: Sleep, seed: int, engine: Engine, progress: bool) -> None:
         self.sleep, self.seed, self.engine, self.progress = sleep, seed, engine, progress
         self.maps: Maps = {} if sleep.pool is None and sleep.stimulus.varies else sleep.pooled
+        self.drawn: dict[int, Array] = {}  # patterns by K, from the check until they are simulated
         self.simulated, self.seconds = 0, 0.0
         self.relay: Relay | None = None
 
@@ -53,7 +55,7 @@ class Night:
                 self._check(name, inputs)
             seen.add(inputs)
         if self.sleep.patterns == "relayed":
-            self.relay = Relay(self.sleep.stimulus, max(map(self.sleep.length, seen)))
+            self.relay = Relay(self.sleep.stimulus, max(map(self.sleep.length, seen)), self.sleep.border)
 
     def change_of(self, layer: LocallyConnected2d, index: int) -> Change:
         """The sleep of one layer."""
@@ -61,8 +63,8 @@ class Night:
         if not sleep.collapses:
             rule = sleep.rule_for(inputs)
             patterns, noise = self._patterns(layer), sleep.stimulus.noise
-            seed = derived(self.seed, inputs, index)
-            return Simulation(patterns, sleep.circuit, rule, noise, seed, self.engine, sleep.memory, self.progress)
+            engine, seed = self._engine(layer), derived(self.seed, inputs, index)
+            return Simulation(patterns, sleep.circuit, rule, noise, seed, engine, sleep.memory, self.progress)
         if self.relay:
             return self._simulated(layer)
         key = self._key(layer)
@@ -73,20 +75,35 @@ class Night:
     def _simulated(self, layer: LocallyConnected2d) -> LinearSleep:
         """The map of a sleep, simulated."""
         sleep, start = self.sleep, time.perf_counter()
-        engine = Exact(device=str(layer.weight.device)) if sleep.engine == "exact" else self.engine
+        engine = self._engine(layer)
         assert isinstance(engine, Exact), "no other engine collapses"
         rule = sleep.rule_for(_inputs(layer))
         found = sleep_map(self._patterns(layer), sleep.circuit, rule, engine=engine, progress=self.progress)
         self.simulated, self.seconds = self.simulated + 1, self.seconds + time.perf_counter() - start
         return LinearSleep.of(found, layer.weight)
 
+    def _engine(self, layer: LocallyConnected2d) -> Engine:
+        """What simulates a layer: "exact" does so where its weights lie."""
+        return Exact(device=str(layer.weight.device)) if self.sleep.engine == "exact" else self.engine
+
     def _patterns(self, layer: LocallyConnected2d) -> Array:
-        """The patterns (P, K) that a layer sees."""
+        """What a layer sees (silence + P, K)."""
         inputs = _inputs(layer)
-        length = self.sleep.length(inputs)
         if self.relay:
-            return self.relay.patterns(layer, self._stimulus_seed(inputs))[:length]
-        return self.sleep.stimulus.draw(length, inputs, seed=self._stimulus_seed(inputs))
+            patterns = self.relay.patterns(layer, self._stimulus_seed(inputs))
+            return self._after_silence(patterns[: self.sleep.length(inputs)])
+        if inputs not in self.drawn:
+            return self._draw(inputs)
+        # a map is simulated once, but single neurons in every layer
+        return self.drawn.pop(inputs) if self.sleep.collapses else self.drawn[inputs]
+
+    def _draw(self, inputs: int) -> Array:
+        length, seed = self.sleep.length(inputs), self._stimulus_seed(inputs)
+        return self._after_silence(self.sleep.stimulus.draw(length, inputs, seed=seed))
+
+    def _after_silence(self, patterns: Array) -> Array:
+        silence = self.sleep.silence
+        return np.concatenate([np.zeros((silence, patterns.shape[1])), patterns]) if silence else patterns
 
     def _key(self, layer: LocallyConnected2d) -> Key:
         """What a drawn map depends on in a call, or in a pool."""
@@ -106,11 +123,13 @@ class Night:
         """Check the sleep of a layer on two neurons."""
         sleep = self.sleep
         try:
-            length, rule = sleep.length(inputs), sleep.rule_for(inputs)
-            seed = self._stimulus_seed(inputs)
-            prepare(np.zeros((2, inputs)), sleep.stimulus, sleep.circuit, rule, presentations=length, seed=seed)
+            rule, patterns = sleep.rule_for(inputs), self._draw(inputs)
+            prepare(np.zeros((2, inputs)), patterns, sleep.circuit, rule, noise=sleep.stimulus.noise, seed=self.seed)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {name!r}: {error}") from error
+            strength = f" (its strength is {sleep.rule.strength:g})" if isinstance(sleep.rule, Dose) else ""
+            raise type(error)(f"layer {name!r}: {error}{strength}") from error
+        if sleep.patterns == "drawn":
+            self.drawn[inputs] = patterns
 
     def _refuse_memory(self, name: str, layer: LocallyConnected2d) -> None:
         needed = BYTES_PER_WEIGHT * layer.weight[:, :, 0].numel()

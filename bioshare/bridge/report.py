@@ -26,7 +26,8 @@ VERSIONED = ("numpy", "torch", "xarray")
 class LayerReport:
     """What a sleep did to one layer; medians over its sharing groups, NaN where none has a value.
 
-    Groups without a spread before sleep have none after it to compare with, and those with a mean of 0 no drift.
+    Groups without a spread before sleep have none after it to compare with, and those with a mean of 0 no drift. What
+    is measured are the weights as the layer holds them, rounded to its precision.
 
     Attributes:
         name: of the layer in the model.
@@ -36,8 +37,9 @@ class LayerReport:
             knows no mean that may happen to lie near 0.
         mean_norm: norm of a group's mean weight vector as the circuit left it, over that before sleep. Where the sleep
             rescales means, they have their old norm again, and this says how much they had lost.
-        mean_cosine: cosine between the two.
-        seconds: wall-clock time, that of a map which this layer was the first to need included.
+        mean_angle: angle between the mean weight vectors before and after sleep, in degrees.
+        seconds: wall-clock time, that of a map which this layer was the first to need included. On a GPU, without
+            measuring, it is the time to hand the work over, which may end later.
     """
 
     name: str
@@ -46,7 +48,7 @@ class LayerReport:
     neg_log_snr_after: float
     spread: float
     mean_norm: float
-    mean_cosine: float
+    mean_angle: float
     seconds: float
 
     @property
@@ -61,7 +63,7 @@ COLUMNS = {
     "neg_log_snr_after": ("after", ".2f", "log mean_j(var_j / mean_j^2) after sleep"),
     "spread": ("spread", ".4f", "root of the summed variance after sleep, over that before"),
     "mean_norm": ("|mean|", ".4f", "norm of the mean weight vector as the circuit left it, over that before sleep"),
-    "mean_cosine": ("cosine", ".4f", "cosine between the mean weight vectors before and after sleep"),
+    "mean_angle": ("angle", ".3f", "angle between the mean weight vectors before and after sleep, in degrees"),
     "seconds": ("seconds", ".3f", "wall-clock time in seconds"),
 }
 """The fields of a `LayerReport` but its name: head and format in the printed table, and the meaning."""
@@ -114,8 +116,8 @@ class SleepReport:
     def _notes(self) -> list[str]:
         """What stands below the table: what it shows, and what it cost."""
         absent = any(math.isnan(getattr(row, name)) for name in QUANTITIES for row in self.layers)
-        told = "; - where there is no value" if absent else ""
-        notes = [f"(medians over groups; spread and |mean| are ratios, after / before{told})"]
+        told = "; -: no value" if absent else ""
+        notes = [f"(medians over groups; spread and |mean| are ratios, after / before; angle in degrees{told})"]
         if len(self.layers) > 1:
             notes.append(f"{len(self.layers)} layers in {sum(row.seconds for row in self.layers):.2f} s")
         if self.maps + self.pool_maps:
@@ -206,16 +208,27 @@ def measure(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np
 
     ``unscaled`` are the groups after sleep and before their means were rescaled; None where they were not.
     """
-    pair = [groups.double().cpu().numpy() for groups in (before, after)]
+    pair = [_doubles(groups) for groups in (before, after)]
     old, new = (weights.mean(1) for weights in pair)
     (old_spread, old_norm), (new_spread, new_norm) = (
         (np.sqrt(weights.var(1).sum(-1)), np.linalg.norm(mean, axis=-1))
         for weights, mean in zip(pair, (old, new), strict=True)
     )
-    left = new_norm if unscaled is None else np.linalg.norm(unscaled.double().cpu().numpy().mean(1), axis=-1)
+    left = new_norm if unscaled is None else np.linalg.norm(_doubles(unscaled).mean(1), axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):  # a mean of 0 has no direction, equal weights no spread
-        drift = new_spread / old_spread, left / old_norm, (old * new).sum(-1) / (old_norm * new_norm)
+        lost = np.where(old_norm > 0, left / old_norm, np.nan)
+        drift = new_spread / old_spread, lost, _angle(old / old_norm[:, None], new / new_norm[:, None])
     return np.stack([*map(theory.neg_log_snr, pair), *drift])
+
+
+def _doubles(groups: Tensor) -> np.ndarray:
+    """Groups in float64, which not every device has."""
+    return groups.cpu().double().numpy()
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles between vectors (..., K) of length 1, in degrees; exact for small ones, unlike those from cosines."""
+    return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))
 
 
 def medians(measured: Sequence[np.ndarray]) -> dict[str, float]:
@@ -232,7 +245,7 @@ def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
     """-log SNR of every locally connected layer by name, the median over its sharing groups (as Fig. 6)."""
     measured = {}
     for name, layer in sharing_layers(model):
-        groups = [module.groups(layer.weight.detach()).double().cpu().numpy() for module in modules(layer, border)]
+        groups = [_doubles(module.groups(layer.weight.detach())) for module in modules(layer, border)]
         values = [theory.neg_log_snr(weights) for weights in groups]
         measured[name] = float(np.median(np.concatenate(values))) if values else math.nan
     return measured

@@ -51,7 +51,8 @@ class Simulation(Change):
         alike = sorted(modules, key=lambda module: module.neurons)
         for neurons, group in groupby(alike, key=lambda module: module.neurons):
             together, seed = list(group), derived(self.seed, neurons)
-            after = weight.new_empty(len(together), weight.shape[2], neurons, self.patterns.shape[1])
+            shape = len(together), weight.shape[2], neurons, self.patterns.shape[1]
+            after = weight.new_empty(shape, dtype=torch.promote_types(weight.dtype, torch.float32))
             channels = self._channels(together)
             for part, slept in zip(weight.split(channels, 2), after.split(channels, 1), strict=True):
                 before = torch.stack([module.groups(part).cpu()[..., module.seen.argsort()] for module in together])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioshare.bridge.dose import Dose, PaperRule, PerInput, settling_circuit
+from bioshare.bridge.dose import MOMENTUM, Dose, PaperRule, PerInput, settling_circuit
 from bioshare.bridge.lattice import Border, refuse_border
 from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.night import Maps, Night
@@ -35,17 +35,21 @@ class Sleep:
     modules and all layers with K inputs per neuron see its stimuli, in their own order. Otherwise every neuron is
     simulated, and the output channels of one position see the same noise.
 
-    `Sleep.rate_circuit`, `Sleep.steady_state` and `Sleep.paper` are settings that work for any network.
+    `Sleep.rate_circuit` and `Sleep.steady_state` are settings that work for any network; `Sleep.paper` has those of
+    Fig. 4B, at whatever they leave.
 
     Args:
         circuit: `SteadyState` or `RateCircuit`.
-        rule: `Hebbian`; or a callable that takes K to one, since |x|^2 often grows with K.
-        stimulus: the pattern's stream, such as ``stimuli.grid()`` or ``stimuli.gaussian()``.
-        presentations: P, for every layer; or a callable that takes K to P, such as ``lambda inputs: 10 * inputs``
-            for ten cycles of the grid stimulus.
+        rule: `Hebbian`; or a callable that takes K to one, since |x|^2 often grows with K. It must be a pure function
+            of K, as must ``presentations``: maps are kept, and what it returns is asked for more than once.
+        stimulus: the pattern's stream, such as ``stimuli.grid()`` or ``stimuli.gaussian()``. Gaussian inputs share
+            badly at very small K: the few that there are leave some directions of the weights almost alone.
+        presentations: P, the patterns of every layer; or a callable that takes K to P, such as
+            ``lambda inputs: 10 * inputs`` for ten cycles of the grid stimulus.
         border: "share": positions whose patch reaches into the padding take part, as if the pattern continued
             there; "keep": they keep their weights.
-        engine: as in `bioshare.simulate`.
+        engine: as in `bioshare.simulate`. "exact" simulates a layer on the device of its weights; an ``Exact(...)``
+            of your own keeps the device that it has, the CPU unless you say otherwise.
         patterns: "drawn" from the stimulus; or "relayed", where a layer sees what the groups of a layer before it
             answer to their own pattern (`bioshare.bridge.relay.Relay`).
         rescale: bring the mean of every group back to its norm before sleep (synaptic scaling).
@@ -55,7 +59,10 @@ class Sleep:
         moments: of an optimiser, given in the call: "keep" leaves them alone; "share" applies the linear part of the
             sleep, without rescaling, to sums of gradients and averages sums of squares within groups; "reset" sets
             those of all locally connected layers to 0.
-        memory: most bytes that the simulation of single neurons may take, beside the patterns and the new weights.
+        memory: most bytes of the exact engine for single neurons, beside the patterns and the new weights. Other
+            engines get as many neurons at a time.
+        silence: presentations without input (x = 0) before the first pattern, in which the circuit settles at its
+            bias. The rule's k counts their updates too; with noise, that is all the neurons see.
     """
 
     circuit: Circuit
@@ -70,6 +77,7 @@ class Sleep:
     pool_seed: int = 0
     moments: Treatment = "keep"
     memory: float = 1e9
+    silence: int = 0
     pooled: Maps = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +99,7 @@ class Sleep:
         refuse_treatment(self.moments)
         whole("pool_seed", self.pool_seed, "a non-negative integer", at_least=0)
         real("memory", self.memory, "a positive number of bytes", above=0, array=False)
+        whole("silence", self.silence, "a number of presentations without input", at_least=0)
         self._refuse_contradictions()
 
     @classmethod
@@ -107,21 +116,27 @@ class Sleep:
     ) -> Sleep:
         """The paper's circuit in time (Eq. 8), at a dose that suits any layer.
 
-        By default five cycles of the grid at a strength of 0.5, which in ResNet-20 leaves 4 to 5 % of the spread: -log
-        SNR falls by about 6. At alpha = 10 means shrink to 80 % (at 5, to 66 %; at 50, to 95 %), and are brought back
-        to their norm: without that a network that sleeps every ten steps loses its weights faster than it learns them.
+        By default one silence, then five cycles of the grid at a strength of 0.5, which for every K leave 5 % of the
+        spread. At alpha = 10 means shrink to 80 % (at 5, to 66 %; at 50, to 95 %), so that -log SNR falls by 5.5. They
+        are brought back to their norm, the remaining spread with them (to 6.5 %): without that a network that sleeps
+        every ten steps loses its weights faster than it learns them.
 
         Args:
             alpha: strength of the inhibition.
             gamma: pull to the weights before sleep.
             times: presentations for every input of a neuron; 5 cycles of the grid.
             strength: of a presentation, see `bioshare.bridge.dose.Dose`.
-            stimulus: None for the grid in random order.
-            rescale, options: other fields of `Sleep`.
+            stimulus: None for the grid in random order. A grid's presentations are so few that the last momentum
+                would not be spent: it is 0 for them, and 0.95 (appendix A.5) for other stimuli.
+            rescale, options: other fields of `Sleep`, but for those that are set here.
+
+        Raises:
+            TypeError: ``options`` have a field that is set here.
         """
+        _refuse_own("rate_circuit", options, "circuit", "rule", "presentations", "silence")
         circuit, stimulus = settling_circuit(alpha), stimulus or grid(shuffle=True)
-        rule = Dose(strength, circuit, stimulus, gamma)
-        return cls(circuit, rule, stimulus, PerInput(times, extra=1), rescale=rescale, **options)
+        rule = Dose(strength, circuit, stimulus, gamma, _momentum(stimulus))
+        return cls(circuit, rule, stimulus, PerInput(times), rescale=rescale, silence=1, **options)
 
     @classmethod
     def steady_state(
@@ -137,23 +152,34 @@ class Sleep:
     ) -> Sleep:
         """The same dose of the circuit at its fixed point: ideal (Eq. 7), or at finite alpha (Eq. 9).
 
+        By default it leaves 0.5^5 = 3 % of the spread for every K: one update halves what lies along an input. Without
+        pull, momentum and noise the grid's order, and so the seed, doesn't matter, and a pool of 1 is as good as more.
+
         Args:
             alpha: strength of the inhibition.
             gamma, times, strength, stimulus, rescale, options: as for `rate_circuit`.
         """
+        _refuse_own("steady_state", options, "circuit", "rule", "presentations")
         circuit, stimulus = SteadyState(alpha), stimulus or grid(shuffle=True)
-        rule = Dose(strength, circuit, stimulus, gamma)
+        rule = Dose(strength, circuit, stimulus, gamma, _momentum(stimulus))
         return cls(circuit, rule, stimulus, PerInput(times), rescale=rescale, **options)
 
     @classmethod
     def paper(cls, gamma: float = 0.01, times: float = 5.0, **options: Any) -> Sleep:
-        """The sleep of Fig. 4B on every layer: alpha = 10, Gaussian inputs of 150 ms, its learning rates.
+        """The circuit of Fig. 4B on every layer: alpha = 10, Gaussian inputs of 150 ms, its learning rates.
+
+        It is far shorter than the sleep of Fig. 4B by default, and what it leaves depends on K: at K = 27, 144 and 576,
+        29, 23 and 40 % of the spread, and means of 80, 75 and 86 % of their norm, turned by 6, 10 and 6 degrees.
 
         Args:
             gamma: pull to the weights before sleep; Fig. 4 has 0.1, 0.01 and 0.001.
             times: presentations for every input of a neuron; Fig. 4B has 10,000 for 9 to 81 inputs.
-            options: other fields of `Sleep`.
+            options: other fields of `Sleep`, but for those that are set here.
+
+        Raises:
+            TypeError: ``options`` have a field that is set here.
         """
+        _refuse_own("paper", options, "circuit", "rule", "stimulus", "presentations")
         return cls(RateCircuit(), PaperRule(gamma), gaussian(), PerInput(times), **options)
 
     def __call__(
@@ -202,13 +228,25 @@ class Sleep:
         pooled = self.pooled.values()
         return SleepReport(layers, night.simulated, night.seconds, len(pooled), sum(m.bytes for m in pooled), kept)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pool's maps, which may be large and lie on another device: they come again from its seed."""
+        return self.__dict__ | {"pooled": {}}
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that cannot sleep so, before any time is spent on it.
+
+        Raises:
+            TypeError, ValueError: as the call.
+        """
+        Night(self, 0, find_engine(self.engine), progress=False).check(model)
+
     @property
     def collapses(self) -> bool:
         """Whether the sleep is a linear map, the same for all neurons."""
         return not self.stimulus.noise and (self.engine == "exact" or isinstance(self.engine, Exact))
 
     def length(self, inputs: int) -> int:
-        """How many presentations a layer with K inputs per neuron sees."""
+        """How many patterns a layer with K inputs per neuron sees."""
         length = self.presentations(inputs) if callable(self.presentations) else self.presentations
         return whole("presentations", length, "a number of presentations", at_least=1)
 
@@ -241,3 +279,18 @@ class Sleep:
                 "stimulus must bring new patterns all the time for relayed patterns, as stimuli.gaussian() does: the "
                 "few that a grid has in the first layer can't span the inputs of the next ones"
             )
+
+
+def _momentum(stimulus: Stimulus) -> float:
+    """The presets' momentum: none for a grid, whose sleep is so short that the last pushes would not be spent."""
+    return 0.0 if isinstance(stimulus, Grid) else MOMENTUM
+
+
+def _refuse_own(preset: str, options: dict[str, Any], *own: str) -> None:
+    """Refuse options that a preset sets itself."""
+    taken = [name for name in own if name in options]
+    if taken:
+        raise TypeError(
+            f"{', '.join(taken)} must be left out: Sleep.{preset} sets {', '.join(own)} itself. "
+            f"To change them use dataclasses.replace(Sleep.{preset}(...), {taken[0]}=...)"
+        )

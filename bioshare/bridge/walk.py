@@ -35,16 +35,19 @@ def change_layers(
         change_of: takes a layer and its number to its change, just before it happens.
         border: which positions take part.
         rescale: bring every group's mean back to its norm.
-        moments: what happens to an optimiser's.
+        moments: what happens to those of an optimiser.
         measured: whether to measure SNR, spread and drift.
         keep: a layer and an output channel whose weights before and after are kept.
 
     Raises:
-        TypeError, ValueError: the model has no layers to share, or not what ``keep`` names. Nothing has changed.
+        TypeError, ValueError: the model has no layers to share, or not what ``keep`` names; or the optimiser is that of
+            another model. Nothing has changed.
     """
     reports, kept = [], None
     layers = sharing_layers(model)
     _refuse_keep(keep, dict(layers))
+    if moments:
+        moments.refuse_strangers(layers)
     for index, (name, layer) in enumerate(layers):
         start, values, weight = time.perf_counter(), [], layer.weight
         channel = keep[1] if keep and keep[0] == name else None
@@ -53,7 +56,7 @@ def change_layers(
         with torch.autocast(weight.device.type, enabled=False):
             change = change_of(layer, index)
             for module, before, slept in change(weight, taking_part):
-                after = _at_norm_of(before, slept) if rescale else slept
+                after = (_at_norm_of(before, slept) if rescale else slept).to(weight.dtype)
                 if measured:
                     values.append(measure(before, after, slept))
                 module.write(weight, after)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from bioshare.circuit.checks import finite_array
 from bioshare.circuit.circuits import SteadyState
@@ -24,14 +27,16 @@ def batch_map(stimuli: ArrayLike, circuit: SteadyState, rule: Hebbian, *, engine
         stimuli: (updates, M, K), M patterns for each update, the same for all neurons.
         circuit: its alpha is one number.
         rule: its gamma and momentum are single numbers; k counts updates.
-        engine: precision and device; None for float64 on the CPU.
+        engine: precision, device and threads; None for float64 on the CPU.
 
     Returns:
         The map, with c = 0.
 
     Raises:
-        DivergenceError: the weights grow without bound: the learning rate is above 2 (1 + momentum) / (the largest
-            eigenvalue of C + gamma).
+        ValueError: in most updates the learning rate is not below 2 (1 + momentum) / (the largest eigenvalue of
+            C + gamma).
+        DivergenceError: the weights grow without bound nevertheless, as momentum can make them where C or the rate
+            goes up and down.
     """
     engine = engine or Exact()
     batches = finite_array("stimuli", stimuli, "(updates, M, K)")
@@ -40,15 +45,50 @@ def batch_map(stimuli: ArrayLike, circuit: SteadyState, rule: Hebbian, *, engine
     scalars = circuit.alpha, rule.gamma, rule.momentum
     if any(np.ndim(scalar) for scalar in scalars):
         raise ValueError(f"alpha, gamma and momentum must be single numbers; got {circuit!r}, {rule!r}")
-    x, identity = engine.tensor(batches), engine.tensor(np.eye(batches.shape[-1]))
+    with engine.torch_threads(2 * batches.shape[-1] ** 2):
+        x = engine.tensor(batches)
+        _refuse_unstable_rates(x, rule)
+        A, B = _mapped(x, float(scalars[0]), rule).cpu().numpy()
+    return SleepMap(A, B, np.zeros(batches.shape[-1]))
+
+
+def _mapped(x: Tensor, alpha: float, rule: Hebbian) -> Tensor:
+    """A and B, (2, K, K), of batches x (updates, M, K)."""
+    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     v, m = torch.zeros(2, 2, *identity.shape, dtype=x.dtype, device=x.device)  # of deviations, and of the mean
-    feedforward = x.new_tensor([1.0, 1 / (1 + float(scalars[0]))])[:, None, None] / x.shape[1]
-    for update, eta in enumerate(rule.rates(len(batches))):
+    feedforward = x.new_tensor([1.0, 1 / (1 + alpha)])[:, None, None] / x.shape[1]
+    for update, eta in enumerate(rule.rates(len(x))):
         response = x[update] @ (identity + v)
         m = rule.momentum * m - eta * (feedforward * (x[update].mT @ response) + rule.gamma * v)
         v = v + m
         if not v.abs().max() < DIVERGED:
             told = f"the weights diverged in update {update}, at the learning rate {eta:.3g}: lower learning_rate"
             raise DivergenceError(told, update)
-    A, B = (identity + v).cpu().numpy()
-    return SleepMap(A, B, np.zeros(batches.shape[-1]))
+    return identity + v
+
+
+def _refuse_unstable_rates(x: Tensor, rule: Hebbian) -> None:
+    """Raise where most updates of the batches x (updates, M, K) overshoot by more than there was.
+
+    A single one may: of few random patterns some batch is far above the others, and the next ones make up for it.
+    """
+    rates, limit = rule.rates(len(x)), 2 * (1 + float(rule.momentum))
+    largest = np.array([_largest_eigenvalue(batch) for batch in x])
+    with np.errstate(over="ignore"):
+        steepness = rates * (largest + float(rule.gamma))
+    share = float((steepness >= limit).mean())
+    if share > 0.5:
+        worst = int(np.argmax(steepness))
+        highest = limit / (largest[worst] + float(rule.gamma))
+        raise ValueError(
+            f"learning_rate is above the stability limit in {math.ceil(100 * share)} % of the updates: in update "
+            f"{worst} it is {rates[worst]:.3g} and must stay below {highest:.3g}, for a mean x x^T "
+            f"whose largest eigenvalue is {largest[worst]:.3g}. Lower it, or take more or shorter patterns"
+        )
+
+
+def _largest_eigenvalue(batch: Tensor) -> float:
+    """Of the mean x x^T of a batch (M, K)."""
+    patterns, inputs = batch.shape
+    gram = batch @ batch.mT if patterns < inputs else batch.mT @ batch
+    return float(torch.linalg.eigvalsh(gram)[-1]) / patterns

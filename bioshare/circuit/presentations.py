@@ -182,7 +182,7 @@ def products(pull: Tensor) -> Tensor:
     """
     *lead, length, _, _ = pull.shape
     product = torch.zeros(*lead, length + 1, length + 1, 2, 2, dtype=pull.dtype, device=pull.device)
-    product.diagonal(dim1=-4, dim2=-3).copy_(torch.eye(2)[..., None])
+    product.diagonal(dim1=-4, dim2=-3).copy_(torch.eye(2, dtype=pull.dtype, device=pull.device)[..., None])
     for t in range(length):
         torch.matmul(pull[..., t, None, :, :], product[..., : t + 1, t, :, :], out=product[..., : t + 1, t + 1, :, :])
     return product

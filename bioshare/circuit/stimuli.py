@@ -41,6 +41,10 @@ class Stimulus(Parameters, ABC):
     def covariance(self, inputs: int) -> NDArray[np.float64]:
         """C = E[x x^T] of the input that the neurons share, without their noise, shape (inputs, inputs)."""
 
+    def power(self, inputs: int) -> float:
+        """The mean of |x|^2 of the input that the neurons share, without their noise: the trace of C."""
+        return float(np.trace(self.covariance(inputs)))
+
     def draw(self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Draw the shared inputs of a sleep, independently for every batch entry, without the noise.
 
@@ -80,6 +84,10 @@ class Gaussian(Stimulus):
         """C, shape (inputs, inputs)."""
         return self.std**2 * np.eye(inputs) + self.mean**2
 
+    def power(self, inputs: int) -> float:
+        """The mean of |x|^2."""
+        return inputs * (self.std**2 + self.mean**2)
+
 
 @dataclass(frozen=True, eq=False)
 class Grid(Stimulus):
@@ -111,6 +119,10 @@ class Grid(Stimulus):
     def covariance(self, inputs: int) -> NDArray[np.float64]:
         """C, shape (inputs, inputs)."""
         return self.amplitude**2 / inputs * np.eye(inputs)
+
+    def power(self, inputs: int) -> float:
+        """|x|^2, the same for all inputs."""
+        return self.amplitude**2
 
 
 def gaussian(mean: float = 0.0, std: float = 1.0) -> Stimulus:

@@ -198,7 +198,7 @@ def max_learning_rate(
     power, gamma, beta, h = (np.asarray(a, float) for a in (power, gamma, momentum, dt_over_tau))
     rho = 1 - h
     lag = rho * (beta * h * power - gamma * (1 - beta))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         flip = 2 * (1 + beta) * (2 - h) / (h * power + (2 - h) * gamma)
         ahead = (1 - beta) * (1 - rho) * (1 - beta * rho) / lag
         behind = (1 + beta) * (1 + rho) * (1 - beta * rho) / -lag

@@ -135,7 +135,7 @@ class TrainConfig:
         if not self.locally_connected and (self.share_every is not None or self.keep_first):
             raise ValueError("share_every and keep_first need locally_connected=True; a convolution shares by itself")
         if self.share_every is None:
-            self._refuse_others("without share_every", "sleep", "moments", "alpha", *SIMULATED)
+            self._refuse_others("without share_every (--every)", "sleep", "moments", "alpha", *SIMULATED)
         if self.sleep == "instant":
             self._refuse_others('for sleep="instant"', "alpha", *SIMULATED)
         if self.sleep == "ideal":
@@ -151,7 +151,7 @@ class TrainConfig:
         for name in names:
             value, default = getattr(self, name), getattr(type(self), name)
             if value != default:
-                raise ValueError(f"{name} must stay {default!r} {why}; got {value!r}")
+                raise ValueError(f"{name} must stay {default!r} {why}, where it has no use; got {value!r}")
 
 
 def _fits(value: object, hint: Any) -> bool:

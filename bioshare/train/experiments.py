@@ -76,18 +76,18 @@ class Table:
     Attributes:
         shows: the quantity that it prints.
         setting: whose runs: padding 0, 4 or 8 of CIFAR and TinyImageNet, or ImageNet.
-        runs: how many seeds the paper had.
-        printed: where; in our own table, what it has of the paper's.
+        runs: how many seeds the paper had, and how many are trained by default.
+        note: what else to know of it.
     """
 
     shows: Literal["accuracy", "max - min", "hyperparameters"]
     setting: int | Literal["imagenet"]
     runs: int = 5
-    printed: str = ""
+    note: str = ""
 
     def __str__(self) -> str:
         setting = "ImageNet" if self.setting == "imagenet" else f"padding {self.setting}"
-        return f"{self.shows}, {setting}, {self.runs} run{'s' * (self.runs > 1)}{self.printed}"
+        return f"{self.shows}, {setting}, {self.runs} run{'s' * (self.runs > 1)}{self.note and f' ({self.note})'}"
 
 
 TABLES: dict[TableName, Table] = {
@@ -103,7 +103,7 @@ TABLES: dict[TableName, Table] = {
     10: Table("hyperparameters", 4),
     11: Table("hyperparameters", 8),
     12: Table("accuracy", "imagenet", runs=1),
-    "sleep": Table("accuracy", 4, printed=" (Table 1; simulated sleep is not in the paper)"),
+    "sleep": Table("accuracy", 4, note="Table 1; simulated sleep is not in the paper"),
 }
 
 SMALL: dict[str, Any] = {"network": "resnet20", "batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}

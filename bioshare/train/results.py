@@ -36,7 +36,7 @@ MEANINGS = {
 DRIFTS = {
     "spread": "root of the summed variance of a sharing group after sleep over that before, median over groups",
     "mean_norm": "norm of a group's mean as the circuit left it over that before sleep, median over groups",
-    "mean_cosine": "cosine between a group's means before and after sleep, median over groups",
+    "mean_angle": "angle between a group's means before and after sleep, in degrees, median over groups",
 }
 """What is known of a sharing that was measured, besides -log SNR; fields of `bioshare.bridge.LayerReport`."""
 

@@ -133,6 +133,8 @@ class Run:
         self.dtype = half(config, here.device)
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype is torch.float16)
         self.share = sharing(config)
+        if isinstance(self.share, Sleep):
+            self.share.check(self.model)
         self.epoch, self.batch, self.saved = 0, 0, time.monotonic()
         self.seconds, self.asleep = 0.0, 0.0
         self.sums = torch.zeros(4, dtype=torch.float64, device=here.device)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_layers import after, layer
 
 import bioshare as bs
 from bioshare.bridge.dose import HELD, MOMENTUM, TAU, Dose, PaperRule, PerInput, settling_circuit
@@ -83,14 +84,65 @@ def test_the_number_of_inputs_does_not_matter(circuit, inputs):
         pytest.param(bs.stimuli.gaussian(), -1.8, id="gaussian"),
     ],
 )
-def test_five_presentations_per_input_leave_as_much_spread_for_every_number_of_inputs(circuit, stimulus, expected):
+def test_with_momentum_five_presentations_per_input_leave_as_much_spread_for_many_inputs(circuit, stimulus, expected):
     spreads = []
     for inputs in (72, 144, 216):
-        x = stimulus.draw(5 * inputs + 1, inputs, seed=1)
+        x = np.concatenate([np.zeros((1, inputs)), stimulus.draw(5 * inputs, inputs, seed=1)])
         sleep = sleep_map(x, circuit, Dose(0.5, circuit, stimulus)(inputs))
         spreads.append(math.log(np.linalg.norm(sleep.A) / math.sqrt(inputs)))
     assert max(spreads) - min(spreads) < 0.1
     assert np.mean(spreads) == pytest.approx(expected, abs=0.2)
+
+
+def channels(inputs):
+    """A layer with a kernel of 1 and so many inputs per neuron."""
+    return layer(kernel_size=1, inputs=inputs, input_size=(6, 5))
+
+
+def left(dream, model):
+    """Deviations after a sleep without rescaling over those before it, averaged for every input, (K,)."""
+    slept = after(dream, model).flatten(0, 1).flatten(2)
+    before = model.weight.detach().flatten(0, 1).flatten(2)
+    return (slept.std(0) / before.std(0)).mean(0).numpy()
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 9, 16, 144])
+def test_five_cycles_at_the_fixed_point_leave_a_half_to_the_fifth_of_every_input(inputs):
+    model = channels(inputs)
+    for dream in (bs.Sleep.steady_state(), bs.Sleep.steady_state(stimulus=bs.stimuli.grid(amplitude=3.0))):
+        np.testing.assert_allclose(left(dream, model), 0.5**5, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 9, 16])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("times", "expected"), [(1, 0.554), (5, 0.05)])
+def test_a_cycle_of_the_rate_circuit_shrinks_the_spread_of_every_input_alike(inputs, shuffle, times, expected):
+    dream = bs.Sleep.rate_circuit(times=times, stimulus=bs.stimuli.grid(shuffle), rescale=False)
+    np.testing.assert_allclose(left(dream, channels(inputs)), expected, rtol=0, atol=1e-2 if times == 1 else 3e-3)
+
+
+def test_presets_have_momentum_where_presentations_are_many():
+    for preset in (bs.Sleep.rate_circuit, bs.Sleep.steady_state):
+        assert preset().rule_for(9).momentum == 0.0
+        assert preset(stimulus=bs.stimuli.noise(bs.stimuli.grid(), 0.1)).rule_for(9).momentum == 0.0
+        assert preset(stimulus=bs.stimuli.gaussian()).rule_for(9).momentum == 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("inputs", "spread", "norm", "degrees"), [(27, 0.29, 0.80, 6.4), (144, 0.23, 0.75, 9.6), (576, 0.40, 0.86, 5.6)]
+)
+def test_the_sleep_of_the_paper_leaves_what_its_docstring_says(inputs, spread, norm, degrees):
+    dream = bs.Sleep.paper()
+    x = dream.stimulus.draw(dream.length(inputs), inputs, seed=0)
+    slept = sleep_map(x, dream.circuit, dream.rule_for(inputs), progress=False)
+    mean = np.random.default_rng(0).normal(size=(500, inputs))
+    after_it = mean @ slept.B.T
+    lengths = np.linalg.norm(mean, axis=1), np.linalg.norm(after_it, axis=1)
+    angle = np.degrees(np.arccos((mean * after_it).sum(1) / lengths[0] / lengths[1]))
+    assert np.linalg.norm(slept.A) / math.sqrt(inputs) == pytest.approx(spread, abs=0.01)
+    assert np.median(lengths[1] / lengths[0]) == pytest.approx(norm, abs=0.01)
+    assert np.median(angle) == pytest.approx(degrees, abs=0.5)
 
 
 @given(
@@ -152,20 +204,35 @@ def test_beyond_that_rates_fall_as_the_power_grows(inputs):
     np.testing.assert_allclose(ratio * inputs, 81.0, rtol=0, atol=1e-9)
 
 
-@given(st.floats(1e-3, 50.0), st.integers(1, 5000), st.integers(0, 5))
-def test_presentations_per_input_are_counted_in_whole_ones(times, inputs, extra):
-    count = PerInput(times, extra)(inputs)
+@given(st.floats(1e-3, 50.0), st.integers(1, 5000))
+def test_presentations_per_input_are_counted_in_whole_ones(times, inputs):
+    count = PerInput(times)(inputs)
     assert isinstance(count, int)
-    assert count >= 1 + extra
-    assert abs(count - extra - times * inputs) <= max(0.5, 1 - times * inputs)
+    assert count >= 1
+    assert abs(count - times * inputs) <= max(0.5, 1 - times * inputs)
 
 
 @pytest.mark.parametrize("preset", [bs.Sleep.rate_circuit, bs.Sleep.steady_state], ids=["rate", "steady"])
 def test_presets_take_the_fields_of_sleep(preset):
     dream = preset(20.0, gamma=0.1, times=2.0, strength=0.3, stimulus=bs.stimuli.gaussian(), border="keep", pool=3)
-    extra = isinstance(dream.circuit, bs.RateCircuit)
-    assert (dream.circuit.alpha, dream.border, dream.pool, dream.length(9)) == (20.0, "keep", 3, 18 + extra)
+    assert (dream.circuit.alpha, dream.border, dream.pool, dream.length(9)) == (20.0, "keep", 3, 18)
+    assert dream.silence == isinstance(dream.circuit, bs.RateCircuit)
     assert dream.rule == Dose(0.3, dream.circuit, bs.stimuli.gaussian(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("preset", "own"),
+    [
+        (bs.Sleep.rate_circuit, ["circuit", "rule", "presentations", "silence"]),
+        (bs.Sleep.steady_state, ["circuit", "rule", "presentations"]),
+        (bs.Sleep.paper, ["circuit", "rule", "stimulus", "presentations"]),
+    ],
+    ids=["rate", "steady", "paper"],
+)
+def test_presets_refuse_the_fields_that_they_set(preset, own):
+    for name in own:
+        with pytest.raises(TypeError, match=f"^{name} must be left out: Sleep.{preset.__name__} sets {', '.join(own)}"):
+            preset(**{name: 4})
 
 
 @pytest.mark.parametrize(
@@ -176,7 +243,10 @@ def test_presets_take_the_fields_of_sleep(preset):
         (lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.grid(), gamma=-1.0), "gamma must be .*got -1"),
         (lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.grid(), momentum=1.0), "momentum must be .*got 1"),
         (lambda: PerInput(0), "times must be a positive number of presentations per input; got 0"),
-        (lambda: PerInput(1, extra=-1), "extra must be .*at least 0; got -1"),
+        (
+            lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.gaussian(std=0.0))(9),
+            "stimulus must have inputs other than 0",
+        ),
         (lambda: settling_circuit(math.inf), "alpha must be a finite strength of inhibition >= 0; got inf"),
         (lambda: settling_circuit(-1.0), "alpha must be .*got -1"),
     ],

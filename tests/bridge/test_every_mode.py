@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_layers import (
     IDEAL_MODES,
+    MODES,
     Wrapped,
     after,
     after_network,
@@ -133,7 +134,8 @@ def test_a_network_keeps_its_parameters_and_trains_on(mode):
 def test_the_seed_decides(mode):
     first, again, other = (after_network(mode("share"), network(), seed=seed) for seed in (0, 0, 1))
     assert all(map(torch.equal, first, again))
-    drawn = mode not in (IDEAL_MODES["instant"], IDEAL_MODES["grid"])
+    in_any_order = IDEAL_MODES["default"], MODES["rescaled"]  # neither pull nor momentum lasts from input to input
+    drawn = mode not in (IDEAL_MODES["instant"], IDEAL_MODES["grid"], *in_any_order)
     assert [torch.equal(a, b) for a, b in zip(first, other, strict=True)] == [not drawn] * 2
 
 
@@ -175,3 +177,13 @@ def test_a_change_survives_pickling_and_copying(mode):
     used = copy.deepcopy(change)  # with the maps that it may have kept
     for other in (pickled, copied, used, pickle.loads(pickle.dumps(change)), mode("share")):
         assert all(map(torch.equal, first, after_network(other, model)))
+
+
+@modes
+def test_the_default_device_is_not_where_a_layer_sleeps(mode):
+    model = network()
+    expected = after_network(mode("share"), model)
+    change = mode("share")
+    with torch.device("meta"):
+        change(model)
+    assert all(map(torch.equal, expected, weights(model)))

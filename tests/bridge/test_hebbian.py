@@ -9,6 +9,7 @@ from small_layers import after, assert_agree, borders, geometries, layer, networ
 
 import bioshare as bs
 from bioshare.bridge import modules
+from bioshare.bridge.dose import PerInput
 from bioshare.bridge.seeds import derived
 from bioshare.circuit.problem import DivergenceError
 
@@ -82,7 +83,7 @@ def test_one_channel_is_kept_and_the_grid_serves_too():
         ({"updates": 1.5}, TypeError, "updates must be a number of updates; got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size must be .*at least 1; got 0"),
         ({"batch_size": "many"}, TypeError, "batch_size must be a number of patterns or a callable; got 'many'"),
-        ({"rule": 0.1}, TypeError, "rule must be a Hebbian; got 0.1"),
+        ({"rule": 0.1}, TypeError, "rule must be a Hebbian, a callable that takes K to one, or None; got 0.1"),
         ({"stimulus": np.eye(3)}, TypeError, "stimulus must be a Stimulus"),
         ({"stimulus": bs.stimuli.noise(bs.stimuli.grid(), 0.1)}, ValueError, "stimulus must have no noise"),
         ({"alpha": -1.0}, ValueError, "alpha must be a strength of inhibition >= 0; got -1"),
@@ -110,6 +111,11 @@ def test_what_does_not_suit_a_layer_is_refused_before_any_weight_changes():
     for size, error in ((1.5, TypeError), (0, ValueError)):
         sharing = bs.HebbianSharing(batch_size=lambda inputs, size=size: 10 if inputs < 20 else size)
         assert_refused(sharing, model, error, "batch_size must be a number of patterns")
+    sharing = bs.HebbianSharing(rule=lambda inputs: RULE if inputs < 20 else 0.1)
+    assert_refused(sharing, model, TypeError, "rule must return a Hebbian for 36 inputs; got 0.1")
+    assert_refused(
+        bs.HebbianSharing(stimulus=bs.stimuli.gaussian(std=0.0)), model, ValueError, "stimulus must have inp"
+    )
     model.append(layer(kernel_size=2, dilation=2))
     assert_refused(bs.HebbianSharing(), model, ValueError, "layer '2' has kernel_size=.* share a factor")
 
@@ -122,7 +128,39 @@ def test_scalars_that_are_arrays_are_refused_before_any_weight_changes():
         assert_refused(sharing, network(), ValueError, "alpha, gamma and momentum must be single numbers")
 
 
-def test_a_rate_that_is_too_high_is_told():
-    sharing = bs.HebbianSharing(200, rule=bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=5.0))
-    with pytest.raises(DivergenceError, match=r"the weights diverged in update .* lower learning_rate"):
-        sharing(network())
+def test_a_rate_that_is_too_high_for_one_layer_is_refused_before_any_weight_changes():
+    rules = lambda inputs: bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.3 if inputs < 20 else 2.0)
+    problem = r"layer '1': learning_rate is above the stability limit in 100 % of the updates: in update \d it is 2 and"
+    assert_refused(bs.HebbianSharing(rule=rules), network(), ValueError, problem)
+    mean = bs.stimuli.gaussian(mean=1.0)  # its x x^T has an eigenvalue that grows as K
+    assert_refused(bs.HebbianSharing(stimulus=mean), network(), ValueError, "layer '0': learning_rate is above the sta")
+
+
+def test_weights_that_diverge_below_that_limit_leave_the_model_as_it_was():
+    """Momentum and rates that go up and down."""
+    pumped = bs.Hebbian(gamma=0.0, momentum=0.9, learning_rate=lambda k: np.where(k % 2, 0.01, 0.99) * 3.8 * 36)
+    rules = lambda inputs: RULE if inputs < 20 else pumped
+    sharing = bs.HebbianSharing(200, PerInput(1), rules, bs.stimuli.grid())
+    problem = r"the weights diverged in update \d+, at the learning rate .*: lower learning_rate"
+    assert_refused(sharing, network(), DivergenceError, problem)
+
+
+@pytest.mark.parametrize(
+    "stimulus",
+    [bs.stimuli.gaussian(std=0.1), bs.stimuli.gaussian(std=3.0)],
+    ids=repr,
+)
+def test_by_default_the_amplitude_of_the_patterns_does_not_matter(stimulus):
+    model = layer(kernel_size=3, padding=1)
+    assert_agree(after(bs.HebbianSharing(stimulus=stimulus), model), after(bs.HebbianSharing(), model), atol=1e-12)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("cycles", [1, 2])
+def test_by_default_an_update_of_grid_cycles_removes_two_fifths_for_every_number_of_inputs(shuffle, cycles):
+    stimulus = bs.stimuli.grid(shuffle, amplitude=2.0)
+    for inputs in (1, 3, 16):
+        model = layer(kernel_size=1, inputs=inputs)
+        shared = after(bs.HebbianSharing(3, PerInput(cycles), stimulus=stimulus), model)
+        mean = model.weight.detach().mean((0, 1))
+        assert_agree(shared - mean, 0.6**3 * (model.weight.detach() - mean), atol=1e-12)

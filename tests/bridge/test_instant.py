@@ -47,7 +47,7 @@ def test_the_report_tells_what_was_averaged_away():
     assert row.modules == 9
     assert row.spread == pytest.approx(0.0, abs=1e-12)
     assert row.mean_norm == pytest.approx(1.0, abs=1e-12)
-    assert row.mean_cosine == pytest.approx(1.0, abs=1e-12)
+    assert row.mean_angle == pytest.approx(0.0, abs=1e-10)
     assert np.isfinite(row.neg_log_snr_before)
 
 

@@ -92,3 +92,11 @@ def test_padding_by_name_ties_the_same_positions_as_by_number(named, padding, bo
 def test_padding_on_one_side_has_its_border_there():
     even = LocallyConnected2d(1, 1, 2, input_size=6, padding="same")  # nothing on the left, one on the right
     assert {(m.rows.start, m.rows.stop) for m in modules(even, "keep")} == {(0, 5), (1, 5)}
+
+
+def test_lattices_lie_on_the_cpu_whatever_the_default_device():
+    model = layer(kernel_size=3)
+    with torch.device("meta"):
+        found = list(lattices(model))
+    for lattice, expected in zip(found, lattices(model), strict=True):
+        assert torch.equal(lattice.seen, expected.seen)

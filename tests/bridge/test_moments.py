@@ -21,7 +21,13 @@ OPTIMIZERS = {
     "RAdam": lambda p: optim.RAdam(p, lr=0.1),
     "RMSprop": lambda p: optim.RMSprop(p, lr=0.1, momentum=0.9, centered=True),
     "Adagrad": lambda p: optim.Adagrad(p, lr=0.1),
+    "Adagrad, from 0.5": lambda p: optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.5),
 }
+RESET_ONLY = {
+    "Adamax": lambda p: optim.Adamax(p, lr=0.1),
+    "Adadelta": lambda p: optim.Adadelta(p, lr=0.1),
+}
+ADAGRADS = OPTIMIZERS["Adagrad"], OPTIMIZERS["Adagrad, from 0.5"]
 optimizers = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 SHARED = {
     "instant": lambda **options: bs.InstantSharing(**options),
@@ -31,6 +37,7 @@ SHARED = {
     "relayed": lambda **options: gentle(bs.SteadyState(), patterns="relayed", **options),
     "pool": lambda **options: gentle(bs.SteadyState(), pool=2, **options),
 }
+CALLS = bs.InstantSharing, bs.HebbianSharing, lambda **options: gentle(bs.SteadyState(), **options)
 changes = pytest.mark.parametrize("change", SHARED.values(), ids=SHARED)
 treatments = pytest.mark.parametrize("treatment", ["keep", "share", "reset"])
 
@@ -75,7 +82,7 @@ def test_shared_sums_of_gradients_move_as_a_difference_of_weights_would(make, ch
     optimizer, dream = stepped(make, model), change(border=border, moments="share")
     before = state_of(optimizer, model.weight)
     linear = [name for name in before if name in LINEAR]
-    assert linear or make is OPTIMIZERS["Adagrad"]
+    assert linear or make in ADAGRADS
     start, sleep_only = copy.deepcopy(model), change(border=border)
     dream(model, seed=3, optimizer=optimizer)
     assert torch.equal(model.weight, after(sleep_only, start, seed=3))
@@ -134,14 +141,15 @@ def test_positions_outside_a_kept_border_keep_their_moments():
         assert not (now == before[name])[~ring].any()
 
 
-@optimizers
+@pytest.mark.parametrize("make", (OPTIMIZERS | RESET_ONLY).values(), ids=OPTIMIZERS | RESET_ONLY)
 @pytest.mark.parametrize("change", [SHARED["instant"], SHARED["rate circuit"]], ids=["instant", "rate circuit"])
 def test_after_a_reset_the_next_step_is_a_first_step(make, change):
     model = layer(kernel_size=3, padding=1)
     optimizer = stepped(make, model)
     change(moments="reset")(model, optimizer=optimizer)
+    start = 0.5 if make is OPTIMIZERS["Adagrad, from 0.5"] else 0.0
     for value in state_of(optimizer, model.weight).values():
-        assert not value.any() or value.ndim == 0
+        assert (value == start).all() or value.ndim == 0
     fresh_model = copy.deepcopy(model)
     fresh = make(fresh_model.parameters())
     if make is OPTIMIZERS["SGD, dampened"]:
@@ -190,16 +198,51 @@ def test_training_goes_on(make, treatment):
         assert not torch.equal(old, new)
 
 
-@pytest.mark.parametrize("treatment", ["share", "reset"])
-@pytest.mark.parametrize("make", [optim.Adamax, optim.Adadelta, optim.Rprop], ids=lambda make: make.__name__)
-def test_moments_of_an_unknown_kind_are_refused_before_any_weight_changes(make, treatment):
+@pytest.mark.parametrize(
+    ("make", "treatment", "kept"),
+    [
+        (optim.Adamax, "share", "exp_inf: how"),
+        (optim.Adadelta, "share", "acc_delta: how"),
+        (optim.Adafactor, "share", "col_var, row_var, variance: how"),
+        (optim.Rprop, "share", "prev, step_size: how"),
+        (optim.Rprop, "reset", "prev, step_size: what"),
+        (optim.ASGD, "reset", "ax, eta, mu: what"),
+    ],
+)
+def test_moments_of_an_unknown_kind_are_refused_before_any_weight_changes(make, treatment, kept):
     model = network()
+    model.register_parameter("scale", nn.Parameter(torch.ones(3).double()))
     optimizer = stepped(make, model)
     before = weights(model)
-    for change in (bs.InstantSharing, bs.HebbianSharing, lambda **options: gentle(bs.SteadyState(), **options)):
-        with pytest.raises(ValueError, match=f'moments must be "keep" for {make.__name__}: how its '):
+    for change in CALLS:
+        with pytest.raises(ValueError, match=f'moments must not be "{treatment}" for {make.__name__}, .* {kept}'):
             change(moments=treatment)(model, optimizer=optimizer)
     assert all(map(torch.equal, before, weights(model)))
+
+
+@pytest.mark.parametrize("treatment", ["share", "reset"])
+@pytest.mark.parametrize("form", ["another model", "the first layer"])
+def test_the_optimizer_of_other_weights_is_refused_before_any_changes(treatment, form):
+    model = network()
+    optimizer = stepped(OPTIMIZERS["AdamW"], network() if form == "another model" else model[0])
+    name = "0" if form == "another model" else "1"
+    before, state = weights(model), copy.deepcopy(optimizer.state_dict()["state"])
+    for change in CALLS:
+        with pytest.raises(ValueError, match=f"optimizer must hold the weight of layer '{name}' for moments="):
+            change(moments=treatment)(model, optimizer=optimizer)
+    assert all(map(torch.equal, before, weights(model)))
+    for number, moments in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, state[number][key]) for key, value in moments.items())
+
+
+@pytest.mark.parametrize("treatment", ["share", "reset"])
+def test_frozen_layers_need_no_optimizer(treatment):
+    model = network()
+    model[1].weight.requires_grad_(False)
+    optimizer, before = stepped(OPTIMIZERS["AdamW"], model[0]), weights(model)
+    for change in CALLS:
+        change(moments=treatment)(model, optimizer=optimizer)
+    assert not any(map(torch.equal, before, weights(model)))
 
 
 @pytest.mark.parametrize("treatment", ["share", "reset"])
@@ -207,7 +250,7 @@ def test_moments_of_an_unknown_kind_are_refused_before_any_weight_changes(make, 
 def test_moments_need_their_optimizer(treatment, given):
     model = network()
     before = weights(model)
-    for change in (bs.InstantSharing, bs.HebbianSharing, lambda **options: gentle(bs.SteadyState(), **options)):
+    for change in CALLS:
         with pytest.raises(ValueError, match=f'moments="{treatment}" needs the optimizer'):
             change(moments=treatment)(model, optimizer=given)
     assert all(map(torch.equal, before, weights(model)))

@@ -1,6 +1,7 @@
 """Maps: simulated once for all that share them, anew or from a pool, whatever was called before."""
 
 import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,12 @@ from small_layers import GENTLE, RATE, after, after_network, assert_agree, gentl
 from torch import nn
 
 import bioshare as bs
+from bioshare.bridge.night import Night
 from bioshare.bridge.seeds import derived
 from bioshare.circuit import exact
 from bioshare.circuit.exact import Exact, sleep_map
+from bioshare.circuit.simulate import find_engine
+from bioshare.circuit.stimuli import Gaussian
 
 circuits = pytest.mark.parametrize("circuit", [bs.SteadyState(), bs.SteadyState(5.0), RATE], ids=repr)
 
@@ -136,6 +140,45 @@ def test_another_setting_starts_with_an_empty_pool():
     fresh = gentle(bs.SteadyState(), pool=2)
     assert fresh == dream
     assert hash(fresh) == hash(dream)
+
+
+@pytest.mark.parametrize("engine", ["exact", Exact(), "loop"])
+def test_a_noisy_layer_is_simulated_where_its_weights_lie_or_in_the_engine_given(engine):
+    noisy = gentle(bs.SteadyState(), bs.stimuli.noise(bs.stimuli.gaussian(), 0.1), engine=engine)
+    change = Night(noisy, 0, find_engine(engine), False).change_of(layer(kernel_size=3).to("meta"), 0)
+    assert change.engine == (Exact(device="meta") if engine == "exact" else find_engine(engine))
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [({}, 1), ({"engine": "loop"}, 1), ({"silence": 2}, 1), ({"pool": 2}, 1)],
+    ids=["map", "neuron by neuron", "silence", "pool"],
+)
+def test_patterns_are_drawn_once_for_all_layers_with_as_many_inputs(options, times, monkeypatch):
+    found, patterns = [], Gaussian._patterns
+
+    def count(stimulus, rng, batch, presentations, inputs):
+        found.append(inputs)
+        return patterns(stimulus, rng, batch, presentations, inputs)
+
+    monkeypatch.setattr(Gaussian, "_patterns", count)
+    gentle(bs.SteadyState(), **options)(alike())
+    assert found == [18, 36] * times
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda dream: pickle.loads(pickle.dumps(dream))],
+    ids=["copy", "deep", "pickle"],
+)
+def test_a_copy_of_a_sleep_leaves_the_pools_maps_behind_and_finds_them_again(duplicate):
+    model, dream = layer(kernel_size=3, padding=1), gentle(bs.SteadyState(5.0), pool=2, pool_seed=3)
+    slept = after(dream, model, seed=1)
+    other = duplicate(dream)
+    assert other == dream
+    assert (len(dream.pooled), len(other.pooled)) == (1, 0)
+    assert torch.equal(after(other, model, seed=1), slept)
+    assert (len(dream.pooled), len(other.pooled)) == (1, 1)
 
 
 @circuits

@@ -112,3 +112,24 @@ def test_impossible_sleeps_are_refused_when_they_are_made(options, error, proble
 
 def test_an_engine_of_another_kind_is_refused_before_any_weight_changes():
     assert_refused(gentle(bs.SteadyState(), engine=3), network(), TypeError, "engine must be a name or an engine")
+
+
+@modes
+@pytest.mark.parametrize("norm", [True, False], ids=["weight norm", "parametrization"])
+def test_weights_that_are_computed_are_refused_before_any_changes(mode, norm):
+    """A sleep would write into what is computed anew at the next step."""
+    model = network()
+    if norm:
+        nn.utils.parametrizations.weight_norm(model[1])
+    else:
+        nn.utils.parametrize.register_parametrization(model[1], "weight", nn.Tanh())
+    assert_refused(mode("share"), model, TypeError, "layer '1' must have a weight that is a Parameter")
+    nn.utils.parametrize.remove_parametrizations(model[1], "weight")
+    assert mode("share")(model).layers[1].modules == 9
+
+
+@modes
+def test_layers_with_one_parameter_are_refused_before_it_changes(mode):
+    model = nn.Sequential(layer(kernel_size=3, padding=1), layer(kernel_size=3, inputs=4), layer(kernel_size=3))
+    model[2].padding, model[2].weight = (1, 1), model[0].weight
+    assert_refused(mode("share"), model, ValueError, "layers '0' and '2' must have a weight each")

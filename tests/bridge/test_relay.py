@@ -1,9 +1,11 @@
 """Patterns that layers hand on: read off an image that the layer itself answers to."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from small_layers import GENTLE, after, assert_agree, gentle, layer
+from small_layers import GENTLE, after, after_network, assert_agree, gentle, inside, layer
 from torch import nn
 
 import bioshare as bs
@@ -69,6 +71,33 @@ def test_the_second_layer_sees_one_period_of_what_the_first_answers(geometry):
     np.testing.assert_allclose((seen**2).mean(1)[seen.any(1)], 0.25, rtol=0, atol=1e-12)
     assert (seen >= 0).all()
     assert (seen == 0).any()
+
+
+@pytest.mark.parametrize("padding", [1, 2, 3])
+def test_positions_that_keep_their_weights_are_not_heard(padding):
+    """The others have equal weights: the second layer sees what they answer, wherever the border ends."""
+    first = averaged(layer(kernel_size=3, padding=padding))
+    second = layer(inputs=4, kernel_size=3)
+    border = ~inside(first)
+    heard, unheard = Relay(GAUSSIAN, 40, "keep"), Relay(GAUSSIAN, 40, "share")
+    expected = relayed(answers(first, heard.patterns(first, 5)))
+    unheard.patterns(first, 5)
+    with torch.no_grad():
+        first.weight[border] += 7.0 * torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(2)).double()
+    np.testing.assert_allclose(heard.patterns(second, 6), expected, rtol=0, atol=1e-10)
+    assert np.abs(unheard.patterns(second, 6) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("border", ["share", "keep"])
+def test_a_sleep_hears_the_border_if_it_takes_part(border):
+    model = nn.Sequential(layer(kernel_size=3, padding=1), layer(seed=1, inputs=4, kernel_size=3))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].weight[0] += 3.0 * torch.randn(10, 4, 2, 3, 3, generator=torch.Generator().manual_seed(2)).double()
+    first, second = (
+        after_network(gentle(bs.SteadyState(), patterns="relayed", border=border), each)[1] for each in (model, other)
+    )
+    assert torch.equal(first, second) == (border == "keep")
 
 
 def test_a_third_layer_sees_what_the_second_answers_to_that():

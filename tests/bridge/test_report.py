@@ -25,8 +25,8 @@ AFTER = torch.tensor([[[4.5, 3.5], [3.5, 2.5]], [[0.75, 1.5], [1.25, 2.5]], [[0.
 
 SLEPT = SleepReport(
     (
-        LayerReport("stem", 9, 8.961, -0.5, 0.05384, 0.8, 0.99999, 0.0304),
-        LayerReport("stages.1.0.shortcut.0", 1, 10.0, -math.inf, 0.0, 1.0, 1.0, 1.25),
+        LayerReport("stem", 9, 8.961, -0.5, 0.05384, 0.8, 3.62345, 0.0304),
+        LayerReport("stages.1.0.shortcut.0", 1, 10.0, -math.inf, 0.0, 1.0, 0.0, 1.25),
         LayerReport("small", 0, *[math.nan] * 5, seconds=0.0),
     ),
     maps=2,
@@ -52,7 +52,7 @@ def network(input_size=(7, 8)):
 
 def report_of(before, after, channel=0):
     """A report that kept a channel's weights (H, W, in, kh, kw) of its only layer."""
-    rows = (LayerReport("conv", 1, 2.0, -3.5, 0.1, 1.0, 1.0, 0.0),)
+    rows = (LayerReport("conv", 1, 2.0, -3.5, 0.1, 1.0, 0.0, 0.0),)
     return SleepReport(rows, kept=Kept("conv", channel, before, after))
 
 
@@ -74,7 +74,7 @@ def test_the_measured_quantities_are_those_computed_by_hand():
         "neg_log_snr_after": [math.log(25 / 1152), math.log(1 / 16), -math.inf],
         "spread": [0.5, 0.25, math.nan],
         "mean_norm": [1.0, 0.5, math.nan],
-        "mean_cosine": [0.96, 1.0, math.nan],
+        "mean_angle": [math.degrees(math.acos(0.96)), 0.0, math.nan],
     }
     assert tuple(expected) == QUANTITIES
     np.testing.assert_allclose(measure(BEFORE, AFTER), list(expected.values()), rtol=0, atol=1e-12)
@@ -85,7 +85,24 @@ def test_a_group_without_a_value_does_not_hide_those_that_have_one():
     assert found["neg_log_snr_before"] == pytest.approx(math.log(25 / 288), abs=1e-12)  # equal weights: -inf
     assert found["spread"] == pytest.approx(0.375, abs=1e-12)
     assert found["mean_norm"] == pytest.approx(0.75, abs=1e-12)
-    assert found["mean_cosine"] == pytest.approx(0.98, abs=1e-12)
+    assert found["mean_angle"] == pytest.approx(math.degrees(math.acos(0.96)) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1e-9, 1e-3, 60.0, 90.0, 180.0])
+def test_small_angles_are_measured_as_well_as_large_ones(degrees):
+    turned = [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
+    before, after = (torch.tensor([[vector, vector]], dtype=torch.float64) for vector in ([2.0, 0.0], turned))
+    found = dict(zip(QUANTITIES, measure(before, after), strict=True))
+    assert found["mean_angle"][0] == pytest.approx(degrees, abs=1e-12)
+    assert found["mean_norm"][0] == pytest.approx(0.5, abs=1e-12)
+
+
+def test_a_mean_of_0_before_or_after_sleep_has_no_direction():
+    some, none = torch.ones(1, 2, 3).double(), torch.zeros(1, 2, 3).double()
+    found = [dict(zip(QUANTITIES, measure(*pair), strict=True)) for pair in ((none, some), (some, none))]
+    assert all(math.isnan(quantities["mean_angle"][0]) for quantities in found)
+    assert math.isnan(found[0]["mean_norm"][0])
+    assert found[1]["mean_norm"][0] == 0
 
 
 def test_what_was_not_measured_is_nan():
@@ -96,11 +113,11 @@ def test_what_was_not_measured_is_nan():
 
 def test_the_table_reads_well():
     assert str(SLEPT).splitlines() == [
-        "layer                  modules  -log SNR before  after  spread  |mean|  cosine  seconds",
-        "stem                         9             8.96  -0.50  0.0538  0.8000  1.0000    0.030",
-        "stages.1.0.shortcut.0        1            10.00   -inf  0.0000  1.0000  1.0000    1.250",
-        "small                        0                -      -       -       -       -    0.000",
-        "(medians over groups; spread and |mean| are ratios, after / before; - where there is no value)",
+        "layer                  modules  -log SNR before  after  spread  |mean|  angle  seconds",
+        "stem                         9             8.96  -0.50  0.0538  0.8000  3.623    0.030",
+        "stages.1.0.shortcut.0        1            10.00   -inf  0.0000  1.0000  0.000    1.250",
+        "small                        0                -      -       -       -      -    0.000",
+        "(medians over groups; spread and |mean| are ratios, after / before; angle in degrees; -: no value)",
         "3 layers in 1.28 s",
         "maps simulated: 2, 1.50 s; 3 kept, 4.2 MB",
     ]
@@ -132,6 +149,20 @@ def test_the_axes_and_attributes_have_names():
     assert data.attrs.items() >= (costs | versions).items()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@sharings
+def test_the_report_is_of_the_weights_that_the_layer_holds(sharing, dtype):
+    """Rounded to the layer's precision; in bfloat16 nearly equal weights become equal."""
+    model = network().to(dtype)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight /= weight.mean()
+    before = bs.bridge.neg_log_snr(model)
+    report = sharing(model, progress=False)
+    assert {row.name: row.neg_log_snr_before for row in report.layers} == before
+    assert {row.name: row.neg_log_snr_after for row in report.layers} == bs.bridge.neg_log_snr(model)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_netcdf_reads_back_the_same(named, tmp_path):
     report = SLEPT if named else bs.InstantSharing()(LocallyConnected2d(1, 1, 1, input_size=2))
@@ -143,11 +174,11 @@ def test_netcdf_reads_back_the_same(named, tmp_path):
 def test_a_writer_gets_every_finite_number_under_its_tag():
     stand_in, written = writer(methods=["add_scalar"])
     SLEPT.write_to(stand_in, 70)
-    measured = dict(zip((*QUANTITIES, "seconds"), (8.961, -0.5, 0.05384, 0.8, 0.99999, 0.0304), strict=True))
+    measured = dict(zip((*QUANTITIES, "seconds"), (8.961, -0.5, 0.05384, 0.8, 3.62345, 0.0304), strict=True))
     expected = {f"sleep/{name}/stem": value for name, value in measured.items()}
     expected |= {
         f"sleep/{name}/stages.1.0.shortcut.0": value
-        for name, value in {"neg_log_snr_before": 10.0, "spread": 0.0, "mean_norm": 1.0, "mean_cosine": 1.0}.items()
+        for name, value in {"neg_log_snr_before": 10.0, "spread": 0.0, "mean_norm": 1.0, "mean_angle": 0.0}.items()
     }
     expected |= {"sleep/seconds/stages.1.0.shortcut.0": 1.25, "sleep/seconds/small": 0.0}
     expected |= {"sleep/maps": 2, "sleep/map_seconds": 1.5, "sleep/pool_maps": 3, "sleep/pool_bytes": 4_200_000}

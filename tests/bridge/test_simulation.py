@@ -1,5 +1,7 @@
 """Sleep neuron by neuron: noise of their own, in chunks that fit into memory."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,14 @@ def test_a_noisy_sleep_is_the_exact_engine_on_the_modules_own_neurons(circuit):
         groups = module.groups(model.weight.detach()).numpy()
         run = bs.simulate(groups, stimuli[None], circuit, GENTLE)
         assert_agree(module.groups(slept), torch.from_numpy(run.weights), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_rescaled_layer_of_less_precision_is_rounded_once(dtype):
+    """Rounded before its means are measured, every group would get a factor of its own that is off by a rounding."""
+    model, dream = layer(kernel_size=3, padding=1).to(dtype), gentle(bs.SteadyState(2.0), NOISY, rescale=True)
+    expected = after(dream, copy.deepcopy(model).double()).to(dtype)
+    assert (after(dream, model) == expected).double().mean() > 0.99
 
 
 def test_too_small_a_memory_is_refused_before_any_weight_changes():

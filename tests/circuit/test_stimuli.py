@@ -55,6 +55,18 @@ def test_the_covariance_is_that_of_the_shared_input_whatever_the_noise(stimulus)
     np.testing.assert_array_equal(bs.stimuli.noise(stimulus, 0.3).covariance(4), stimulus.covariance(4))
 
 
+@pytest.mark.parametrize(
+    "stimulus",
+    [*STREAMS, bs.stimuli.grid(amplitude=3.0), bs.stimuli.noise(bs.stimuli.gaussian(2.0, 0.1), 0.3)],
+    ids=repr,
+)
+def test_the_power_is_the_trace_of_the_covariance(stimulus):
+    for inputs in (1, 5):
+        expected = np.trace(stimulus.covariance(inputs))
+        assert stimulus.power(inputs) == pytest.approx(expected, abs=1e-12)
+        assert super(type(stimulus), stimulus).power(inputs) == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_grid_visits_the_inputs_in_order():
     assert np.argmax(bs.stimuli.grid().draw(7, 3, seed=0), -1).tolist() == [0, 1, 2, 0, 1, 2, 0]
 

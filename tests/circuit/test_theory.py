@@ -187,6 +187,13 @@ def test_max_learning_rate_of_the_steady_state_is_the_textbook_one():
     assert_close(theory.max_learning_rate(4.0, 0.5, 0.95), 2 * 1.95 / 4.5, atol=1e-14)
 
 
+@pytest.mark.parametrize("h", [1.0, 0.03])
+@pytest.mark.parametrize("beta", [0.0, 0.95])
+def test_without_input_or_pull_no_learning_rate_is_too_high(h, beta):
+    assert theory.max_learning_rate(0.0, 0.0, beta, h) == np.inf
+    assert theory.max_learning_rate(1e-310, 0.0, beta, h) > 1e307
+
+
 @pytest.mark.parametrize("sigma", [0.0, 0.4])
 def test_input_moment_is_the_fourth_moment_of_the_noisy_input(sigma):
     patterns = initial(3, 2)

@@ -65,7 +65,7 @@ def test_the_rate_circuit_sleep_shares_and_keeps_the_direction_of_the_mean():
     row = demo.rate_circuit_sleep()(layer).layers[0]
     assert row.neg_log_snr_after < row.neg_log_snr_before - 2
     assert row.mean_norm == pytest.approx(math.exp(-1 / 11), abs=0.02)
-    assert row.mean_cosine == pytest.approx(1, abs=1e-3)
+    assert row.mean_angle < 2.5
 
 
 def test_interruption_returns_the_complete_trials(monkeypatch):

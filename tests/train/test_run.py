@@ -143,7 +143,7 @@ def test_a_rescaled_mean_is_as_long_as_before_and_the_history_says_what_it_had_l
     )
     assert scaled.mean_norm[0].values.tolist() == unscaled.mean_norm[0].values.tolist()
     assert (unscaled.mean_norm < 0.9).all()
-    assert ((unscaled.mean_norm > 0.7) & (unscaled.mean_cosine > 0.9) & (unscaled.spread < 0.1)).all()
+    assert ((unscaled.mean_norm > 0.7) & (unscaled.mean_angle < 25) & (unscaled.spread < 0.1)).all()
 
 
 def test_the_time_of_the_sleeps_is_a_part_of_the_epochs(tmp_path):

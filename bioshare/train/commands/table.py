@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from statistics import fmean
@@ -63,7 +63,8 @@ class Options(ManyRuns):
 
     Attributes:
         dataset: columns of this dataset; None for all of the table.
-        rows: these rows, such as ``conv lc lc-ws10``; none for all of the table.
+        rows: these rows, such as ``conv lc lc-ws10``; none for all of the table but those with noise, whose sleep
+            is simulated neuron by neuron: months on a CPU.
         config: what to change in every row; the defaults shown are the first row's.
     """
 
@@ -89,7 +90,9 @@ def main(arguments: argparse.Namespace) -> None:
     rows = matching(f"{prefix}/*")
     options = _options(arguments, rows[0])
     rows = _named(_of_dataset(rows, options.dataset), options.rows)
-    configs = {row.name: applied(_options(arguments, row).config, row.config) for row in rows}
+    changed = {row.name: _options(arguments, row).config for row in rows}
+    configs = {row.name: applied(changed[row.name], row) for row in rows}
+    _refuse_useless(rows, changed, configs)
     jobs = {
         (row.name, seed): Job.of(row.home, plain(configs[row.name], seed=seed), options.to)
         for row in rows
@@ -101,22 +104,37 @@ def main(arguments: argparse.Namespace) -> None:
         names = {(row.row, seed): jobs[row.name, seed].name for row in group for seed in range(options.seeds)}
         results = {key: outcomes.results[name] for key, name in names.items() if name in outcomes.results}
         used = {row.name: _used(row, results) if options.show else [configs[row.name]] for row in group}
-        changed = [text for row in group for config in used[row.name] for text in changes(config, row.config)]
-        print(f"{report([comparable(row, used[row.name]) for row in group], results)}{caution(changed)}\n")
+        differing = [text for row in group for config in used[row.name] for text in changes(config, row.config)]
+        print(f"{report([comparable(row, used[row.name]) for row in group], results)}{caution(differing)}\n")
         if results and not options.show:
             name = "-".join([prefix, dataset, *options.rows])
             write_result(options.to / f"{name}.nc", _dataset(group, results, options.seeds))
     tell_failures(outcomes)
 
 
-def applied(changed: RowConfig, own: TrainConfig) -> TrainConfig:
+def applied(changed: RowConfig, row: Experiment) -> TrainConfig:
     """A row's configuration with the changes that mean something to it."""
+    own = row.config
     without = [
         *(SIMULATED if own.sleep == "instant" else ()),
         *(("moments",) if own.share_every is None else ()),
         *(("pool",) if own.noise else ()),
     ]
-    return plain(changed, **{name: getattr(own, name) for name in without})
+    try:
+        return plain(changed, **{name: getattr(own, name) for name in without})
+    except ValueError as error:
+        raise ValueError(f"{row.name}: {error}") from error
+
+
+def _refuse_useless(
+    rows: Sequence[Experiment], changed: Mapping[str, TrainConfig], configs: Mapping[str, TrainConfig]
+) -> None:
+    """Refuse a change that means nothing to any of the rows."""
+    for field in fields(TrainConfig):
+        value = lambda configuration, name=field.name: getattr(configuration, name)
+        asked = [row for row in rows if value(changed[row.name]) != value(row.config)]
+        if asked and not any(value(configs[row.name]) != value(row.config) for row in rows):
+            raise ValueError(f"{field.name} has no use in any of these rows: {', '.join(row.row for row in rows)}")
 
 
 def report(rows: Sequence[Experiment], results: Results) -> str:
@@ -189,9 +207,9 @@ def _of_dataset(rows: Sequence[Experiment], dataset: str | None) -> Sequence[Exp
 
 
 def _named(rows: Sequence[Experiment], names: Sequence[str]) -> Sequence[Experiment]:
-    """The rows of these names; all for none."""
+    """The rows of these names; for none all that train without noise."""
     unknown = set(names) - {row.row for row in rows}
     if unknown:
         there = ", ".join(dict.fromkeys(row.row for row in rows))
         raise ValueError(f"rows must be of {there}; got {', '.join(sorted(unknown))}")
-    return [row for row in rows if not names or row.row in names]
+    return [row for row in rows if (row.row in names if names else not row.config.noise)]

@@ -152,8 +152,11 @@ def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
         ("--batch-size 100 --repetitions 3", "batch_size must be a multiple of repetitions=3"),
         ("--threads 0", "threads must be at least 1; got 0"),
         ("--network resnet50", "resnet18"),
-        ("--alpha 50", 'alpha must stay 10.0 for sleep="instant"; got 50.0'),
-        ("--sleep circuit --every None", "sleep must stay 'instant' without share_every; got 'circuit'"),
+        ("--alpha 50", 'alpha must stay 10.0 for sleep="instant", where it has no use; got 50.0'),
+        (
+            "--sleep circuit --every None",
+            "sleep must stay 'instant' without share_every (--every), where it has no use; got 'circuit'",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_before_any_work(recorded, capsys, words, told):

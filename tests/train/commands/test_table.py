@@ -100,17 +100,21 @@ def test_the_table_of_sleeps_trains_what_table_1_lacks(trained, capsys):
 
 
 def test_what_a_row_has_no_use_for_changes_the_others_only(trained, capsys):
-    """A convolution doesn't sleep, instant sharing has no strength, and noise no maps to keep."""
+    """A convolution doesn't sleep, and instant sharing has no strength."""
     command_line.main([*SLEEP, "--pool", "8", "--strength", "0.2", "--moments", "reset"])
     found = {job.name.split("/")[2]: job.config for job in trained}
     fields = lambda config: (config.pool, config.strength, config.moments)
     assert fields(found["conv"]) == fields(found["lc"]) == (None, 0.5, "keep")
     assert fields(found["lc-ws10"]) == (None, 0.5, "reset")
     assert fields(found["lc-ws10-alpha10"]) == fields(found["lc-ws1-ideal"]) == (8, 0.2, "reset")
-    assert fields(found["lc-ws10-ideal-noise"]) == (None, 0.2, "reset")
-    assert len(found) == 31
+    assert len(found) == 31 - 12  # without noise
     assert found["conv"] == dataclasses.replace(find("sleep/cifar10/conv").config, epochs=1)
     assert "epochs 1 instead of 200; moments reset instead of keep; strength 0.2" in capsys.readouterr().out
+
+
+def test_a_row_with_noise_has_no_pool(trained):
+    command_line.main([*SLEEP, "--rows", "lc-ws10-ideal", "lc-ws10-ideal-noise", "--pool", "8", "--strength", "0.2"])
+    assert [(job.config.pool, job.config.strength) for job in trained] == [(8, 0.2), (None, 0.2)]
 
 
 def test_what_no_row_can_have_is_refused(trained, capsys):
@@ -249,3 +253,15 @@ def test_a_dataset_that_the_table_lacks(trained, capsys):
     assert command_line.main(["table", "2", "--dataset", "cifar10"]) == 1
     assert "dataset must be one of Table 2's, imagenet; got 'cifar10'" in capsys.readouterr().err
     assert trained == []
+
+
+def test_a_change_without_a_use_in_any_row_is_refused(capsys):
+    assert command_line.main(["table", "sleep", "--rows", "conv", "lc", "--pool", "8"]) == 1
+    assert "pool has no use in any of these rows: conv, lc" in capsys.readouterr().err
+
+
+def test_rows_with_noise_are_trained_only_where_they_are_named(tmp_path, capsys):
+    assert command_line.main(["table", "sleep", "--show", "--to", str(tmp_path)]) == 0
+    assert "noise" not in capsys.readouterr().out
+    assert command_line.main(["table", "sleep", "--show", "--rows", "lc-ws10-ideal-noise", "--to", str(tmp_path)]) == 0
+    assert "lc-ws10-ideal-noise" in capsys.readouterr().out
