@@ -98,7 +98,9 @@ def test_maps_are_simulated_in_fresh_sleeps_and_not_from_a_pool(small, capsys):
     assert maps.pop("rate circuit, alpha = 10, from a pool of 3") == 0
     assert maps.pop("direct averaging") == 0
     assert set(maps.values()) == {3}
-    megabytes = 3 * sum(4 * (2 * inputs**2 + inputs) for inputs in (27, 36, 4)) / 1e6
+    megabytes = (
+        3 * sum(4 * inputs**2 + 8 * (inputs**2 + inputs) for inputs in (27, 36, 4)) / 1e6
+    )  # A; B and c in float64
     assert float(rows["rate circuit, alpha = 10, from a pool of 3"][5]) == pytest.approx(megabytes, rel=0, abs=0.05)
 
 
