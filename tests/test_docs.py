@@ -23,6 +23,14 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "-log SNR" in printed
 
 
+def test_the_example_of_the_page_on_sleep_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sleep.md").read_text(), re.DOTALL)
+    exec(compile(example, "sleep.md", "exec"), {})
+    assert "stages.0.0.conv1" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"night.nc", "night.png"}
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:circuit|bridge|nn|train)\.[\w.]+)`", PAPER_MAP))))
 def test_every_function_of_the_paper_map_exists(name):
     module, _, attribute = name.rpartition(".")
