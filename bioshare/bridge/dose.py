@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bioshare.circuit.checks import real
-from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
+from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.rules import Gated, Hebbian, InverseSqrtDecay
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.circuit.theory import max_dt
@@ -49,7 +49,7 @@ class Dose:
     and exp(-s) in the rate circuit, where the response and the momentum lag behind.
 
     Args:
-        strength: s; below 2 for `SteadyState`, which would overshoot by more than there was.
+        strength: s, below 2: a single update would overshoot by more than there was, and the rate circuit rings.
         circuit: a `RateCircuit` learns only in the last third of every presentation, when it has settled, and not in
             the first one: a sleep starts at r = 0, away from the bias, and the weights would learn that. Let
             `Sleep.silence` be 1, or the first pattern is lost. The silence alone would not do: with noise, neurons
@@ -72,9 +72,7 @@ class Dose:
     momentum: float = MOMENTUM
 
     def __post_init__(self) -> None:
-        real("strength", self.strength, "a positive number", above=0, array=False)
-        if isinstance(self.circuit, SteadyState) and self.strength >= 2:
-            raise ValueError(f"strength must be below 2 for {self.circuit!r}; got {self.strength}")
+        real("strength", self.strength, "a positive number below 2", above=0, below=2, array=False)
         Hebbian(self.gamma, self.momentum, learning_rate=0.0)
 
     def __call__(self, inputs: int) -> Hebbian:

@@ -41,7 +41,7 @@ class TrainConfig:
         alpha: inhibition of the rate circuit.
         gamma: pull of a simulated sleep to the weights before it.
         presentations: of a simulated sleep, for every input of a neuron.
-        strength: of a presentation (`bioshare.bridge.dose.Dose`).
+        strength: of a presentation, below 2 (`bioshare.bridge.dose.Dose`).
         stimulus: "grid" in random order, or "gaussian".
         noise: standard deviation of what every neuron adds to its inputs; every neuron is simulated then.
         pool: draw every sleep from so many that are kept; None simulates a new one each time.
@@ -127,6 +127,8 @@ class TrainConfig:
             value, least = getattr(self, name), math.ulp(0.0) if name in POSITIVE else 0.0
             if not (math.isfinite(value) and value >= least):
                 raise ValueError(f"{name} must be finite and {'> 0' if least else '>= 0'}; got {value!r}")
+        if self.strength >= 2:
+            raise ValueError(f"strength must be below 2, beyond which a sleep overshoots; got {self.strength!r}")
         if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
 

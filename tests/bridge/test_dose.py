@@ -238,8 +238,8 @@ def test_presets_refuse_the_fields_that_they_set(preset, own):
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: Dose(0.0, bs.SteadyState(), bs.stimuli.grid()), "strength must be a positive number; got 0"),
-        (lambda: Dose(2.0, bs.SteadyState(), bs.stimuli.grid()), "strength must be below 2 for SteadyState"),
+        (lambda: Dose(0.0, bs.SteadyState(), bs.stimuli.grid()), "strength must be a positive number below 2; got 0"),
+        (lambda: Dose(2.0, bs.SteadyState(), bs.stimuli.grid()), "strength must be a positive number below 2; got 2"),
         (lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.grid(), gamma=-1.0), "gamma must be .*got -1"),
         (lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.grid(), momentum=1.0), "momentum must be .*got 1"),
         (lambda: PerInput(0), "times must be a positive number of presentations per input; got 0"),

@@ -47,6 +47,7 @@ def test_a_field_of_the_wrong_kind_or_size_is_named(field, value, told):
         ("gamma", -0.1, "finite and >= 0"),
         ("presentations", 0.0, "finite and > 0"),
         ("strength", math.nan, "finite and > 0"),
+        ("strength", 2.0, "below 2"),
         ("stimulus", "noise", "one of grid, gaussian"),
         ("noise", -0.01, "finite and >= 0"),
         ("pool", 0, "a whole number of at least 1"),
