@@ -21,6 +21,7 @@ from bioshare.bench.layer import add_machine_options
 from bioshare.bench.timing import available_bytes, timed, turns
 from bioshare.bench.train import training_step
 from bioshare.bridge import HebbianSharing, InstantSharing, Sleep, SleepReport
+from bioshare.bridge.lattice import inputs_of
 from bioshare.circuit.stimuli import gaussian, grid, noise
 from bioshare.cli import positive
 from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
@@ -215,7 +216,7 @@ def warm_up(share: Share, model: nn.Module) -> None:
     """
     pool = share.pool if isinstance(share, Sleep) else None
     layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d)]
-    inputs = sorted({layer.weight[0, 0, 0].numel() for layer in layers}) if pool else [9]
+    inputs = sorted({inputs_of(layer) for layer in layers}) if pool else [9]
     small = nn.ModuleList(LocallyConnected2d(many, 1, 1, input_size=(1, 2)) for many in inputs).to(layers[0].weight)
     for seed in itertools.count():
         if _night(share, small, seed).pool_maps >= len(inputs) * (pool or 0):

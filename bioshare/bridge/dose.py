@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from bioshare.circuit.checks import real
+import numpy as np
+
+from bioshare.circuit.checks import real, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.rules import Gated, Hebbian, InverseSqrtDecay
 from bioshare.circuit.stimuli import Stimulus
@@ -111,6 +114,31 @@ def power(stimulus: Stimulus, inputs: int) -> float:
     if not found > 0:
         raise ValueError(f"stimulus must have inputs other than 0; got {stimulus!r}")
     return found
+
+
+def count_for(name: str, count: int | Callable[[int], int], inputs: int, expected: str) -> int:
+    """A number of presentations or patterns that may depend on K, or what is wrong with it."""
+    return whole(name, count(inputs) if callable(count) else count, expected, at_least=1)
+
+
+def rule_for(rule: Hebbian | Callable[[int], Hebbian], inputs: int) -> Hebbian:
+    """A rule that may depend on K.
+
+    Raises:
+        TypeError, ValueError: it is no Hebbian, or has different parameters for different groups.
+    """
+    found = rule if isinstance(rule, Hebbian) else rule(inputs)
+    if not isinstance(found, Hebbian):
+        raise TypeError(f"rule must return a Hebbian for {inputs} inputs; got {found!r}")
+    refuse_arrays(found)
+    return found
+
+
+def refuse_arrays(parameters: Circuit | Hebbian) -> None:
+    """Refuse parameters that differ between the groups of a model."""
+    for name, value in parameters.fields().items():
+        if np.ndim(value) and not callable(value):
+            raise ValueError(f"{name} must be one number for all groups of a model; got shape {np.shape(value)}")
 
 
 def settling_circuit(alpha: float) -> RateCircuit:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from bioshare.bridge.changes import LinearSleep
-from bioshare.bridge.dose import PerInput, power
-from bioshare.bridge.lattice import Border, refuse_border, refuse_dilation, sharing_layers
+from bioshare.bridge.dose import PerInput, count_for, power, refuse_arrays, rule_for
+from bioshare.bridge.lattice import Border, inputs_of, refuse_border, refuse_dilation, sharing_layers
 from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.report import SleepReport
 from bioshare.bridge.seeds import derived
@@ -73,7 +73,9 @@ class HebbianSharing:
             raise TypeError(f"stimulus must be a Stimulus; got {self.stimulus!r}")
         if self.stimulus.noise:
             raise ValueError(f"stimulus must have no noise; got {self.stimulus!r}. Sleep has a form for it")
-        SteadyState(self.alpha)
+        refuse_arrays(SteadyState(self.alpha))
+        if isinstance(self.rule, Hebbian):
+            refuse_arrays(self.rule)
         refuse_border(self.border)
         refuse_treatment(self.moments)
 
@@ -99,8 +101,8 @@ class HebbianSharing:
         found = sharing_layers(model)
         for name, layer in found:
             refuse_dilation(name, layer)
-            self._size(_inputs(layer))
-            self._rule_for(_inputs(layer))
+            self._size(inputs_of(layer))
+            self._rule_for(inputs_of(layer))
         maps: dict[Key, LinearSleep] = {}
         seconds = 0.0
 
@@ -126,7 +128,7 @@ class HebbianSharing:
 
     def _map(self, layer: LocallyConnected2d, seed: int) -> LinearSleep:
         """The change of layers with as many inputs per neuron."""
-        inputs, weight = _inputs(layer), layer.weight
+        inputs, weight = inputs_of(layer), layer.weight
         size = self._size(inputs)
         patterns = self.stimulus.draw(self.updates * size, inputs, seed=derived(seed, inputs))
         batches = patterns.reshape(self.updates, size, inputs)
@@ -137,22 +139,13 @@ class HebbianSharing:
         """The rule of layers with K inputs per neuron."""
         if self.rule is None:
             return Hebbian(gamma=0.0, momentum=0.0, learning_rate=SHARED * inputs / power(self.stimulus, inputs))
-        rule = self.rule if isinstance(self.rule, Hebbian) else self.rule(inputs)
-        if not isinstance(rule, Hebbian):
-            raise TypeError(f"rule must return a Hebbian for {inputs} inputs; got {rule!r}")
-        return rule
+        return rule_for(self.rule, inputs)
 
     def _size(self, inputs: int) -> int:
         """M for layers with K inputs per neuron."""
-        size = self.batch_size(inputs) if callable(self.batch_size) else self.batch_size
-        return whole("batch_size", size, "a number of patterns", at_least=1)
-
-
-def _inputs(layer: LocallyConnected2d) -> int:
-    """K."""
-    return layer.weight[0, 0, 0].numel()
+        return count_for("batch_size", self.batch_size, inputs, "a number of patterns")
 
 
 def _key(layer: LocallyConnected2d) -> Key:
     """What a map depends on in a call."""
-    return _inputs(layer), layer.weight.device, layer.weight.dtype
+    return inputs_of(layer), layer.weight.device, layer.weight.dtype

@@ -57,7 +57,7 @@ def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[Sha
 def lattices(layer: LocallyConnected2d, border: Border = "share") -> Iterator[SharingModule]:
     """All modules of a layer, kh x kw of them; small layers have some without neurons."""
     kh, kw = layer.kernel_size
-    taps = torch.arange(layer.weight[0, 0, 0].numel(), device="cpu").view(-1, kh, kw)  # whatever the default device
+    taps = torch.arange(inputs_of(layer), device="cpu").view(-1, kh, kw)  # whatever the default device
     for row, row_phases in _lattices(layer, 0, border):
         for column, column_phases in _lattices(layer, 1, border):
             height, width = (len(range(size)[s]) for size, s in zip(layer.output_size, (row, column), strict=True))
@@ -75,6 +75,11 @@ def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tupl
         first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
     phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
     return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]
+
+
+def inputs_of(layer: LocallyConnected2d) -> int:
+    """K, the inputs of a neuron: in / groups * kh * kw."""
+    return layer.weight[0, 0, 0].numel()
 
 
 def sharing_layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bioshare.bridge.changes import Change, LinearSleep
 from bioshare.bridge.dose import Dose
-from bioshare.bridge.lattice import refuse_dilation, sharing_layers
+from bioshare.bridge.lattice import inputs_of, refuse_dilation, sharing_layers
 from bioshare.bridge.relay import Relay
 from bioshare.bridge.seeds import derived
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT, Simulation
@@ -48,7 +48,7 @@ class Night:
         seen: set[int] = set()
         for name, layer in sharing_layers(model):
             refuse_dilation(name, layer)
-            inputs = _inputs(layer)
+            inputs = inputs_of(layer)
             if not self.sleep.collapses:
                 self._refuse_memory(name, layer)
             if inputs not in seen and self._key(layer) not in self.maps:
@@ -59,7 +59,7 @@ class Night:
 
     def change_of(self, layer: LocallyConnected2d, index: int) -> Change:
         """The sleep of one layer."""
-        sleep, inputs = self.sleep, _inputs(layer)
+        sleep, inputs = self.sleep, inputs_of(layer)
         if not sleep.collapses:
             rule = sleep.rule_for(inputs)
             patterns, noise = self._patterns(layer), sleep.stimulus.noise
@@ -77,7 +77,7 @@ class Night:
         sleep, start = self.sleep, time.perf_counter()
         engine = self._engine(layer)
         assert isinstance(engine, Exact), "no other engine collapses"
-        rule = sleep.rule_for(_inputs(layer))
+        rule = sleep.rule_for(inputs_of(layer))
         found = sleep_map(self._patterns(layer), sleep.circuit, rule, engine=engine, progress=self.progress)
         self.simulated, self.seconds = self.simulated + 1, self.seconds + time.perf_counter() - start
         return LinearSleep.of(found, layer.weight)
@@ -88,7 +88,7 @@ class Night:
 
     def _patterns(self, layer: LocallyConnected2d) -> Array:
         """What a layer sees (silence + P, K)."""
-        inputs = _inputs(layer)
+        inputs = inputs_of(layer)
         if self.relay:
             patterns = self.relay.patterns(layer, self._stimulus_seed(inputs))
             return self._after_silence(patterns[: self.sleep.length(inputs)])
@@ -107,7 +107,7 @@ class Night:
 
     def _key(self, layer: LocallyConnected2d) -> Key:
         """What a drawn map depends on in a call, or in a pool."""
-        return _inputs(layer), self._chosen(_inputs(layer)), layer.weight.device, layer.weight.dtype
+        return inputs_of(layer), self._chosen(inputs_of(layer)), layer.weight.device, layer.weight.dtype
 
     def _chosen(self, inputs: int) -> int:
         """Which sleep of the pool this is, the first where there is none, or all would be the same."""
@@ -138,8 +138,3 @@ class Night:
                 f"memory must be at least {needed:.2g} bytes for one channel of layer {name!r}; "
                 f"got {self.sleep.memory:g}"
             )
-
-
-def _inputs(layer: LocallyConnected2d) -> int:
-    """K."""
-    return layer.weight[0, 0, 0].numel()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioshare.bridge.lattice import Border, lattices
+from bioshare.bridge.lattice import Border, inputs_of, lattices
 from bioshare.circuit.checks import Array
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.nn import LocallyConnected2d
@@ -42,7 +42,7 @@ class Relay:
         if self.last:
             self._hear(*self.last)
         source = (tuple(layer.kernel_size), layer.in_channels) if layer.groups == 1 else None
-        inputs = layer.weight[0, 0, 0].numel()
+        inputs = inputs_of(layer)
         if source in self.activity:
             patterns = self.activity[source] * np.sqrt(self.stimulus.power(inputs))
         else:

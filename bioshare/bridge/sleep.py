@@ -7,11 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from bioshare.bridge.dose import MOMENTUM, Dose, PaperRule, PerInput, settling_circuit
+from bioshare.bridge.dose import (
+    MOMENTUM,
+    Dose,
+    PaperRule,
+    PerInput,
+    count_for,
+    refuse_arrays,
+    rule_for,
+    settling_circuit,
+)
 from bioshare.bridge.lattice import Border, refuse_border
 from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.night import Maps, Night
@@ -90,7 +98,9 @@ class Sleep:
             raise TypeError(f"rule must be a Hebbian or a callable that takes K to one; got {self.rule!r}")
         if not callable(self.presentations):
             whole("presentations", self.presentations, "a number of presentations or a callable", at_least=1)
-        self._refuse_arrays(self.circuit.fields() | (self.rule.fields() if isinstance(self.rule, Hebbian) else {}))
+        refuse_arrays(self.circuit)
+        if isinstance(self.rule, Hebbian):
+            refuse_arrays(self.rule)
         if isinstance(self.engine, str) and self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
         if self.patterns not in ("drawn", "relayed"):
@@ -247,21 +257,11 @@ class Sleep:
 
     def length(self, inputs: int) -> int:
         """How many patterns a layer with K inputs per neuron sees."""
-        length = self.presentations(inputs) if callable(self.presentations) else self.presentations
-        return whole("presentations", length, "a number of presentations", at_least=1)
+        return count_for("presentations", self.presentations, inputs, "a number of presentations")
 
     def rule_for(self, inputs: int) -> Hebbian:
         """The rule of a layer with K inputs per neuron."""
-        rule = self.rule if isinstance(self.rule, Hebbian) else self.rule(inputs)
-        if not isinstance(rule, Hebbian):
-            raise TypeError(f"rule must return a Hebbian for {inputs} inputs; got {rule!r}")
-        self._refuse_arrays(rule.fields())
-        return rule
-
-    def _refuse_arrays(self, fields: dict[str, Any]) -> None:
-        for name, value in fields.items():
-            if np.ndim(value) and not callable(value):
-                raise ValueError(f"{name} must be one number for all groups of a model; got shape {np.shape(value)}")
+        return rule_for(self.rule, inputs)
 
     def _refuse_contradictions(self) -> None:
         """Refuse options that need each other, or exclude each other."""

@@ -120,12 +120,14 @@ def test_what_does_not_suit_a_layer_is_refused_before_any_weight_changes():
     assert_refused(bs.HebbianSharing(), model, ValueError, "layer '2' has kernel_size=.* share a factor")
 
 
-def test_scalars_that_are_arrays_are_refused_before_any_weight_changes():
-    for sharing in (
-        bs.HebbianSharing(alpha=np.array([1.0, 2.0])),
-        bs.HebbianSharing(rule=bs.Hebbian(np.array([0.1, 0.2]), learning_rate=0.1)),
-    ):
-        assert_refused(sharing, network(), ValueError, "alpha, gamma and momentum must be single numbers")
+def test_scalars_that_are_arrays_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"alpha must be one number for all groups of a model; got shape \(2,\)"):
+        bs.HebbianSharing(alpha=np.array([1.0, 2.0]))
+    arrays = bs.Hebbian(np.array([0.1, 0.2]), learning_rate=0.1)
+    with pytest.raises(ValueError, match="gamma must be one number for all groups of a model"):
+        bs.HebbianSharing(rule=arrays)
+    of_inputs = bs.HebbianSharing(rule=lambda inputs: arrays)
+    assert_refused(of_inputs, network(), ValueError, "gamma must be one number for all groups of a model")
 
 
 def test_a_rate_that_is_too_high_for_one_layer_is_refused_before_any_weight_changes():
