@@ -121,6 +121,12 @@ def test_a_cycle_of_the_rate_circuit_shrinks_the_spread_of_every_input_alike(inp
     np.testing.assert_allclose(left(dream, channels(inputs)), expected, rtol=0, atol=1e-2 if times == 1 else 3e-3)
 
 
+@pytest.mark.parametrize(("alpha", "norm"), [(5.0, 0.66), (10.0, 0.80), (50.0, 0.95)])
+def test_means_shrink_as_the_docs_say(alpha, norm):
+    report = bs.Sleep.rate_circuit(alpha)(layer(kernel_size=3, padding=1), progress=False)
+    assert report.layers[0].mean_norm == pytest.approx(norm, abs=6e-3)
+
+
 def test_presets_have_momentum_where_presentations_are_many():
     for preset in (bs.Sleep.rate_circuit, bs.Sleep.steady_state):
         assert preset().rule_for(9).momentum == 0.0
