@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: figures test lint types clean
+.PHONY: figures explore notebooks docs linkcheck test lint types clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,19 @@ figures: .venv/installed
 	$(BIN)/python figures/fig6.py
 	$(BIN)/python figures/stop_early.py
 	$(BIN)/python figures/asleep.py
+	$(BIN)/python figures/concepts.py
+
+explore: .venv/installed
+	$(BIN)/python -m bioshare explore
+
+notebooks: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+docs: .venv/installed
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
+
+linkcheck: .venv/installed
+	$(BIN)/sphinx-build -b linkcheck docs docs/_build/linkcheck
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -28,4 +41,4 @@ types: .venv/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis docs/_build tests/artefacts

@@ -1,0 +1,167 @@
+"""What the explorer's sliders say: one sleep of one sharing group through the rate circuit, as in Fig. 4B."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bioshare.circuit import stimuli, theory
+from bioshare.circuit.checks import Array, real, whole
+from bioshare.circuit.circuits import RateCircuit
+from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
+
+DT, DURATION, MOMENTUM, PERIOD, START = 1.0, 150.0, 0.95, 2.0, 50
+"""What has no slider: milliseconds, and the plasticity of Fig. 4B (appendix A.5)."""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """The range of a field of `Setting`.
+
+    Attributes:
+        name: the field.
+        label: the paper's symbol and what it is, for the eye.
+        low, high: the ends.
+        step: of a linear slider; 0 for a logarithmic one, which has 20 positions in a factor of ten.
+    """
+
+    name: str
+    label: str
+    low: float
+    high: float
+    step: float = 0.0
+
+
+SLIDERS = (
+    Slider("alpha", "α  inhibition", 0.1, 100.0),
+    Slider("gamma", "γ  pull to the weights before sleep", 1e-4, 1.0),
+    Slider("tau", "τ  time constant, ms", 5.0, 100.0),
+    Slider("bias", "b  rate at rest", 0.0, 5.0, 0.25),
+    Slider("k", "k  kernel, K = k² inputs", 1, 9, 1),
+    Slider("neurons", "N  neurons", 10, 400, 10),
+    Slider("learning_rate", "η  learning rate", 1e-5, 1e-1),
+    Slider("noise", "σ  noise of each neuron", 0.0, 1.0, 0.02),
+    Slider("presentations", "presentations", 100, 10_000),
+    Slider("seed", "seed", 0, 100, 1),
+)
+WHOLE = {"k", "neurons", "presentations", "seed"}
+
+
+@dataclass(frozen=True)
+class Unstable:
+    """Why a setting has no picture.
+
+    Attributes:
+        name: the slider to move.
+        limit: where it becomes stable: below ``limit``.
+        words: both in a sentence.
+    """
+
+    name: str
+    limit: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sleep of N neurons with k x k inputs; initial weights 1 + N(0, 1), inputs N(0, 1), as in Fig. 4B.
+
+    Args:
+        alpha: strength of the inhibition.
+        gamma: strength of the pull to the weights before sleep.
+        tau: membrane time constant, milliseconds.
+        bias: b, the rate at rest.
+        k: kernel size, K = k^2 weights per neuron.
+        neurons: N.
+        learning_rate: scale of the schedule of Fig. 4B, eta_t = scale / sqrt(1 + t / 2) from 50 ms on.
+        noise: standard deviation sigma of what every neuron sees on its own.
+        presentations: inputs, 150 ms each.
+        seed: of weights, inputs and noise.
+
+    Raises:
+        TypeError, ValueError: a value is no number, or beyond the ends of its slider.
+    """
+
+    alpha: float = 10.0
+    gamma: float = 0.01
+    tau: float = 30.0
+    bias: float = 1.0
+    k: int = 3
+    neurons: int = 100
+    learning_rate: float = 3e-4
+    noise: float = 0.0
+    presentations: int = 2_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for slider in SLIDERS:
+            value = getattr(self, slider.name)
+            expected = f"a number from {slider.low:g} to {slider.high:g}, the ends of its slider"
+            if slider.name in WHOLE:
+                value = whole(slider.name, value, f"a whole {expected[2:]}", at_least=int(slider.low))
+            else:
+                value = real(slider.name, value, expected, at_least=slider.low, array=False)
+            if value > slider.high:
+                raise ValueError(f"{slider.name} must be {expected}; got {value:g}")
+            object.__setattr__(self, slider.name, value)
+
+    def moved(self, **values: Any) -> Setting:
+        """The same setting with some sliders moved."""
+        return replace(self, **values)
+
+    def values(self) -> dict[str, float]:
+        """The values by field."""
+        return asdict(self)
+
+    @property
+    def weights(self) -> Array:
+        """Before sleep, (N, K)."""
+        return np.random.default_rng([self.seed, self.k]).normal(1, 1, (self.neurons, self.k**2))
+
+    @property
+    def stimulus(self) -> stimuli.Stimulus:
+        """The inputs."""
+        return stimuli.noise(stimuli.gaussian(), self.noise)
+
+    @property
+    def circuit(self) -> RateCircuit:
+        """The rate circuit (Eq. 8); raises ValueError where alpha is unstable."""
+        return RateCircuit(self.alpha, self.tau, self.bias, DT, DURATION)
+
+    @property
+    def rule(self) -> Hebbian:
+        """Plasticity (Eq. 4)."""
+        return Hebbian(self.gamma, MOMENTUM, learning_rate=InverseSqrtDecay(self.learning_rate, PERIOD, START))
+
+    @property
+    def unstable(self) -> Unstable | None:
+        """Where the circuit itself is unstable (forward Euler of Eq. 8): dt >= 2 tau / (1 + alpha)."""
+        limit = float(theory.max_alpha(DT, self.tau))
+        if self.alpha < limit:
+            return None
+        words = (
+            f"Unstable: with α = {self.alpha:.3g}, τ = {self.tau:.3g} ms and steps of {DT:g} ms the responses "
+            f"oscillate and grow. Stable below α = 2τ/dt − 1 = {limit:.3g}, or with τ above "
+            f"{(1 + self.alpha) * DT / 2:.3g} ms."
+        )
+        return Unstable("alpha", limit, words)
+
+    @property
+    def learning_rate_limit(self) -> float:
+        """The learning rate above which the first updates of a typical input, |x|^2 = K (1 + sigma^2), overshoot."""
+        power = self.k**2 * (1 + self.noise**2)
+        return float(theory.max_learning_rate(power, self.gamma, MOMENTUM, DT / self.tau)) * math.sqrt(
+            1 + START / PERIOD
+        )
+
+    def diverged(self, error: Exception) -> Unstable:
+        """Say why a sleep of this setting ended with an error, and where its limit lies."""
+        limit = self.learning_rate_limit
+        words = (
+            f"Unstable: the weights grow without bound. With τ = {self.tau:.3g} ms and K = {self.k**2} inputs the "
+            f"learning rate η should stay below {limit:.2g}; it is {self.learning_rate:.2g}. ({error})"
+        )
+        return Unstable("learning_rate", limit, words)
