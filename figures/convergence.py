@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 import bioshare as bs
 
 HERE = Path(__file__).parent
-plt.style.use(HERE / "bioshare.mplstyle")
+plt.style.use("bioshare.figure")
 
 KERNELS = (3, 6, 9)
 GAMMAS = np.array([0.1, 0.01, 0.001])
-COLORS = {0.1: "#e3a857", 0.01: "#c1502e", 0.001: "#12355b"}  # light to dark: told apart in grey
+AMBER, RUST, NAVY = "#e3a857", "#c1502e", "#12355b"  # light to dark: told apart in grey
+COLORS = {0.1: AMBER, 0.01: RUST, 0.001: NAVY}
 NEURONS, RUNS, MOMENTUM, RECORDS = 100, 10, 0.95, 500
 
 

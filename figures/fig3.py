@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import xarray as xr
-from convergence import HERE, save_data, save_figure
+from convergence import AMBER, HERE, NAVY, RUST, save_data, save_figure
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -36,11 +36,11 @@ def main() -> None:
 
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.2, 4.2), sharex=True, height_ratios=(2, 1))
     time = np.arange(data.sizes["time"])
-    top.plot(time, data.weight, color="#12355b", linewidth=0.9)
-    top.plot(time, data.weight.mean("neuron"), color="#c1502e", label="mean of the group")
+    top.plot(time, data.weight, color=NAVY, linewidth=0.9)
+    top.plot(time, data.weight.mean("neuron"), "--", color=RUST, linewidth=2.2, label="mean of the group")
     top.set_ylabel("weight of the centre")
     top.set_title(f"{data.sizes['neuron']} neurons of one sharing group, awake and asleep (shaded)")
-    bottom.plot(time, data.neg_log_snr, color="#12355b")
+    bottom.plot(time, data.neg_log_snr, color=NAVY)
     bottom.set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
     bottom.set_title("median over the groups of the layer")
     bottom.set_xlabel("training steps, and presentations of sleep")
@@ -48,7 +48,7 @@ def main() -> None:
     for axes in (top, bottom):
         axes.set_xlim(0, time[-1])
         for begin, end in edges.reshape(-1, 2):
-            axes.axvspan(begin - 1, end - 1, color="#e3a857", alpha=0.3, linewidth=0)
+            axes.axvspan(begin - 1, end - 1, color=AMBER, alpha=0.3, linewidth=0)
     save_figure(figure, args.out / "fig3")
 
 

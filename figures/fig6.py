@@ -10,6 +10,7 @@ import argparse
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -82,9 +83,11 @@ def draw(panel: Axes, data: xr.Dataset) -> None:
     """A line for every layer that shares, from light to dark; sharing takes it below the axes, to -inf."""
     values = np.maximum(data.neg_log_snr.values, FLOOR - 1)
     colors = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, data.sizes["layer"]))
-    named = {0: "first layer", data.sizes["layer"] - 1: "last that shares"}
+    looks: dict[int, dict[str, Any]] = {index: {"linewidth": 0.7} for index in range(data.sizes["layer"])}
+    looks[0] = {"linewidth": 1.1, "linestyle": (0, (4, 1.2)), "label": "first layer"}
+    looks[data.sizes["layer"] - 1] = {"linewidth": 1.6, "label": "last that shares"}
     for index, (layer, color) in enumerate(zip(values.T, colors, strict=True)):
-        panel.plot(data.snr_step, layer, color=color, linewidth=0.7, label=named.get(index))
+        panel.plot(data.snr_step, layer, color=color, **looks[index])
     panel.set_xlim(0, data.snr_step[-1])
     panel.set_ylim(bottom=FLOOR)
     panel.set_xlabel("iteration")

@@ -12,6 +12,7 @@ from convergence import MOMENTUM, NEURONS, RECORDS, arguments, save_data, save_f
 import bioshare as bs
 
 ALPHAS = np.array([1.0, 2.0, 5.0, 10.0, 20.0, 50.0])
+MARKERS = "osD^vP"
 
 
 def main() -> None:
@@ -37,13 +38,14 @@ def main() -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4))
     colors = plt.get_cmap("viridis_r")(np.linspace(0.12, 1, len(ALPHAS)))
-    for alpha, color in zip(ALPHAS, colors, strict=True):
+    for alpha, color, marker in zip(ALPHAS, colors, MARKERS, strict=True):
         snr, kept = data.neg_log_snr.sel(alpha=alpha), data.mean_kept.sel(alpha=alpha)
         best = int(np.argmin(snr.mean("run").values))
-        spread(left, snr, color, rf"$\alpha$ = {alpha:g}")
+        spread(left, snr, color)
         spread(right, kept, color)
         for axes, values in ((left, snr), (right, kept)):
-            axes.plot(data.presentation[best], values.mean("run")[best], "o", color=color, markeredgecolor="black")
+            axes.plot(data.presentation[best], values.mean("run")[best], marker, color=color, markeredgecolor="black")
+        left.plot([], color=color, marker=marker, markeredgecolor="black", label=rf"$\alpha$ = {alpha:g}")
         print(
             f"  alpha = {alpha:<4g} lowest -log SNR {float(snr.mean('run')[best]):6.2f} at presentation "
             f"{int(data.presentation[best]):6d}, where {float(kept.mean('run')[best]):.2f} of the mean is left; "

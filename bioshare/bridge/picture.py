@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PANELS = "before sleep", "after sleep"
 WEIGHTS_PER_INCH = 30
 MEDIANS = 4
+COLOURS = "cividis"
+"""Dark blue, grey at 0, yellow: lightness grows with the weight, so that the sign survives in grey."""
 
 
 def draw(kept: Kept, row: LayerReport, inputs: int = 0) -> Figure:
@@ -26,7 +28,7 @@ def draw(kept: Kept, row: LayerReport, inputs: int = 0) -> Figure:
     Lines lie between every kh (kw) positions: what they enclose repeats from tile to tile when the positions of each
     module have equal weights. Both panels have one linear scale, centred on 0 and made for the weights after sleep,
     which can be a tenth of those before. It ends at four times their median size, or at the largest; weights beyond
-    have the darkest colours, and the colour bar has arrows.
+    have the colours of its ends, and the colour bar has arrows.
 
     Args:
         kept: the weights.
@@ -73,7 +75,7 @@ def _show(axes: Axes, kernels: NDArray, limit: float) -> AxesImage:
     rows, columns, kh, kw = kernels.shape
     image = axes.imshow(
         mosaic(kernels),
-        cmap="RdBu_r",
+        cmap=COLOURS,
         vmin=-limit,
         vmax=limit,
         interpolation="none",

@@ -1,0 +1,168 @@
+"""The three drawings of the documentation: the lateral circuit, the modules of a layer, the training cycle.
+
+The cycle's curve is the lower panel of Fig. 3, from the data that fig3.py wrote. Each is legible on a phone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from convergence import AMBER, HERE, NAVY, RUST, save_figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+
+Point = tuple[float, float]
+
+WIDTH = 4.6
+"""Inches. On a screen of 360 pixels, letters of 10 points are 11 pixels high."""
+KERNEL, PIXELS = 3, 9
+"""Rows and columns of a kernel, and of the input of the drawn layer."""
+TWINS, OTHER = ((1, 0), (4, 3)), (0, 5)
+"""Neurons by row and column: two of one module, and one of another."""
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pictures")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    plt.rcParams["font.size"] = 10
+    save_figure(circuit(), args.out / "circuit")
+    save_figure(modules(), args.out / "modules")
+    save_figure(cycle(xr.load_dataset(HERE / "fig3.nc", engine="h5netcdf")), args.out / "cycle")
+
+
+def circuit() -> Figure:
+    """N excitatory neurons that see the same input, and the inhibitory neuron that they share (Eq. 8)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, WIDTH))
+    blank(axes, 10, 10)
+    source, inhibitory = (5.0, 1.75), (5.0, 8.0)
+    for x, name in ((1.4, "1"), (4.4, "2"), (8.6, "N")):
+        place = (x, 5.0)
+        side = 0.16 if x < 5 else -0.16
+        arrow(axes, source, place, "-|>", NAVY, between=(10, 17))
+        arrow(axes, place, inhibitory, "-|>", NAVY, bend=side, between=(18, 25))
+        arrow(axes, inhibitory, place, ArrowStyle("-[", widthB=0.4, lengthB=0), RUST, bend=side, between=(25, 22))
+        neuron(axes, place, rf"$r_{name}$", NAVY, 0.62)
+        axes.text((source[0] + 1.2 * x) / 2.2, 3.45, rf"$\mathbf{{w}}_{name}$", ha="center", va="center", bbox=PAPER)
+    axes.text(6.5, 5.0, r"$\cdots$", ha="center", va="center", fontsize=18)
+    neuron(axes, inhibitory, r"$r_\mathrm{inh}$", RUST, 0.9)
+    box(axes, (5, 1.75), 5.6, 0.9, r"input $\mathbf{x}$, the same for all")
+    inhibition = r"$\tau\,\dot r_\mathrm{inh} = -r_\mathrm{inh} + \frac{1}{N}\,\sum_j r_j - b$   (8b)"
+    excitation = r"$\tau\,\dot r_i = -r_i + \mathbf{w}_i^{\top}\mathbf{x} - \alpha\, r_\mathrm{inh} + b$   (8a)"
+    axes.text(5, 9.6, inhibition, ha="center", va="center")
+    axes.text(5, 0.4, excitation, ha="center", va="center")
+    axes.text(1.5, 7.2, "excite:\nmean of $r_j$", color=NAVY, ha="center", va="center")
+    axes.text(8.5, 7.2, "inhibits:\n" r"$-\alpha\, r_\mathrm{inh}$", color=RUST, ha="center", va="center")
+    return figure
+
+
+def modules() -> Figure:
+    """A sleeping input of period k, and the k x k modules of the layer that sees it; each cell a pixel or a neuron."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.75), width_ratios=(PIXELS, PIXELS - KERNEL + 1))
+    positions = PIXELS - KERNEL + 1
+    rows, columns = np.indices((PIXELS, PIXELS))
+    active = (rows % KERNEL == 1) & (columns % KERNEL == 1)
+    left.imshow(np.where(active, 0.85, 0.0), cmap="Greys", vmin=0, vmax=1)
+    rows, columns = np.indices((positions, positions))
+    module = KERNEL * (rows % KERNEL) + columns % KERNEL
+    right.imshow(module, cmap="cividis", vmin=-4, alpha=0.6)
+    for (row, column), number in np.ndenumerate(module):
+        right.text(column, row, number + 1, ha="center", va="center")
+    for row, column in (*TWINS, OTHER):
+        color, line = ("black", (0, (1, 0.8))) if (row, column) == OTHER else (RUST, "-")
+        frame = {"fill": False, "clip_on": False, "edgecolor": color, "linewidth": 2.4, "linestyle": line}
+        left.add_patch(Rectangle((column - 0.5, row - 0.5), KERNEL, KERNEL, **frame))
+        right.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
+    for axes, size, title in ((left, PIXELS, "input: one grid active"), (right, positions, "neurons: nine modules")):
+        axes.set_xticks(np.arange(size + 1) - 0.5, [])
+        axes.set_yticks(np.arange(size + 1) - 0.5, [])
+        axes.tick_params(length=0)
+        axes.grid(True, color="0.6", linewidth=0.6, alpha=1)
+        axes.spines[:].set_visible(False)
+        axes.set_anchor("N")
+        axes.set_title(title)
+    return figure
+
+
+def cycle(data: xr.Dataset) -> Figure:
+    """Awake, weights move apart; asleep, together: as a loop, and as -log SNR of a real run."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 4.9), height_ratios=(1.4, 1))
+    blank(top, 10, 6)
+    for x, title, text, spread in ((2.1, "awake", "SGD on images", 1), (7.9, "asleep", "circuit, Eq. 4", -1)):
+        box(top, (x, 3), 3.7, 3.2, "", color="white" if spread > 0 else AMBER)
+        top.text(x, 4.15, title, ha="center", va="center", weight="bold")
+        top.text(x, 1.8, text, ha="center", va="center")
+        for offset in np.linspace(-0.6, 0.6, 7):
+            ends = (0.08 * offset, offset)[::spread]
+            top.plot([x - 1.2, x + 1.2], 2.95 + np.array(ends), color=NAVY, linewidth=1)
+    arrow(top, (3.4, 4.6), (6.6, 4.6), "-|>", NAVY, bend=-0.3)
+    arrow(top, (6.6, 1.4), (3.4, 1.4), "-|>", NAVY, bend=-0.3)
+    top.text(5, 5.6, "every n-th batch", ha="center", va="center")
+    top.text(5, 0.4, "on with training", ha="center", va="center")
+    time = np.arange(data.sizes["time"])
+    bottom.plot(time, data.neg_log_snr, color=NAVY)
+    edges = np.flatnonzero(np.diff(data.asleep.values, prepend=0, append=0)).reshape(-1, 2)
+    for begin, end in edges:
+        bottom.axvspan(begin - 1, end - 1, color=AMBER, alpha=0.45, linewidth=0)
+    bottom.text(edges[:2].flat[1:3].mean(), 2.3, "awake", ha="center")
+    bottom.text(edges[2].mean(), 2.3, "asleep", ha="center")
+    bottom.set(xlim=(0, time[-1]), ylim=(None, 4.2), xlabel="training steps, and presentations of sleep")
+    bottom.set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
+    return figure
+
+
+def blank(axes: Axes, width: float, height: float) -> None:
+    """Axes to draw on: of that size in both directions alike, without frame, ticks or grid."""
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.axis("off")
+
+
+def neuron(axes: Axes, centre: Point, name: str, color: str, radius: float) -> None:
+    axes.add_patch(Circle(centre, radius, facecolor="white", edgecolor=color, linewidth=2, zorder=3))
+    axes.text(*centre, name, ha="center", va="center", zorder=4)
+
+
+def box(axes: Axes, centre: Point, width: float, height: float, text: str, color: str = "white") -> None:
+    corner = centre[0] - width / 2, centre[1] - height / 2
+    style = "round,pad=0,rounding_size=0.3"
+    axes.add_patch(
+        FancyBboxPatch(corner, width, height, style, facecolor=color, edgecolor=NAVY, linewidth=1.6, zorder=2)
+    )
+    axes.text(*centre, text, ha="center", va="center", zorder=4)
+
+
+def arrow(
+    axes: Axes,
+    start: Point,
+    end: Point,
+    style: str | ArrowStyle,
+    color: str,
+    bend: float = 0.0,
+    between: tuple[float, float] = (0, 0),
+) -> None:
+    """An arrow, bent, that leaves out so many points at its ends."""
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle=style,
+            color=color,
+            linewidth=1.5,
+            mutation_scale=12,
+            zorder=1,
+            connectionstyle=f"arc3,rad={bend}",
+            shrinkA=between[0],
+            shrinkB=between[1],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
