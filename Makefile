@@ -26,6 +26,7 @@ notebooks: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 linkcheck: .venv/installed
 	$(BIN)/sphinx-build -b linkcheck docs docs/_build/linkcheck

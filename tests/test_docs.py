@@ -1,22 +1,36 @@
+"""What the documentation says is true: its examples, its commands, its links, and the names that it gives."""
+
 import importlib
+import importlib.util
+import inspect
 import re
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
-from bioshare.__main__ import main
+import bioshare
+from bioshare.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 PAPER_MAP = (ROOT / "docs" / "paper_map.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    if "_build" not in path.parts
+}
+REFERENCE = "".join(text for name, text in PAGES.items() if name.startswith("docs/reference/"))
+EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", re.DOTALL)
+"""Code, and what the page says that it prints."""
+COMPILES = "docs/howto/your_own_circuit.md"
 
 
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    ((example, says),) = re.findall(
-        r"```python\n(.*?)```\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    ((example, says),) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGES["README.md"], re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert printed.startswith(says)
@@ -25,13 +39,33 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_example_of_the_page_on_sleep_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sleep.md").read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/sleep.md"], re.DOTALL)
     exec(compile(example, "sleep.md", "exec"), {})
     assert "stages.0.0.conv1" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"night.nc", "night.png"}
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:circuit|bridge|nn|train)\.[\w.]+)`", PAPER_MAP))))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == COMPILES))
+        for name, text in PAGES.items()
+        if EXAMPLE.search(text) and name not in ("README.md", "docs/sleep.md")
+    ],
+)
+def test_the_examples_of_a_page_run_and_print_what_it_says(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with matplotlib.rc_context():
+        for example, says in EXAMPLE.findall(PAGES[page]):
+            exec(compile(example, page, "exec"), names)
+            assert says.strip() in capsys.readouterr().out
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`((?:circuit|bridge|nn|train|explorer)\.[\w.]+)`", PAPER_MAP)))
+)
 def test_every_function_of_the_paper_map_exists(name):
     module, _, attribute = name.rpartition(".")
     assert hasattr(importlib.import_module(f"bioshare.{module}"), attribute)
@@ -43,22 +77,64 @@ def test_every_test_of_the_paper_map_exists(name):
     assert f"\ndef {function}(" in (ROOT / "tests" / path).read_text()
 
 
-COMMANDS = re.findall(
-    r"python -m bioshare (train|table|sweep|list) ([^`\n#]*)",
-    "".join((ROOT / name).read_text() for name in ("README.md", "docs/reproduce.md")),
-)
+USED = {
+    (command, words.strip().replace("NAME", "cifar10" if command == "prepare" else "table1/cifar10/lc"))
+    for text in PAGES.values()
+    for command, words in re.findall(r"-m bioshare (\w+)([^`\n#]*)", text)
+}
 
 
-@pytest.mark.parametrize(("command", "words"), sorted(set(COMMANDS)))
-def test_every_training_command_of_the_docs_is_understood(command, words, monkeypatch):
-    home = importlib.import_module(f"bioshare.train.commands.{'listing' if command == 'list' else command}")
-    if command != "list":
+@pytest.mark.parametrize(("command", "words"), sorted(USED))
+def test_every_command_of_the_docs_is_understood(command, words, monkeypatch):
+    home = importlib.import_module(COMMANDS[command][0])
+    trains = command in ("train", "table", "sweep")
+    if trains:
         monkeypatch.setattr(home, "fit", lambda config, folder, **_: pytest.fail("trained"))
         words += " --help"
-    with pytest.raises(SystemExit, match="0") if command != "list" else nullcontext():
+    elif command != "list":
+        monkeypatch.setattr(home, "main", lambda arguments: None)
+    with pytest.raises(SystemExit, match="0") if trains else nullcontext():
         assert main([command, *shlex.split(words)]) == 0
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text()))))
-def test_every_file_that_the_readme_points_to_exists(target):
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_points_to_exists(page):
+    targets = re.findall(r"\]\((?!http)([^)#]+)|\{(?:figure|include)\} (\S+)", PAGES[page])
+    for target in filter(None, (name for pair in targets for name in pair)):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def public(home, names):
+    """The full names of those that are functions or classes."""
+    return [f"{home}.{name}" for name in names if not inspect.ismodule(getattr(importlib.import_module(home), name))]
+
+
+def defined(module):
+    """The public functions and classes that a module defines, by name."""
+    found = inspect.getmembers(module, lambda one: inspect.isfunction(one) or inspect.isclass(one))
+    return [name for name, one in found if one.__module__ == module.__name__ and not name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *public("bioshare", bioshare.__all__),
+        *public("bioshare.nn", bioshare.nn.__all__),
+        *public("bioshare.train", importlib.import_module("bioshare.train").__all__),
+        *(f"bioshare.theory.{name}" for name in defined(bioshare.theory)),
+    ],
+)
+def test_every_public_name_is_in_the_reference(name):
+    assert re.search(rf"auto(function|class):: {re.escape(name)}$", REFERENCE, re.MULTILINE)
+
+
+def test_the_link_check_finds_a_missing_file_and_a_missing_place(tmp_path):
+    spec = importlib.util.spec_from_file_location("check_links", ROOT / "docs" / "check_links.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check_links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_links)
+    (tmp_path / "there.html").write_text('<p id="place">')
+    good = '<a href="there.html#place">, <a href="https://elsewhere.org/x">, <a href="#own"><i id="own">'
+    (tmp_path / "page.html").write_text(f'{good}<a href="gone.html"><img src="there.html#nowhere">')
+    assert list(check_links.broken(tmp_path)) == ["page.html: gone.html", "page.html: there.html#nowhere"]
