@@ -88,6 +88,11 @@ def test_brian_is_the_only_module_that_imports_brian2():
     assert importers("brian2") == {"bioshare.circuit.brian"}
 
 
+def test_only_the_noise_of_the_exact_engine_imports_numba():
+    assert importers("numba") == {"bioshare.circuit.noisy"}
+    assert importers("bioshare.circuit.noisy") == {"bioshare.circuit.exact"}
+
+
 def test_what_the_engines_share_does_not_import_torch():
     shared = {f"bioshare.circuit.{name}" for name in ("problem", "run", "simulate", "loop", "brian")}
     assert importers("numpy") > shared - {"bioshare.circuit.simulate"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm import tqdm
 
 from bioshare.circuit.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.groups import NoisyGroups, SharedGroups, refuse_divergence
+from bioshare.circuit.groups import Groups, NoisyGroups, SharedGroups, refuse_divergence
 from bioshare.circuit.presentations import Constants, Vectors, blocks
 from bioshare.circuit.problem import Outcome, Problem, prepare
+from bioshare.circuit.progress import Progress, checked, telling
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
@@ -30,6 +31,9 @@ MAP_BLOCK = 64
 
 NOISE = 2**20
 """Numbers of noise that are held at once."""
+
+UPDATES = 2**25
+"""Updates of neurons and of their weights that are computed at once with noise: some hundredths of a second."""
 
 LARGE = 2**18
 """Weights from which on torch may share one operation among threads."""
@@ -44,10 +48,13 @@ class Exact:
     Args:
         dtype: ``"float64"`` or ``"float32"``.
         device: a torch device, ``"cpu"`` or ``"cuda"``.
-        threads: of torch, on the CPU. None for one, or for torch's own number where a presentation moves very many
-            weights: its operations are short, and where another program keeps a core busy, sharing them is a
-            hundred times slower. On a machine that has nothing else to do, two threads are 1.2 to 1.5 times faster.
-            torch's setting, which is the whole process's, is put back after the sleep.
+        threads: of torch, on the CPU, and of the groups that sleep with noise. None for one, or for torch's own
+            number where a presentation moves very many weights: its operations are short, and where another program
+            keeps a core busy, sharing them is a hundred times slower. On a machine that has nothing else to do, two
+            threads are 1.2 to 1.5 times faster. torch's setting, which is the whole process's, is put back after
+            the sleep.
+
+    With noise, the CPU runs code that Numba compiles at the first such sleep, in some seconds, and keeps on disk.
     """
 
     dtype: str = "float64"
@@ -65,7 +72,7 @@ class Exact:
             raise ValueError(f'device must be one that torch can use here, like "cpu"; got {self.device!r}') from error
 
     @torch.no_grad()
-    def run(self, problem: Problem, progress: bool = True) -> Outcome:
+    def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Propagate a checked sleep."""
         start = time.perf_counter()
         with self.torch_threads(problem.weights.size):
@@ -75,7 +82,7 @@ class Exact:
 
     def tensor(self, array: ArrayLike) -> Tensor:
         """A copy of an array on this engine's device, in its precision."""
-        return torch.from_numpy(np.array(array, dtype=self.dtype)).to(self.device)
+        return torch.from_numpy(np.array(array, dtype=self.dtype, order="C")).to(self.device)
 
     @contextlib.contextmanager
     def torch_threads(self, moved: int) -> Iterator[None]:
@@ -121,7 +128,7 @@ def sleep_map(
     presentations: int | None = None,
     seed: int | None = None,
     engine: str | Exact = "exact",
-    progress: bool = True,
+    progress: Progress = True,
 ) -> SleepMap:
     """Simulate a sleep once for every possible weight: K virtual neurons instead of N real ones.
 
@@ -134,7 +141,7 @@ def sleep_map(
         inputs: K, needed with a Stimulus.
         presentations, seed: needed with a Stimulus.
         engine: precision and device.
-        progress: show a bar when it takes longer than two seconds.
+        progress: as in `bioshare.simulate`; KeyboardInterrupt in it is passed on.
 
     Returns:
         A, B (..., K, K) and c (..., K).
@@ -146,6 +153,7 @@ def sleep_map(
     engine = Exact() if engine == "exact" else engine
     if not isinstance(engine, Exact):
         raise TypeError(f'engine must be "exact" or an Exact(); got {engine!r}')
+    checked(progress)
     if isinstance(stimuli, Stimulus):
         if inputs is None:
             raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
@@ -162,45 +170,68 @@ def sleep_map(
         return _mapped(problem, engine, progress)
 
 
-def _mapped(problem: Problem, engine: Exact, progress: bool) -> SleepMap:
+def _mapped(problem: Problem, engine: Exact, progress: Progress) -> SleepMap:
     """The sleep of the identity's columns: as deviations, and as means."""
     constants, rates = Constants.of(problem, engine.tensor), engine.tensor(problem.rates)
     identity = engine.tensor(np.eye(problem.weights.shape[-1])).repeat(len(constants.alpha), 1, 1)
     deviation = Vectors.at_rest(identity)
     mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))
     mean.state[:, 0, -1] = -constants.bias[:, 0]  # the last virtual neuron has no weights: it carries c
-    for start, x in _chunks(problem, engine, progress):
-        parts = blocks(constants, x, rates[start : start + x.shape[1]], MAP_BLOCK)
-        for number, block in enumerate(parts):
-            traces = deviation.solve(block, block.maps.deviation), mean.solve(block, block.maps.mean)
-            refuse_divergence(problem, block.moves(*traces) < problem.bound, start + number * MAP_BLOCK)
-            deviation, mean = deviation.after(block, traces[0]), mean.after(block, traces[1])
+    with telling(progress, problem.presentations) as tell:
+        for start, x in _chunks(problem, engine):
+            parts = blocks(constants, x, rates[start : start + x.shape[1]], MAP_BLOCK)
+            for number, block in enumerate(parts):
+                traces = deviation.solve(block, block.maps.deviation), mean.solve(block, block.maps.mean)
+                refuse_divergence(problem, block.moves(*traces) < problem.bound, start + number * MAP_BLOCK)
+                deviation, mean = deviation.after(block, traces[0]), mean.after(block, traces[1])
+            tell(start + x.shape[1])
     found = identity + deviation.v, identity + mean.v[..., :-1], mean.v[..., -1]
     return SleepMap(*(part.cpu().numpy().reshape(problem.batch + part.shape[1:]) for part in found))
 
 
-def _chunks(problem: Problem, engine: Exact, progress: bool) -> Iterator[tuple[int, Tensor]]:
-    """The inputs of many presentations at a time, with the number of the first, behind a progress bar."""
-    groups, neurons, inputs = problem.weights.shape
-    together = MAP_BLOCK * max(1, MAPS // (MAP_BLOCK * groups))
+def _chunks(problem: Problem, engine: Exact) -> Iterator[tuple[int, Tensor]]:
+    """The inputs of many presentations at a time, with the number of the first.
+
+    Their leading axis is that of the groups, and with noise that of the stimuli that are drawn.
+    """
+    draw, together = problem.blocks, MAP_BLOCK * max(1, MAPS // (MAP_BLOCK * len(problem.weights)))
     if problem.per_neuron:
-        together = max(1, NOISE // (groups * neurons * inputs))
-    with tqdm(total=problem.presentations, delay=2, disable=not progress, unit="presentation") as bar:
-        for start, x in problem.blocks(together):
-            yield start, engine.tensor(x)
-            bar.update(x.shape[1])
+        draw, together = problem.drawn, _noise_together(problem)
+    for start, x in draw(together):
+        yield start, engine.tensor(x)
 
 
-def _propagate(problem: Problem, engine: Exact, progress: bool) -> Outcome:
+def _noise_together(problem: Problem) -> int:
+    """How many presentations with noise are computed at once."""
+    groups, neurons, inputs = problem.weights.shape
+    numbers = math.prod(problem.stimulus_batch) * neurons * inputs
+    updates = groups * neurons * (problem.rates.shape[1] + inputs)
+    return max(1, min(NOISE // numbers, UPDATES // updates))
+
+
+def groups_of(problem: Problem, engine: Exact) -> Groups[Any]:
+    """The groups of a problem, in the form that is fastest on the engine's device."""
+    if not problem.per_neuron:
+        return SharedGroups(problem, engine.tensor)
+    if torch.device(engine.device).type != "cpu":
+        return NoisyGroups(problem, engine.tensor)
+    from bioshare.circuit.noisy import CompiledGroups  # here, so that the GPU needs no Numba
+
+    return CompiledGroups(problem, engine.tensor)
+
+
+def _propagate(problem: Problem, engine: Exact, progress: Progress) -> Outcome:
     """Live through the sleep chunk by chunk."""
-    groups: Any = (NoisyGroups if problem.per_neuron else SharedGroups)(problem, engine.tensor)
+    groups = groups_of(problem, engine)
     state, done = groups.at_rest(), 0
     records = [groups.before()]
     try:
-        for start, x in _chunks(problem, engine, progress):
-            after, recorded = groups.live(state, x, start)
-            records += recorded
-            state, done = after, start + x.shape[1]
+        with telling(progress, problem.presentations) as tell:
+            for start, x in _chunks(problem, engine):
+                after, recorded = groups.live(state, x, start)
+                records += recorded
+                state, done = after, start + x.shape[1]
+                tell(done)
     except KeyboardInterrupt:
         if not done:
             raise

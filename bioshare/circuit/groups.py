@@ -47,7 +47,10 @@ class Groups(ABC, Generic[State]):
 
     @abstractmethod
     def live(self, state: State, x: Tensor, start: int) -> tuple[State, list[Tensor]]:
-        """Live through the inputs x from presentation ``start``: the state after, and the records (3, B, G)."""
+        """Live through the inputs x from presentation ``start``: the state after, and the records (3, B, G).
+
+        The state before is left as it was until the next call.
+        """
 
     @abstractmethod
     def end(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,17 +113,21 @@ class SharedGroups(Groups[SharedState]):
 class NoisyGroups(Groups[NoisyState]):
     """Every neuron sees its own input: (phi, psi) are stepped for every neuron, its K weights are not.
 
-    The state is v and m (B, N, K), r - b (B, N) and r_inh (B, 1).
+    The state is v and m (B, N, K), r - b (B, N) and r_inh (B, 1). Inputs come as they are drawn, (S, T, N, K).
     """
 
+    def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
+        super().__init__(problem, tensor)
+        self.stimulus_of = torch.tensor(problem.stimulus_of, device=self.weights.device)
+
     def at_rest(self) -> NoisyState:
-        none = torch.zeros_like(self.weights)
-        return none, none, (-self.constants.bias).expand(none.shape[:2]), torch.zeros_like(self.constants.bias)
+        v, m = self.weights.new_zeros(2, *self.weights.shape)
+        return v, m, (-self.constants.bias).repeat(1, v.shape[1]), torch.zeros_like(self.constants.bias)
 
     def live(self, state: NoisyState, x: Tensor, start: int) -> tuple[NoisyState, list[Tensor]]:
         recorded, records = set(self._recorded(start, x.shape[1])), []
         for t, held in enumerate(x.unbind(1)):
-            state = self._hold(state, held, self.rates[start + t])
+            state = self._hold(state, held[self.stimulus_of], self.rates[start + t])
             largest = _norm(state[0].flatten(1), torch.inf)[:, None]
             refuse_divergence(self.problem, largest < self.problem.bound, start + t)
             if t in recorded:
@@ -144,4 +151,4 @@ class NoisyGroups(Groups[NoisyState]):
 
     def end(self, state: NoisyState) -> tuple[Tensor, Tensor, Tensor]:
         v, _, r, r_inh = state
-        return self.weights + v, r + self.constants.bias, r_inh[:, 0]
+        return self.weights + v, r + self.constants.bias, r_inh[:, 0].clone()

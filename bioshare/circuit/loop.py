@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from tqdm import tqdm
 
 from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import Outcome, Problem, divergence, measure
+from bioshare.circuit.progress import Progress, telling
 
 
 def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
@@ -50,16 +50,15 @@ def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
 class Loop:
     """Settings of the engine "loop": it has none."""
 
-    def run(self, problem: Problem, progress: bool = True) -> Outcome:
+    def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep step by step."""
         start, steps = time.perf_counter(), problem.circuit.updates_per_presentation
         mean_init = problem.weights.mean(-2)
         records = [measure(problem.weights, mean_init)]
         state: tuple[Array, Array, Array] | None = None
         done = 0
-        bar = tqdm(total=problem.presentations, delay=2, disable=not progress, unit="presentation")
         try:
-            with bar, np.errstate(over="ignore", invalid="ignore"):
+            with telling(progress, problem.presentations) as tell, np.errstate(over="ignore", invalid="ignore"):
                 for w, r, r_inh in islice(literal_steps(problem), steps - 1, None, steps):
                     if not np.abs(w).max() < problem.bound:
                         size = np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))
@@ -67,7 +66,7 @@ class Loop:
                     state, done = (w.copy(), r, r_inh[:, 0]), done + 1
                     if done % problem.record_every == 0:
                         records.append(measure(w, mean_init))
-                    bar.update()
+                    tell(done)
         except KeyboardInterrupt:
             if state is None:
                 raise

@@ -9,12 +9,14 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from bioshare.circuit import theory
 from bioshare.circuit.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
+from bioshare.circuit.progress import Progress
 from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.shapes import is_shared, leading_axes, refuse_misfit
 from bioshare.circuit.stimuli import Stimulus, generators
 
 DIVERGED = 1e8
@@ -85,10 +87,16 @@ class Problem:
         """A parameter as one number per group, (B,)."""
         return np.broadcast_to(np.asarray(scalar, float), self.batch).reshape(-1)
 
-    def blocks(self, length: int) -> Iterator[tuple[int, Array]]:
-        """The inputs in consecutive blocks: (first presentation, (B, T, K) or (B, T, N, K)) with T <= length.
+    @cached_property
+    def stimulus_of(self) -> NDArray[np.int64]:
+        """Which of the stimuli that are drawn each group sees, (B,)."""
+        numbers = np.arange(math.prod(self.stimulus_batch)).reshape(self.stimulus_batch)
+        return np.broadcast_to(numbers, self.batch).reshape(-1)
 
-        The noise is drawn presentation by presentation, so its bytes do not depend on ``length``.
+    def drawn(self, length: int) -> Iterator[tuple[int, Array]]:
+        """The inputs of the S stimuli, in consecutive blocks: (first presentation, (S, T, K) or (S, T, N, K)).
+
+        T <= length. The noise is drawn presentation by presentation, so its bytes do not depend on ``length``.
         """
         neurons, inputs = self.weights.shape[1:]
         rng = generators(self.seed or 0)[1]
@@ -99,8 +107,12 @@ class Problem:
             if self.noise:
                 xi = rng.standard_normal((stop - start, *self.stimulus_batch, neurons, inputs))
                 x = x[..., None, :] + self.noise * np.moveaxis(xi, 0, axis)
-            trailing = x.shape[axis:]
-            yield start, np.broadcast_to(x, (*self.batch, *trailing)).reshape(-1, *trailing)
+            yield start, x.reshape(-1, *x.shape[axis:])
+
+    def blocks(self, length: int) -> Iterator[tuple[int, Array]]:
+        """What `drawn` yields as every group sees it: (first presentation, (B, T, K) or (B, T, N, K))."""
+        for start, x in self.drawn(length):
+            yield start, x if len(x) == len(self.weights) else x[self.stimulus_of]
 
 
 @dataclass
@@ -121,7 +133,7 @@ class Outcome:
 class Engine(Protocol):
     """What simulates a checked sleep: `Exact`, `Brian2`, `Loop`, or one of your own."""
 
-    def run(self, problem: Problem, progress: bool = True) -> Outcome:
+    def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate; after KeyboardInterrupt, return what was computed if that is anything."""
         ...
 
@@ -161,8 +173,8 @@ def prepare(
     lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
     stimulus = stimuli if isinstance(stimuli, Stimulus) else None
     array = _inputs(stimuli, (*lead, neurons, inputs), presentations, seed if noise is None else None)
-    own = 2 if _is_shared(array, lead) else 3
-    batch = _batch(lead, array.shape[:-own], circuit, rule)
+    own = 2 if is_shared(array, lead) else 3
+    batch = leading_axes(lead, array.shape[:-own], circuit, rule)
     array = array.reshape((1,) * (len(batch) + own - array.ndim) + array.shape)
     length, steps = array.shape[len(batch)], circuit.updates_per_presentation
     problem = Problem(
@@ -182,10 +194,6 @@ def prepare(
     return problem
 
 
-def _is_shared(stimuli: Array, lead: tuple[int, ...]) -> bool:
-    return stimuli.ndim <= len(lead) + 2
-
-
 def _inputs(
     stimuli: ArrayLike | Stimulus, weights: tuple[int, ...], presentations: int | None, seed: int | None
 ) -> Array:
@@ -201,40 +209,8 @@ def _inputs(
     if presentations is not None or seed is not None:
         raise TypeError("presentations and seed belong to a Stimulus; an array of stimuli has its own length")
     array = finite_array("stimuli", stimuli, "(..., P, K) or (..., P, N, K)")
-    _refuse_misfit(array.shape, weights)
+    refuse_misfit(array.shape, weights)
     return array
-
-
-def _refuse_misfit(stimuli: tuple[int, ...], weights: tuple[int, ...]) -> None:
-    """Raise where stimuli of this shape fit weights (*lead, N, K) in no way, or in two."""
-    *axes, neurons, inputs = weights
-    shared = f"(..., P, {inputs}) for one input shared by all neurons"
-    private = f"({'..., ' if axes else ''}P, {neurons}, {inputs}) for one per neuron"
-    told = f"stimuli must have shape {shared}, or {private}; got {stimuli}"
-    if stimuli[-1] != inputs or len(stimuli) > len(weights) + 1:
-        raise ValueError(told)
-    if len(stimuli) == len(weights) + 1 and stimuli[-2] != neurons:
-        raise ValueError(f"{told}. To sleep with several stimuli, give the weights as many leading axes: weights[None]")
-    widened = any(its > ours for its, ours in zip(stimuli[:-2], axes, strict=False))
-    if len(stimuli) == len(weights) and stimuli[-2] == neurons and widened:
-        raise ValueError(
-            f"{told}. It may be the stimuli of {stimuli[-3]} groups, or one for each of the {neurons} neurons: add "
-            "the axis that is missing, to weights or stimuli"
-        )
-
-
-def _batch(lead: tuple[int, ...], stimulus_batch: tuple[int, ...], circuit: Circuit, rule: Hebbian) -> tuple[int, ...]:
-    """The leading axes of the whole sleep, or what does not fit."""
-    shapes = {"weights": lead, "stimuli": stimulus_batch}
-    shapes |= {name: np.shape(v) for name, v in (circuit.fields() | rule.fields()).items() if not callable(v)}
-    try:
-        return np.broadcast_shapes(*shapes.values())
-    except ValueError:
-        told = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
-        raise ValueError(
-            f"the leading axes must broadcast against each other; got {told}. Add axes of length 1 where a "
-            "parameter does not vary"
-        ) from None
 
 
 def largest_learning_rate(problem: Problem, power: ArrayLike) -> Array:

@@ -18,7 +18,7 @@ from bioshare.machine import versions
 if TYPE_CHECKING:
     import xarray as xr
 
-VERSIONED = ("numpy", "torch", "brian2", "xarray")
+VERSIONED = ("numpy", "torch", "numba", "brian2", "xarray")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.problem import Engine, prepare
+from bioshare.circuit.progress import Progress, checked
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.run import SleepRun
 from bioshare.circuit.stimuli import Stimulus
@@ -30,7 +31,7 @@ def simulate(
     *,
     presentations: int | None = None,
     seed: int | None = None,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> SleepRun:
     """Let groups of neurons sleep: a lateral circuit and Hebbian plasticity pull their weights together.
 
@@ -46,7 +47,11 @@ def simulate(
         record_every: presentations between two records of the SNR.
         presentations: P, with a Stimulus.
         seed: of the Stimulus; the same seed gives the same bytes.
-        progress: show a bar when the sleep takes longer than two seconds.
+        progress: True shows a bar when the sleep takes longer than two seconds, False shows nothing. A function
+            is told how many presentations are complete, in increasing numbers that end at P: by "exact" after
+            every chunk, some hundredths of a second long with noise; by "loop" after every presentation; by
+            "brian2" once, at the end. What it raises stops the sleep and is passed on, but KeyboardInterrupt is
+            as Ctrl-C.
 
     Returns:
         The weights after sleep and the records. After Ctrl-C it holds what was computed until then, with a
@@ -69,7 +74,7 @@ def simulate(
         >>> run.neg_log_snr[-1] < run.neg_log_snr[0] - 5
         np.True_
     """
-    engine = find_engine(engine)
+    engine, progress = find_engine(engine), checked(progress)
     problem = prepare(
         weights, stimuli, circuit, rule, record_every=record_every, presentations=presentations, seed=seed
     )

@@ -315,15 +315,15 @@ def test_a_sleep_that_diverges_says_in_which_presentation_and_why(engine, noisy)
 
 def interrupt_after(presentations, monkeypatch):
     """Ctrl-C as soon as an engine asks for more inputs."""
-    whole = Problem.blocks
+    whole = Problem.drawn
 
-    def blocks(self, length):
+    def drawn(self, length):
         for start, x in whole(self, min(length, 16)):
             if start >= presentations:
                 raise KeyboardInterrupt
             yield start, x
 
-    monkeypatch.setattr(Problem, "blocks", blocks)
+    monkeypatch.setattr(Problem, "drawn", drawn)
 
 
 @both_engines
