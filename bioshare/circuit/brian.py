@@ -1,12 +1,13 @@
 """Engine "brian2": Eq. 8 and the plasticity of Eq. 4 word for word in Brian2. The only file that imports brian2.
 
-The independent check of the engine "exact", and the place to start from for a circuit of one's own. Everything
-happens on a Brian2 device of its own: the caller's device, preferences and namespace are left as they were.
+The independent check of the engine "exact", and the place for a circuit of one's own. Everything happens on a Brian2
+device of its own: the caller's device, preferences and namespace are left as they were.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import tempfile
 import time
@@ -18,58 +19,13 @@ import brian2 as b2
 import numpy as np
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import RuntimeDevice, reset_device, set_device
+from brian2.equations.equations import EquationError
 
+from bioshare.circuit import equations
 from bioshare.circuit.checks import real, whole
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import Outcome, Problem, divergence, measure
-
-RATE_NEURONS = """
-dr/dt = (-r + z - alpha*r_inh + b) / tau : 1  # Eq. 8a
-z : 1  # w_i . x
-r_inh : 1 (linked)
-alpha : 1 (constant)
-tau : second (constant)
-b : 1 (constant)
-gamma : 1 (constant)
-beta : 1 (constant)
-"""
-
-RATE_INHIBITION = """
-dr_inh/dt = (-r_inh + r_mean - b) / tau : 1  # Eq. 8b
-r_mean : 1
-tau : second (constant)
-b : 1 (constant)
-"""
-
-STEADY_NEURONS = """
-r : 1
-z : 1  # w_i . x
-z_mean : 1 (linked)
-r_inh : 1 (linked)
-b : 1 (constant)
-gamma : 1 (constant)
-beta : 1 (constant)
-"""
-STEADY_RESPONSE = "r = b + z - z_mean + r_inh"  # Eq. 9
-
-STEADY_INHIBITION = """
-r_inh : 1
-z_mean : 1
-alpha : 1 (constant)
-"""
-STEADY_FEEDBACK = "r_inh = z_mean / (1 + alpha)"
-
-SYNAPSES = """
-z_post = w*x_pre : 1 (summed)
-w : 1
-w_init : 1 (constant)
-m : 1
-"""
-
-PLASTICITY = """
-m = beta_post*m + eta(t)*(-(r_post - b_post)*x_pre - gamma_post*(w - w_init))
-w += m
-"""  # Eq. 4 with momentum
+from bioshare.circuit.progress import Progress
 
 STEP = 1
 """Order of the Euler steps in Brian2's "groups" slot; the sums into a group go one before its step. So both equations
@@ -89,16 +45,33 @@ if (elapsed > 2) {
 class Brian2:
     """Settings of the engine "brian2".
 
+    ``neurons``, ``inhibition`` and ``plasticity`` make a circuit of one's own of a `RateCircuit`. They are in Brian2's
+    language; `bioshare.circuit.equations` has what they replace. Only the paper's circuit is checked for stability.
+
     Args:
         target: ``"standalone"`` compiles the whole simulation to C++; ``"runtime"`` steps it from Python with
             the code generation target that Brian2's preferences name.
         threads: OpenMP threads of the standalone target.
         memory: most bytes that the recorded weights, or the inputs, may take.
+        neurons: equations of r, in place of Eq. 8a. They may use z (w_i . x), r_inh, alpha, tau, b, and add others.
+        inhibition: equations of r_inh, in place of Eq. 8b. They may use r_mean, tau and b.
+        plasticity: statements that change w, in place of Eq. 4, after every time step. They may use w, w_init, m,
+            x_pre, eta(t), and r_post, b_post, gamma_post, beta_post of the neuron.
+
+    Raises:
+        TypeError, ValueError: a setting makes no sense, or equations don't say what r (r_inh, w) is.
+
+    Example:
+        >>> Brian2(neurons="dr/dt = (-r + clip(z - alpha*r_inh + b, 0, inf)) / tau : 1").threads  # rates >= 0
+        1
     """
 
     target: str = "standalone"
     threads: int = 1
     memory: float = 4e9
+    neurons: str | None = None
+    inhibition: str | None = None
+    plasticity: str | None = None
 
     def __post_init__(self) -> None:
         if self.target not in ("standalone", "runtime"):
@@ -107,6 +80,26 @@ class Brian2:
         if self.threads > 1 and self.target == "runtime":
             raise ValueError(f"threads must be 1 for the runtime target; got {self.threads}")
         real("memory", self.memory, "a positive number of bytes", above=0, array=False)
+        for name in ("neurons", "inhibition", "plasticity"):
+            if not isinstance(given := getattr(self, name), str | None):
+                raise TypeError(f"{name} must be None or text in Brian2's language; got {given!r}")
+        _refuse_equations("neurons", self.neurons, "r", equations.NEURON)
+        _refuse_equations("inhibition", self.inhibition, "r_inh", equations.INHIBITORY)
+        if self.plasticity is not None and not re.search(r"\bw\s*[-+*/]?=", self.plasticity):
+            raise ValueError(f'plasticity must change w, as in "w += m"; got {self.plasticity!r}')
+
+    def _refuse_steady_state(self, problem: Problem) -> None:
+        """Refuse equations of one's own where none is integrated."""
+        own = [name for name in ("neurons", "inhibition", "plasticity") if getattr(self, name)]
+        if own and not isinstance(problem.circuit, RateCircuit):
+            raise ValueError(f"{', '.join(own)} must be None without a RateCircuit; got {problem.circuit}")
+
+    def written(self, timed: bool) -> tuple[str, str]:
+        """The equations of the excitatory and of the inhibitory neurons."""
+        if not timed:
+            return equations.STEADY_NEURON, equations.STEADY_INHIBITORY
+        neurons, inhibition = self.neurons or equations.NEURONS, self.inhibition or equations.INHIBITION
+        return neurons + equations.NEURON, inhibition + equations.INHIBITORY
 
     def _refuse_memory(self, problem: Problem) -> None:
         """Refuse before any work what Brian2 would have to hold at once."""
@@ -119,23 +112,40 @@ class Brian2:
             every = problem.record_every * int(np.ceil(weights / self.memory))
             raise ValueError(f"record_every is too small: the recorded weights need {weights:.1e} bytes. Try {every}")
 
-    def run(self, problem: Problem, progress: bool = True) -> Outcome:
-        """Simulate a checked sleep in Brian2."""
+    def run(self, problem: Problem, progress: Progress = True) -> Outcome:
+        """Simulate a checked sleep in Brian2; a function ``progress`` is called once, at the end."""
+        self._refuse_steady_state(problem)
         self._refuse_memory(problem)
         with tempfile.TemporaryDirectory(prefix="bioshare-") as folder, _own_device(self) as device:
-            sleep = _BrianSleep(problem)
-            duration = problem.presentations * sleep.held
-            report = (REPORT if self.target == "standalone" else _report) if progress else None
-            start = time.perf_counter()
-            sleep.network.run(duration, namespace={}, report=report, report_period=1 * b2.second)
+            sleep = _BrianSleep(problem, self)
+            report = (REPORT if self.target == "standalone" else _report) if progress is True else None
+            start, held = time.perf_counter(), problem.presentations * sleep.held
+            sleep.network.run(held, namespace={}, report=report, report_period=1 * b2.second)
             if self.target == "runtime":
                 seconds = {"run": time.perf_counter() - start}
             else:
                 device.build(directory=folder, compile=True, run=False)
                 compiled = time.perf_counter()
-                device.run(with_output=progress)
+                device.run(with_output=progress is True)
                 seconds = {"compile": compiled - start, "run": time.perf_counter() - compiled}
-            return sleep.outcome(seconds)
+            outcome = sleep.outcome(seconds)
+        if callable(progress):
+            progress(problem.presentations)
+        return outcome
+
+
+def _refuse_equations(name: str, given: str | None, variable: str, declared: str) -> None:
+    """Refuse equations with an error in them, or that do not say what ``variable`` is."""
+    if given is None:
+        return
+    try:
+        found = b2.Equations(given + declared)
+    except (EquationError, SyntaxError) as error:
+        raise ValueError(f"{name} must be equations in Brian2's language; got {given!r}: {error}") from error
+    if variable not in found.diff_eq_names | found.subexpr_names:
+        raise ValueError(f'{name} must say what {variable} is, as in "d{variable}/dt = ... : 1"; got {given!r}')
+    if found.is_stochastic:
+        raise ValueError(f"{name} must have no xi: noise is the stimulus's, stimuli.noise, from a seed; got {given!r}")
 
 
 def _report(elapsed: Any, completed: float, start: Any, duration: Any) -> None:
@@ -169,9 +179,11 @@ class _BrianSleep:
     neuron waits for the sum before it.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, settings: Brian2) -> None:
         self.problem = problem
         self.timed = isinstance(problem.circuit, RateCircuit)
+        self.neuron, self.inhibition = settings.written(self.timed)
+        self.plasticity = settings.plasticity or equations.PLASTICITY
         dt = (problem.circuit.dt if isinstance(problem.circuit, RateCircuit) else 1.0) * b2.ms
         self.held = problem.circuit.updates_per_presentation * dt
         self.clock = b2.Clock(dt=dt, name="bioshare_clock*")
@@ -200,16 +212,15 @@ class _BrianSleep:
     def _make_inhibition(self) -> Any:
         """One inhibitory neuron per group."""
         problem, circuit = self.problem, self.problem.circuit
-        equations = RATE_INHIBITION if self.timed else STEADY_INHIBITION
         group = b2.NeuronGroup(
-            len(problem.weights), equations, method="euler", namespace={}, clock=self.clock, order=STEP,
+            len(problem.weights), self.inhibition, method="euler", namespace={}, clock=self.clock, order=STEP,
             name="bioshare_inhibitory*",
         )  # fmt: skip
         if isinstance(circuit, RateCircuit):
             group.tau, group.b = problem.flat(circuit.tau) * b2.ms, problem.flat(circuit.bias)
         else:
             group.alpha = problem.flat(circuit.alpha)
-            group.run_regularly(STEADY_FEEDBACK, when="thresholds")
+            group.run_regularly(equations.STEADY_FEEDBACK, when="thresholds")
         return group
 
     def _make_neurons(self) -> Any:
@@ -218,8 +229,8 @@ class _BrianSleep:
         groups, neurons, _ = problem.weights.shape
         spread = lambda scalar: np.repeat(problem.flat(scalar), neurons)
         group = b2.NeuronGroup(
-            groups * neurons, RATE_NEURONS if self.timed else STEADY_NEURONS, method="euler", namespace={},
-            clock=self.clock, order=STEP if self.timed else STEP - 1, name="bioshare_excitatory*",
+            groups * neurons, self.neuron, method="euler", namespace={}, clock=self.clock,
+            order=STEP if self.timed else STEP - 1, name="bioshare_excitatory*",
         )  # fmt: skip
         of_group = np.repeat(np.arange(groups), neurons)
         group.r_inh = b2.linked_var(self.inhibitory, "r_inh", index=of_group)
@@ -229,7 +240,7 @@ class _BrianSleep:
             group.tau = spread(circuit.tau) * b2.ms
         else:
             group.z_mean = b2.linked_var(self.inhibitory, "z_mean", index=of_group)
-            group.run_regularly(STEADY_RESPONSE, when="synapses")
+            group.run_regularly(equations.STEADY_RESPONSE, when="synapses")
         return group
 
     def _connect(self) -> Any:
@@ -240,11 +251,12 @@ class _BrianSleep:
         source = (g * neurons + i) * inputs + j if problem.per_neuron else g * inputs + j
         eta = b2.TimedArray(problem.rates.ravel(), dt=self.clock.dt, name="bioshare_eta*")
         synapses = b2.Synapses(
-            self.inputs, self.excitatory, SYNAPSES, namespace={"eta": eta}, clock=self.clock, name="bioshare_synapses*"
-        )
+            self.inputs, self.excitatory, equations.SYNAPSES, namespace={"eta": eta}, clock=self.clock,
+            name="bioshare_synapses*",
+        )  # fmt: skip
         synapses.connect(i=source, j=g * neurons + i)
         synapses.w = synapses.w_init = problem.weights.mT.ravel()
-        synapses.run_regularly(PLASTICITY, when="end")
+        synapses.run_regularly(self.plasticity, when="end")
         return synapses
 
     def _pool(self) -> Any:

@@ -199,3 +199,87 @@ def test_inputs_that_need_too_much_memory_are_refused():
 def test_impossible_settings_are_refused(given, name):
     with pytest.raises(ValueError, match=f"^{name} must be"):
         bs.Brian2(**given)
+
+
+RECTIFIED = "dr/dt = (-r + clip(z - alpha*r_inh + b, 0, inf)) / tau : 1"
+PLAIN = bs.Hebbian(0.1, 0.0, learning_rate=1e-2)
+
+
+def own(runtime, **equations):
+    """A circuit of one's own, on the target that needs no compiler."""
+    return bs.Brian2(runtime.target, **equations)
+
+
+def rectified_by_hand(weights, stimuli, circuit, rule):
+    """Rectified rates step by step: weights and rates after sleep."""
+    w, r, r_inh, h = weights.copy(), np.zeros(len(weights)), 0.0, circuit.dt / circuit.tau
+    for x in stimuli:
+        for _ in range(circuit.updates_per_presentation):
+            current = np.maximum(w @ x - circuit.alpha * r_inh + circuit.bias, 0.0)
+            r, r_inh = r + h * (current - r), r_inh + h * (r.mean() - circuit.bias - r_inh)
+            w = w - rule.learning_rate * ((r - circuit.bias)[:, None] * x + rule.gamma * (w - weights))
+    return w, r
+
+
+def test_neurons_of_ones_own_take_the_place_of_eq_8a(runtime):
+    circuit = bs.RateCircuit(alpha=5.0, tau=10.0, bias=0.2, duration=12.0)
+    w, x = initial(5, 2), inputs(20, 2)
+    expected, rates = rectified_by_hand(w, x, circuit, PLAIN)
+    run = bs.simulate(w, x, circuit, PLAIN, own(runtime, neurons=RECTIFIED), progress=False)
+    assert_close(run.weights, expected, atol=1e-12)
+    assert_close(run.r, rates, atol=1e-12)
+    assert np.abs(run.weights - bs.simulate(w, x, circuit, PLAIN).weights).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "neurons", [RECTIFIED, "dv/dt = (-v + z - alpha*r_inh + b) / tau : 1\nr = clip(v, 0, inf) : 1"], ids=["rate", "v"]
+)
+def test_rectified_neurons_are_the_papers_where_the_bias_keeps_all_rates_positive(neurons, runtime):
+    circuit = bs.RateCircuit(alpha=5.0, tau=10.0, bias=40.0, duration=12.0)
+    x = np.concatenate([np.zeros((30, 2)), inputs(20, 2)])
+    waiting = bs.Hebbian(0.1, 0.0, learning_rate=lambda k: np.where(k < 30 * 12, 0.0, 1e-2))
+    sleep = partial(bs.simulate, initial(5, 2), x, circuit, waiting, progress=False)
+    assert_agree(sleep(engine=own(runtime, neurons=neurons)), sleep(engine="exact"), atol=1e-11)
+
+
+def test_inhibition_of_ones_own_takes_the_place_of_eq_8b(runtime):
+    sleep = partial(bs.simulate, initial(3, 2), inputs(20, 2), rule=PLAIN, progress=False)
+    twice = "dr_inh/dt = (-r_inh + 2*(r_mean - b)) / tau : 1"
+    run = sleep(circuit=bs.RateCircuit(alpha=2.0), engine=own(runtime, inhibition=twice))
+    paper = sleep(circuit=bs.RateCircuit(alpha=4.0), engine="exact")
+    assert_close(run.weights, paper.weights, atol=1e-12)
+    assert_close(run.r_inh, 2 * paper.r_inh, atol=1e-12)
+
+
+def test_plasticity_of_ones_own_takes_the_place_of_eq_4(runtime):
+    sleep = partial(bs.simulate, initial(3, 2), inputs(20, 2), RATE, progress=False)
+    own_rule = own(runtime, plasticity="w -= eta(t)*((r_post - b_post)*x_pre + 0.1*(w - w_init))")
+    expected = sleep(rule=PLAIN, engine="exact")
+    assert_agree(sleep(rule=bs.Hebbian(0.7, 0.9, learning_rate=1e-2), engine=own_rule), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"neurons": "dr/dt = -r"}, "neurons must be equations"),
+        ({"neurons": "z : 1"}, "neurons must be equations"),
+        ({"neurons": "dv/dt = -v/tau : 1"}, "neurons must say what r is"),
+        ({"neurons": "dr/dt = -r/tau + xi/sqrt(tau) : 1"}, "neurons must have no xi"),
+        ({"inhibition": "dr/dt = -r/tau : 1"}, "inhibition must say what r_inh is"),
+        ({"plasticity": "m = r_post"}, "plasticity must change w"),
+    ],
+)
+def test_equations_that_make_no_circuit_are_refused(given, told):
+    with pytest.raises(ValueError, match=f"^{told}"):
+        bs.Brian2(**given)
+
+
+@pytest.mark.parametrize("name", ["neurons", "inhibition", "plasticity"])
+def test_equations_that_are_not_text_are_refused(name):
+    with pytest.raises(TypeError, match=f"^{name} must be None or text"):
+        bs.Brian2(**{name: b2.Equations("dr/dt = -r/second : 1")})
+
+
+def test_neurons_of_ones_own_are_refused_where_none_is_integrated(runtime):
+    with pytest.raises(ValueError, match=r"^neurons must be None without a RateCircuit; got SteadyState"):
+        bs.simulate(initial(3, 2), inputs(4, 2), bs.SteadyState(), RULE, own(runtime, neurons=RECTIFIED))

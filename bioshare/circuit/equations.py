@@ -1,0 +1,59 @@
+"""Eq. 4, 8 and 9 as Brian2 reads them: data, which imports nothing.
+
+`NEURONS`, `INHIBITION` and `PLASTICITY` are the rate circuit's and may be replaced by one's own, as in
+``Brian2(neurons=...)``. What follows the colon is the unit: 1 is none.
+"""
+
+NEURONS = """
+dr/dt = (-r + z - alpha*r_inh + b) / tau : 1  # Eq. 8a
+"""
+
+NEURON = """
+z : 1  # w_i . x
+r_inh : 1 (linked)
+alpha : 1 (constant)
+tau : second (constant)
+b : 1 (constant)
+gamma : 1 (constant)
+beta : 1 (constant)
+"""
+
+INHIBITION = """
+dr_inh/dt = (-r_inh + r_mean - b) / tau : 1  # Eq. 8b
+"""
+
+INHIBITORY = """
+r_mean : 1
+tau : second (constant)
+b : 1 (constant)
+"""
+
+PLASTICITY = """
+m = beta_post*m + eta(t)*(-(r_post - b_post)*x_pre - gamma_post*(w - w_init))
+w += m
+"""  # Eq. 4 with momentum
+
+SYNAPSES = """
+z_post = w*x_pre : 1 (summed)
+w : 1
+w_init : 1 (constant)
+m : 1
+"""
+
+STEADY_NEURON = """
+r : 1
+z : 1  # w_i . x
+z_mean : 1 (linked)
+r_inh : 1 (linked)
+b : 1 (constant)
+gamma : 1 (constant)
+beta : 1 (constant)
+"""
+STEADY_RESPONSE = "r = b + z - z_mean + r_inh"  # Eq. 9
+
+STEADY_INHIBITORY = """
+r_inh : 1
+z_mean : 1
+alpha : 1 (constant)
+"""
+STEADY_FEEDBACK = "r_inh = z_mean / (1 + alpha)"

@@ -1,0 +1,109 @@
+"""The notebooks: run from top to bottom, import their logic, and are kept without outputs."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+LIBRARIES = {"bioshare", "matplotlib", "numpy", "sklearn", "torch", *sys.stdlib_module_names}
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code(path):
+    """The code of a notebook as a syntax tree."""
+    cells = json.loads(path.read_text())["cells"]
+    return ast.parse("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+
+
+class ThisPython(AsyncKernelManager):
+    """Kernels of the Python that runs the tests, whatever others are installed."""
+
+    def __init__(self, **options):
+        super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
+
+
+def execute(path, folder):
+    """Run a notebook in a folder and return its outputs."""
+    (folder / "brian_preferences").write_text('codegen.target = "numpy"\n')  # needs no compiler
+    notebook = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": folder}}
+    NotebookClient(notebook, kernel_manager_class=ThisPython, timeout=300, resources=where).execute()
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def told(outputs, stream):
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == stream)
+
+
+def kinds(outputs):
+    return {kind for output in outputs if "data" in output for kind in output.data}
+
+
+def test_all_six_are_there():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+
+
+@every_notebook
+def test_a_notebook_runs_from_top_to_bottom_without_a_warning(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOSHARE_QUICK", "1")
+    outputs = execute(path, tmp_path)
+    assert told(outputs, "stderr") == ""
+    assert "image/png" in kinds(outputs)
+    assert ("application/vnd.jupyter.widget-view+json" in kinds(outputs)) == (path.stem == "03_alpha_gamma")
+
+
+@pytest.mark.slow
+def test_the_notebook_on_convergence_reaches_the_papers_depths_at_full_length(tmp_path, monkeypatch):
+    monkeypatch.delenv("BIOSHARE_QUICK", raising=False)
+    (path,) = (path for path in NOTEBOOKS if path.stem == "02_convergence")
+    outputs = execute(path, tmp_path)
+    assert told(outputs, "stderr") == ""
+    rows = [line.split() for line in told(outputs, "stdout").splitlines() if line.startswith(("A ", "B "))]
+    after = {(letter, int(k), float(gamma)): float(snr) for letter, k, gamma, _, snr, *_ in rows}
+    assert len(after) == 18
+    for gamma, minimum in ((0.1, -4.80), (0.01, -9.23), (0.001, -13.82)):
+        assert after["A", 3, gamma] == pytest.approx(minimum, rel=0, abs=0.15)
+    for gamma, end in ((0.1, -2.9), (0.01, -5.2), (0.001, -9.0)):
+        assert after["B", 3, gamma] == pytest.approx(end, rel=0, abs=0.2)
+
+
+@every_notebook
+def test_a_notebook_is_kept_without_outputs_and_with_stable_cells(path):
+    text = path.read_text()
+    notebook = json.loads(text)
+    assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert notebook["metadata"] == {"kernelspec": kernel, "language_info": {"name": "python"}}
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert ids == [
+        f"{'text' if c['cell_type'] == 'markdown' else 'code'}-{i:02d}" for i, c in enumerate(notebook["cells"])
+    ]
+    assert all(cell["metadata"] == {} for cell in notebook["cells"])
+    assert all(
+        (c["outputs"], c["execution_count"]) == ([], None) for c in notebook["cells"] if c["cell_type"] == "code"
+    )
+    nbformat.validate(notebook)
+
+
+@every_notebook
+def test_a_notebook_imports_its_logic(path):
+    nodes = list(ast.walk(code(path)))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert "bioshare" in imported
+    assert {name.partition(".")[0] for name in imported} <= LIBRARIES
+    assert not [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+@every_notebook
+def test_every_notebook_that_a_notebook_points_to_exists(path):
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
+    linked = {part.partition(")")[0] for cell in cells for part in "".join(cell["source"]).split("](")[1:]}
+    assert linked <= {path.name for path in NOTEBOOKS}
