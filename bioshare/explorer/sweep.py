@@ -18,8 +18,10 @@ from bioshare.explorer.setting import DT, DURATION, MOMENTUM, Setting
 if TYPE_CHECKING:
     import xarray as xr
 
-ALPHAS = np.geomspace(0.5, 100, 12)
-GAMMAS = np.geomspace(1e-4, 1, 13)
+ALPHAS, GAMMAS = (
+    np.array([float(f"{value:.3g}") for value in np.geomspace(*ends)]) for ends in ((0.5, 100, 12), (1e-4, 1, 13))
+)
+"""Of the map, rounded to the three digits that a slider shows."""
 
 
 def sweep(
