@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,17 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench sleep``."""
     parser.add_argument("--presentations", type=positive, default=300, help="(default: %(default)s)")
     parser.add_argument("--runs", type=positive, default=10, help="groups in the batch (default: %(default)s)")
+    parser.add_argument("--noise", type=float, default=0.0, help="std of every neuron's own (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=9, help="of the exact engine (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Print the table."""
-    problem = sleep_problem(arguments.presentations, arguments.runs, arguments.seed)
+    problem = sleep_problem(arguments.presentations, arguments.runs, arguments.seed, arguments.noise)
     groups, neurons, inputs = problem.weights.shape
     print(
         f"one sleep as in Fig. 4B: {groups} runs x {neurons} neurons x {inputs} inputs, "
-        f"{problem.presentations} presentations of {problem.rates.shape[1]} steps\n"
+        f"{problem.presentations} presentations of {problem.rates.shape[1]} steps, noise {problem.noise:g}\n"
     )
     print(f"{'':50s}{'seconds':>9s}{'of bare':>10s}{'of recording':>14s}{'max |dw|':>10s}")
     bare = recording = None
@@ -52,19 +54,20 @@ class Row(NamedTuple):
     error: float
 
 
-def sleep_problem(presentations: int, runs: int, seed: int) -> Problem:
-    """Fig. 4B's sleep: k = 9, N = 100, gamma = 0.01."""
+def sleep_problem(presentations: int, runs: int, seed: int, noise: float = 0.0) -> Problem:
+    """Fig. 4B's sleep: k = 9, N = 100, gamma = 0.01, recorded at its end; with noise if that is not 0."""
     rng = np.random.default_rng(seed)
     weights, stimuli = rng.normal(1, 1, (runs, 100, 81)), rng.standard_normal((runs, presentations, 81))
     rule = Hebbian(gamma=0.01, momentum=0.95, learning_rate=InverseSqrtDecay(3e-4, 2, 50))
-    return prepare(weights, stimuli, RateCircuit(), rule, record_every=presentations)
+    own = {"noise": noise, "seed": seed} if noise else {}
+    return prepare(weights, stimuli, RateCircuit(), rule, record_every=presentations, **own)
 
 
 def sleep_rows(problem: Problem, repeats: int) -> Iterator[Row]:
     """Time every engine on one problem; the recording ones record the SNR after every presentation."""
     from bioshare.circuit.brian import Brian2  # the other benches run where Brian2 is not installed
 
-    every = prepare(problem.weights, problem.stimuli, problem.circuit, problem.rule)
+    every = replace(problem, record_every=1)
     bare = Loop().run(problem, progress=False)
     error = lambda weights: float(np.abs(weights - bare.weights).max())
     yield Row("loop, bare", bare.seconds["run"], 0.0)
