@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bioshare.circuit.rules import Hebbian as Hebbian
     from bioshare.circuit.run import SleepRun as SleepRun
     from bioshare.circuit.simulate import simulate as simulate
+    from bioshare.explorer import explore as explore
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ _HOMES = {
     "bioshare.circuit.rules": ("Hebbian",),
     "bioshare.circuit.run": ("SleepRun",),
     "bioshare.circuit.simulate": ("simulate",),
+    "bioshare.explorer": ("explore",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = {"nn", "rules", "stimuli", "theory"}

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("bioshare.train.commands.train", "train one of the paper's experiments"),
     "table": ("bioshare.train.commands.table", "train a table of the paper, or of simulated sleep"),
     "sweep": ("bioshare.train.commands.sweep", "search the paper's grid over learning rate and weight decay"),
+    "explore": ("bioshare.explorer.command", "move alpha and gamma by hand, in a browser or in a page for others"),
     "bench": ("bioshare.bench", "time the engines, the layer and a training step against their baselines"),
 }
 

@@ -73,6 +73,14 @@ def test_train_imports_nn_and_bridge_but_no_engine():
     assert not within(importers(*engines), "bioshare.train")
 
 
+def test_the_explorer_imports_circuit_and_only_the_command_line_and_the_public_names_import_it():
+    for module in within(IMPORTS, "bioshare.explorer"):
+        ours = {name for name in IMPORTS[module] if inside(name, "bioshare")} - {"bioshare"}
+        assert all(inside(name, "bioshare.explorer", "bioshare.circuit", "bioshare.files") for name in ours), module
+    assert "bioshare.explorer.answer" in importers("bioshare.circuit")
+    assert importers("bioshare.explorer") - within(IMPORTS, "bioshare.explorer") == {"bioshare"}
+
+
 @pytest.mark.parametrize("outside", ["figures", "notebooks", "tests"])
 def test_nothing_imports_what_lies_outside_the_package(outside):
     assert not importers(outside)

@@ -49,6 +49,9 @@ PHI, PSI, R, R_INH = range(4)
 BLOCK = 16
 """Presentations per block where weights are recorded."""
 
+FEW, LONG_BLOCK = 2, 64
+"""With so few groups a block takes Python longer than the arithmetic, and is longer."""
+
 CACHE = 2**18
 """Weights that are held at once while the SNR is recorded."""
 
@@ -219,8 +222,9 @@ class Block:
         return system.flatten(3).flatten(1, 2)
 
 
-def blocks(constants: Constants, x: Tensor, rates: Tensor, length: int = BLOCK) -> Iterator[Block]:
+def blocks(constants: Constants, x: Tensor, rates: Tensor, length: int | None = None) -> Iterator[Block]:
     """The presentations of x (B, P, K) at the learning rates (P, updates), in blocks of that length."""
+    length = length or (BLOCK if len(x) > FEW else LONG_BLOCK)
     maps = Maps.of(constants, torch.linalg.vector_norm(x, dim=-1).square_(), rates)
     whole = x.shape[1] // length * length
     pulls = list(products(maps.pull[:, :whole].unflatten(1, (-1, length))).unbind(1)) if whole else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bioshare.circuit import theory
 from bioshare.circuit.checks import Array
@@ -66,7 +67,7 @@ class Answer:
 
     setting: Setting
     responses: Responses
-    presentation: Array
+    presentation: NDArray[np.int64]
     neg_log_snr: Array
     mean_kept: Array
     mean_drift: Array
@@ -166,12 +167,12 @@ def watch(setting: Setting) -> Responses:
             r_inh.append(inhibition[0, 0])
     drive = np.array(z)
     fixed = theory.response(drive[..., None], np.ones(1), setting.alpha, setting.bias)
-    moments = DT * np.arange(1, len(drive) + 1)
+    moments = DT * np.arange(1, len(drive) + 1, dtype=np.float64)
     inhibition = fixed.mean(-1) - setting.bias
     return Responses(moments, np.array(r), fixed[:, :SHOWN], np.array(r_inh), inhibition)
 
 
-def in_brian2(setting: Setting, progress: Progress | None = None) -> tuple[Array, Array]:
+def in_brian2(setting: Setting, progress: Progress | None = None) -> tuple[NDArray[np.int64], Array]:
     """The same sleep, step by step in Brian2: presentations (R,) and -log SNR (R,).
 
     Raises:

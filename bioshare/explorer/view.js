@@ -1,0 +1,62 @@
+// Shows a Bokeh layout in a notebook: loads BokehJS, follows the columns and properties that Python sends, and tells
+// Python where a panel was clicked.
+
+function load(model) {
+  const name = `bioshare_bokeh_${model.get("version")}`;
+  if (!window[name]) {
+    const theirs = window.Bokeh; // another program's, perhaps of another version
+    const script = document.createElement("script");
+    script.textContent = model.get("bokehjs");
+    document.head.append(script);
+    window[name] = window.Bokeh;
+    if (theirs) window.Bokeh = theirs;
+  }
+  return window[name];
+}
+
+function unpacked(bokeh, column) {
+  if (!column.shape) return column; // text
+  const { data, dtype, shape } = column;
+  const type = dtype === "float32" ? Float32Array : Float64Array;
+  const numbers = new type(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength));
+  return shape.length === 1 ? numbers : bokeh.require("core/util/ndarray").ndarray(numbers, { dtype, shape });
+}
+
+function apply(bokeh, document, sources) {
+  for (const [name, columns] of Object.entries(sources)) {
+    const data = Object.entries(columns).map(([column, value]) => [
+      column,
+      Array.isArray(value) ? value.map((row) => unpacked(bokeh, row)) : unpacked(bokeh, value),
+    ]);
+    document.get_model_by_name(name).data = Object.fromEntries(data);
+  }
+}
+
+export default {
+  async render({ model, el }) {
+    const bokeh = load(model);
+    const target = window.document.createElement("div");
+    el.append(target);
+    const views = await bokeh.embed.embed_item(model.get("item"), target);
+    const document = views.roots[0].model.document;
+    const look = () => {
+      for (const [name, values] of Object.entries(model.get("properties")))
+        document.get_model_by_name(name).setv(values);
+    };
+    const handlers = { "change:properties": look };
+    for (const trait of ["answer", "overlay", "map"])
+      handlers[`change:${trait}`] = () => apply(bokeh, document, model.get(trait));
+    for (const [event, handler] of Object.entries(handlers)) {
+      handler();
+      model.on(event, handler);
+    }
+    for (const panel of model.get("clickable"))
+      document
+        .get_model_by_name(panel)
+        .on_event("tap", ({ x, y }) => model.send({ panel, x, y }));
+    return () => {
+      for (const [event, handler] of Object.entries(handlers)) model.off(event, handler);
+      views.clear();
+    };
+  },
+};

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+import bioshare as bs
+from bioshare.explorer.answer import RECORDS, SHOWN, WATCHED, Answer, answer, in_brian2, record_every, theory_end
+from bioshare.explorer.setting import Setting, Unstable
+
+SETTING = Setting(alpha=7.0, gamma=0.03, k=2, neurons=30, presentations=150, seed=2)
+
+
+def answered(setting, *arguments):
+    result = answer(setting, *arguments)
+    assert isinstance(result, Answer)
+    return result
+
+
+def literal(setting, presentations=None, record_every=1):
+    """The sleep of a setting, every weight at every step in NumPy."""
+    return bs.simulate(
+        setting.weights,
+        bs.stimuli.noise(bs.stimuli.gaussian(), setting.noise),
+        bs.RateCircuit(setting.alpha, setting.tau, setting.bias, 1.0, 150.0),
+        bs.Hebbian(setting.gamma, 0.95, learning_rate=bs.rules.InverseSqrtDecay(setting.learning_rate, 2, start=50)),
+        engine="loop",
+        record_every=record_every,
+        presentations=presentations or setting.presentations,
+        seed=setting.seed,
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_an_answer_is_what_the_literal_loop_computes(noise):
+    setting = SETTING.moved(noise=noise)
+    shown, run = answered(setting), literal(setting)
+    np.testing.assert_array_equal(shown.presentation, run.presentation)
+    np.testing.assert_allclose(shown.neg_log_snr, run.neg_log_snr, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(shown.mean_kept, run.mean_norm / run.mean_norm[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(shown.mean_drift, run.mean_drift / run.mean_norm[0], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(shown.before, setting.weights)
+    np.testing.assert_allclose(shown.end, run.weights, rtol=0, atol=1e-12)
+
+
+def test_now_is_the_presentation_of_the_lowest_record_by_itself():
+    setting = SETTING.moved(presentations=1500)
+    shown = answered(setting)
+    assert shown.now_at == shown.presentation[shown.best] < 1500
+    assert shown.neg_log_snr[shown.best] == shown.neg_log_snr.min()
+    assert float(bs.theory.neg_log_snr(shown.now)) == pytest.approx(shown.neg_log_snr.min(), abs=1e-9)
+
+
+def test_now_may_be_any_presentation_and_0_is_before_sleep():
+    np.testing.assert_allclose(answered(SETTING, 37).now, literal(SETTING, 37).weights, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(answered(SETTING, 0).now, SETTING.weights)
+    late = answered(SETTING, 10_000)
+    assert late.now_at == 150
+    np.testing.assert_array_equal(late.now, late.end)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_the_responses_are_those_of_the_first_presentations(noise):
+    setting = SETTING.moved(noise=noise)
+    responses, run = answered(setting).responses, literal(setting, WATCHED)
+    assert responses.r.shape == responses.r_fixed.shape == (150 * WATCHED, SHOWN)
+    np.testing.assert_array_equal(responses.time, np.arange(1, 150 * WATCHED + 1))
+    np.testing.assert_allclose(responses.r[-1], run.r[:SHOWN], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(responses.r_inh[-1], run.r_inh, rtol=0, atol=1e-12)
+
+
+def test_before_plasticity_sets_in_the_responses_reach_the_fixed_point_of_eq_9():
+    responses = answered(SETTING.moved(tau=5.0, alpha=2.0)).responses
+    np.testing.assert_allclose(responses.r[49], responses.r_fixed[49], rtol=0, atol=1e-3)
+    assert responses.r_inh[49] == pytest.approx(responses.r_inh_fixed[49], abs=1e-3)
+    assert np.abs(responses.r[0] - responses.r_fixed[0]).max() > 0.1
+
+
+def test_the_minimum_of_theory_is_2_log_gamma_over_1_plus_gamma():
+    assert answered(SETTING).theory_minimum == pytest.approx(2 * np.log(0.03 / 1.03), abs=1e-12)
+
+
+def test_the_end_of_theory_is_that_of_eq_25():
+    end = bs.theory.fixed_point_white(SETTING.weights, 0.03, 7.0)
+    assert theory_end(SETTING) == pytest.approx(float(bs.theory.neg_log_snr(end)), abs=1e-9)
+    assert theory_end(SETTING.moved(noise=0.5)) > theory_end(SETTING)
+
+
+@pytest.mark.parametrize("presentations", [100, 400, 401, 10_000])
+def test_there_are_not_more_records_than_a_screen_shows(presentations):
+    assert presentations // record_every(Setting(presentations=presentations)) <= RECORDS
+
+
+def test_an_unstable_alpha_is_answered_without_a_simulation():
+    trouble = answer(SETTING.moved(alpha=60.0), progress=lambda done: pytest.fail("it was simulated"))
+    assert isinstance(trouble, Unstable)
+
+
+def test_what_progress_raises_ends_the_answer():
+    def stop(done):
+        raise InterruptedError(done)
+
+    with pytest.raises(InterruptedError):
+        answer(SETTING, progress=stop)
+
+
+@pytest.mark.slow
+def test_brian2_gives_the_same_curve():
+    presentation, curve = in_brian2(SETTING)
+    shown = answered(SETTING)
+    np.testing.assert_array_equal(presentation, shown.presentation)
+    np.testing.assert_allclose(curve, shown.neg_log_snr, rtol=0, atol=1e-10)

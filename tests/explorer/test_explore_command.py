@@ -1,0 +1,112 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bioshare.__main__ import main
+from bioshare.explorer import command
+from bioshare.explorer.setting import SLIDERS, Setting
+
+
+def test_html_writes_the_page_of_the_setting_and_says_how_big_it_is(monkeypatch, tmp_path, capsys):
+    def save(path, setting):
+        path.write_bytes(b" " * 3_210_000)
+        return path if setting == Setting(alpha=5.0, k=6, learning_rate=1e-3) else pytest.fail(f"{setting}")
+
+    monkeypatch.setattr("bioshare.explorer.page.save", save)
+    path = tmp_path / "page.html"
+    assert main(["explore", "--html", str(path), "--alpha", "5", "--k", "6", "--learning-rate", "1e-3"]) == 0
+    assert capsys.readouterr().out == f"{path}: 3.2 MB\n"
+
+
+def test_every_slider_is_an_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["explore", "--help"])
+    told = capsys.readouterr().out
+    for slider in SLIDERS:
+        assert f"--{slider.name.replace('_', '-')} " in told
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--alpha", "1000"], "alpha must be a number from 0.1 to 100"),
+        (["--port", "0"], "--port must be from 1 to 65535; got 0"),
+        (["--port", "99999"], "--port must be from 1 to 65535; got 99999"),
+    ],
+)
+def test_impossible_options_are_refused_in_one_line(options, words, capsys):
+    assert main(["explore", "--no-browser", *options]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+
+
+def test_a_port_in_use_is_refused(capsys):
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        assert main(["explore", "--no-browser", "--port", str(other.getsockname()[1])]) == 1
+    assert "is in use by another program" in capsys.readouterr().err
+
+
+def test_without_voila_the_remedy_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert main(["explore", "--no-browser"]) == 1
+    assert capsys.readouterr().err == "error: the live explorer needs Voila: pip install 'bioshare[notebook]'\n"
+
+
+def test_voila_that_ends_by_itself_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", shell(tmp_path, "exit 3"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(OSError, match="exit code 3"):
+        command.serve(Setting(), folder, 8866, browser=False)
+
+
+def shell(folder, line):
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_notebook_opens_the_setting_in_this_python_and_folder(tmp_path):
+    setting = Setting(alpha=5.0, seed=7)
+    cells = json.loads(command.write_notebook(setting, tmp_path).read_text())["cells"]
+    source = cells[-1]["source"].replace("bs.explore(", "found = dict(")
+    scope = {}
+    exec(source, scope)
+    assert Setting(**scope["found"]) == setting
+    assert f"os.chdir({os.getcwd()!r})" in source
+    kernel = json.loads((tmp_path / "kernels" / "bioshare" / "kernel.json").read_text())
+    assert kernel["argv"][0] == sys.executable
+
+
+def test_a_browser_is_opened_unless_it_is_not_wanted(tmp_path):
+    for browser in (True, False):
+        folder = tmp_path / str(browser)
+        folder.mkdir()
+        command.configure(folder, 8866, browser)
+        assert json.loads((folder / "voila.json").read_text())["Voila"]["open_browser"] is browser
+
+
+def test_sigterm_ends_what_was_started():
+    code = (
+        "import subprocess, sys; from bioshare.explorer import command\n"
+        "with command.terminable():\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "    print(child.pid, flush=True)\n"
+        "    try: child.wait()\n"
+        "    finally: command.stop(child)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.2)
+    parent.terminate()
+    parent.communicate(timeout=20)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)

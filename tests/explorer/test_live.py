@@ -1,0 +1,253 @@
+"""The live explorer in plain Python, where every move is answered before it returns."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+import bioshare as bs
+from bioshare.explorer import columns, live
+from bioshare.explorer.answer import Answer, answer
+from bioshare.explorer.setting import SLIDERS, Setting
+from bioshare.explorer.view import packed
+
+SMALL = {"k": 2, "neurons": 30, "presentations": 150, "seed": 2}
+
+
+@pytest.fixture
+def explorer():
+    return bs.explore(**SMALL)
+
+
+def slide(explorer, **values):
+    """Move sliders as a hand does."""
+    for name, value in values.items():
+        explorer.controls.sliders[name].value = value
+
+
+def sent(explorer, source, column, trait="answer"):
+    """A column as the browser reads it."""
+    wire = getattr(explorer.view, trait)[source][column]
+    return np.frombuffer(wire["data"], wire["dtype"]).reshape(wire["shape"])
+
+
+def opacity(explorer, panel="snr_panel"):
+    return explorer.view.properties[panel]["styles"]["opacity"]
+
+
+def test_a_moved_slider_is_answered_with_what_bioshare_computes(explorer):
+    slide(explorer, alpha=3.0, gamma=0.2)
+    setting = Setting(**SMALL, alpha=3.0, gamma=0.2)
+    expected = answer(setting)
+    assert isinstance(expected, Answer)
+    assert explorer.setting == explorer.answer.setting == setting
+    np.testing.assert_array_equal(sent(explorer, "curve", "neg_log_snr"), expected.neg_log_snr[1:])
+    np.testing.assert_array_equal(sent(explorer, "responses", "r_0"), expected.responses.r[:, 0])
+    assert sent(explorer, "here", "alpha", "overlay") == [3.0]
+
+
+@pytest.mark.parametrize("slider", SLIDERS, ids=lambda slider: slider.name)
+def test_every_slider_moves_its_field(explorer, slider):
+    value = {"tau": 35.0, "bias": 2.0, "k": 3, "neurons": 40, "noise": 0.1, "presentations": 120}.get(slider.name)
+    value = value or {"alpha": 5.0, "gamma": 0.1, "learning_rate": 1e-4, "seed": 7}[slider.name]
+    slide(explorer, **{slider.name: value})
+    assert explorer.answer.setting == Setting(**{**SMALL, slider.name: value})
+
+
+def test_an_unstable_alpha_is_told_and_the_last_picture_stays_pale(explorer):
+    before = explorer.view.answer
+    slide(explorer, alpha=80.0)
+    assert 'role="alert"' in explorer.controls.trouble.value
+    assert "Stable below α = 2τ/dt − 1 = 59" in explorer.controls.trouble.value
+    assert "the last stable setting: α = 10" in explorer.controls.trouble.value
+    assert explorer.controls.sliders["alpha"].unstable
+    assert explorer.view.answer is before
+    assert (opacity(explorer), explorer.answer.setting.alpha) == ("0.35", 10.0)
+    slide(explorer, alpha=20.0)
+    assert explorer.controls.trouble.value == '<div role="alert"></div>'
+    assert (opacity(explorer), explorer.answer.setting.alpha) == ("1", 20.0)
+    assert not explorer.controls.sliders["alpha"].unstable
+
+
+def test_a_diverging_learning_rate_names_its_own_slider(explorer):
+    slide(explorer, learning_rate=0.1)
+    assert "learning rate η should stay below" in explorer.controls.trouble.value
+    assert explorer.controls.sliders["learning_rate"].unstable
+    assert not explorer.controls.sliders["alpha"].unstable
+
+
+def test_an_explorer_may_start_at_an_unstable_setting():
+    explorer = bs.explore(**SMALL, alpha=90.0)
+    assert "Stable below" in explorer.controls.trouble.value
+    assert (explorer.setting.alpha, explorer.answer.setting, opacity(explorer)) == (90.0, Setting(), "0.35")
+
+
+def test_the_limit_of_alpha_stands_at_its_slider_and_follows_tau(explorer):
+    slider = explorer.controls.sliders["alpha"]
+    assert (slider.label, slider.limit) == ("α  inhibition; stable below 59", 59.0)
+    slide(explorer, tau=20.0)
+    assert (slider.label, slider.limit) == ("α  inhibition; stable below 39", 39.0)
+
+
+def test_now_is_at_the_lowest_point_until_its_slider_is_moved(explorer):
+    controls = explorer.controls
+    assert controls.now.value == explorer.answer.presentation[explorer.answer.best]
+    controls.now.value = 20
+    assert not controls.follow.value
+    np.testing.assert_array_equal(explorer.answer.now, answer(explorer.setting, 20).now)
+    slide(explorer, alpha=4.0)
+    assert explorer.answer.now_at == 20
+    controls.follow.value = True
+    assert controls.now.value == explorer.answer.presentation[explorer.answer.best]
+
+
+def test_now_ends_with_the_presentations(explorer):
+    explorer.controls.now.value = 150
+    slide(explorer, presentations=100)
+    assert (explorer.controls.now.high, explorer.controls.now.value, explorer.answer.now_at) == (100, 100, 100)
+
+
+def test_a_click_on_the_curve_sets_now(explorer):
+    explorer.view._handle_custom_msg({"panel": "snr_panel", "x": 33.4, "y": -1.0}, [])
+    assert explorer.answer.now_at == 33
+
+
+def test_a_setting_may_be_set_from_python_as_it_is(explorer):
+    explorer.setting = Setting(**SMALL, alpha=1.23456789, tau=31.4)
+    assert explorer.controls.sliders["alpha"].value == 1.23456789
+    assert explorer.answer.setting == explorer.setting == Setting(**SMALL, alpha=1.23456789, tau=31.4)
+    with pytest.raises(TypeError, match="setting must be a Setting"):
+        explorer.setting = {"alpha": 3.0}
+
+
+def test_reset_brings_back_the_start(explorer):
+    slide(explorer, alpha=3.0, presentations=200)
+    explorer.controls.now.value = 5
+    explorer.controls.buttons["reset"].click()
+    assert explorer.setting == explorer.answer.setting == Setting(**SMALL)
+    assert explorer.controls.follow.value
+    assert explorer.controls.sliders["alpha"].value == 10.0
+
+
+def test_the_map_is_computed_on_demand_and_a_click_on_a_cell_goes_there(explorer, monkeypatch):
+    grid = (np.array([2.0, 20.0]), np.array([0.01, 0.3]))
+    monkeypatch.setattr(live, "sweep", lambda setting, progress: bs.explorer.sweep.sweep(setting, *grid, progress))
+    assert explorer.map is None
+    assert "press" in explorer.view.map["map_words"]["text"][0]
+    explorer.controls.buttons["map"].click()
+    assert "The map is there" in explorer.controls.report.value
+    assert list(sent(explorer, "map", "alpha", "map")) == [2.0, 2.0, 20.0, 20.0]
+    explorer.view._handle_custom_msg({"panel": "map_panel", "x": 24.0, "y": 0.2}, [])
+    assert (explorer.setting.alpha, explorer.setting.gamma) == (23.6, 0.215)
+    assert (explorer.answer.setting, opacity(explorer, "map_panel")) == (explorer.setting, "1")
+
+
+def test_a_map_of_another_setting_is_pale_and_says_of_which(explorer, monkeypatch):
+    grid = (np.array([2.0, 20.0]), np.array([0.01, 0.3]))
+    monkeypatch.setattr(live, "sweep", lambda setting, progress: bs.explorer.sweep.sweep(setting, *grid, progress))
+    explorer.run_map()
+    slide(explorer, tau=20.0)
+    assert explorer.view.properties["map_title"]["text"] == "Map of another setting: τ = 30"
+    assert opacity(explorer, "map_panel") == "0.35"
+    slide(explorer, tau=30.0, alpha=4.0)
+    assert opacity(explorer, "map_panel") == "1"
+
+
+def test_a_map_that_cannot_be_made_says_why(explorer):
+    slide(explorer, learning_rate=0.1)
+    explorer.run_map()
+    assert "No map: " in explorer.controls.report.value
+    assert "learning_rate" in explorer.controls.report.value
+
+
+def test_brian2_is_drawn_over_the_curve_and_the_difference_is_told(explorer, monkeypatch):
+    shift = 1e-5
+    run = lambda setting, progress: (explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
+    monkeypatch.setattr(live, "run_elsewhere", run)
+    explorer.controls.buttons["brian2"].click()
+    assert "differs by 1.0e-05" in explorer.controls.report.value
+    expected = columns.brian2(explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
+    np.testing.assert_array_equal(sent(explorer, "brian2", "neg_log_snr", "overlay"), expected["neg_log_snr"])
+    assert explorer.view.properties["legend Brian2"] == {"visible": True}
+    slide(explorer, alpha=4.0)
+    assert sent(explorer, "brian2", "neg_log_snr", "overlay").size == 0
+    assert explorer.view.properties["legend Brian2"] == {"visible": False}
+
+
+def test_brian2_does_not_run_what_is_not_shown(explorer, monkeypatch):
+    monkeypatch.setattr(live, "run_elsewhere", lambda *arguments: pytest.fail("it ran"))
+    slide(explorer, alpha=80.0)
+    explorer.run_in_brian2()
+    assert "stable setting first" in explorer.controls.report.value
+
+
+def test_the_save_button_writes_the_page_of_the_setting(explorer, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    saved = []
+    monkeypatch.setattr("bioshare.explorer.page.save", lambda path, setting, progress: saved.append(setting) or path)
+    slide(explorer, alpha=4.0)
+    explorer.controls.buttons["save"].click()
+    assert saved == [explorer.setting]
+    assert str(tmp_path / "explorer.html") in explorer.controls.report.value
+
+
+def test_what_goes_wrong_while_saving_is_told(explorer, monkeypatch):
+    def fail(path, setting, progress):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("bioshare.explorer.page.save", fail)
+    explorer.controls.buttons["save"].click()
+    assert "Not saved: the disk is full" in explorer.controls.report.value
+
+
+def test_an_unexpected_error_is_told_in_words(explorer, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no <memory>")
+
+    monkeypatch.setattr(live, "answer", fail)
+    slide(explorer, alpha=4.0)
+    assert "no &lt;memory&gt;" in explorer.controls.trouble.value
+    assert opacity(explorer) == "0.35"
+
+
+def test_unknown_sliders_and_impossible_values_are_refused():
+    with pytest.raises(TypeError, match="no slider 'beta'; the sliders are alpha, gamma, tau, bias, k, neurons"):
+        bs.explore(beta=3)
+    with pytest.raises(ValueError, match=r"alpha must be .* from 0\.1 to 100"):
+        bs.explore(alpha=1000)
+
+
+def test_outside_of_a_notebook_it_says_how_to_see_it(explorer):
+    text = repr(explorer)
+    assert "alpha=10, gamma=0.01" in text
+    assert "python -m bioshare explore" in text
+    assert ".save(path)" in text
+
+
+def test_arrays_go_over_the_wire_as_bytes_and_images_as_single_precision():
+    wire = packed({"a": {"x": np.array([0.1, 0.2]), "image": [np.eye(2)], "label": ["one"]}})["a"]
+    assert np.frombuffer(wire["x"]["data"]).tolist() == [0.1, 0.2]
+    assert (wire["x"]["dtype"], wire["x"]["shape"]) == ("float64", [2])
+    assert (wire["image"][0]["dtype"], wire["image"][0]["shape"]) == ("float32", [2, 2])
+    assert np.frombuffer(wire["image"][0]["data"], "float32").tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert wire["label"] == ["one"]
+
+
+def test_on_a_loop_moves_are_answered_in_the_background_and_the_last_one_is_shown(monkeypatch):
+    monkeypatch.setattr(live, "_compile", lambda progress: None)
+
+    async def moves():
+        explorer = bs.explore(**SMALL)
+        first = explorer.answer
+        for alpha in (2.0, 3.0, 4.0):
+            slide(explorer, alpha=alpha)
+        assert explorer.answer is first
+        for _ in range(2000):
+            if explorer.answer.setting.alpha == 4.0:
+                break
+            await asyncio.sleep(0.01)
+        explorer.close()
+        return explorer
+
+    explorer = asyncio.run(moves())
+    assert explorer.answer.setting == Setting(**SMALL, alpha=4.0)
