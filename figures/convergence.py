@@ -96,7 +96,7 @@ def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, theory: C
     for axes, k in zip(row, KERNELS, strict=True):
         for gamma in GAMMAS:
             spread(axes, data.neg_log_snr.sel(k=k, gamma=gamma), COLORS[gamma], rf"$\gamma$ = {gamma:g}")
-            axes.axhline(theory(gamma), color=COLORS[gamma], linestyle=":", linewidth=1.2)
+            axes.axhline(theory(gamma), color=COLORS[gamma], linestyle=":", linewidth=1.7)
         axes.set_title(f"{letter}  {title}, k = {k}" if k == KERNELS[0] else f"k = {k}")
         axes.set_xlabel("presentation")
         last = int(data.presentation[-1])

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import xarray as xr
-from convergence import HERE, save_data, save_figure
+from convergence import HERE, RUST, save_data, save_figure
 from matplotlib.axes import Axes
 
 from bioshare.train.config import TrainConfig
@@ -80,14 +80,14 @@ def train(rate: float, args: argparse.Namespace) -> xr.Dataset:
 
 
 def draw(panel: Axes, data: xr.Dataset) -> None:
-    """A line for every layer that shares, from light to dark; sharing takes it below the axes, to -inf."""
+    """A line for every layer that shares, after the first from light to dark; sharing takes it to -inf."""
     values = np.maximum(data.neg_log_snr.values, FLOOR - 1)
     colors = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, data.sizes["layer"]))
-    looks: dict[int, dict[str, Any]] = {index: {"linewidth": 0.7} for index in range(data.sizes["layer"])}
-    looks[0] = {"linewidth": 1.1, "linestyle": (0, (4, 1.2)), "label": "first layer"}
-    looks[data.sizes["layer"] - 1] = {"linewidth": 1.6, "label": "last that shares"}
-    for index, (layer, color) in enumerate(zip(values.T, colors, strict=True)):
-        panel.plot(data.snr_step, layer, color=color, **looks[index])
+    looks: list[dict[str, Any]] = [{"color": color, "linewidth": 0.7} for color in colors]
+    looks[0] = {"color": RUST, "linewidth": 1.6, "linestyle": (0, (2.5, 1)), "zorder": 3, "label": "first layer"}
+    looks[-1] |= {"linewidth": 1.6, "label": "last that shares"}
+    for layer, look in zip(values.T, looks, strict=True):
+        panel.plot(data.snr_step, layer, **look)
     panel.set_xlim(0, data.snr_step[-1])
     panel.set_ylim(bottom=FLOOR)
     panel.set_xlabel("iteration")

@@ -1,8 +1,8 @@
 """Why stop early: stronger inhibition converges deeper and keeps the mean longer. Not in the paper.
 
 The rate circuit (Eq. 8) with alpha from 1 to 50, k = 3, gamma = 0.01, otherwise as Fig. 4B. Deviations from the
-mean decay like exp(-a), the mean itself like exp(-a / (1 + alpha)): past the minimum of -log SNR a sleep only loses
-the mean.
+mean decay like exp(-a), the mean itself like exp(-a / (1 + alpha)): past the minimum of -log SNR a sleep loses more of
+the mean than of the deviations.
 """
 
 import matplotlib.pyplot as plt

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-LIBRARIES = {"bioshare", "matplotlib", "numpy", "sklearn", "torch", *sys.stdlib_module_names}
+LIBRARIES = {"bioshare", "brian2", "matplotlib", "numpy", "sklearn", "torch", *sys.stdlib_module_names}
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -31,7 +32,6 @@ class ThisPython(AsyncKernelManager):
 
 def execute(path, folder):
     """Run a notebook in a folder and return its outputs."""
-    (folder / "brian_preferences").write_text('codegen.target = "numpy"\n')  # needs no compiler
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": folder}}
     NotebookClient(notebook, kernel_manager_class=ThisPython, timeout=300, resources=where).execute()
@@ -62,8 +62,7 @@ def test_a_notebook_runs_from_top_to_bottom_without_a_warning(path, tmp_path, mo
 @pytest.mark.slow
 def test_the_notebook_on_convergence_reaches_the_papers_depths_at_full_length(tmp_path, monkeypatch):
     monkeypatch.delenv("BIOSHARE_QUICK", raising=False)
-    (path,) = (path for path in NOTEBOOKS if path.stem == "02_convergence")
-    outputs = execute(path, tmp_path)
+    outputs = execute(NOTEBOOKS[1], tmp_path)
     assert told(outputs, "stderr") == ""
     rows = [line.split() for line in told(outputs, "stdout").splitlines() if line.startswith(("A ", "B "))]
     after = {(letter, int(k), float(gamma)): float(snr) for letter, k, gamma, _, snr, *_ in rows}
@@ -74,11 +73,21 @@ def test_the_notebook_on_convergence_reaches_the_papers_depths_at_full_length(tm
         assert after["B", 3, gamma] == pytest.approx(end, rel=0, abs=0.2)
 
 
+@pytest.mark.slow
+def test_the_notebook_on_a_circuit_of_ones_own_shares_as_well_as_the_papers_at_full_length(tmp_path, monkeypatch):
+    monkeypatch.delenv("BIOSHARE_QUICK", raising=False)
+    outputs = execute(NOTEBOOKS[5], tmp_path)
+    assert told(outputs, "stderr") == ""
+    left = dict(re.findall(r"^(linear|b = [\d.]+) +-log SNR.* spread left ([\d.]+)$", told(outputs, "stdout"), re.M))
+    assert left == {"linear": "0.065", "b = 1": "0.065", "b = 0.05": "0.537"}
+
+
 @every_notebook
 def test_a_notebook_is_kept_without_outputs_and_with_stable_cells(path):
     text = path.read_text()
     notebook = json.loads(text)
     assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    assert all(cell["source"] == "".join(cell["source"]).splitlines(True) for cell in notebook["cells"])
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     assert notebook["metadata"] == {"kernelspec": kernel, "language_info": {"name": "python"}}
     ids = [cell["id"] for cell in notebook["cells"]]

@@ -10,7 +10,8 @@ from matplotlib import colormaps, colors
 
 from bioshare.bridge.picture import COLOURS
 
-FIGURES = Path(__file__).parent.parent / "figures"
+ROOT = Path(__file__).parent.parent
+DRAWN = sorted([*(ROOT / "figures").glob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")])
 
 
 def lightness(rgb):
@@ -41,9 +42,9 @@ def test_the_first_three_lines_differ_in_lightness_by_twenty(cycle):
     assert np.diff(np.sort(lightness([colors.to_rgb(color) for color in cycle[:3]]))).min() > 20
 
 
-@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.py")), ids=lambda path: path.stem)
-def test_the_figures_use_the_colours_of_the_style(path, cycle):
-    assert set(re.findall(r'"(#[0-9a-f]{6})"', path.read_text())) <= set(cycle)
+@pytest.mark.parametrize("path", DRAWN, ids=lambda path: path.stem)
+def test_figures_and_notebooks_use_the_colours_of_the_style(path, cycle):
+    assert set(re.findall(r"#[0-9A-Fa-f]{6}\b", path.read_text())) <= set(cycle)
 
 
 def test_the_colours_of_weights_grow_lighter_with_the_weight_and_are_grey_at_zero():

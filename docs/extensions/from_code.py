@@ -53,9 +53,12 @@ def printed(words: list[str]) -> str:
 
 
 def _notebooks() -> Iterator[str]:
-    """Every notebook: its title, its first paragraph, and the file."""
+    """Every notebook: its title, its first paragraph, one of its pictures, and the file."""
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         first = "".join(json.loads(path.read_text())["cells"][0]["source"])
         title, _, rest = first.partition("\n")
         paragraph = re.sub(r"\]\((?=\w+\.ipynb)", "](../notebooks/", rest.strip().split("\n\n")[0])
-        yield f"\n## {title.lstrip('# ')}\n\n{paragraph}\n\n[{path.name}](../notebooks/{path.name})\n"
+        title = title.lstrip("# ")
+        options = f":alt: One of the figures of the notebook {title}.\n:width: 100%"
+        picture = f"```{{figure}} ../figures/notebook_{path.stem}.png\n{options}\n```"
+        yield f"\n## {title}\n\n{paragraph}\n\n{picture}\n\n[{path.name}](../notebooks/{path.name})\n"
