@@ -4,12 +4,20 @@ BIN := .venv/bin
 
 .PHONY: figures explore notebooks docs linkcheck test lint types clean
 
-.venv/installed: pyproject.toml constraints.txt
+define install
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@echo "Installing bioshare[$(1)] into .venv: some minutes, the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
 	touch $@
+endef
 
-figures: .venv/installed
+.venv/installed: pyproject.toml constraints.txt
+	$(call install,dev)
+
+.venv/notebook: pyproject.toml constraints.txt
+	$(call install,notebook)
+
+figures: .venv/notebook
 	$(BIN)/python figures/fig3.py
 	$(BIN)/python figures/fig4.py
 	$(BIN)/python figures/fig5.py
@@ -18,10 +26,10 @@ figures: .venv/installed
 	$(BIN)/python figures/asleep.py
 	$(BIN)/python figures/concepts.py
 
-explore: .venv/installed
+explore: .venv/notebook
 	$(BIN)/python -m bioshare explore
 
-notebooks: .venv/installed
+notebooks: .venv/notebook
 	$(BIN)/jupyter lab notebooks
 
 docs: .venv/installed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -87,12 +89,42 @@ class Exact:
     @contextlib.contextmanager
     def torch_threads(self, moved: int) -> Iterator[None]:
         """Set torch's threads for presentations that move so many weights, and put them back."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or (before if moved >= LARGE else 1))
-        try:
+        with _THREADS.restored() as before:
+            torch.set_num_threads(self.threads or (before if moved >= LARGE else 1))
             yield
+
+
+class _Threads:
+    """What torch's number of threads was before the first of the sleeps that run now set it.
+
+    A new thread begins with the number that was set last anywhere, which may be that of another thread's sleep.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before = 1
+        self._sleeps: Counter[int] = Counter()  # that run now, by thread
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[int]:
+        """Yield the number before all sleeps, and leave this thread with it, or with that of the sleep around this."""
+        thread = threading.get_ident()
+        with self._lock:
+            mine = torch.get_num_threads()
+            if not self._sleeps:
+                self._before = mine
+            before = self._before
+            restored = mine if thread in self._sleeps else before
+            self._sleeps[thread] += 1
+        try:
+            yield before
         finally:
-            torch.set_num_threads(before)
+            with self._lock:
+                torch.set_num_threads(restored)
+                self._sleeps -= Counter([thread])
+
+
+_THREADS = _Threads()
 
 
 class SleepMap(NamedTuple):
@@ -196,12 +228,12 @@ def _chunks(problem: Problem, engine: Exact) -> Iterator[tuple[int, Tensor]]:
     """
     draw, together = problem.blocks, MAP_BLOCK * max(1, MAPS // (MAP_BLOCK * len(problem.weights)))
     if problem.per_neuron:
-        draw, together = problem.drawn, _noise_together(problem)
+        draw, together = problem.drawn, noise_together(problem)
     for start, x in draw(together):
         yield start, engine.tensor(x)
 
 
-def _noise_together(problem: Problem) -> int:
+def noise_together(problem: Problem) -> int:
     """How many presentations with noise are computed at once."""
     groups, neurons, inputs = problem.weights.shape
     numbers = math.prod(problem.stimulus_batch) * neurons * inputs

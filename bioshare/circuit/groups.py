@@ -29,7 +29,13 @@ def refuse_divergence(problem: Problem, fine: Tensor, start: int) -> None:
 
 
 class Groups(ABC, Generic[State]):
-    """All groups of a problem; ``tensor`` makes a tensor of an array."""
+    """All groups of a problem; ``tensor`` makes a tensor of an array.
+
+    Attributes:
+        lost: which groups have diverged, (B,), if the others are to live on; None if a divergence ends the sleep.
+    """
+
+    lost: Tensor | None = None
 
     def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
         self.problem, self.constants = problem, Constants.of(problem, tensor)
@@ -51,6 +57,13 @@ class Groups(ABC, Generic[State]):
 
         The state before is left as it was until the next call.
         """
+
+    def _check(self, fine: Tensor, start: int) -> None:
+        """Stop where the weights moved too far, or note in which groups they did; ``fine`` is (B, T)."""
+        if self.lost is None:
+            refuse_divergence(self.problem, fine, start)
+        else:
+            self.lost |= ~fine.all(1)
 
     @abstractmethod
     def end(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,7 +105,7 @@ class SharedGroups(Groups[SharedState]):
         records = []
         for block in blocks(self.constants, x, self.rates[start : start + x.shape[1]]):
             traces = deviation.solve(block, block.maps.deviation), mean.solve(block, block.maps.mean)
-            refuse_divergence(self.problem, block.moves(*traces) < self.problem.bound, start)
+            self._check(block.moves(*traces) < self.problem.bound, start)
             if recorded := self._recorded(start, block.x.shape[1]):
                 spread = [_norm(vectors) for vectors in deviation.trajectory(block, traces[0], recorded)]
                 means = [vectors[..., 0].clone() for vectors in mean.trajectory(block, traces[1], recorded)]
@@ -129,7 +142,7 @@ class NoisyGroups(Groups[NoisyState]):
         for t, held in enumerate(x.unbind(1)):
             state = self._hold(state, held[self.stimulus_of], self.rates[start + t])
             largest = _norm(state[0].flatten(1), torch.inf)[:, None]
-            refuse_divergence(self.problem, largest < self.problem.bound, start + t)
+            self._check(largest < self.problem.bound, start + t)
             if t in recorded:
                 records.append(self._record(self.weights + state[0]))
         return state, records

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bioshare.circuit.checks import Array
-from bioshare.circuit.groups import NoisyGroups, NoisyState, refuse_divergence
+from bioshare.circuit.groups import NoisyGroups, NoisyState
 from bioshare.circuit.problem import Problem
 
 U, Q, C, POWER, PHI, PSI = range(6)
@@ -201,12 +201,17 @@ class CompiledGroups(NoisyGroups):
         v, m, r, r_inh = self.spare
         groups, _, inputs = self.weights.shape
         means, spreads = self.weights.new_empty(2, groups, len(recorded), inputs)
-        fine = torch.empty(groups, x.shape[1], dtype=torch.bool)
+        fine = torch.empty(groups, x.shape[1], dtype=torch.bool, device="cpu")
         rates = self.rates[start : start + x.shape[1]]
-        presentations = x, rates, torch.tensor(recorded, dtype=torch.long), x.new_tensor(self.problem.bound)
+        presentations = (
+            x,
+            rates,
+            torch.tensor(recorded, dtype=torch.long, device="cpu"),
+            x.new_tensor(self.problem.bound),
+        )
         of_groups = self.stimulus_of, self.parameters, self.weights, v, m, r, r_inh[:, 0], means, spreads, fine
         self._compute(presentations, of_groups)
-        refuse_divergence(self.problem, fine, start)
+        self._check(fine, start)
         self.spare = state
         return (v, m, r, r_inh), [self._measure(spreads.mT, means.mT)]
 

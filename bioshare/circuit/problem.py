@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -253,8 +254,8 @@ def divergence(problem: Problem, presentation: int, entry: int, last: int | None
     """
     scalars = [problem.flat(s)[entry] for s in (problem.rule.gamma, problem.rule.momentum, problem.circuit.dt_over_tau)]
     told, rate, limit, power = presentation, 0.0, np.inf, 0.0
-    for start, x in problem.blocks(1):
-        if presentation <= start <= (presentation if last is None else last):
+    for start, x in islice(problem.blocks(1), 1 + (presentation if last is None else last)):
+        if start >= presentation:
             its_power = float((x[entry, 0] ** 2).sum(-1).max())
             its_rate, its_limit = problem.rates[start].max(), float(theory.max_learning_rate(its_power, *scalars))
             if its_rate / its_limit > rate / limit:

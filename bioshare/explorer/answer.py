@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bioshare.circuit import theory
 from bioshare.circuit.checks import Array
+from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import literal_steps
-from bioshare.circuit.problem import DivergenceError, prepare
+from bioshare.circuit.problem import DivergenceError, Problem, measure, prepare
+from bioshare.circuit.run import SleepRun
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.setting import DT, Setting, Unstable
 
@@ -25,7 +28,7 @@ SHOWN = 5
 """Neurons of which the responses are shown."""
 
 RECORDS = 400
-"""Records of -log SNR, at most."""
+"""Records of -log SNR, at most, without that before sleep."""
 
 Progress = Callable[[int], None]
 
@@ -54,12 +57,12 @@ class Answer:
     Attributes:
         setting: what was asked.
         responses: in the first presentations.
-        presentation: of the records, (R,).
+        presentation: of the records, (R,); the first is before sleep, the last the end.
         neg_log_snr: -log SNR, (R,).
         mean_kept: norm of the mean, of that before sleep, (R,).
         mean_drift: distance of the mean from that before sleep, of its norm, (R,).
-        theory_minimum: -log SNR that the ideal circuit reaches.
-        theory_end: -log SNR where this circuit ends, if it settles at once and sleeps for ever (Eq. 24, 25).
+        theory_minimum: -log SNR where the ideal circuit ends with these weights (Eq. 5).
+        theory_end: -log SNR where this circuit ends, if it settles at once and sleeps for ever (Eq. 24).
         before, now, end: weights, (N, K).
         now_at: the presentation after which the weights are ``now``.
         seconds: what it took.
@@ -99,37 +102,22 @@ def answer(setting: Setting, now_at: int | None = None, progress: Progress | Non
     start = time.perf_counter()
     if trouble := setting.unstable:
         return trouble
-    before, circuit, rule = setting.weights, setting.circuit, setting.rule
-    sleep = lambda presentations, every: simulate(
-        before,
-        setting.stimulus,
-        circuit,
-        rule,
-        record_every=every,
-        presentations=presentations,
-        seed=setting.seed,
-        progress=progress or False,
-    )
-    weights_after = lambda presentations: sleep(presentations, presentations).weights if presentations else before
     try:
-        run = sleep(setting.presentations, record_every(setting))
-        responses = watch(setting)
-        best = int(run.presentation[np.argmin(run.neg_log_snr)])
+        problem = prepared(setting)
+        run = _sleep(problem, progress)
+        records = recorded(run, setting.weights)
+        best = int(records.presentation[np.argmin(records.neg_log_snr)])
         now_at = min(best if now_at is None else now_at, setting.presentations)
-        now = weights_after(now_at) if now_at < setting.presentations else run.weights
-    except (DivergenceError, ValueError) as error:
-        return setting.diverged(error)
-    size = run.mean_norm[0]
+        now = run.weights if now_at == setting.presentations else _weights_after(problem, now_at, progress)
+    except (DivergenceError, ValueError):
+        return setting.diverged()
     return Answer(
         setting,
-        responses,
-        run.presentation,
-        run.neg_log_snr,
-        run.mean_norm / size,
-        run.mean_drift / size,
-        float(theory.min_neg_log_snr(setting.gamma)),
+        watch(setting, problem),
+        *records,
+        theory_minimum(setting),
         theory_end(setting),
-        before,
+        setting.weights,
         now,
         run.weights,
         now_at,
@@ -137,30 +125,93 @@ def answer(setting: Setting, now_at: int | None = None, progress: Progress | Non
     )
 
 
-def record_every(setting: Setting) -> int:
-    """Presentations between two records."""
-    return math.ceil(setting.presentations / RECORDS)
-
-
-def theory_end(setting: Setting) -> float:
-    """-log SNR at the fixed point of the steady-state circuit (Eq. 24), with noise as in `theory.fixed_point`."""
-    end = theory.fixed_point(setting.weights, np.eye(setting.k**2), setting.gamma, setting.alpha, setting.noise)
-    return float(theory.neg_log_snr(end))
-
-
-def watch(setting: Setting) -> Responses:
-    """The first presentations step by step; the fixed point is that of the weights at each time step."""
-    problem = prepare(
+def prepared(setting: Setting) -> Problem:
+    """The whole sleep; raises ValueError where its learning rates are refused."""
+    return prepare(
         setting.weights,
         setting.stimulus,
         setting.circuit,
         setting.rule,
-        presentations=min(WATCHED, setting.presentations),
+        record_every=record_every(setting),
+        presentations=setting.presentations,
         seed=setting.seed,
     )
-    steps, literal = setting.circuit.updates_per_presentation, literal_steps(problem)
+
+
+def _sleep(problem: Problem, progress: Progress | None) -> SleepRun:
+    engine = Exact()
+    run = SleepRun.of(problem, engine.run(problem, progress or False), engine)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
+def _weights_after(problem: Problem, presentations: int, progress: Progress | None) -> Array:
+    """The weights (N, K) after the first presentations of a sleep that was checked as a whole.
+
+    A sleep of these presentations alone might be refused for the high learning rates at its start.
+    """
+    if not presentations:
+        return problem.weights[0]
+    first = replace(problem, rates=problem.rates[:presentations], record_every=presentations)
+    return _sleep(first, progress).weights
+
+
+class Records(NamedTuple):
+    """Records of one or more sleeps; the last is their end. ``mean_`` is of the norm of the mean before sleep.
+
+    Attributes:
+        presentation: (R,), from 0.
+        neg_log_snr, mean_kept, mean_drift: as in `Answer`, (..., R).
+    """
+
+    presentation: NDArray[np.int64]
+    neg_log_snr: Array
+    mean_kept: Array
+    mean_drift: Array
+
+
+def recorded(run: SleepRun, before: Array) -> Records:
+    """The records of a run, with the end where it lies between two of them; ``before`` are the weights (N, K)."""
+    at, values = run.presentation, np.stack([run.neg_log_snr, run.mean_norm, run.mean_drift])
+    if at[-1] < run.presentations:
+        end = np.stack(list(measure(run.weights, before.mean(-2)).values()))
+        at, values = np.append(at, run.presentations), np.concatenate([values, end[..., None]], -1)
+    curve, norm, drift = values
+    return Records(at, curve, norm / norm[..., :1], drift / norm[..., :1])
+
+
+def record_every(setting: Setting) -> int:
+    """Presentations between two records; the end is recorded in any case."""
+    return math.ceil(setting.presentations / RECORDS)
+
+
+def theory_minimum(setting: Setting) -> float:
+    """-log SNR at the fixed point of the ideal circuit (Eq. 5) from these weights, with noise as in `theory_end`."""
+    return _theory(setting, math.inf)
+
+
+def theory_end(setting: Setting) -> float:
+    """-log SNR at the fixed point of the steady-state circuit (Eq. 24), with noise as in `theory.fixed_point`."""
+    return _theory(setting, setting.alpha)
+
+
+def _theory(setting: Setting, alpha: float) -> float:
+    end = theory.fixed_point(setting.weights, np.eye(setting.k**2), setting.gamma, alpha, setting.noise)
+    return float(theory.neg_log_snr(end))
+
+
+def watch(setting: Setting, problem: Problem | None = None) -> Responses:
+    """The first presentations step by step; the fixed point is that of the weights at each time step.
+
+    Args:
+        setting: a stable one.
+        problem: its `prepared` sleep, if there is one already.
+    """
+    problem = problem or prepared(setting)
+    literal, steps = literal_steps(problem), setting.circuit.updates_per_presentation
     r, r_inh, z = [], [], []
-    for _, x in problem.blocks(1):
+    for _, x in islice(problem.blocks(1), WATCHED):
         for weights, rates, inhibition in islice(literal, steps):
             z.append((weights[0] * x[0, 0]).sum(-1))
             r.append(rates[0, :SHOWN])
@@ -189,4 +240,5 @@ def in_brian2(setting: Setting, progress: Progress | None = None) -> tuple[NDArr
         seed=setting.seed,
         progress=progress or False,
     )
-    return run.presentation, run.neg_log_snr
+    records = recorded(run, setting.weights)
+    return records.presentation, records.neg_log_snr

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 from bioshare.circuit.checks import Array
 from bioshare.circuit.theory import max_alpha
 from bioshare.explorer.answer import SHOWN, Answer
-from bioshare.explorer.setting import DT, Setting
+from bioshare.explorer.setting import DT, Setting, rounded
 from bioshare.explorer.sweep import ALPHAS, GAMMAS
 
 if TYPE_CHECKING:
@@ -122,15 +122,13 @@ def map_columns(data: xr.Dataset) -> Columns:
     """The sources ``map``, ``unstable`` and ``map_words`` of what `sweep` found."""
     alphas, gammas, limit = data.alpha.to_numpy(), data.gamma.to_numpy(), float(max_alpha(DT, data.attrs["tau"]))
     stable = alphas < limit
-    sides, levels = edges(alphas), edges(gammas)
-    last = stable.sum()
-    sides[last] = limit if last < len(alphas) else min(sides[last], limit)
+    borders, levels = sides(alphas, data.attrs["tau"]), edges(gammas)
     rows, cells = np.nonzero(np.broadcast_to(stable[:, None], (len(alphas), len(gammas))))
     source = {
         "alpha": alphas[rows],
         "gamma": gammas[cells],
-        "left": sides[rows],
-        "right": sides[rows + 1],
+        "left": borders[rows],
+        "right": borders[rows + 1],
         "bottom": levels[cells],
         "top": levels[cells + 1],
         **{name: data[name].transpose("alpha", "gamma").to_numpy()[rows, cells] for name in QUANTITIES},
@@ -156,6 +154,21 @@ def edges(grid: ArrayLike) -> Array:
     return np.exp(np.concatenate([[logs[0] - step[0] / 2], (logs[1:] + logs[:-1]) / 2, [logs[-1] + step[-1] / 2]]))
 
 
+def sides(alphas: ArrayLike, tau: float) -> Array:
+    """Borders between the map's columns, (A + 1,): the stable ones end at the limit of alpha."""
+    borders, limit = edges(alphas), float(max_alpha(DT, tau))
+    last = int((np.asarray(alphas) < limit).sum())
+    borders[last] = limit if last < len(borders) - 1 else min(borders[last], limit)
+    return borders
+
+
+def cell(at: tuple[float, float], alphas: ArrayLike, gammas: ArrayLike, tau: float) -> tuple[float, float]:
+    """Alpha and gamma of the map's cell that a place lies in, or of the nearest cell."""
+    values, borders = (np.asarray(alphas, float), np.asarray(gammas, float)), (sides(alphas, tau), edges(gammas))
+    index = [int(np.searchsorted(border[1:-1], place, "right")) for border, place in zip(borders, at, strict=True)]
+    return float(values[0][index[0]]), float(values[1][index[1]])
+
+
 def unstable_area(limit: float, alphas: ArrayLike = ALPHAS, gammas: ArrayLike = GAMMAS) -> dict[str, Any]:
     """The source ``unstable``: alphas of the map from ``limit`` on."""
     right, bottom, top = edges(alphas)[-1], *edges(gammas)[[0, -1]]
@@ -164,7 +177,7 @@ def unstable_area(limit: float, alphas: ArrayLike = ALPHAS, gammas: ArrayLike = 
     row |= {"middle_x": (limit * right) ** 0.5, "middle_y": (bottom * top) ** 0.5}
     return {
         **{name: np.array([value] if shown else []) for name, value in row.items()},
-        "label": [f"unstable from α = {limit:.3g}"] if shown else [],
+        "label": [f"unstable from α = {rounded(limit):g}"] if shown else [],
     }
 
 

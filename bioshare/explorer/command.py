@@ -21,10 +21,13 @@ from bioshare.explorer.setting import SLIDERS, WHOLE, Setting
 
 PORT = 8866
 
+FORSAKEN = 120
+"""Seconds after which a kernel ends that no page is connected to."""
+
 HEAD = """## A sharing group asleep
 
-Neurons that should have equal weights see the same inputs; inhibition and Hebbian plasticity pull their weights
-together. Move a slider, click a curve to see the weights at that time, or click a cell of the map."""
+Neurons that should have equal weights see the same inputs; inhibition and anti-Hebbian plasticity pull their
+weights together. Move a slider, click a curve to see the weights at that time, or click a cell of the map."""
 
 TEMPLATE = """{%- extends "voila/templates/lab/index.html.j2" -%}
 {%- block html_head -%}
@@ -61,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
         return
     if importlib.util.find_spec("voila") is None:
-        raise ValueError("the live explorer needs Voila: pip install 'bioshare[notebook]'")
+        raise ValueError("the live explorer needs Voila: pip install voila, or bioshare with its extra notebook")
     check_port(arguments.port)
     with tempfile.TemporaryDirectory(prefix="bioshare-explore-") as folder:
         serve(setting, Path(folder), arguments.port, browser=not arguments.no_browser)
@@ -154,8 +157,15 @@ def write_notebook(setting: Setting, folder: Path) -> Path:
 def configure(folder: Path, port: int, browser: bool) -> None:
     """Write Voila's settings, and its template "bioshare", into the folder."""
     ours = {"ip": "localhost", "port": port, "port_retries": 0, "open_browser": browser, "log_level": "ERROR"}
+    tornado = {
+        "ws_ping_timeout": 30_000,  # the default is refused, with a warning
+        "disable_check_xsrf": True,  # a closed tab ends its kernel without the token; it knows the kernel's secret name
+    }
+    culling = {"cull_idle_timeout": FORSAKEN, "cull_interval": FORSAKEN // 2, "cull_connected": False}
     settings = {
-        "Voila": {**ours, "tornado_settings": {"ws_ping_timeout": 30_000}},  # the default is refused, with a warning
+        "Voila": {**ours, "tornado_settings": tornado},
+        "MappingKernelManager": culling,
+        "VoilaKernelManager": culling,
         "VoilaConfiguration": {"template": "bioshare"},
         "VoilaExecutor": {"timeout": 120},
     }

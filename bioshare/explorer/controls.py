@@ -6,7 +6,7 @@ import html
 
 import ipywidgets
 
-from bioshare.explorer.setting import SLIDERS, WHOLE, Setting
+from bioshare.explorer.setting import SLIDERS, WHOLE, Setting, rounded
 from bioshare.explorer.slider import SliderWidget
 
 FIRST = ("alpha", "gamma")
@@ -18,6 +18,16 @@ BUTTONS = {
     "save": ("Save page", "Write explorer.html, which works without Python"),
     "reset": ("Reset", "All sliders as at the start"),
 }
+
+
+def close(*widgets: ipywidgets.Widget) -> None:
+    """Close widgets and all that belong to them: Jupyter keeps every widget that is open."""
+    for widget in widgets:
+        if widget.comm is None:
+            continue
+        parts = [getattr(widget, name, None) for name in ("layout", "style")]
+        widget.close()
+        close(*getattr(widget, "children", ()), *(part for part in parts if isinstance(part, ipywidgets.Widget)))
 
 
 class Controls:
@@ -71,7 +81,7 @@ class Controls:
     def say_limit(self, limit: float) -> None:
         """Tell beside alpha where it becomes unstable."""
         label = next(slider.label for slider in SLIDERS if slider.name == "alpha")
-        self.sliders["alpha"].label = f"{label}; stable below {limit:.3g}"
+        self.sliders["alpha"].label = f"{label}; stable below {rounded(limit):g}"
         self.sliders["alpha"].limit = limit
 
     def say_trouble(self, words: str, slider: str = "") -> None:

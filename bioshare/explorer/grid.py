@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -12,7 +14,8 @@ from tqdm import tqdm
 
 from bioshare.circuit.checks import Array
 from bioshare.circuit.circuits import RateCircuit
-from bioshare.circuit.problem import DivergenceError
+from bioshare.circuit.problem import prepare
+from bioshare.circuit.progress import Progress, checked
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SLIDERS, Setting
@@ -20,11 +23,11 @@ from bioshare.explorer.watching import INPUTS, NEURONS, Watching
 
 ALPHAS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 GAMMAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1)
-NOISES = (0, 0.1, 0.3)
+NOISES = (0.0, 0.1, 0.3)
 RATES = (1 / 3, 1, 10 / 3)
 """Learning rates, of that of the setting."""
 
-RECORDS = 120
+RECORDS = 100
 """Positions on the logarithmic axis of presentations; those that fall on the same presentation are one record."""
 
 SNAPSHOTS = 5
@@ -65,20 +68,22 @@ class Grid:
 
 
 def axes(setting: Setting) -> dict[str, Array]:
-    """The values of the sliders; one of the setting takes the place of one that is nearly the same."""
+    """The values of the sliders; one of the setting takes the place of the nearest, so that no page grows."""
     ends = next(slider for slider in SLIDERS if slider.name == "learning_rate")
     rates = [min(max(factor * setting.learning_rate, ends.low), ends.high) for factor in RATES]
-    factor = lambda largest: lambda a, b: max(a, b) < largest * min(a, b)
     return {
-        "learning_rate": _with(setting.learning_rate, [float(f"{rate:.3g}") for rate in rates], factor(1.15)),
-        "noise": _with(setting.noise, NOISES, lambda a, b: abs(a - b) < 0.05),
-        "alpha": _with(setting.alpha, ALPHAS, factor(1.15)),
-        "gamma": _with(setting.gamma, GAMMAS, factor(1.5)),
+        "learning_rate": np.unique(_with(setting.learning_rate, [float(f"{rate:.3g}") for rate in rates])),
+        "noise": np.array([0.0, *_with(setting.noise, NOISES[1:])] if setting.noise else NOISES),
+        "alpha": _with(setting.alpha, ALPHAS),
+        "gamma": _with(setting.gamma, GAMMAS),
     }
 
 
-def _with(own: float, values: Iterable[float], near: Callable[[float, float], bool]) -> Array:
-    return np.array(sorted({own, *(value for value in values if not near(value, own))}), float)
+def _with(own: float, values: Sequence[float]) -> Array:
+    """The values, of which the nearest is replaced: by its ratio, all being positive."""
+    replaced = np.array(values, float)
+    replaced[np.argmin(np.abs(np.log(replaced / own)))] = own
+    return replaced
 
 
 def records(presentations: int) -> NDArray[np.int64]:
@@ -92,12 +97,18 @@ def snapshots(presentations: int) -> NDArray[np.int64]:
     return np.unique([at[np.argmin(np.abs(np.log(at / presentation)))] for presentation in wanted])
 
 
-def compute(setting: Setting, progress: bool = True) -> Grid:
+def size(setting: Setting) -> int:
+    """How many sleeps the grid has, unstable ones included."""
+    return math.prod(len(axis) for axis in axes(setting).values())
+
+
+def compute(setting: Setting, progress: Progress = True) -> Grid:
     """Let the setting's group sleep at every point of the grid; all alpha and gamma in one call of `simulate`.
 
     Args:
         setting: see `Grid`.
-        progress: show a bar.
+        progress: True for a bar, False for nothing, or a function that is told how many sleeps are done, of
+            `size`; what it raises ends the computation.
 
     Raises:
         ValueError: all sleeps of the grid are unstable.
@@ -106,13 +117,14 @@ def compute(setting: Setting, progress: bool = True) -> Grid:
     cell = np.empty([len(axis) for axis in values.values()], np.int32)
     words: list[str] = []
     sleeps: list[_Sleep] = []
-    with tqdm(total=cell.size, disable=not progress, desc="sleeps", smoothing=0) as bar:
+    with _telling(checked(progress), cell.size) as tell:
         for place, (rate, noise) in _points(values["learning_rate"], values["noise"]):
             settings = [
                 setting.moved(learning_rate=rate, noise=noise, alpha=alpha, gamma=gamma)
                 for _, (alpha, gamma) in _points(values["alpha"], values["gamma"])
             ]
-            for (i, j), sleep in zip(np.ndindex(cell.shape[2:]), _sleeps(settings, bar), strict=True):
+            done = int(np.ravel_multi_index((*place, 0, 0), cell.shape))
+            for (i, j), sleep in zip(np.ndindex(cell.shape[2:]), _sleeps(settings, _after(done, tell)), strict=True):
                 if isinstance(sleep, str):
                     words += [] if sleep in words else [sleep]
                     cell[(*place, i, j)] = -1 - words.index(sleep)
@@ -122,6 +134,24 @@ def compute(setting: Setting, progress: bool = True) -> Grid:
     if not sleeps:
         raise ValueError(f"setting must have a stable one near it to show. {words[0]}")
     return _grid(setting, values, cell, words, sleeps)
+
+
+Tell = Callable[[int], object]
+
+
+@contextlib.contextmanager
+def _telling(progress: Progress, sleeps: int) -> Iterator[Tell]:
+    """What is called with the number of sleeps that are done."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    with tqdm(total=sleeps, disable=not progress, desc="sleeps", smoothing=0) as bar:
+        yield lambda done: bar.update(done - bar.n)
+
+
+def _after(before: int, tell: Tell) -> Tell:
+    """Count from ``before``."""
+    return lambda done: tell(before + done)
 
 
 def _points(*axes: Array) -> Iterable[tuple[tuple[int, ...], tuple[float, ...]]]:
@@ -139,47 +169,60 @@ class _Sleep:
     weights: NDArray[np.float32]
 
 
-def _sleeps(settings: list[Setting], bar: tqdm) -> list[_Sleep | str]:
+def _sleeps(settings: list[Setting], tell: Tell) -> list[_Sleep | str]:
     """The sleeps of settings that differ in alpha and gamma only, or why they are unstable."""
     found: list[_Sleep | str] = [trouble.words if (trouble := setting.unstable) else "" for setting in settings]
-    stable = [i for i, words in enumerate(found) if not words]
-    bar.update(len(settings) - len(stable))
-    for i, sleep in zip(stable, _together([settings[i] for i in stable], bar), strict=True):
+    refused = _refused(settings[0], {setting.gamma for setting in settings}, tell)
+    for i, setting in enumerate(settings):
+        if not found[i] and setting.gamma in refused:
+            found[i] = setting.diverged().words
+    left = [i for i, words in enumerate(found) if not words]
+    before = len(settings) - len(left)
+    for i, sleep in zip(left, _together([settings[i] for i in left], _after(before, tell)), strict=True):
         found[i] = sleep
+    tell(len(settings))
     return found
 
 
-def _together(settings: list[Setting], bar: tqdm) -> list[_Sleep | str]:
-    """The sleeps of settings whose circuits are stable, in one call; where one diverges, in halves."""
+def _refused(setting: Setting, gammas: set[float], tell: Tell) -> set[float]:
+    """The gammas with which `simulate` refuses the learning rate, to which alpha and other neurons do not matter."""
+    tell(0)
+    circuit = RateCircuit(1.0, setting.tau, setting.bias, DT, DURATION)
+    rule = Hebbian(np.array(sorted(gammas)), MOMENTUM, learning_rate=setting.rule.learning_rate)
+    arguments = (setting.weights[:1], setting.stimulus, circuit, rule)
+    try:
+        prepare(*arguments, presentations=setting.presentations, seed=setting.seed)
+    except ValueError:
+        if len(gammas) == 1:
+            return gammas
+        return set().union(*(_refused(setting, {gamma}, tell) for gamma in gammas))
+    return set()
+
+
+def _together(settings: list[Setting], tell: Tell) -> list[_Sleep | str]:
+    """The sleeps of settings whose circuits are stable, in one call, or why they diverge."""
     if not settings:
         return []
-    first, start = settings[0], bar.n
+    first = settings[0]
     engine = Watching(records(first.presentations))
     alphas, gammas = (np.array([getattr(setting, name) for setting in settings]) for name in ("alpha", "gamma"))
-    try:
-        simulate(
-            first.weights,
-            first.stimulus,
-            RateCircuit(alphas, first.tau, first.bias, DT, DURATION),
-            Hebbian(gammas, MOMENTUM, learning_rate=first.rule.learning_rate),
-            engine,
-            record_every=first.presentations,
-            presentations=first.presentations,
-            seed=first.seed,
-            progress=lambda done: bar.update(start + len(settings) * done // first.presentations - bar.n),
-        )
-    except (DivergenceError, ValueError) as error:
-        if len(settings) == 1:
-            bar.update(start + 1 - bar.n)
-            return [first.diverged(error).words]
-        bar.update(start - bar.n)
-        half = len(settings) // 2
-        return _together(settings[:half], bar) + _together(settings[half:], bar)
-    return _kept(engine)
+    simulate(
+        first.weights,
+        first.stimulus,
+        RateCircuit(alphas, first.tau, first.bias, DT, DURATION),
+        Hebbian(gammas, MOMENTUM, learning_rate=first.rule.learning_rate),
+        engine,
+        record_every=first.presentations,
+        presentations=first.presentations,
+        seed=first.seed,
+        progress=lambda done: tell(len(settings) * done // first.presentations),
+    )
+    sleeps = zip(settings, engine.lost, _kept(engine), strict=True)
+    return [setting.diverged().words if lost else sleep for setting, lost, sleep in sleeps]
 
 
-def _kept(engine: Watching) -> list[_Sleep | str]:
-    """What the page needs of sleeps that were watched."""
+def _kept(engine: Watching) -> list[_Sleep]:
+    """What the page needs of sleeps that were watched, lost ones included."""
     at = engine.presentation
     kept = [int(np.searchsorted(at, presentation)) for presentation in snapshots(int(at[-1]))]
     curves = engine.curves.swapaxes(0, 1).astype(np.float32)

@@ -15,7 +15,8 @@ from bioshare.circuit.checks import Array
 from bioshare.circuit.theory import max_alpha
 from bioshare.explorer import columns
 from bioshare.explorer.answer import Answer, Progress, answer
-from bioshare.explorer.controls import Controls
+from bioshare.explorer.controls import Controls, close
+from bioshare.explorer.grid import size
 from bioshare.explorer.literal import run_elsewhere
 from bioshare.explorer.panels import ANSWER_PANELS, layout, properties
 from bioshare.explorer.setting import DT, SLIDERS, Setting, Unstable
@@ -77,7 +78,8 @@ class Explorer(ipywidgets.VBox):
         self._answers = Latest(self._show, lambda error: self._refuse(str(error)), patience=PATIENCE)
         self._maps = Latest(self._show_map, fail("No map"), self._tell_map)
         self._literal = Latest(self._show_brian2, fail("Brian2"))
-        self._pages = Latest(lambda path: self.controls.say_report(f"Saved {Path(path).resolve()}"), fail("Not saved"))
+        saved = lambda path: self.controls.say_report(f"Saved {Path(path).resolve()}")
+        self._pages = Latest(saved, fail("Not saved"), self._tell_page)
         self._compiled = Latest(lambda _: None, lambda error: self._refuse(str(error)))
 
     def _observe(self) -> None:
@@ -111,6 +113,9 @@ class Explorer(ipywidgets.VBox):
 
     def run_in_brian2(self) -> None:
         """Simulate the setting step by step in Brian2, and draw it over the curve."""
+        if self._answers.busy:
+            self.controls.say_report("Brian2 runs what the panels show: press again when the answer is there.")
+            return
         if self.answer.setting != self._setting:
             self.controls.say_report("Brian2 runs what the panels show: move to a stable setting first.")
             return
@@ -122,12 +127,15 @@ class Explorer(ipywidgets.VBox):
         """Simulate the setting at a grid of alphas and gammas."""
         self.controls.say_report(f"Map: {len(ALPHAS)} × {len(GAMMAS)} settings in one simulation ...")
         self._mapped = setting = self._setting
-        self._maps.submit(lambda progress: sweep(setting, progress=progress))
+        self._maps.submit(lambda progress: sweep(setting, progress=self._answers.first(progress)))
 
     def close(self) -> None:
         """Stop all work, and take the widgets off the page."""
+        if self.comm is None:  # it is closed, or was never made: Jupyter closes what is collected
+            return
         for worker in (self._answers, self._maps, self._literal, self._pages, self._compiled):
             worker.cancel()
+        close(*self.children, self.layout)
         super().close()
 
     def __repr__(self) -> str:
@@ -152,7 +160,10 @@ class Explorer(ipywidgets.VBox):
         self._ask()
 
     def _click_map(self, alpha: float, gamma: float) -> None:
-        at = (_nearest(ALPHAS, alpha), _nearest(GAMMAS, gamma))
+        shown = (ALPHAS, GAMMAS, self._setting.tau)
+        if self.map is not None:
+            shown = (self.map.alpha, self.map.gamma, self.map.attrs["tau"])
+        at = columns.cell((alpha, gamma), *shown)
         self.setting = self._setting.moved(alpha=at[0], gamma=at[1])
 
     def _click_time(self, presentation: float, _: float) -> None:
@@ -166,8 +177,8 @@ class Explorer(ipywidgets.VBox):
 
     def _save_page(self) -> None:
         self.controls.say_report(f"Computing the curves of {PAGE} ...")
-        setting = self._setting
-        self._pages.submit(lambda progress: _page(PAGE, setting, bar=False))
+        setting, self._page_size = self._setting, size(self._setting)
+        self._pages.submit(lambda progress: _page(PAGE, setting, self._answers.first(progress)))
 
     def _prepare(self) -> None:
         """What a new setting changes before it is computed."""
@@ -222,6 +233,9 @@ class Explorer(ipywidgets.VBox):
     def _tell_map(self, done: int) -> None:
         self.controls.say_report(f"Map: {done / self._mapped.presentations:.0%} of {self._mapped.presentations:,}")
 
+    def _tell_page(self, done: int) -> None:
+        self.controls.say_report(f"Page: {done / self._page_size:.0%} of {self._page_size:,} sleeps")
+
     def _show_map(self, found: xr.Dataset) -> None:
         self.map = found
         self.view.map = packed(columns.map_columns(found))
@@ -251,10 +265,10 @@ def _compile(progress: Progress) -> None:
     answer(Setting(noise=0.1, neurons=10, presentations=100), progress=progress)
 
 
-def _page(path: str | Path, setting: Setting, bar: bool = True) -> Path:
+def _page(path: str | Path, setting: Setting, progress: bool | Progress = True) -> Path:
     from bioshare.explorer.page import save
 
-    return save(path, setting, progress=bar)
+    return save(path, setting, progress=progress)
 
 
 def _stable(result: Answer | Unstable) -> Answer:
@@ -269,10 +283,6 @@ def _difference(setting: Setting, other: Setting) -> str:
     return ", ".join(
         f"{symbols[name]} = {value:g}" for name, value in setting.values().items() if value != theirs[name]
     )
-
-
-def _nearest(grid: Array, value: float) -> float:
-    return float(grid[np.argmin(np.abs(np.log(grid / value)))])
 
 
 def _pale(pale: bool) -> dict[str, Any]:

@@ -48,10 +48,12 @@ function drive(w, x, z) {
 }
 
 function learn({ w, m, r, x }, rate, gamma, { inputs, momentum, bias }) {
-  for (let j = 0; j < w.length; j++) {
-    const push = (r[Math.floor(j / inputs)] - bias) * x[j] + gamma * (w[j] - arrays.w_init[j]);
-    m[j] = momentum * m[j] - rate * push;
-    w[j] += m[j];
+  for (let i = 0, j = 0; i < r.length; i++) {
+    const away = r[i] - bias;
+    for (let k = 0; k < inputs; k++, j++) {
+      m[j] = momentum * m[j] - rate * (away * x[j] + gamma * (w[j] - arrays.w_init[j]));
+      w[j] += m[j];
+    }
   }
 }
 
@@ -105,7 +107,7 @@ function curves(at, sleep) {
     curve: { presentation: data.presentation.slice(1), ...Object.fromEntries(later) },
     levels: {
       presentation: [first, data.presentation.at(-1)],
-      theory_minimum: filled(2, data.theory_minimum[at.gamma]),
+      theory_minimum: filled(2, data.theory_minimum[at.noise][at.gamma]),
       theory_end: filled(2, end),
     },
     best: {
@@ -188,11 +190,11 @@ function warn(reason) {
   for (const name of data.answer_panels) panels.get_model_by_name(name).styles = { opacity: reason ? "0.35" : "1" };
 }
 
-/** Bring sliders and panels up to date. */
+/** Bring sliders and panels up to date; the responses take longest, and only where an axis has moved. */
 function show() {
   const sleep = cell(page.at);
   for (const name of AXES) label(name, page.at[name], `${value(page.at, name)}`);
-  if (sleep >= 0) {
+  if (sleep >= 0 && AXES.some((name) => page.at[name] !== page.stable?.[name])) {
     page.stable = { ...page.at };
     fill({ ...curves(page.at, sleep), responses: responses(page.at) });
     element("summary").textContent = summary(sleep);

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -18,11 +19,12 @@ from bokeh.resources import Resources
 
 import bioshare
 from bioshare.circuit import stimuli
+from bioshare.circuit.progress import Progress
 from bioshare.circuit.stimuli import generators
-from bioshare.circuit.theory import max_alpha, min_neg_log_snr
-from bioshare.explorer.answer import SHOWN, WATCHED, Answer, Responses, theory_end
+from bioshare.circuit.theory import max_alpha
+from bioshare.explorer.answer import SHOWN, WATCHED, Answer, Responses, theory_end, theory_minimum
 from bioshare.explorer.columns import edges, unstable_area
-from bioshare.explorer.grid import Grid, compute
+from bioshare.explorer.grid import Grid, compute, size
 from bioshare.explorer.panels import ANSWER_PANELS, layout
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, Setting
 from bioshare.explorer.watching import INPUTS, NEURONS
@@ -43,7 +45,7 @@ LINK = "https://arxiv.org/abs/2106.13031"
 SYMBOLS = {"alpha": "α", "gamma": "γ", "noise": "σ", "learning_rate": "η"}
 
 
-def save(path: str | os.PathLike[str], setting: Setting, progress: bool = True) -> Path:
+def save(path: str | os.PathLike[str], setting: Setting, progress: Progress = True) -> Path:
     """Write the page: one file without references to others, the same bytes for the same setting and versions.
 
     Its sliders are alpha, gamma, learning rate and noise, over the grid of `bioshare.explorer.grid`. What else the
@@ -52,7 +54,8 @@ def save(path: str | os.PathLike[str], setting: Setting, progress: bool = True) 
     Args:
         path: the file, which is replaced if it exists, in a folder that exists.
         setting: the sliders.
-        progress: show a bar.
+        progress: True for a bar, False for nothing, or a function that is told how many sleeps are done, of
+            `bioshare.explorer.grid.size`. What it raises is passed on, and nothing is written.
 
     Returns:
         The path.
@@ -63,6 +66,8 @@ def save(path: str | os.PathLike[str], setting: Setting, progress: bool = True) 
     """
     path = _writable(path)
     text = page(compute(setting, progress))
+    if not isinstance(progress, bool):
+        progress(size(setting))  # the last moment to stop
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return path
@@ -136,8 +141,8 @@ def _data(grid: Grid) -> dict[str, Any]:
         "opening": opening,
         "words": grid.words,
         "presentation": grid.presentation.tolist(),
-        "theory_minimum": min_neg_log_snr(values["gamma"]).tolist(),
-        "theory_end": _theory_ends(grid),
+        "theory_minimum": _over(grid, theory_minimum, ["noise", "gamma"]),
+        "theory_end": _over(grid, theory_end, ["noise", "alpha", "gamma"]),
         "weights": {
             "shape": grid.before.shape,
             "low": grid.low,
@@ -163,12 +168,11 @@ def _moved(grid: Grid, at: dict[str, int]) -> Setting:
     return grid.setting.moved(**{name: float(grid.axes[name][i]) for name, i in at.items()})
 
 
-def _theory_ends(grid: Grid) -> list[Any]:
-    """`theory_end` over noise, alpha and gamma."""
-    names = ["noise", "alpha", "gamma"]
+def _over(grid: Grid, function: Callable[[Setting], float], names: list[str]) -> list[Any]:
+    """A function of the setting over some of the axes, as nested lists."""
     shape = tuple(len(grid.axes[name]) for name in names)
     points = (dict(zip(names, at, strict=True)) for at in np.ndindex(shape))
-    return np.reshape([theory_end(_moved(grid, at)) for at in points], shape).tolist()
+    return np.reshape([function(_moved(grid, at)) for at in points], shape).tolist()
 
 
 def _map(grid: Grid) -> dict[str, list[float]]:
@@ -253,7 +257,7 @@ def _at_first(grid: Grid, opening: dict[str, int]) -> Answer:
         neg_log_snr=grid.neg_log_snr[sleep].astype(float),
         mean_kept=grid.mean_kept[sleep].astype(float),
         mean_drift=grid.mean_drift[sleep].astype(float),
-        theory_minimum=float(min_neg_log_snr(setting.gamma)),
+        theory_minimum=theory_minimum(_moved(grid, opening)),
         theory_end=theory_end(_moved(grid, opening)),
         before=before,
         now=before,

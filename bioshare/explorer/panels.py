@@ -133,7 +133,7 @@ def snr_panel(sources: Sources) -> figure:
     panel.y_range = DataRange1d(renderers=[floor, end, curve, literal], range_padding=0.14)
     panel.x_range = DataRange1d(renderers=[curve], range_padding=0.03)
     _legend(panel, {"circuit": [curve], "lowest": [dot], "now": [now], "Brian2": [literal]})
-    _legend(panel, {"its end, Eq. 25": [end], "ideal circuit’s end": [floor]})
+    _legend(panel, {"its end, Eq. 24": [end], "ideal circuit’s end, Eq. 5": [floor]})
     tips = [("presentation", "@presentation{0,0}"), ("−log SNR", "@neg_log_snr{0.000}")]
     _hover(panel, [curve], tips, mode="vline")
     return panel

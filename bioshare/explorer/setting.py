@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ class Slider:
         name: the field.
         label: the paper's symbol and what it is, for the eye.
         low, high: the ends.
-        step: of a linear slider; 0 for a logarithmic one, which has 20 positions in a factor of ten.
+        step: of a linear slider; 0 for a logarithmic one, which has about 100 positions in a factor of ten, each
+            rounded to three digits.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Unstable:
 
     Attributes:
         name: the slider to move.
-        limit: where it becomes stable: below ``limit``.
+        limit: where it becomes stable: below ``limit``; of the learning rate, `Setting.learning_rate_limit`.
         words: both in a sentence.
     """
 
@@ -144,8 +146,8 @@ class Setting:
             return None
         words = (
             f"Unstable: with α = {self.alpha:.3g}, τ = {self.tau:.3g} ms and steps of {DT:g} ms the responses "
-            f"oscillate and grow. Stable below α = 2τ/dt − 1 = {limit:.3g}, or with τ above "
-            f"{(1 + self.alpha) * DT / 2:.3g} ms."
+            f"oscillate and grow. Stable below α = 2τ/dt − 1 = {rounded(limit):g}, or with τ above "
+            f"{rounded((1 + self.alpha) * DT / 2, up=True):g} ms."
         )
         return Unstable("alpha", limit, words)
 
@@ -157,11 +159,20 @@ class Setting:
             1 + START / PERIOD
         )
 
-    def diverged(self, error: Exception) -> Unstable:
-        """Say why a sleep of this setting ended with an error, and where its limit lies."""
+    def diverged(self) -> Unstable:
+        """Say why a sleep of this setting can't be shown although its circuit is stable: its weights diverge."""
         limit = self.learning_rate_limit
-        words = (
-            f"Unstable: the weights grow without bound. With τ = {self.tau:.3g} ms and K = {self.k**2} inputs the "
-            f"learning rate η should stay below {limit:.2g}; it is {self.learning_rate:.2g}. ({error})"
-        )
-        return Unstable("learning_rate", limit, words)
+        if self.learning_rate < limit:
+            remedy = f"Lower the learning rate, η = {self.learning_rate:.3g}, or the inhibition, α = {self.alpha:.3g}."
+        else:
+            remedy = (
+                f"With τ = {self.tau:.3g} ms and K = {self.k**2} inputs the learning rate η should stay below about "
+                f"{rounded(limit, digits=2):g}; it is {self.learning_rate:.3g}."
+            )
+        return Unstable("learning_rate", limit, f"Unstable: the weights grow without bound. {remedy}")
+
+
+def rounded(value: float, up: bool = False, digits: int = 3) -> float:
+    """A positive number to a few significant digits, down or up: a limit that is told must lie on its stable side."""
+    context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    return float(context.create_decimal(repr(float(value))))

@@ -1,5 +1,7 @@
 // A labelled slider with a field for its number: plain form elements, for keyboards, screen readers and phones.
 
+const POSITIONS = 100; // of a logarithmic slider, in a factor of ten
+
 function digits(value, whole) {
   return whole ? Math.round(value) : Number(value.toPrecision(3));
 }
@@ -15,16 +17,27 @@ export default {
     const [name, whole] = [model.get("name"), model.get("whole")];
     field.dataset.field = range.dataset.slider = name;
     const logarithmic = !model.get("step");
-    const position = (value) => (logarithmic ? Math.log10(value) : value);
+    const ends = () => [model.get("low"), model.get("high")];
+    const steps = () => Math.round(POSITIONS * Math.log10(model.get("high") / model.get("low")));
+    const track = () => (logarithmic ? [0, steps()] : ends());
+    const position = (value) => {
+      const [low, high] = ends();
+      return logarithmic ? (steps() * Math.log(value / low)) / Math.log(high / low) : value;
+    };
+    const valueAt = (at) => {
+      const [low, high] = ends();
+      return logarithmic ? Number((low * (high / low) ** (at / steps())).toPrecision(3)) : at;
+    };
 
     const show = () => {
       const [low, high, value, limit] = ["low", "high", "value", "limit"].map((trait) => model.get(trait));
       label.textContent = model.get("label");
       Object.assign(field, { min: low, max: high, value: digits(value, whole), ariaLabel: model.get("label") });
-      Object.assign(range, { min: position(low), max: position(high), step: model.get("step") || 0.01 });
+      const [first, last] = track();
+      Object.assign(range, { min: first, max: last, step: model.get("step") || 1 });
       range.value = position(value);
       range.ariaValueText = field.value;
-      const stable = limit === null ? 1 : (position(limit) - position(low)) / (position(high) - position(low));
+      const stable = limit === null ? 1 : (position(limit) - first) / (last - first);
       range.style.setProperty("--stable", `${100 * Math.min(1, Math.max(0, stable))}%`);
       el.classList.toggle("bioshare-unstable", model.get("unstable"));
     };
@@ -34,10 +47,7 @@ export default {
       model.save_changes();
       show();
     };
-    range.addEventListener("input", () => {
-      const at = Number(range.value);
-      move(logarithmic ? Number((10 ** at).toPrecision(3)) : at);
-    });
+    range.addEventListener("input", () => move(valueAt(Number(range.value))));
     field.addEventListener("change", () => move(field.value === "" ? NaN : Number(field.value)));
     model.on("change", show);
     show();

@@ -12,7 +12,7 @@ from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
 from bioshare.circuit.theory import max_alpha
-from bioshare.explorer.answer import Progress, record_every
+from bioshare.explorer.answer import Progress, record_every, recorded
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, Setting
 
 if TYPE_CHECKING:
@@ -59,17 +59,16 @@ def sweep(
         seed=setting.seed,
         progress=progress or False,
     )
-    axes = ("alpha", "gamma", "presentation")
-    curves = {"neg_log_snr": run.neg_log_snr, "mean_kept": run.mean_norm / run.mean_norm[..., :1]}
+    records, axes = recorded(run, setting.weights), ("alpha", "gamma", "presentation")
     data = xr.Dataset(
-        {name: (axes, values) for name, values in curves.items()},
-        {"alpha": alphas[stable], "gamma": gammas, "presentation": run.presentation},
+        {"neg_log_snr": (axes, records.neg_log_snr), "mean_kept": (axes, records.mean_kept)},
+        {"alpha": alphas[stable], "gamma": gammas, "presentation": records.presentation},
         {name: value for name, value in setting.values().items() if name not in ("alpha", "gamma")},
     )
     data["end"] = data.neg_log_snr.isel(presentation=-1)
     data["best"] = data.neg_log_snr.min("presentation")
     data["time_of_best"] = data.neg_log_snr.idxmin("presentation").astype(float)
-    data["drift"] = (("alpha", "gamma"), run.mean_drift[..., -1] / run.mean_norm[..., 0])
+    data["drift"] = (("alpha", "gamma"), records.mean_drift[..., -1])
     return data.reindex(alpha=alphas)
 
 

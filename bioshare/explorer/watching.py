@@ -12,45 +12,53 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bioshare.circuit.checks import Array
-from bioshare.circuit.exact import RECORDED, Exact, groups_of
+from bioshare.circuit.exact import RECORDED, Exact, groups_of, noise_together
 from bioshare.circuit.problem import Outcome, Problem, measure
 from bioshare.circuit.progress import Progress, telling
 
-NEURONS, INPUTS = 30, 9
+NEURONS, INPUTS = 24, 9
 """Weights that are written down: of the first neurons, from the first inputs."""
 
-TOGETHER = 64
-"""Presentations that are computed at once."""
+TOGETHER, NUMBERS = 64, 2**23
+"""Presentations, and numbers, that are computed at once, at most: progress is told some times a second."""
 
 
 @dataclass
 class Watching:
     """An engine for `bioshare.simulate`, with ``record_every`` all presentations.
 
+    Where the weights of a group diverge, the others live on: no DivergenceError is raised. What the run holds of a
+    group that is lost is NaN, but for its weights, which are those before sleep.
+
     Args:
         presentation: when to write down, (R,), from 0 to the last.
 
     Attributes:
-        curves: -log SNR, norm of the mean and its drift, (3, B, R).
+        curves: -log SNR, norm of the mean and its drift, (3, B, R); NaN from where a group was found lost.
         weights: of the first neurons and inputs, (R, B, n, m).
+        lost: which groups have diverged, (B,).
     """
 
     presentation: NDArray[np.int64]
     curves: Array = field(default_factory=lambda: np.empty(0))
     weights: Array = field(default_factory=lambda: np.empty(0))
+    lost: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
 
     @torch.no_grad()
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Propagate a checked sleep."""
         engine = Exact(threads=torch.get_num_threads() if problem.per_neuron else None)
-        curves: list[list[Array]] = []
-        weights: list[Array] = []
+        self.lost = np.zeros(len(problem.weights), bool)
+        self.curves = np.full((3, len(self.lost), len(self.presentation)), np.nan)
+        self.weights = np.zeros((len(self.presentation), *problem.weights[:, :NEURONS, :INPUTS].shape))
+        mean = problem.weights.mean(-2)
         last = problem.weights, problem.weights[..., 0], problem.weights[:, 0, 0]
         with engine.torch_threads(problem.weights.size), telling(progress, problem.presentations) as tell:
-            for last in self._visited(problem, engine, tell):
-                curves.append(list(measure(last[0], problem.weights.mean(-2)).values()))
-                weights.append(last[0][:, :NEURONS, :INPUTS].copy())
-        self.curves, self.weights = np.moveaxis(np.array(curves), 0, -1), np.array(weights)
+            for i, (weights, r, r_inh) in enumerate(self._visited(problem, engine, tell)):
+                lost = self.lost[:, None, None]
+                last = np.where(lost, problem.weights, weights), r, r_inh
+                self.curves[..., i] = np.where(self.lost, np.nan, list(measure(last[0], mean).values()))
+                self.weights[i] = last[0][:, :NEURONS, :INPUTS]
         ends: dict[str, Array] = dict(zip(RECORDED, self.curves[..., [0, -1]], strict=True))
         return Outcome(*last, ends, problem.presentations)
 
@@ -59,15 +67,28 @@ class Watching:
     ) -> Iterator[tuple[Array, Array, Array]]:
         """Weights (B, N, K), r (B, N) and r_inh (B,) after every presentation that is written down."""
         groups, visited = groups_of(problem, engine), set(self.presentation.tolist())
+        groups.lost = torch.from_numpy(self.lost)
         inputs = (problem.drawn if problem.per_neuron else problem.blocks)(1)
+        together = _together(problem)
         state = groups.at_rest()
         yield _arrays(*groups.end(state))
-        for start, stop in pairwise(sorted(visited | set(range(0, problem.presentations, TOGETHER)))):
+        for start, stop in pairwise(sorted(visited | set(range(0, problem.presentations, together)))):
+            if self.lost.all():
+                break
             x = np.concatenate([x for _, x in islice(inputs, stop - start)], 1)
             state, _ = groups.live(state, engine.tensor(x), start)
             tell(stop)
             if stop in visited:
                 yield _arrays(*groups.end(state))
+        tell(problem.presentations)
+
+
+def _together(problem: Problem) -> int:
+    """How many presentations are computed at once."""
+    if problem.per_neuron:
+        return min(TOGETHER, noise_together(problem))
+    groups, neurons, inputs = problem.weights.shape
+    return max(1, min(TOGETHER, NUMBERS // (groups * min(neurons, inputs) * inputs)))
 
 
 def _arrays(weights: Tensor, r: Tensor, r_inh: Tensor) -> tuple[Array, Array, Array]:

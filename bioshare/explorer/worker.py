@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+POLL = 0.02
+"""Seconds between two looks whether a worker is done."""
+
 Job = Callable[[Callable[[int], None]], Any]
 """What is to be done. It is given a function to be told, now and then, how far it is; that raises `Cancelled`."""
 
@@ -65,6 +68,17 @@ class Latest:
         """Show nothing of what was submitted so far."""
         with self._lock:
             self._cancelled, self._waiting = self._newest, None
+
+    def first(self, progress: Callable[[int], None]) -> Callable[[int], None]:
+        """The progress of another worker's job, which holds that job up while a job of this one runs or waits."""
+
+        def tell(done: int) -> None:
+            progress(done)
+            while self.busy:
+                time.sleep(POLL)
+                progress(done)  # it may have been cancelled
+
+        return tell
 
     def _work(self) -> None:
         while True:

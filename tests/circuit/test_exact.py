@@ -1,5 +1,7 @@
 """The engine "exact": the collapsed map, precision, device, threads, and the blocks of presentations."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -115,6 +117,45 @@ def test_threads_change_neither_the_result_nor_torchs_settings(noisy):
     one, three = (bs.simulate(w, x, CIRCUITS["rate"], RULE, bs.Exact(threads=count)) for count in (1, 3))
     assert_close(three.weights, one.weights, atol=1e-14)
     assert_close(three.neg_log_snr, one.neg_log_snr, atol=1e-13)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("first", ["one", "other"])
+def test_sleeps_of_several_threads_leave_torchs_settings_as_they_were_whichever_ends_first(first):
+    before, wanted, left = torch.get_num_threads(), {"one": 3, "other": 4}, {}
+    inside = {name: threading.Event() for name in wanted}
+    leave = {name: threading.Event() for name in wanted}
+
+    def sleep(name):
+        with bs.Exact(threads=wanted[name]).torch_threads(1):
+            assert torch.get_num_threads() == wanted[name]
+            inside[name].set()
+            assert leave[name].wait(10)
+        left[name] = torch.get_num_threads()
+
+    def seen_by_a_new_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    last = "other" if first == "one" else "one"
+    with ThreadPoolExecutor(2) as pool:
+        sleeps = []
+        for name in wanted:
+            sleeps.append(pool.submit(sleep, name))
+            assert inside[name].wait(10)
+        for name in (first, last):
+            leave[name].set()
+            sleeps.pop(0 if name == "one" or len(sleeps) == 1 else 1).result()
+    assert left == {"one": before, "other": before}
+    assert seen_by_a_new_thread() == torch.get_num_threads() == before
+
+
+def test_a_sleep_in_a_sleep_leaves_the_threads_of_the_one_around_it():
+    before = torch.get_num_threads()
+    with bs.Exact(threads=3).torch_threads(1):
+        with bs.Exact(threads=4).torch_threads(1):
+            assert torch.get_num_threads() == 4
+        assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == before
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.circuit.problem import Problem, largest_learning_rate, prepare
+from bioshare.circuit.problem import Problem, divergence, largest_learning_rate, prepare
 
 STEADY, RATE = bs.SteadyState(), bs.RateCircuit()
 RULE = bs.Hebbian(learning_rate=1e-6)
@@ -213,3 +213,18 @@ def test_noise_counts_towards_the_stability_limit():
         else:
             with pytest.raises(ValueError, match="learning_rate is above the stability limit"):
                 prepare(W, X, STEADY, rule, noise=0.5, seed=0)
+
+
+@pytest.mark.parametrize(("last", "needed"), [(None, 3), (4, 5)])
+def test_what_is_said_of_a_divergence_draws_no_presentation_after_it(last, needed, monkeypatch):
+    problem = prepare(W, bs.stimuli.noise(bs.stimuli.gaussian(), 0.1), RATE, RULE, presentations=50, seed=0)
+    whole, drawn = Problem.drawn, []
+
+    def counted(self, length):
+        for start, x in whole(self, length):
+            drawn.append(start)
+            yield start, x
+
+    monkeypatch.setattr(Problem, "drawn", counted)
+    assert 2 <= divergence(problem, 2, 0, last).presentation < needed
+    assert drawn == list(range(needed))

@@ -2,8 +2,19 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer.answer import RECORDS, SHOWN, WATCHED, Answer, answer, in_brian2, record_every, theory_end
+from bioshare.explorer.answer import (
+    RECORDS,
+    SHOWN,
+    WATCHED,
+    Answer,
+    answer,
+    in_brian2,
+    theory_end,
+    theory_minimum,
+    watch,
+)
 from bioshare.explorer.setting import Setting, Unstable
+from bioshare.explorer.sweep import sweep
 
 SETTING = Setting(alpha=7.0, gamma=0.03, k=2, neurons=30, presentations=150, seed=2)
 
@@ -74,19 +85,63 @@ def test_before_plasticity_sets_in_the_responses_reach_the_fixed_point_of_eq_9()
     assert np.abs(responses.r[0] - responses.r_fixed[0]).max() > 0.1
 
 
-def test_the_minimum_of_theory_is_2_log_gamma_over_1_plus_gamma():
-    assert answered(SETTING).theory_minimum == pytest.approx(2 * np.log(0.03 / 1.03), abs=1e-12)
+@pytest.mark.parametrize(("noise", "private"), [(0.0, 0.0), (0.5, 0.25 * (1 - 1 / 30))])
+def test_the_minimum_of_theory_is_where_the_ideal_circuit_ends_with_these_weights(noise, private):
+    mean = SETTING.weights.mean(0)
+    deviations = 0.03 / (1.03 + private) * (SETTING.weights - mean)  # Eq. 5 for C = I; noise of its own adds a leak
+    end = 0.03 / (0.03 + private) * mean + deviations
+    setting = SETTING.moved(noise=noise)
+    assert theory_minimum(setting) == pytest.approx(float(bs.theory.neg_log_snr(end)), abs=1e-9)
+    assert answered(setting).theory_minimum == theory_minimum(setting)
 
 
-def test_the_end_of_theory_is_that_of_eq_25():
+def test_the_end_of_theory_is_that_of_eq_24():
     end = bs.theory.fixed_point_white(SETTING.weights, 0.03, 7.0)
     assert theory_end(SETTING) == pytest.approx(float(bs.theory.neg_log_snr(end)), abs=1e-9)
     assert theory_end(SETTING.moved(noise=0.5)) > theory_end(SETTING)
 
 
-@pytest.mark.parametrize("presentations", [100, 400, 401, 10_000])
-def test_there_are_not_more_records_than_a_screen_shows(presentations):
-    assert presentations // record_every(Setting(presentations=presentations)) <= RECORDS
+@pytest.mark.parametrize("presentations", [100, 400, 401, 1001, 10_000])
+def test_there_are_not_more_records_than_a_screen_shows_and_the_last_is_the_end(presentations):
+    shown = answered(SETTING.moved(presentations=presentations))
+    assert len(shown.presentation) <= RECORDS + 2
+    assert (shown.presentation[0], shown.presentation[-1]) == (0, presentations)
+    assert np.all(np.diff(shown.presentation) > 0)
+    assert len(shown.neg_log_snr) == len(shown.mean_kept) == len(shown.mean_drift) == len(shown.presentation)
+    mean, before = shown.end.mean(0), shown.before.mean(0)
+    size = np.linalg.norm(before)
+    assert shown.neg_log_snr[-1] == pytest.approx(float(bs.theory.neg_log_snr(shown.end)), abs=1e-9)
+    assert shown.mean_kept[-1] == pytest.approx(np.linalg.norm(mean) / size, abs=1e-12)
+    assert shown.mean_drift[-1] == pytest.approx(np.linalg.norm(mean - before) / size, abs=1e-12)
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 1e-1])
+def test_answer_and_map_agree_on_what_is_stable(rate):
+    setting = Setting(learning_rate=rate)
+    try:
+        swept = float(sweep(setting, [setting.alpha], [setting.gamma]).end.item())
+    except (ValueError, bs.DivergenceError):
+        swept = None
+    shown = answer(setting)
+    if swept is None:
+        assert isinstance(shown, Unstable)
+    else:
+        assert isinstance(shown, Answer)
+        assert shown.neg_log_snr[-1] == pytest.approx(swept, abs=1e-9)
+    assert (swept is not None) == (rate < 0.05)
+
+
+def test_high_rates_at_the_start_of_a_stable_sleep_do_not_hide_its_first_presentations():
+    setting = Setting(learning_rate=1e-2)
+    with pytest.raises(ValueError, match="stability limit"):  # by themselves, they are refused
+        bs.simulate(
+            setting.weights, setting.stimulus, setting.circuit, setting.rule, presentations=WATCHED, seed=setting.seed
+        )
+    shown = answered(setting, WATCHED)
+    assert shown.now_at == WATCHED
+    responses = shown.responses.r
+    assert len(responses) == 150 * WATCHED
+    np.testing.assert_array_equal(responses, watch(setting).r)
 
 
 def test_an_unstable_alpha_is_answered_without_a_simulation():

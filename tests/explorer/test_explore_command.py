@@ -55,7 +55,10 @@ def test_a_port_in_use_is_refused(capsys):
 def test_without_voila_the_remedy_is_told(monkeypatch, capsys):
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     assert main(["explore", "--no-browser"]) == 1
-    assert capsys.readouterr().err == "error: the live explorer needs Voila: pip install 'bioshare[notebook]'\n"
+    assert (
+        capsys.readouterr().err
+        == "error: the live explorer needs Voila: pip install voila, or bioshare with its extra notebook\n"
+    )
 
 
 def test_voila_that_ends_by_itself_is_an_error(monkeypatch, tmp_path):
@@ -91,6 +94,15 @@ def test_a_browser_is_opened_unless_it_is_not_wanted(tmp_path):
         folder.mkdir()
         command.configure(folder, 8866, browser)
         assert json.loads((folder / "voila.json").read_text())["Voila"]["open_browser"] is browser
+
+
+def test_kernels_of_closed_pages_end(tmp_path):
+    command.configure(tmp_path, 8866, browser=False)
+    settings = json.loads((tmp_path / "voila.json").read_text())
+    assert settings["Voila"]["tornado_settings"]["disable_check_xsrf"] is True
+    for manager in ("MappingKernelManager", "VoilaKernelManager"):
+        assert settings[manager]["cull_connected"] is False
+        assert 0 < settings[manager]["cull_interval"] < settings[manager]["cull_idle_timeout"] <= 600
 
 
 def test_sigterm_ends_what_was_started():

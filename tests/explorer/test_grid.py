@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from bioshare.circuit.problem import DivergenceError
 from bioshare.circuit.simulate import simulate
-from bioshare.explorer.grid import ALPHAS, GAMMAS, NOISES, axes, compute, records, snapshots
+from bioshare.explorer.grid import ALPHAS, GAMMAS, NOISES, axes, compute, records, size, snapshots
 from bioshare.explorer.setting import Setting
 
 SETTING = Setting(alpha=9.5, gamma=0.02, k=2, neurons=12, presentations=100, seed=5)
@@ -70,18 +71,39 @@ def test_an_unstable_alpha_has_the_words_of_its_setting_and_no_sleep(grid):
     assert sorted(grid.cell[grid.cell >= 0]) == list(range(len(grid.neg_log_snr)))
 
 
-@pytest.mark.slow
-def test_where_some_sleeps_diverge_the_others_are_as_they_are_alone():
-    grid = compute(SETTING.moved(learning_rate=0.03), progress=False)
-    stable_circuit = grid.axes["alpha"] < 2 * SETTING.tau - 1
-    fast = grid.cell[-1, 0][stable_circuit]
+@pytest.mark.parametrize("rate", [0.02, 0.03], ids=["some diverge", "some are refused"])
+def test_where_some_sleeps_diverge_the_others_are_as_they_are_alone(rate):
+    grid = compute(SETTING.moved(learning_rate=rate), progress=False)
+    fast = grid.cell[-1][:, grid.axes["alpha"] < 2 * SETTING.tau - 1]
     assert (fast < 0).any()
-    assert (fast >= 0).any()
-    lost = -1 - fast[fast < 0]
-    assert all(grid.words[word].startswith("Unstable: the weights grow without bound.") for word in lost)
+    assert (grid.cell >= 0).any()
+    assert all(grid.words[word].startswith("Unstable: the weights grow") for word in -1 - fast[fast < 0])
     for at, setting in list(points(grid, 12, stable=True))[:4]:
         expected = sleep(setting, setting.presentations).neg_log_snr[grid.presentation]
         np.testing.assert_allclose(grid.neg_log_snr[grid.cell[at]], expected, rtol=0, atol=1e-4)
+    diverging = grid.cell < 0
+    diverging[:, :, grid.axes["alpha"] >= 2 * SETTING.tau - 1] = False
+    for at in np.random.default_rng(0).choice(np.argwhere(diverging), 8, replace=False).tolist():
+        values = {name: axis[i] for (name, axis), i in zip(grid.axes.items(), at, strict=True)}
+        with pytest.raises((DivergenceError, ValueError)):
+            sleep(SETTING.moved(**values), SETTING.presentations)
+
+
+def test_a_function_is_told_how_many_sleeps_are_done_and_can_stop_them():
+    told = []
+    compute(SETTING, told.append)
+    assert told == sorted(told)
+    assert told[-1] == size(SETTING)
+    assert len(told) > 18
+
+    def stop(done):
+        if done > 100:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match=r"^enough$"):
+        compute(SETTING, stop)
+    with pytest.raises(TypeError, match=r"^progress must be"):
+        compute(SETTING, "bar")
 
 
 def test_a_setting_without_stable_ones_near_it_is_refused():
@@ -94,7 +116,12 @@ def test_the_axes_hold_the_values_of_the_setting_in_place_of_near_ones(own):
     alphas = axes(Setting(alpha=own))["alpha"]
     assert own in alphas
     assert np.all(np.diff(np.log(alphas)) > np.log(1.14))
-    assert len(alphas) in (len(ALPHAS), len(ALPHAS) + 1)
+    assert len(alphas) == len(ALPHAS)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(0, NOISES), (0.02, [0, 0.02, 0.3]), (0.2, [0, 0.1, 0.2])])
+def test_there_is_always_a_sleep_without_noise(own, expected):
+    np.testing.assert_array_equal(axes(Setting(noise=own))["noise"], expected)
 
 
 def test_the_axes_of_the_default_setting():

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import ipywidgets
 import numpy as np
 import pytest
 
@@ -120,6 +121,12 @@ def test_a_setting_may_be_set_from_python_as_it_is(explorer):
         explorer.setting = {"alpha": 3.0}
 
 
+def test_a_click_beside_the_limit_goes_to_a_stable_cell_of_the_map(explorer):
+    explorer.view._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
+    assert (explorer.setting.alpha, explorer.setting.gamma) == (38.2, 0.215)
+    assert explorer.answer.setting == explorer.setting
+
+
 def test_reset_brings_back_the_start(explorer):
     slide(explorer, alpha=3.0, presentations=200)
     explorer.controls.now.value = 5
@@ -137,8 +144,8 @@ def test_the_map_is_computed_on_demand_and_a_click_on_a_cell_goes_there(explorer
     explorer.controls.buttons["map"].click()
     assert "The map is there" in explorer.controls.report.value
     assert list(sent(explorer, "map", "alpha", "map")) == [2.0, 2.0, 20.0, 20.0]
-    explorer.view._handle_custom_msg({"panel": "map_panel", "x": 24.0, "y": 0.2}, [])
-    assert (explorer.setting.alpha, explorer.setting.gamma) == (23.6, 0.215)
+    explorer.view._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
+    assert (explorer.setting.alpha, explorer.setting.gamma) == (20.0, 0.3)
     assert (explorer.answer.setting, opacity(explorer, "map_panel")) == (explorer.setting, "1")
 
 
@@ -231,6 +238,57 @@ def test_arrays_go_over_the_wire_as_bytes_and_images_as_single_precision():
     assert (wire["image"][0]["dtype"], wire["image"][0]["shape"]) == ("float32", [2, 2])
     assert np.frombuffer(wire["image"][0]["data"], "float32").tolist() == [1.0, 0.0, 0.0, 1.0]
     assert wire["label"] == ["one"]
+
+
+def test_a_closed_explorer_leaves_no_widgets_behind():
+    before = set(ipywidgets.widgets.widget._instances)
+    for _ in range(3):
+        bs.explore(**SMALL).close()
+    assert set(ipywidgets.widgets.widget._instances) <= before
+
+
+def test_an_explorer_may_be_closed_twice(explorer):
+    explorer.close()
+    explorer.close()
+    assert explorer.comm is None
+
+
+async def until(condition):
+    for _ in range(4000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("it did not happen")
+
+
+def test_a_page_that_is_computed_is_told_in_percent_and_not_written_after_close(monkeypatch, tmp_path):
+    monkeypatch.setattr(live, "_compile", lambda progress: None)
+    monkeypatch.chdir(tmp_path)
+
+    async def close_on_the_way():
+        explorer = bs.explore(**SMALL)
+        explorer.controls.buttons["save"].click()
+        await until(lambda: "% of" in explorer.controls.report.value)
+        explorer.close()
+        await until(lambda: not explorer._pages.busy)
+
+    asyncio.run(close_on_the_way())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_brian2_does_not_run_while_an_answer_is_computed(monkeypatch):
+    monkeypatch.setattr(live, "_compile", lambda progress: None)
+    monkeypatch.setattr(live, "run_elsewhere", lambda *arguments: pytest.fail("it ran"))
+
+    async def press_early():
+        explorer = bs.explore(**SMALL)
+        slide(explorer, alpha=3.0)
+        explorer.run_in_brian2()
+        assert "press again when the answer is there" in explorer.controls.report.value
+        await until(lambda: explorer.answer.setting == explorer.setting)
+        explorer.close()
+
+    asyncio.run(press_early())
 
 
 def test_on_a_loop_moves_are_answered_in_the_background_and_the_last_one_is_shown(monkeypatch):

@@ -19,8 +19,9 @@ from bioshare.explorer.answer import record_every, watch
 from bioshare.explorer.setting import SLIDERS, WHOLE, Setting
 
 CHROMIUM = shutil.which("chromium")
-pytest.importorskip("voila", reason="needs Voila: pip install 'bioshare[notebook]'")
+pytest.importorskip("voila", reason="needs Voila: pip install voila")
 pytest.importorskip("playwright.sync_api", reason="needs playwright")
+psutil = pytest.importorskip("psutil", reason="needs psutil, which comes with Jupyter")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
     pytest.mark.slow,
@@ -31,8 +32,8 @@ START = Setting(alpha=12.0, seed=3)
 
 
 @pytest.fixture(scope="module")
-def address():
-    """The explorer, served by the command; it ends without a word when it is interrupted."""
+def served():
+    """Address and process of the explorer, served by the command; it ends without a word when it is interrupted."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -44,12 +45,22 @@ def address():
     url = f"http://localhost:{port}/"
     try:
         wait_for(port, server)
-        yield url
+        yield url, server
     finally:
         os.killpg(server.pid, signal.SIGINT)
         said, _ = server.communicate(timeout=30)
     assert said == f"The explorer is at {url} until Ctrl-C.\ninterrupted\n"
     assert server.returncode == 128 + signal.SIGINT
+
+
+@pytest.fixture(scope="module")
+def address(served):
+    return served[0]
+
+
+def kernels(server):
+    """How many Python kernels run for the pages."""
+    return sum("ipykernel_launcher" in child.cmdline() for child in psutil.Process(server.pid).children(recursive=True))
 
 
 def wait_for(port, server):
@@ -164,6 +175,15 @@ def test_a_slider_is_moved_by_the_keyboard(fresh):
     until(lambda: shows(fresh, sliders(fresh)))
 
 
+@pytest.mark.parametrize("name", ["alpha", "gamma", "tau", "learning_rate"])
+def test_the_keys_home_and_end_reach_the_ends_of_a_slider(fresh, name):
+    slider = next(slider for slider in SLIDERS if slider.name == name)
+    fresh.focus(f"[data-slider={name}]")
+    for key, end in (("End", slider.high), ("Home", slider.low)):
+        fresh.keyboard.press(key)
+        assert getattr(sliders(fresh), name) == end
+
+
 def test_an_unstable_alpha_is_told_in_words_and_the_last_picture_stays(fresh):
     drag(fresh, "alpha", 1.0)
     until(lambda: "Unstable" in said(fresh, "alert"))
@@ -213,7 +233,8 @@ def test_brian2_runs_and_is_drawn_over_the_curve(fresh):
 
 def test_how_long_a_move_takes_is_printed(fresh, capsys):
     """Of 20 moves, one after the other, from the slider's event to the new curve in the page's source."""
-    move = f"""([name, value]) => new Promise((done) => {{
+    ends = {slider.name: (slider.low, slider.high) for slider in SLIDERS}
+    move = f"""([name, value, ends]) => new Promise((done) => {{
         const start = performance.now();
         const source = {DOCUMENT}.get_model_by_name("curve");
         const seen = () => {{
@@ -222,19 +243,34 @@ def test_how_long_a_move_takes_is_printed(fresh, capsys):
         }};
         source.properties.data.change.connect(seen);
         const range = document.querySelector(`[data-slider=${{name}}]`);
-        range.value = Math.log10(value);
+        const [low, high] = ends[name];
+        range.value = (range.max * Math.log(value / low)) / Math.log(high / low);
         range.dispatchEvent(new Event("input"));
     }})"""
     taken = []
     for i in range(20):
         name, value = ("alpha", 3 + 1.1 * i) if i % 2 else ("gamma", 0.002 * 1.2**i)
-        taken.append(fresh.evaluate(move, [name, value]))
+        taken.append(fresh.evaluate(move, [name, value, ends]))
         fresh.wait_for_timeout(100)
     median, worst = statistics.median(taken), max(taken)
     with capsys.disabled():
         print(f"\n20 moves of k = 3, 2,000 presentations: median {median:.0f}, worst {worst:.0f} ms")
     ARTEFACTS.joinpath("live_latency.json").write_text(json.dumps(taken))
-    assert median < 5000
+
+
+def test_a_page_that_is_reloaded_or_closed_leaves_no_kernel_running(fresh, served):
+    address, server = served
+    before = kernels(server)
+    window = fresh.context.browser.new_context()  # it stays, so that the page can send its last words
+    other = window.new_page()
+    other.set_default_timeout(120_000)
+    for _ in range(2):
+        other.goto(address)
+        other.wait_for_selector(".bioshare-panels canvas")
+        until(lambda: kernels(server) == before + 1)
+    other.close(run_before_unload=True)
+    until(lambda: kernels(server) == before)
+    window.close()
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_sliders_stay_on_top(fresh):

@@ -47,6 +47,17 @@ def test_the_grid_lies_on_the_sliders_in_three_digits():
         assert [float(f"{value:.3g}") for value in grid] == list(grid)
 
 
+def test_the_last_record_is_the_end_where_it_lies_between_two():
+    setting = SETTING.moved(presentations=401)
+    found = sweep(setting, *GRID)
+    shown = answer(setting.moved(alpha=2.0, gamma=0.3))
+    assert isinstance(shown, Answer)
+    np.testing.assert_array_equal(found.presentation, shown.presentation)
+    assert found.presentation[-1] == 401
+    assert float(found.end.sel(alpha=2.0, gamma=0.3)) == pytest.approx(shown.neg_log_snr[-1], abs=1e-10)
+    assert float(found.drift.sel(alpha=2.0, gamma=0.3)) == pytest.approx(shown.mean_drift[-1], abs=1e-10)
+
+
 def test_progress_ends_at_all_presentations():
     told = []
     sweep(SETTING, *GRID, progress=told.append)

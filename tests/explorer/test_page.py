@@ -10,11 +10,13 @@ import pytest
 from bokeh.plotting import figure
 
 import bioshare
+from bioshare.explorer import grid as grid_module
 from bioshare.explorer import page
 from bioshare.explorer.answer import answer
-from bioshare.explorer.grid import compute
+from bioshare.explorer.grid import compute, size
 from bioshare.explorer.page import save
 from bioshare.explorer.setting import Setting
+from bioshare.explorer.watching import INPUTS, NEURONS
 
 ROOT = Path(bioshare.__file__).parents[1]
 SETTING = Setting(k=2, neurons=12, presentations=100, seed=5)
@@ -75,6 +77,19 @@ def test_save_writes_the_page_and_says_where(computed, tmp_path, text):
     assert [file.name for file in tmp_path.iterdir()] == ["explorer.html"]
 
 
+def test_a_function_is_told_how_far_it_is_and_can_stop_the_page_until_it_is_written(computed, tmp_path):
+    told = []
+    save(tmp_path / "told.html", SETTING, told.append)
+    assert told == [size(SETTING)]
+
+    def stop(done):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        save(tmp_path / "stopped.html", SETTING, stop)
+    assert [file.name for file in tmp_path.iterdir()] == ["told.html"]
+
+
 def test_the_same_setting_gives_the_same_bytes_whatever_bokeh_made_before(text):
     figure()
     assert page.page(compute(SETTING, progress=False)) == text
@@ -132,7 +147,7 @@ def test_what_theory_says_is_what_the_live_explorer_shows(text, grid):
         values = {name: grid.axes[name][i] for name, i in (("noise", s), ("alpha", a), ("gamma", g))}
         live = answer(SETTING.moved(**values))
         assert data["theory_end"][s][a][g] == pytest.approx(live.theory_end, abs=1e-12)
-        assert data["theory_minimum"][g] == pytest.approx(live.theory_minimum, abs=1e-12)
+        assert data["theory_minimum"][s][g] == pytest.approx(live.theory_minimum, abs=1e-12)
 
 
 def test_the_page_says_what_it_shows_and_whose_the_model_is(text):
@@ -153,6 +168,21 @@ def test_a_page_of_an_unstable_setting_has_a_stable_one_near_it_behind_the_messa
     assert data["axes"]["alpha"][data["own"]["alpha"]] == 80
     assert data["axes"]["alpha"][data["opening"]["alpha"]] == 50
     assert data["own"] | {"alpha": 0} == data["opening"] | {"alpha": 0}
+
+
+def test_the_page_of_the_largest_group_is_smaller_than_6_megabytes_even_if_all_of_its_sleeps_are_stable(monkeypatch):
+    setting = Setting(k=9, neurons=400, tau=60.0, alpha=12.0, gamma=0.02, noise=0.2, presentations=10_000)
+    at, kept, rng = grid_module.records(10_000), grid_module.snapshots(10_000), np.random.default_rng(0)
+
+    def slept(settings, tell):  # curves and weights that nothing could make smaller
+        drawn = rng.normal(size=3 * len(at)), rng.normal(size=(len(kept) + 1) * NEURONS * INPUTS)
+        shapes = (3, len(at)), (len(kept) + 1, NEURONS, INPUTS)
+        return [
+            grid_module._Sleep(*(d.astype(np.float32).reshape(s) for d, s in zip(drawn, shapes, strict=True)))
+        ] * len(settings)
+
+    monkeypatch.setattr(grid_module, "_together", slept)
+    assert len(page.page(compute(setting, progress=False)).encode()) < 6e6
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from bioshare.circuit.simulate import simulate
 from bioshare.explorer.answer import watch
 from bioshare.explorer.page import save
 from bioshare.explorer.setting import Setting
+from bioshare.explorer.watching import NEURONS
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -218,10 +219,24 @@ def test_now_chooses_the_presentation_of_the_weights(opened):
         SETTING.weights, SETTING.stimulus, SETTING.circuit, SETTING.rule, presentations=at, seed=5, progress=False
     )
     before, now, _ = (np.reshape(image, (-1, 4)) for image in columns(page, "weights")["image"])
-    np.testing.assert_allclose(before, SETTING.weights[:30], rtol=0, atol=1e-6)
-    step = np.ptp(SETTING.weights[:30]) / 255
-    np.testing.assert_allclose(now, run.weights[:30].clip(before.min(), before.max()), rtol=0, atol=step / 2 + 1e-6)
+    np.testing.assert_allclose(before, SETTING.weights[:NEURONS], rtol=0, atol=1e-6)
+    step = np.ptp(SETTING.weights[:NEURONS]) / 255
+    np.testing.assert_allclose(
+        now, run.weights[:NEURONS].clip(before.min(), before.max()), rtol=0, atol=step / 2 + 1e-6
+    )
     assert columns(page, "weights")["label"] == ["before", f"now: {at}", "end: 300"]
+
+
+def test_the_responses_are_simulated_again_only_where_an_axis_has_moved(opened):
+    page = opened()
+    responses = "Bokeh.documents[0].get_model_by_name('responses').data"
+    page.evaluate(f"() => {{ window.before = {responses}; }}")
+    page.fill("#now", "1")
+    settled(page)
+    assert page.evaluate(f"() => window.before === {responses}")
+    page.fill("#gamma", "1")
+    settled(page)
+    assert not page.evaluate(f"() => window.before === {responses}")
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_sliders_stay_in_reach(opened):

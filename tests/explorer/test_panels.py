@@ -6,7 +6,7 @@ from bioshare.explorer import columns
 from bioshare.explorer.answer import SHOWN, Answer, answer
 from bioshare.explorer.panels import ANSWER_PANELS, LABELS, layout, properties
 from bioshare.explorer.setting import Setting
-from bioshare.explorer.sweep import sweep
+from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
 
 SETTING = Setting(k=2, neurons=30, presentations=150, seed=2)
 
@@ -106,6 +106,27 @@ def test_the_cells_of_the_map_are_the_stable_ones_and_end_at_the_limit(found):
     assert (cells["alpha"] < cells["right"]).all()
     assert (cells["bottom"] < cells["gamma"]).all()
     assert (cells["gamma"] < cells["top"]).all()
+
+
+@pytest.mark.parametrize(
+    ("place", "cell"),
+    [
+        ((55.0, 0.2), (38.2, 0.215)),  # in the last stable column, which ends at the limit of 59
+        ((58.9, 0.2), (38.2, 0.215)),
+        ((59.1, 0.2), (61.8, 0.215)),
+        ((0.1, 5.0), (0.5, 1.0)),  # outside
+        ((500.0, 1e-6), (100.0, 1e-4)),
+    ],
+)
+def test_a_place_belongs_to_the_cell_that_is_drawn_there(place, cell):
+    assert columns.cell(place, ALPHAS, GAMMAS, tau=30.0) == cell
+
+
+@pytest.mark.parametrize("tau", [5.0, 13.3, 30.0, 47.0, 100.0])
+def test_no_place_below_the_limit_belongs_to_an_unstable_alpha(tau):
+    limit = 2 * tau - 1
+    for place in np.geomspace(0.3, limit * (1 - 1e-9), 200):
+        assert columns.cell((place, 0.1), ALPHAS, GAMMAS, tau)[0] < limit
 
 
 def test_a_map_without_an_unstable_alpha_has_no_such_area():

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.circuit.problem import DivergenceError
 from bioshare.explorer.answer import answer
-from bioshare.explorer.setting import SLIDERS, Setting, Unstable
+from bioshare.explorer.setting import SLIDERS, Setting, Unstable, rounded
 
 
 def test_every_field_has_a_slider_and_its_default_lies_on_it():
@@ -74,8 +73,25 @@ def test_a_learning_rate_far_above_its_limit_is_answered_with_the_limit():
     trouble = answer(setting)
     assert isinstance(trouble, Unstable)
     assert (trouble.name, trouble.limit) == ("learning_rate", setting.learning_rate_limit)
-    assert f"below {setting.learning_rate_limit:.2g}" in trouble.words
+    assert "η should stay below about 0.0025; it is 0.1." in trouble.words
 
 
-def test_a_divergence_is_told_with_its_reason():
-    assert "grew" in Setting().diverged(DivergenceError("it grew", presentation=7)).words
+def test_below_the_limit_of_the_learning_rate_a_divergence_is_not_told_to_be_above_it():
+    words = Setting(alpha=50.0).diverged().words
+    assert "Lower the learning rate, η = 0.0003, or the inhibition, α = 50." in words
+    assert "below" not in words
+
+
+def test_a_limit_in_words_lies_on_its_stable_side():
+    trouble = Setting(tau=31.47, alpha=90.123).unstable
+    assert trouble is not None
+    assert "Stable below α = 2τ/dt − 1 = 61.9, or with τ above 45.6 ms" in trouble.words
+    assert Setting(tau=31.47, alpha=61.9).unstable is None
+    assert Setting(tau=45.6, alpha=90.123).unstable is None
+
+
+@pytest.mark.parametrize(
+    ("value", "down", "up"), [(61.94, 61.9, 62.0), (40.5, 40.5, 40.5), (0.0025173, 0.00251, 0.00252)]
+)
+def test_numbers_are_rounded_to_three_digits_down_or_up(value, down, up):
+    assert (rounded(value), rounded(value, up=True)) == (down, up)

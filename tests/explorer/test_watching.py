@@ -27,3 +27,38 @@ def test_what_is_written_down_on_the_way_is_what_shorter_sleeps_end_with(noise):
     np.testing.assert_allclose(whole.weights, run.weights, rtol=0, atol=1e-12)
     np.testing.assert_allclose(whole.r, run.r, rtol=0, atol=1e-10)
     np.testing.assert_allclose(whole.r_inh, run.r_inh, rtol=0, atol=1e-10)
+
+
+def rule(gamma):
+    """A rule whose learning rate is too high for a strong pull, in presentations 20 to 29 of 150 updates."""
+    return bs.Hebbian(gamma, learning_rate=lambda k: np.where(k // 1500 == 2, 1e-3, 1e-4))
+
+
+@pytest.mark.parametrize("noise", [0, 0.3])
+def test_where_a_group_diverges_the_others_live_on(noise):
+    weights = np.random.default_rng(0).normal(1, 1, (12, 4))
+    arguments = (weights, bs.stimuli.noise(bs.stimuli.gaussian(), noise), bs.RateCircuit())
+    gamma, engine, told = np.array([0.01, 5e3, 0.1]), Watching(PRESENTATION), []
+    options = {"presentations": 100, "seed": 3}
+    run = bs.simulate(*arguments, rule(gamma), engine, 100, progress=told.append, **options)
+    assert engine.lost.tolist() == [False, True, False]
+    assert np.isfinite(engine.curves[:, ~engine.lost]).all()
+    found = PRESENTATION >= 64
+    assert np.isnan(engine.curves[:, 1, found]).all()
+    assert np.isfinite(engine.curves[:, 1, PRESENTATION <= 10]).all()
+    np.testing.assert_array_equal(run.weights[1], weights)
+    kept = bs.simulate(*arguments, rule(gamma[~engine.lost]), progress=False, **options)
+    np.testing.assert_allclose(run.weights[~engine.lost], kept.weights, rtol=0, atol=1e-12)
+    assert told[-1] == 100
+    with pytest.raises(bs.DivergenceError):
+        bs.simulate(*arguments, rule(gamma), progress=False, **options)
+
+
+def test_where_all_groups_diverge_the_sleep_ends_early():
+    weights, told = np.random.default_rng(0).normal(1, 1, (12, 4)), []
+    engine, gamma = Watching(np.arange(1001)), np.array([5e3, 6e3])
+    arguments = (weights, bs.stimuli.gaussian(), bs.RateCircuit(), rule(gamma), engine, 1000)
+    bs.simulate(*arguments, presentations=1000, seed=3, progress=told.append)
+    assert engine.lost.all()
+    assert told[-1] == 1000
+    assert len(told) < 40

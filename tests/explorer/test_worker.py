@@ -136,3 +136,41 @@ def test_the_error_of_an_outdated_job_is_not_shown(shown):
 
     asyncio.run(moves())
     assert shown == ["next"]
+
+
+def test_a_job_is_held_up_while_another_worker_is_busy(shown):
+    async def moves():
+        answers, maps, held, order = make(shown), make(shown), Held("answer"), []
+        answers.submit(held)
+        await asyncio.to_thread(held.started.wait, WAIT)
+        told = threading.Event()
+
+        def job(progress):
+            answers.first(lambda done: told.set())(1)
+            order.append("map goes on")
+            return "map"
+
+        maps.submit(job)
+        await asyncio.to_thread(told.wait, WAIT)
+        assert order == []
+        held.released.set()
+        await until(lambda: len(shown) == 2)
+
+    asyncio.run(moves())
+    assert shown == ["answer", "map"]
+
+
+def test_a_job_that_is_held_up_can_be_cancelled(shown):
+    async def moves():
+        answers, maps, held, told = make(shown), make(shown), Held("answer"), threading.Event()
+        answers.submit(held)
+        await asyncio.to_thread(held.started.wait, WAIT)
+        maps.submit(lambda progress: answers.first(lambda done: told.set() or progress(done))(1) or "map")
+        await asyncio.to_thread(told.wait, WAIT)
+        maps.cancel()
+        await until(lambda: not maps.busy)
+        held.released.set()
+        await until(lambda: shown)
+
+    asyncio.run(moves())
+    assert shown == ["answer"]
