@@ -1,5 +1,6 @@
 """The live explorer in Chromium, as `python -m bioshare explore` serves it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,7 +61,11 @@ def address(served):
 
 def kernels(server):
     """How many Python kernels run for the pages."""
-    return sum("ipykernel_launcher" in child.cmdline() for child in psutil.Process(server.pid).children(recursive=True))
+    found = 0
+    for child in psutil.Process(server.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended since, or a zombie
+            found += "ipykernel_launcher" in child.cmdline()
+    return found
 
 
 def wait_for(port, server):
