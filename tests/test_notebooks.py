@@ -2,7 +2,6 @@
 
 import ast
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -71,15 +70,6 @@ def test_the_notebook_on_convergence_reaches_the_papers_depths_at_full_length(tm
         assert after["A", 3, gamma] == pytest.approx(minimum, rel=0, abs=0.15)
     for gamma, end in ((0.1, -2.9), (0.01, -5.2), (0.001, -9.0)):
         assert after["B", 3, gamma] == pytest.approx(end, rel=0, abs=0.2)
-
-
-@pytest.mark.slow
-def test_the_notebook_on_a_circuit_of_ones_own_shares_as_well_as_the_papers_at_full_length(tmp_path, monkeypatch):
-    monkeypatch.delenv("BIOSHARE_QUICK", raising=False)
-    outputs = execute(NOTEBOOKS[5], tmp_path)
-    assert told(outputs, "stderr") == ""
-    left = dict(re.findall(r"^(linear|b = [\d.]+) +-log SNR.* spread left ([\d.]+)$", told(outputs, "stdout"), re.M))
-    assert left == {"linear": "0.065", "b = 1": "0.065", "b = 0.05": "0.537"}
 
 
 @every_notebook

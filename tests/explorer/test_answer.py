@@ -8,7 +8,6 @@ from bioshare.explorer.answer import (
     WATCHED,
     Answer,
     answer,
-    in_brian2,
     theory_end,
     theory_minimum,
     watch,
@@ -155,11 +154,3 @@ def test_what_progress_raises_ends_the_answer():
 
     with pytest.raises(InterruptedError):
         answer(SETTING, progress=stop)
-
-
-@pytest.mark.slow
-def test_brian2_gives_the_same_curve():
-    presentation, curve = in_brian2(SETTING)
-    shown = answered(SETTING)
-    np.testing.assert_array_equal(presentation, shown.presentation)
-    np.testing.assert_allclose(curve, shown.neg_log_snr, rtol=0, atol=1e-10)

@@ -183,8 +183,3 @@ def test_the_page_of_the_largest_group_is_smaller_than_6_megabytes_even_if_all_o
 
     monkeypatch.setattr(grid_module, "_together", slept)
     assert len(page.page(compute(setting, progress=False)).encode()) < 6e6
-
-
-@pytest.mark.slow
-def test_the_page_of_the_default_setting_is_smaller_than_6_megabytes(tmp_path):
-    assert save(tmp_path / "explorer.html", Setting(), progress=False).stat().st_size < 6e6
