@@ -53,8 +53,7 @@ class Exact:
         threads: of torch, on the CPU, and of the groups that sleep with noise. None for one, or for torch's own
             number where a presentation moves very many weights: its operations are short, and where another program
             keeps a core busy, sharing them is a hundred times slower. On a machine that has nothing else to do, two
-            threads are 1.2 to 1.5 times faster. torch's setting, which is the whole process's, is put back after
-            the sleep.
+            threads are 1.2 to 1.5 times faster. torch's setting is put back after the sleep.
 
     With noise, the CPU runs code that Numba compiles at the first such sleep, in some seconds, and keeps on disk.
     """
