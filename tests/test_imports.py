@@ -101,6 +101,11 @@ def test_only_the_noise_of_the_exact_engine_imports_numba():
     assert importers("bioshare.circuit.noisy") == {"bioshare.circuit.exact"}
 
 
+def test_only_the_fused_kernels_import_triton_and_only_the_choice_of_a_form_imports_them():
+    assert importers("triton") == {"bioshare.nn.fused", "bioshare.nn.kernels"}
+    assert importers("bioshare.nn.fused") == {"bioshare.nn.forms"}
+
+
 def test_what_the_engines_share_does_not_import_torch():
     shared = {f"bioshare.circuit.{name}" for name in ("problem", "run", "simulate", "loop", "brian")}
     assert importers("numpy") > shared - {"bioshare.circuit.simulate"}

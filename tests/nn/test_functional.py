@@ -1,12 +1,13 @@
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bioshare.nn import LocallyConnected2d, functional
+from bioshare.nn import LocallyConnected2d, batched, functional
 from bioshare.nn.functional import locally_connected2d, logical, physical
 
 pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
@@ -24,6 +25,20 @@ def unfolded(x, weight, stride, padding, dilation, groups):
     return torch.einsum("bgkhw,hwgok->bgohw", patches, kernels).flatten(1, 2)
 
 
+@pytest.fixture(scope="module", params=["batched", pytest.param("fused", marks=pytest.mark.slow)])
+def device(request):
+    """Where the products run, each in one of its forms: fused ones on a GPU, or in Triton's interpreter on the CPU."""
+    if torch.cuda.is_available():
+        with functional.prefer(request.param):
+            yield "cuda"
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "fused":
+            patch.setattr(functional, "batched", pytest.importorskip("bioshare.nn.fused", reason="needs Triton"))
+        yield "cpu"
+
+
+@settings(max_examples=20)
 @given(
     output_size=pair(1, 4),
     kernel_size=pair(1, 3),
@@ -35,7 +50,7 @@ def unfolded(x, weight, stride, padding, dilation, groups):
     chunk_bytes=st.sampled_from([0, 2**12, 2**28]),
 )
 def test_product_and_gradients_are_those_of_unfold_and_einsum(
-    output_size, kernel_size, stride, padding, dilation, groups, slack, chunk_bytes
+    device, output_size, kernel_size, stride, padding, dilation, groups, slack, chunk_bytes
 ):
     left, right, top, bottom = padding
     size = [
@@ -47,12 +62,12 @@ def test_product_and_gradients_are_those_of_unfold_and_einsum(
     if min(size) < 1:
         return
     geometry = stride, padding, dilation, groups
-    x = draw(3, 2 * groups, *size).requires_grad_()
-    weight = draw(*output_size, 2 * groups, 2, *kernel_size, seed=1).requires_grad_()
+    x = draw(3, 2 * groups, *size).to(device).requires_grad_()
+    weight = draw(*output_size, 2 * groups, 2, *kernel_size, seed=1).to(device).requires_grad_()
     expected = unfolded(x, weight, *geometry)
-    cotangent = draw(*expected.shape, seed=2)
+    cotangent = draw(*expected.shape, seed=2).to(device)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(functional.CHUNK_BYTES, "cpu", chunk_bytes)
+        patch.setitem(batched.CHUNK_BYTES, device, chunk_bytes)
         y = locally_connected2d(x, weight, None, *geometry)
         gradients = torch.autograd.grad(y, (x, weight), cotangent)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
@@ -67,15 +82,16 @@ GEOMETRIES = [
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_first_and_second_derivatives(geometry):
-    x = draw(1, 2, 5, 4).requires_grad_()
+def test_first_and_second_derivatives(device, geometry):
+    x = draw(1, 2, 4, 3)
     y = nn.functional.conv2d(
         nn.functional.pad(x, geometry[1]), draw(2, 2 // geometry[3], 2, 2), None, geometry[0], 0, *geometry[2:]
     )
-    weight = logical(draw(*y.shape[2:], 2, 2, 2, 2 // geometry[3])).requires_grad_()
+    weight = logical(draw(*y.shape[2:], 2, 2, 2, 2 // geometry[3]))
+    leaves = [t.to(device).requires_grad_() for t in (x, weight)]
     function = lambda x, weight: locally_connected2d(x, weight, None, *geometry)
-    assert torch.autograd.gradcheck(function, (x, weight))
-    assert torch.autograd.gradgradcheck(function, (x, weight))
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
 def test_the_products_are_well_behaved_operators_of_pytorch():
@@ -85,7 +101,7 @@ def test_the_products_are_well_behaved_operators_of_pytorch():
     for product, inputs in (
         (functional.forward, (x, weight)),
         (functional.input_gradient, (grad, weight, [5, 6])),
-        (functional.weight_gradient, (x, grad, [3, 2])),
+        (functional.weight_gradient, (x, grad, [3, 2], torch.float32)),
     ):
         outcomes = torch.library.opcheck(product, (*inputs, *geometry))
         assert set(outcomes.values()) == {"SUCCESS"}
@@ -106,18 +122,45 @@ def test_layouts_other_than_the_fast_ones_give_the_same_result():
         torch.testing.assert_close(result, results[0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_sums_in_the_half_types_run_in_float32(dtype):
-    """256 terms of each gradient and product: rounded once at the end, not once a term."""
-    layer = LocallyConnected2d(28, 28, 3, padding=1, input_size=4).to(dtype)
-    x = draw(4, 28, 4, 4).to(dtype).requires_grad_()
-    y = layer(x)
-    cotangent = draw(*y.shape).to(dtype)
-    weight, exact_x = layer.weight.detach().double().requires_grad_(), x.detach().double().requires_grad_()
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("weights", [None, torch.float32])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_sums_in_the_half_types_run_in_float32(device, dtype, weights):
+    """256 terms of each gradient and product: rounded once at the end, not once a term; float32's not at all."""
+    layer = LocallyConnected2d(28, 28, 3, padding=1, input_size=4).to(device, weights or dtype)
+    x = draw(4, 28, 4, 4).to(device, dtype).requires_grad_()
+    with torch.autocast(device, dtype) if weights else nullcontext():
+        y = layer(x)
+    assert y.dtype == dtype
+    cotangent = draw(*y.shape).to(device, dtype)
+    weight = layer.weight.detach().to(dtype).double().requires_grad_()
+    exact_x = x.detach().double().requires_grad_()
     exact = locally_connected2d(exact_x, weight, None, padding=(1, 1, 1, 1))
     expected = [exact, *torch.autograd.grad(exact, (exact_x, weight), cotangent.double())]
-    for value, truth in zip([y, *torch.autograd.grad(y, (x, layer.weight), cotangent)], expected, strict=True):
+    values = [y, *torch.autograd.grad(y, (x, layer.weight), cotangent)]
+    assert values[-1].dtype == layer.weight.dtype
+    for value, truth in zip(values, expected, strict=True):
         assert (value.double() - truth).abs().max() <= 2 * torch.finfo(dtype).eps * truth.abs().max()
+
+
+def test_autocast_casts_what_a_convolution_would():
+    x, weight = draw(2, 3, 4, 4), draw(4, 4, 2, 3, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        for x_type, expected in (
+            (torch.float32, torch.bfloat16),
+            (torch.float16, torch.bfloat16),
+            (torch.float64, torch.float64),
+        ):
+            for weights in (torch.float32, torch.float16):
+                y = locally_connected2d(x.to(x_type), weight.to(weights), None, padding=(1, 1, 1, 1))
+                assert y.dtype == expected
+
+
+def test_two_types_are_refused_without_autocast():
+    with pytest.raises(TypeError, match=r"x must have the weights' type torch.float64; got torch.float32"):
+        locally_connected2d(draw(2, 3, 4, 4).float(), draw(4, 4, 2, 3, 3, 3), None, padding=(1, 1, 1, 1))
 
 
 def test_only_input_and_weights_are_kept_for_the_backward_pass():
