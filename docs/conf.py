@@ -8,7 +8,7 @@ sys.path.insert(0, str(HERE / "extensions"))
 
 import bioshare  # noqa: E402
 
-ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress", "Fit")
+ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress", "Fit", "FitTogether")
 """Names of types that mean more than what they stand for."""
 TOLD = ("NDArray", "Tensor", "Figure", "Path", "Any", "Callable", "Sequence", "ABC")
 FOREIGN = (

@@ -1,4 +1,4 @@
-"""Benchmarks, side by side in one run: ``python -m bioshare bench sleep`` (or ``layer``, ``train``, ``bridge``)."""
+"""Benchmarks, side by side in one run: ``python -m bioshare bench sleep``, or another of `BENCHES`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import bioshare.bench.timing as timing
 
 BENCHES = {
     "sleep": "one sleep of Fig. 4B in every engine",
-    "layer": "LocallyConnected2d against unfold + einsum and against Conv2d: time and memory",
-    "train": "a training step of ResNet-20: convolutional, locally connected, with sharing",
+    "layer": "LocallyConnected2d against unfold + einsum and against Conv2d: time, memory, share of the floor",
+    "train": "a training step of a network in every form: convolutional, locally connected, with sharing",
+    "floor": "the least time of a training step on this machine, from bytes and operations, beside the time it takes",
     "bridge": "one sleep of whole networks in every form, against a training step and direct averaging",
+    "all": "those of networks one after the other, with their tables in one JSON file",
 }
 
 

@@ -12,14 +12,14 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from bioshare.bench.layer import add_machine_options
+from bioshare.bench.networks import TrainingStep
+from bioshare.bench.options import add_dtype, add_machine_options
 from bioshare.bench.timing import available_bytes, timed, turns
-from bioshare.bench.train import training_step
 from bioshare.bridge import HebbianSharing, InstantSharing, Sleep, SleepReport
 from bioshare.bridge.lattice import inputs_of
 from bioshare.circuit.stimuli import gaussian, grid, noise
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise", action="store_true", help="also a sleep with noise, of every single neuron: very slow, timed once"
     )
+    add_dtype(parser)
     add_machine_options(parser, repeats=3)
 
 
@@ -132,7 +133,7 @@ class Effect(NamedTuple):
     after: float
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Print a table for every network."""
     torch.set_num_threads(arguments.threads)
     cases = [Case.of(name, arguments) for name in arguments.networks]
@@ -144,12 +145,12 @@ def main(arguments: argparse.Namespace) -> None:
         "in a sleep, with their share of its time; medians over layers,\nbefore -> after one sleep: spread within the "
         "groups and |mean| as ratios, -log SNR"
     )
-    for case in cases:
-        print_table(case, sharings(case.pool, arguments.relayed), noisy() if arguments.noise else {})
+    slow = noisy() if arguments.noise else {}
+    return [row for case in cases for row in print_table(case, sharings(case.pool, arguments.relayed), slow)]
 
 
-def print_table(case: Case, shares: dict[str, Share], slow: dict[str, Share]) -> None:
-    """Print every row as soon as it is measured."""
+def print_table(case: Case, shares: dict[str, Share], slow: dict[str, Share]) -> list[dict[str, Any]]:
+    """Print every row as soon as it is measured, and return them all."""
     print(
         f"\nLC {case.title} at {case.image[1]} x {case.image[2]}, {case.weights() / 1e6:.1f} million weights, batch "
         f"{case.batch}; medians of rounds in which the rows take turns: {case.repeats}\n"
@@ -157,18 +158,21 @@ def print_table(case: Case, shares: dict[str, Share], slow: dict[str, Share]) ->
     heads = ("seconds", 10), ("steps", 9), ("slower %", 10), ("maps", 6), ("% of time", 11), ("pool MB", 9)
     heads += ("spread", 9), ("|mean|", 9), ("-log SNR", 17)
     print(f"{'':44s}" + "".join(f"{head:>{width}s}" for head, width in heads), flush=True)
-    step = None
+    step, records = None, []
     for name, costs, effect in rows(case, shares, slow):
         step = step or costs.seconds
         print(f"{name:44s}" + _costs(costs, step, bool(effect)) + (_effect(effect) if effect else ""), flush=True)
+        told = effect._asdict() if effect else {}
+        records.append({"network": case.title, "batch": case.batch, "name": name, **costs._asdict(), **told})
+    return records
 
 
 def rows(case: Case, shares: dict[str, Share], slow: dict[str, Share]) -> Iterator[tuple[str, Costs, Effect | None]]:
     """Time everything on one network in training, whose step comes first; the slow ones once, on a fresh one."""
     model, seeds = case.network(), itertools.count(SEED + 1)
     works: dict[str, Callable[[], object]] = {
-        "training step": training_step(model, case.image, case.batch, case.dtype),
-        "training step, convolutional": training_step(case.convolutional(), case.image, case.batch, case.dtype),
+        "training step": TrainingStep(model, case.image, case.batch, case.dtype),
+        "training step, convolutional": TrainingStep(case.convolutional(), case.image, case.batch, case.dtype),
     }
     for step in works.values():
         step()  # the optimiser's moments come into being

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import multiprocessing
 import statistics
 import time
@@ -22,6 +23,12 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+BLOCK_SECONDS = 0.2
+"""On a GPU a turn is so many calls, handed over without waiting in between, as in training."""
+
+MOST_CALLS = 1000
+
+
 def in_turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
     """Median seconds of each of several works, which take turns so that a busy machine slows all of them."""
     for work in works.values():
@@ -32,13 +39,29 @@ def in_turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.de
 def turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> Iterator[tuple[str, float]]:
     """Name and median seconds of each of several warm works, as soon as the last turn of each is over."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
+    calls = {name: _calls(work, device) for name, work in works.items()}
     for turn in range(repeats):
         for name, work in works.items():
-            synchronise(device)
-            elapsed, _ = timed(lambda work=work: (work(), synchronise(device)))
-            seconds[name].append(elapsed)
+            seconds[name].append(_block(work, calls[name], device))
             if turn == repeats - 1:
                 yield name, statistics.median(seconds[name])
+
+
+def _calls(work: Callable[[], Any], device: torch.device) -> int:
+    """How many calls make a turn: one on a CPU, which has nothing waiting."""
+    if device.type == "cpu":
+        return 1
+    return max(1, min(MOST_CALLS, round(BLOCK_SECONDS / _block(work, 1, device))))
+
+
+def _block(work: Callable[[], Any], calls: int, device: torch.device) -> float:
+    """Seconds per call of some calls in a row."""
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    synchronise(device)
+    return (time.perf_counter() - start) / calls
 
 
 def synchronise(device: torch.device) -> None:
@@ -47,11 +70,21 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int | None:
-    """The most memory that ``prepare(*arguments)()`` takes beyond what ``prepare`` took, in a process of its own.
+def free(device: torch.device) -> None:
+    """Give back the memory of what is no longer in use: networks in training refer to themselves."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
-    The arguments end with the device. On a CPU it is the resident memory that Linux counts; elsewhere None.
+
+def peak_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int | None:
+    """The most memory that ``prepare(*arguments)()`` takes beyond what ``prepare`` took.
+
+    The arguments end with the device. On a GPU it is what PyTorch's allocator gave away at most; on a CPU the resident
+    memory that Linux counts, in a process of its own; elsewhere None.
     """
+    if torch.device(arguments[-1]).type == "cuda":
+        return _peak_bytes(prepare, arguments)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_bytes, (prepare, arguments))
 
@@ -60,6 +93,8 @@ def _peak_bytes(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any,
     device = torch.device(arguments[-1])
     work = prepare(*arguments)
     if device.type == "cuda":
+        synchronise(device)
+        free(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
@@ -99,5 +134,6 @@ def _kibibytes(path: str, field: str) -> int:
 def machine() -> str:
     """Date, processor and versions, in one line."""
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    there = " ".join(f"{name} {version}," for name, version in versions("numpy", "torch", "brian2").items())
+    packages = ["numpy", "torch", "brian2", *["triton"] * len(gpu)]
+    there = " ".join(f"{name} {version}," for name, version in versions(*packages).items())
     return ", ".join([str(datetime.date.today()), *gpu, processor(), there.rstrip(",")])

@@ -1,113 +1,99 @@
-"""A training step of ResNet-20 on random images of CIFAR's size: ``python -m bioshare bench train``."""
+"""A training step of a network on random images, in every form: ``python -m bioshare bench train``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
 
-from bioshare.bench.layer import DTYPES, UnfoldEinsum2d, add_options
-from bioshare.bench.timing import in_turns, megabytes, peak_bytes
-from bioshare.bridge import InstantSharing
-from bioshare.nn import LocallyConnected2d, resnet20, to_locally_connected
+from bioshare.bench.networks import NETWORKS
+from bioshare.bench.options import add_batches, add_dtypes, add_machine_options, without_tf32
+from bioshare.bench.rows import Row, Setting, peak_of, per_step, rows, works
+from bioshare.bench.scale import print_hours, print_largest, print_together
+from bioshare.bench.table import Column, Table
+from bioshare.bench.timing import free, turns
+from bioshare.cli import positive
 
-NETWORKS = ("conv", "LC, unfold + einsum", "LC", "LC, sharing after the step")
-IMAGE = (3, 32, 32)
+COLUMNS = (
+    Column("dtype", "dtype", width=7),
+    Column("batch", "batch", "d", 5),
+    Column("name", "  network", width=52),
+    Column("ms", "ms / step", ".3f", 11),
+    Column("images_per_second", "images / s", ".0f", 12),
+    Column("of_conv", "of conv", ".2f", 9),
+    Column("of_naive", "of naive", ".3f", 10),
+    Column("peak_mb", "peak MB", ".0f", 9),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench train``."""
-    add_options(parser, repeats=3)
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20", help="(default: %(default)s)")
+    parser.add_argument("--image", type=positive, help="rows and columns (default: the data set's)")
+    add_batches(parser, None, "the paper's")
+    parser.add_argument("--pool", type=positive, default=1, help="sleeps in the pool (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="also through torch.compile")
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits on the GPU")
+    parser.add_argument("--together", type=positive, nargs="+", default=[], help="so many LC networks at once")
+    parser.add_argument("--epochs", type=positive, help="project the hours that so many epochs take")
+    parser.add_argument("--images", type=positive, help="in an epoch (default: the data set's)")
+    parser.add_argument("--cards", type=positive, nargs="+", default=[1, 4, 8], help="(default: %(default)s)")
+    add_dtypes(parser)
+    add_machine_options(parser, repeats=3)
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Print the table."""
+def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print the tables."""
     torch.set_num_threads(arguments.threads)
-    where = torch.device(arguments.device)
+    case, where = NETWORKS[arguments.network], torch.device(arguments.device)
     if arguments.largest and where.type != "cuda":
         raise ValueError(f"--largest needs --device cuda; got {where}, where a batch that is too large ends everything")
+    side, batches = arguments.image or case.side, arguments.batches or [case.batch]
     print(
-        f"forward, backward and AdamW step of ResNet-20, {arguments.dtype} on {arguments.device}, {arguments.threads} "
-        f"threads, median of {arguments.repeats}; the peak of two steps beyond the weights\n"
+        f"forward, backward and AdamW step of {case.title} at {side} x {side} on {where}, {arguments.threads} threads, "
+        f"medians of {arguments.repeats}; the peak of two steps beyond the weights.\nSharing is timed apart from the "
+        "step, and its time spread over the steps between\n"
     )
-    print(f"{'network':30s}{'batch':>6s}{'ms / step':>11s}{'images / s':>12s}{'of conv':>9s}{'peak MB':>9s}")
-    for batch in arguments.batches:
-        options = batch, arguments.dtype, arguments.device
-        seconds = in_turns({name: step(name, *options) for name in NETWORKS}, arguments.repeats, where)
-        for name in NETWORKS:
-            peak = megabytes(peak_bytes(_two_steps, name, *options))
-            ratio = seconds[name] / seconds["conv"]
-            print(
-                f"{name:30s}{batch:6d}{1e3 * seconds[name]:11.0f}{batch / seconds[name]:12.0f}{ratio:9.2f}{peak:>9s}",
-                flush=True,
-            )
-    if arguments.largest:
-        for name in NETWORKS[:3]:
-            print(f"largest batch that fits, {name}: {largest_batch(name, arguments.dtype, arguments.device)}")
+    settings = [
+        Setting(arguments.network, side, batch, dtype, arguments.device, arguments.pool)
+        for dtype in arguments.dtypes
+        for batch in batches
+    ]
+    lines = rows(where, arguments.compile)
+    records = []
+    with without_tf32():
+        table = Table(COLUMNS)
+        for setting in settings:
+            measure(table, lines, setting, arguments.repeats)
+        if arguments.epochs:
+            print_hours(table.records, arguments.epochs, arguments.images or case.images, arguments.cards)
+        if arguments.together:
+            best = [line for line in lines if not (line.compiled or line.sharing)][-1]
+            records += print_together(best, settings, arguments.together, arguments.repeats)
+        for setting in settings[:: len(batches)] if arguments.largest else []:
+            records += print_largest(lines, setting)
+    return table.records + records
 
 
-def network(name: str) -> nn.Module:
-    """ResNet-20 in one of its forms."""
-    if name == "conv":
-        return resnet20().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model = to_locally_connected(resnet20(), IMAGE)
-    if "unfold" in name:
-        for layer in model.modules():
-            if isinstance(layer, LocallyConnected2d):
-                layer.__class__ = UnfoldEinsum2d
-                layer.weight = nn.Parameter(layer.weight.detach().contiguous())
-    return model
-
-
-def step(name: str, batch: int, dtype: str, device: str) -> Callable[[], None]:
-    """A training step of one network on one random batch."""
-    return training_step(network(name).to(device), IMAGE, batch, dtype, InstantSharing() if "sharing" in name else None)
-
-
-def training_step(
-    model: nn.Module, image: tuple[int, int, int], batch: int, dtype: str, share: InstantSharing | None = None
-) -> Callable[[], None]:
-    """A training step of a model, which has at least ten classes, on one random batch, with sharing after it or not."""
-    device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    images, labels = torch.randn(batch, *image, device=device), torch.randint(10, (batch,), device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "fp32"):
-            loss = nn.functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        if share:
-            share(model, measure=False)
-
-    return run
-
-
-def _two_steps(name: str, batch: int, dtype: str, device: str) -> Callable[[], None]:
-    """Two steps: gradients and the optimiser's moments are there in the second."""
-    run = step(name, batch, dtype, device)
-
-    def work() -> None:
-        run()
-        run()
-
-    return work
-
-
-def largest_batch(name: str, dtype: str, device: str) -> int:
-    """The largest multiple of 512, found by doubling and halving, whose step fits into the GPU's memory."""
-    fits, fails = 0, 0
-    while not fails or fails - fits > 512:
-        batch = (fits + fails) // 1024 * 512 if fails else max(512, 2 * fits)
-        try:
-            step(name, batch, dtype, device)()
-            fits = batch
-        except torch.OutOfMemoryError:
-            fails = batch
-        torch.cuda.empty_cache()
-    return fits
+def measure(table: Table, lines: Sequence[Row], setting: Setting, repeats: int) -> None:
+    """Add a row for each of the lines; what does not fit into the memory has no numbers."""
+    device = torch.device(setting.device)
+    timed = dict(turns(dict(works(lines, setting)), repeats, device))
+    free(device)
+    seconds = per_step(lines, timed)
+    conv, naive = (seconds.get(line.name) for line in lines[:2])
+    for row in lines:
+        total = seconds.get(row.name)
+        peak = peak_of(row, setting) if total else None
+        table.add(
+            dtype=setting.dtype,
+            batch=setting.batch,
+            name=f"  {row.name}",
+            ms=1e3 * total if total else None,
+            images_per_second=setting.batch / total if total else None,
+            of_conv=total / conv if total and conv else None,
+            of_naive=total / naive if total and naive else None,
+            peak_mb=peak / 1e6 if peak is not None else None,
+        )

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bioshare.bridge.bags import Bags
 from bioshare.bridge.lattice import SharingModule
 from bioshare.circuit.exact import SleepMap
 
 TOGETHER = 64
-"""Neurons that are summed at a time."""
+"""Neurons that a CPU sums at a time."""
 
 
 class Change(ABC):
@@ -25,37 +26,43 @@ class Change(ABC):
     ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
         """Every module with its groups before and after, both (out, N, K); ``weight`` stays as it is."""
 
+    def apply_to(self, weight: Tensor, modules: Sequence[SharingModule]) -> None:
+        """Change a weight in place, to the same bits as module by module."""
+        for module, _, after in self(weight, modules):
+            module.write(weight, after)
 
-class GroupChange(Change):
-    """A change of one module at a time, affine in the weights."""
+
+class AffineChange(Change):
+    """A change that is affine in the weights, so that differences of weights obey its linear part."""
+
+    @abstractmethod
+    def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
+        """The linear part on something in the shape of a weight, in place."""
+
+
+@dataclass(frozen=True)
+class Averaging(AffineChange):
+    """Every group becomes its mean."""
+
+    bags: Bags
 
     def __call__(
         self, weight: Tensor, modules: Sequence[SharingModule]
     ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
-        for module in modules:
+        means = self.bags.means(weight)
+        for module, mean in zip(modules, means, strict=False):  # the bags after theirs have a single position
             before = module.groups(weight)
-            yield module, before, self.apply(module, before)
+            yield module, before, mean.view(len(before), 1, -1).expand_as(before)
 
-    @abstractmethod
-    def apply(self, module: SharingModule, groups: Tensor) -> Tensor:
-        """What becomes of the groups (out, N, K) of one module."""
+    def apply_to(self, weight: Tensor, modules: Sequence[SharingModule]) -> None:
+        self.bags.average(weight)
 
-    @abstractmethod
-    def apply_linear(self, module: SharingModule, groups: Tensor) -> Tensor:
-        """The linear part of that, which differences of weights obey."""
-
-
-class Averaging(GroupChange):
-    """Every group becomes its mean."""
-
-    def apply(self, module: SharingModule, groups: Tensor) -> Tensor:
-        return groups.mean(1, keepdim=True).expand_as(groups)
-
-    apply_linear = apply
+    def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
+        self.bags.average(moment)
 
 
 @dataclass(frozen=True)
-class LinearSleep(GroupChange):
+class LinearSleep(AffineChange):
     """A whole sleep as one linear map, w_i = mu' + A (w_i^init - mu) with mu' = B mu + c.
 
     The mean is what sleep must keep, and its part of the work is small: it passes in float64, whatever precision
@@ -86,23 +93,33 @@ class LinearSleep(GroupChange):
         """Memory that it takes."""
         return sum(part.numel() * part.element_size() for part in (self.A, self.B, self.c))
 
+    def __call__(
+        self, weight: Tensor, modules: Sequence[SharingModule]
+    ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
+        for module in modules:
+            before = module.groups(weight)
+            yield module, before, self.apply(module, before)
+
     def apply(self, module: SharingModule, groups: Tensor) -> Tensor:
+        """What becomes of the groups (out, N, K) of one module."""
         return self._apply(module, groups, self.c)
 
-    def apply_linear(self, module: SharingModule, groups: Tensor) -> Tensor:
-        return self._apply(module, groups, torch.zeros_like(self.c))
+    def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
+        none = torch.zeros_like(self.c)
+        for module in modules:
+            module.write(moment, self._apply(module, module.groups(moment), none))
 
     def _apply(self, module: SharingModule, groups: Tensor, c: Tensor) -> Tensor:
         """The map is brought to the taps of the module, which is less work than to bring all weights to the map."""
-        taps = module.seen.to(groups.device)
+        taps, back = module.taps(groups.device)
         neurons = groups.transpose(0, 1).to(self.A.dtype)  # as they lie in memory
         mean = _mean(neurons, self.B.dtype)
-        slept_mean = (mean[:, taps.argsort()] @ self.B.mT + c)[:, taps]
+        slept_mean = (mean[:, back] @ self.B.mT + c)[:, taps]
         deviations = (neurons - mean.to(neurons.dtype)).flatten(0, 1) @ self.A[taps][:, taps].mT
         return deviations.view_as(neurons).add_(slept_mean.to(neurons.dtype)).transpose(0, 1)
 
 
 def _mean(neurons: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mean of neurons (N, ...) in another precision; some at a time, since a CPU copies them for it."""
-    parts = [part.sum(0, dtype=dtype) for part in neurons.split(TOGETHER)]
-    return torch.stack(parts).sum(0) / len(neurons)
+    """The mean of neurons (N, ...) in another precision; a CPU copies them for it, and so has some at a time."""
+    parts = neurons.split(TOGETHER) if neurons.device.type == "cpu" else [neurons]
+    return torch.stack([part.sum(0, dtype=dtype) for part in parts]).sum(0) / len(neurons)

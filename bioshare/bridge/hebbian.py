@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.dose import PerInput, count_for, power, refuse_arrays, rule_for
-from bioshare.bridge.lattice import Border, inputs_of, refuse_border, refuse_dilation, sharing_layers
-from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
-from bioshare.bridge.report import SleepReport
+from bioshare.bridge.lattice import Border, Layers, inputs_of, refuse_border, refuse_dilation
+from bioshare.bridge.moments import Treatment, refuse_treatment
 from bioshare.bridge.seeds import derived
-from bioshare.bridge.walk import change_layers
+from bioshare.bridge.sharing import Changes, Costs, Sharing
 from bioshare.circuit.batches import batch_map
 from bioshare.circuit.checks import whole
 from bioshare.circuit.circuits import SteadyState
@@ -33,7 +31,7 @@ Key = tuple[int, torch.device, torch.dtype]
 
 
 @dataclass(frozen=True)
-class HebbianSharing:
+class HebbianSharing(Sharing):
     """A few weight updates, each for a whole batch of patterns: gradient descent on Eq. 4's objective, in place.
 
     The circuit is at its fixed point throughout. As in a `Sleep`, layers with K inputs per neuron see the same
@@ -53,6 +51,10 @@ class HebbianSharing:
         stimulus: without noise.
         alpha: strength of the inhibition; infinite for the ideal circuit.
         border, moments: as for `Sleep`.
+
+    A call raises TypeError or ValueError, before any weight changes, if a layer's dilation shares a factor with its
+    kernel size, ``batch_size`` returns no number of patterns or ``rule`` no Hebbian, or most learning rates are above a
+    layer's limit; and `DivergenceError` if the weights would grow without bound.
     """
 
     updates: int = 10
@@ -79,71 +81,61 @@ class HebbianSharing:
         refuse_border(self.border)
         refuse_treatment(self.moments)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        seed: int = 0,
-        progress: bool = True,
-        measure: bool = True,
-        *,
-        optimizer: torch.optim.Optimizer | None = None,
-        keep: tuple[str, int] | None = None,
-    ) -> SleepReport:
-        """Share the weights of every locally connected layer; the arguments are those of `Sleep`'s call.
+    def _changes(self, layers: Layers, seed: int, progress: bool) -> Changes:
+        return _Batches(self, layers, seed)
 
-        Raises:
-            TypeError, ValueError: a layer's dilation shares a factor with its kernel size, ``batch_size`` returns no
-                number of patterns or ``rule`` no Hebbian, or most learning rates are above a layer's limit.
-            DivergenceError: the weights would grow without bound. In all cases no weight was changed.
-        """
-        whole("seed", seed, "a non-negative integer", at_least=0)
-        follow = Moments.of(self.moments, optimizer)
-        found = sharing_layers(model)
-        for name, layer in found:
-            refuse_dilation(name, layer)
-            self._size(inputs_of(layer))
-            self._rule_for(inputs_of(layer))
-        maps: dict[Key, LinearSleep] = {}
-        seconds = 0.0
-
-        def change_of(layer: LocallyConnected2d, index: int) -> LinearSleep:
-            nonlocal seconds
-            if not maps:  # all of them, before any weight changes
-                start = time.perf_counter()
-                self._fill(maps, found, seed)
-                seconds = time.perf_counter() - start
-            return maps[_key(layer)]
-
-        layers, kept = change_layers(model, change_of, border=self.border, moments=follow, measured=measure, keep=keep)
-        return SleepReport(layers, len(maps), seconds, kept=kept)
-
-    def _fill(self, maps: dict[Key, LinearSleep], layers: Sequence[tuple[str, LocallyConnected2d]], seed: int) -> None:
-        """Make the maps of all layers."""
-        for name, layer in layers:
-            if _key(layer) not in maps:
-                try:
-                    maps[_key(layer)] = self._map(layer, seed)
-                except ValueError as error:
-                    raise ValueError(f"layer {name!r}: {error}") from error
-
-    def _map(self, layer: LocallyConnected2d, seed: int) -> LinearSleep:
+    def map_of(self, layer: LocallyConnected2d, seed: int) -> LinearSleep:
         """The change of layers with as many inputs per neuron."""
         inputs, weight = inputs_of(layer), layer.weight
-        size = self._size(inputs)
+        size = self.size(inputs)
         patterns = self.stimulus.draw(self.updates * size, inputs, seed=derived(seed, inputs))
         batches = patterns.reshape(self.updates, size, inputs)
         circuit, engine = SteadyState(self.alpha), Exact(device=str(weight.device))
-        return LinearSleep.of(batch_map(batches, circuit, self._rule_for(inputs), engine=engine), weight)
+        return LinearSleep.of(batch_map(batches, circuit, self.rule_for(inputs), engine=engine), weight)
 
-    def _rule_for(self, inputs: int) -> Hebbian:
+    def rule_for(self, inputs: int) -> Hebbian:
         """The rule of layers with K inputs per neuron."""
         if self.rule is None:
             return Hebbian(gamma=0.0, momentum=0.0, learning_rate=SHARED * inputs / power(self.stimulus, inputs))
         return rule_for(self.rule, inputs)
 
-    def _size(self, inputs: int) -> int:
+    def size(self, inputs: int) -> int:
         """M for layers with K inputs per neuron."""
         return count_for("batch_size", self.batch_size, inputs, "a number of patterns")
+
+
+class _Batches(Changes):
+    """The maps of one call: all are made before any weight changes."""
+
+    def __init__(self, sharing: HebbianSharing, layers: Layers, seed: int) -> None:
+        self.sharing, self.layers, self.seed = sharing, layers, seed
+        self.maps: dict[Key, LinearSleep] = {}
+        self.seconds = 0.0
+
+    def check(self) -> None:
+        for name, layer in self.layers:
+            refuse_dilation(name, layer)
+            self.sharing.size(inputs_of(layer))
+            self.sharing.rule_for(inputs_of(layer))
+
+    def change_of(self, layer: LocallyConnected2d, index: int) -> LinearSleep:
+        if not self.maps:
+            start = time.perf_counter()
+            self._fill()
+            self.seconds = time.perf_counter() - start
+        return self.maps[_key(layer)]
+
+    def costs(self) -> Costs:
+        return Costs(len(self.maps), self.seconds)
+
+    def _fill(self) -> None:
+        """Make the maps of all layers."""
+        for name, layer in self.layers:
+            if _key(layer) not in self.maps:
+                try:
+                    self.maps[_key(layer)] = self.sharing.map_of(layer, self.seed)
+                except ValueError as error:
+                    raise ValueError(f"layer {name!r}: {error}") from error
 
 
 def _key(layer: LocallyConnected2d) -> Key:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
+from bioshare.bridge.bags import Bags
 from bioshare.bridge.changes import Averaging
-from bioshare.bridge.lattice import Border, refuse_border
-from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
-from bioshare.bridge.report import SleepReport
-from bioshare.bridge.walk import change_layers
+from bioshare.bridge.lattice import Border, Layers, refuse_border
+from bioshare.bridge.moments import Treatment, refuse_treatment
+from bioshare.bridge.sharing import Changes, Sharing
+from bioshare.nn import LocallyConnected2d
 
 
 @dataclass(frozen=True)
-class InstantSharing:
+class InstantSharing(Sharing):
     """Set every sharing group to its mean: the limit of an ideal sleep, in place.
 
     Args:
@@ -23,6 +21,7 @@ class InstantSharing:
         moments: as for `Sleep`.
 
     Example:
+        >>> import torch
         >>> from bioshare.nn import LocallyConnected2d
         >>> layer = LocallyConnected2d(1, 2, 3, input_size=8)
         >>> report = InstantSharing()(layer)
@@ -37,20 +36,18 @@ class InstantSharing:
         refuse_border(self.border)
         refuse_treatment(self.moments)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        seed: int = 0,
-        progress: bool = True,
-        measure: bool = True,
-        *,
-        optimizer: torch.optim.Optimizer | None = None,
-        keep: tuple[str, int] | None = None,
-    ) -> SleepReport:
-        """Share the weights of every locally connected layer; the arguments are those of `Sleep`'s call."""
-        follow = Moments.of(self.moments, optimizer)
-        averaging = Averaging()
-        layers, kept = change_layers(
-            model, lambda layer, index: averaging, border=self.border, moments=follow, measured=measure, keep=keep
-        )
-        return SleepReport(layers, kept=kept)
+    def _changes(self, layers: Layers, seed: int, progress: bool) -> Changes:
+        return _Averages(self.border)
+
+
+@dataclass
+class _Averages(Changes):
+    """Means, whatever the layer."""
+
+    border: Border
+
+    def check(self) -> None:
+        """Any layer will do."""
+
+    def change_of(self, layer: LocallyConnected2d, index: int) -> Averaging:
+        return Averaging(Bags.of_layer(layer, self.border))

@@ -9,9 +9,10 @@ so that all neurons of a module see the same patch, and other modules see it cyc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,30 @@ from bioshare.nn.functional import physical
 
 Border = Literal["share", "keep"]
 """Positions whose patch reaches into the padding take part, as if the pattern went on there, or keep their weights."""
+
+KEPT = 256
+"""Layer geometries whose modules are kept."""
+
+
+class Geometry(NamedTuple):
+    """All that a layer's modules depend on; pairs of rows and columns, and the padding at the top and on the left."""
+
+    channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    border: Border
+
+    @classmethod
+    def of(cls, layer: LocallyConnected2d, border: Border) -> Geometry:
+        """That of a layer."""
+        left, _, top, _ = layer.pad
+        names = "kernel_size", "stride", "dilation", "input_size", "output_size"
+        pairs = {name: tuple(getattr(layer, name)) for name in names}
+        return cls(layer.weight.shape[3], padding=(top, left), border=border, **pairs)
 
 
 @dataclass(frozen=True)
@@ -38,6 +63,13 @@ class SharingModule:
     columns: slice
     neurons: int
     seen: Tensor
+    placed: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def taps(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`seen` and the permutation back, on a device; kept there, so that no later sleep waits for a copy."""
+        if device not in self.placed:
+            self.placed[device] = self.seen.to(device), self.seen.argsort().to(device)
+        return self.placed[device]
 
     def groups(self, weight: Tensor) -> Tensor:
         """Its sharing groups from a layer's weight: (out, N, K), the taps in their order in memory."""
@@ -49,29 +81,42 @@ class SharingModule:
         target.copy_(groups.transpose(0, 1).reshape(target.shape))
 
 
-def modules(layer: LocallyConnected2d, border: Border = "share") -> Iterator[SharingModule]:
+def modules(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
     """The modules of a layer that hold at least two neurons; with border "keep", of those inside the border."""
-    return (module for module in lattices(layer, border) if module.neurons > 1)
+    return sharing_modules(Geometry.of(layer, border))
 
 
-def lattices(layer: LocallyConnected2d, border: Border = "share") -> Iterator[SharingModule]:
+def lattices(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
     """All modules of a layer, kh x kw of them; small layers have some without neurons."""
-    kh, kw = layer.kernel_size
-    taps = torch.arange(inputs_of(layer), device="cpu").view(-1, kh, kw)  # whatever the default device
-    for row, row_phases in _lattices(layer, 0, border):
-        for column, column_phases in _lattices(layer, 1, border):
-            height, width = (len(range(size)[s]) for size, s in zip(layer.output_size, (row, column), strict=True))
+    return all_modules(Geometry.of(layer, border))
+
+
+@lru_cache(maxsize=KEPT)
+def sharing_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
+    """Its modules that hold at least two neurons."""
+    return tuple(module for module in all_modules(geometry) if module.neurons > 1)
+
+
+@lru_cache(maxsize=KEPT)
+def all_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
+    """All its modules."""
+    kh, kw = geometry.kernel_size
+    taps = torch.arange(geometry.channels * kh * kw, device="cpu").view(-1, kh, kw)  # whatever the default device
+    found = []
+    for row, row_phases in _along(geometry, 0):
+        for column, column_phases in _along(geometry, 1):
+            height, width = (len(range(size)[s]) for size, s in zip(geometry.output_size, (row, column), strict=True))
             seen = taps[:, row_phases][:, :, column_phases].permute(2, 1, 0).flatten()  # in the order of `physical`
-            yield SharingModule(row, column, height * width, seen)
+            found.append(SharingModule(row, column, height * width, seen))
+    return tuple(found)
 
 
-def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tuple[slice, list[int]]]:
+def _along(geometry: Geometry, axis: int) -> list[tuple[slice, list[int]]]:
     """Along one axis: every k-th position, and the phase of the pattern that each of its taps sees."""
-    names = "output_size", "input_size", "kernel_size", "stride", "dilation"
-    outputs, size, kernel, stride, dilation = (getattr(layer, name)[axis] for name in names)
-    padding = (layer.pad[2], layer.pad[0])[axis]  # at the top and on the left
+    names = "output_size", "input_size", "kernel_size", "stride", "dilation", "padding"
+    outputs, size, kernel, stride, dilation, padding = (getattr(geometry, name)[axis] for name in names)
     first, stop = 0, outputs
-    if border == "keep":
+    if geometry.border == "keep":
         first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
     phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
     return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]
@@ -79,10 +124,19 @@ def _lattices(layer: LocallyConnected2d, axis: int, border: Border) -> list[tupl
 
 def inputs_of(layer: LocallyConnected2d) -> int:
     """K, the inputs of a neuron: in / groups * kh * kw."""
-    return layer.weight[0, 0, 0].numel()
+    return math.prod(layer.weight.shape[3:])
 
 
-def sharing_layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:
+Layers = Sequence[tuple[str, LocallyConnected2d]]
+"""Locally connected layers by name, from input to output."""
+
+
+def layers_of(model: nn.Module) -> Layers:
+    """The locally connected layers by name, in the order of ``model.modules()``."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+
+
+def sharing_layers(model: nn.Module) -> Layers:
     """The locally connected layers by name, all of them fit to be shared.
 
     Raises:
@@ -91,15 +145,22 @@ def sharing_layers(model: nn.Module) -> list[tuple[str, LocallyConnected2d]]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+    found = layers_of(model)
     if not found:
         raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
     owners: dict[int, str] = {}
     for name, layer in found:
         _refuse_weight(name, layer, owners)
-        if not all(end.isfinite() for end in physical(layer.weight).aminmax()):
+    for (name, _), finite in zip(found, _finite(layer.weight.detach() for _, layer in found), strict=True):
+        if not finite:
             raise ValueError(f"layer {name!r} must have finite weights; one NaN would reach its whole sharing group")
     return found
+
+
+def _finite(weights: Iterable[Tensor]) -> list[bool]:
+    """Whether each of the weights is finite; waits for a GPU once, not for each of them."""
+    flags = [torch.stack(physical(weight).aminmax()).isfinite().all() for weight in weights]
+    return torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
 
 
 def _refuse_weight(name: str, layer: LocallyConnected2d, owners: dict[int, str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.changes import Change, GroupChange
+from bioshare.bridge.bags import Bags
+from bioshare.bridge.changes import AffineChange, Change
 from bioshare.bridge.lattice import SharingModule
 
 Treatment = Literal["keep", "share", "reset"]
@@ -73,10 +74,11 @@ class Moments:
                     "another model, or of the one before to_locally_connected. Make it from this model's parameters"
                 )
 
-    def follow(self, weight: Tensor, modules: Sequence[SharingModule], change: Change) -> None:
+    def follow(self, weight: Tensor, modules: Sequence[SharingModule], bags: Bags, change: Change) -> None:
         """Treat the moments of a weight whose modules have changed; none before its first step.
 
-        Sums of gradients obey the linear part of the change, sums of squares become the mean of their group.
+        Sums of gradients obey the linear part of the change, sums of squares become the mean of their group: of its
+        positions in ``bags``.
         """
         state: dict[str, Any] = self.optimizer.state.get(weight, {})
         for name, value in state.items():
@@ -84,12 +86,11 @@ class Moments:
                 continue
             if self.treatment == "reset":
                 value.fill_(self._start(weight, name))
-            elif name in (*LINEAR, *SQUARES):
-                assert isinstance(change, GroupChange), "Sleep refuses to share moments otherwise"
-                for module in modules:
-                    groups = module.groups(value)
-                    shared = change.apply_linear(module, groups) if name in LINEAR else groups.mean(1, keepdim=True)
-                    module.write(value, shared.expand_as(groups))
+            elif name in SQUARES:
+                bags.average(value)
+            elif name in LINEAR:
+                assert isinstance(change, AffineChange), "Sleep refuses to share moments otherwise"
+                change.apply_linear_to(value, modules)
 
     def _start(self, weight: Tensor, name: str) -> float:
         """What a moment is before the first step."""

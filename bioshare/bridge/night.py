@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from bioshare.bridge.changes import Change, LinearSleep
 from bioshare.bridge.dose import Dose
-from bioshare.bridge.lattice import inputs_of, refuse_dilation, sharing_layers
+from bioshare.bridge.lattice import Layers, inputs_of, refuse_dilation
 from bioshare.bridge.relay import Relay
 from bioshare.bridge.seeds import derived
+from bioshare.bridge.sharing import Changes, Costs
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT, Simulation
 from bioshare.circuit.checks import Array
 from bioshare.circuit.exact import Exact, sleep_map
@@ -29,24 +30,24 @@ Key = tuple[int, int, torch.device, torch.dtype]
 Maps = dict[Key, LinearSleep]
 
 
-class Night:
+class Night(Changes):
     """One call of a `Sleep`: its stimuli, and the maps that were simulated for it."""
 
-    def __init__(self, sleep: Sleep, seed: int, engine: Engine, progress: bool) -> None:
-        self.sleep, self.seed, self.engine, self.progress = sleep, seed, engine, progress
+    def __init__(self, sleep: Sleep, seed: int, engine: Engine, progress: bool, layers: Layers) -> None:
+        self.sleep, self.seed, self.engine, self.progress, self.layers = sleep, seed, engine, progress, layers
+        self.rescale = sleep.rescale
         self.maps: Maps = {} if sleep.pool is None and sleep.stimulus.varies else sleep.pooled
-        self.drawn: dict[int, Array] = {}  # patterns by K, from the check until they are simulated
+        self.drawn: dict[int, Array] = {}  # patterns by K, until they are simulated
         self.simulated, self.seconds = 0, 0.0
-        self.relay: Relay | None = None
 
-    def check(self, model: nn.Module) -> None:
+    def check(self) -> None:
         """Refuse a model that cannot sleep before any layer has.
 
         Raises:
-            TypeError, ValueError: it can't, or a setting doesn't suit a layer.
+            TypeError, ValueError: a setting doesn't suit a layer.
         """
         seen: set[int] = set()
-        for name, layer in sharing_layers(model):
+        for name, layer in self.layers:
             refuse_dilation(name, layer)
             inputs = inputs_of(layer)
             if not self.sleep.collapses:
@@ -54,8 +55,18 @@ class Night:
             if inputs not in seen and self._key(layer) not in self.maps:
                 self._check(name, inputs)
             seen.add(inputs)
-        if self.sleep.patterns == "relayed":
-            self.relay = Relay(self.sleep.stimulus, max(map(self.sleep.length, seen)), self.sleep.border)
+
+    @cached_property
+    def relay(self) -> Relay | None:
+        """Hands on the patterns of the layers, if that is asked for."""
+        if self.sleep.patterns == "drawn":
+            return None
+        longest = max(self.sleep.length(inputs_of(layer)) for _, layer in self.layers)
+        return Relay(self.sleep.stimulus, longest, self.sleep.border)
+
+    def costs(self) -> Costs:
+        pooled = self.sleep.pooled.values()
+        return Costs(self.simulated, self.seconds, len(pooled), sum(one.bytes for one in pooled))
 
     def change_of(self, layer: LocallyConnected2d, index: int) -> Change:
         """The sleep of one layer."""
@@ -93,7 +104,7 @@ class Night:
             patterns = self.relay.patterns(layer, self._stimulus_seed(inputs))
             return self._after_silence(patterns[: self.sleep.length(inputs)])
         if inputs not in self.drawn:
-            return self._draw(inputs)
+            self.drawn[inputs] = self._draw(inputs)
         # a map is simulated once, but single neurons in every layer
         return self.drawn.pop(inputs) if self.sleep.collapses else self.drawn[inputs]
 

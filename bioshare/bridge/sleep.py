@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from bioshare.bridge.dose import (
@@ -20,11 +19,10 @@ from bioshare.bridge.dose import (
     rule_for,
     settling_circuit,
 )
-from bioshare.bridge.lattice import Border, refuse_border
-from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
+from bioshare.bridge.lattice import Border, Layers, refuse_border, sharing_layers
+from bioshare.bridge.moments import Treatment, refuse_treatment
 from bioshare.bridge.night import Maps, Night
-from bioshare.bridge.report import SleepReport
-from bioshare.bridge.walk import change_layers
+from bioshare.bridge.sharing import Sharing
 from bioshare.circuit.checks import real, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.exact import Exact
@@ -35,7 +33,7 @@ from bioshare.circuit.stimuli import Grid, Stimulus, gaussian, grid
 
 
 @dataclass(frozen=True)
-class Sleep:
+class Sleep(Sharing):
     """Let every locally connected layer of a model sleep, in place: the full lateral circuit of every group.
 
     The pattern has one period (kh, kw) per input channel. All groups of a grouped layer see the same pattern of
@@ -192,52 +190,6 @@ class Sleep:
         _refuse_own("paper", options, "circuit", "rule", "stimulus", "presentations")
         return cls(RateCircuit(), PaperRule(gamma), gaussian(), PerInput(times), **options)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        seed: int = 0,
-        progress: bool = True,
-        measure: bool = True,
-        *,
-        optimizer: torch.optim.Optimizer | None = None,
-        keep: tuple[str, int] | None = None,
-    ) -> SleepReport:
-        """Put ``model`` to sleep. Modules with a single neuron are left alone.
-
-        Args:
-            model: its `LocallyConnected2d` layers sleep one after the other, in the order of ``model.modules()``.
-            seed: any non-negative integer; decides the stimuli.
-            progress: show a bar for a layer that takes longer than two seconds.
-            measure: whether to spend time on SNR, spread and drift; the report has NaN for them without.
-            optimizer: whose ``moments`` are shared or reset.
-            keep: name of a layer and number of an output channel, whose weights the report keeps and draws.
-
-        Returns:
-            What happened, a layer a row.
-
-        Raises:
-            TypeError, ValueError: a layer's dilation shares a factor with its kernel size, so that its patches do not
-                see all of the pattern; a learning rate is above a layer's stability limit; ``memory`` is too small for
-                one channel of a layer; ``moments`` need an optimizer; ``keep`` names nothing; or the model has no
-                locally connected layer. No weight was changed.
-            DivergenceError: the sleep diverges; layers and modules before the one that does have slept.
-        """
-        whole("seed", seed, "a non-negative integer", at_least=0)
-        follow = Moments.of(self.moments, optimizer)
-        night = Night(self, seed, find_engine(self.engine), progress)
-        night.check(model)
-        layers, kept = change_layers(
-            model,
-            night.change_of,
-            border=self.border,
-            rescale=self.rescale,
-            moments=follow,
-            measured=measure,
-            keep=keep,
-        )
-        pooled = self.pooled.values()
-        return SleepReport(layers, night.simulated, night.seconds, len(pooled), sum(m.bytes for m in pooled), kept)
-
     def __getstate__(self) -> dict[str, Any]:
         """Without the pool's maps, which may be large and lie on another device: they come again from its seed."""
         return self.__dict__ | {"pooled": {}}
@@ -248,7 +200,10 @@ class Sleep:
         Raises:
             TypeError, ValueError: as the call.
         """
-        Night(self, 0, find_engine(self.engine), progress=False).check(model)
+        self._changes(sharing_layers(model), 0, progress=False).check()
+
+    def _changes(self, layers: Layers, seed: int, progress: bool) -> Night:
+        return Night(self, seed, find_engine(self.engine), progress, layers)
 
     @property
     def collapses(self) -> bool:

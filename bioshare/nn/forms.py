@@ -10,7 +10,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -55,6 +55,7 @@ def prefer(form: Form) -> Iterator[None]:
         _preferred = before
 
 
+@cache
 def fused_available() -> bool:
     """Whether the fused kernels can run: Triton is there, and a GPU with the matrix units that they need."""
     if importlib.util.find_spec("triton") is None:

@@ -1,4 +1,4 @@
-"""Many training runs: in turn in this process, or at once with Dask, on this machine or on a scheduler's workers.
+"""Many training runs: in this process, or at once with Dask, on this machine or on a scheduler's workers.
 
 With Dask every run is one task that continues from its own checkpoint, so that a worker that dies loses only what its
 run had done since then: the run is started again, on the restarted worker or on another one. No more runs are handed
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from multiprocessing.resource_tracker import ensure_running
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import dask.config
@@ -24,14 +22,13 @@ import torch
 from distributed import Client, Future, LocalCluster, as_completed, get_worker
 from tqdm import tqdm
 
-from bioshare.train.config import TrainConfig
 from bioshare.train.interrupt import Interrupted, interruptible
+from bioshare.train.jobs import Budget, Fit, FitTogether, Outcomes, tell, train_here
+from bioshare.train.jobs import Job as Job
+from bioshare.train.together import fit_together
 
 if TYPE_CHECKING:
     import xarray as xr
-
-Fit = Callable[..., "xr.Dataset"]
-"""`bioshare.train.loop.fit`, or what has its signature."""
 
 MALLOC = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(2**30))
 """For glibc: workers keep the memory they free. With Dask's own setting, to give it back at once, a step of ResNet-20
@@ -54,120 +51,85 @@ CONNECT = 10.0
 """Seconds to wait for a scheduler."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training run: its name in messages, its configuration, and the folder it lives in."""
-
-    name: str
-    config: TrainConfig
-    folder: Path
-
-    @staticmethod
-    def of(home: str, config: TrainConfig, root: Path) -> Job:
-        """The run of a configuration that lives in root/home/seedN."""
-        name = f"{home}/seed{config.seed}"
-        return Job(name, config, root.absolute() / name)
-
-
-@dataclass
-class Outcomes:
-    """What became of the jobs, by their names.
-
-    Attributes:
-        results: of those that finished.
-        failures: error and message of the others.
-    """
-
-    results: dict[str, xr.Dataset] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-
 def run_all(
     jobs: Sequence[Job],
     run: Fit,
     *,
+    together: int = 1,
+    run_together: FitTogether = fit_together,
+    seconds: float | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
     threads: int | None = None,
     device: str = "auto",
     progress: bool = True,
+    done: Callable[[Job], None] = lambda job: None,
     **options: Any,
 ) -> Outcomes:
     """Train all jobs, a few at a time, each from where it was left.
 
-    A single run at a time on this machine is trained in this process, and Ctrl-C keeps all of it. Workers, which are
-    other processes, keep their last checkpoints: after Ctrl-C those of this machine end, and the same jobs given again
-    go on from there. Those of a scheduler belong to it, and finish the runs that they have begun: end them before the
-    same jobs are given again.
+    A single run at a time on this machine is trained in this process, and so are several that are trained together;
+    Ctrl-C keeps all of them. Workers, which are other processes, keep their last checkpoints: after Ctrl-C those of
+    this machine end, and the same jobs given again go on from there. Those of a scheduler belong to it, and finish the
+    runs that they have begun: end them before the same jobs are given again.
 
     Args:
         jobs: with distinct names; their folders must be the same on all workers.
-        run: called as ``run(config, folder, resume=True, progress=..., device=..., **options)``.
+        run: called as ``run(config, folder, resume=True, progress=..., device=..., **options)``, and with ``seconds``
+            that are left if there is an end.
+        together: runs at once in this process, for a GPU that one of them does not fill.
+        run_together: called as ``run`` for several of them: ``run_together([(config, folder), ...], ...)``.
+        seconds: stop after that time; runs that were begun write checkpoints, others don't begin.
         scheduler: address of a Dask scheduler whose workers have one thread each; None for this machine.
-        workers: runs at a time; None for all workers of the scheduler, or here one per GPU, or one without a GPU.
+        workers: runs at a time; None for all workers of the scheduler, or here one per GPU, or one without a GPU, or
+            one where runs are trained together.
         threads: of PyTorch, per run; None for PyTorch's default, shared by the workers (with a scheduler: as they are).
         device: where to train; "auto" and "cuda" give every local worker a GPU of its own.
         progress: show a bar, over the runs or in this process over each of them, and the name of each that ends.
+        done: called in this process with every job that has finished.
         options: further arguments of ``run``.
 
     Raises:
-        ValueError: two jobs have one name or one folder, the scheduler does not answer, or a worker of it has several
-            threads. Nothing was trained.
+        ValueError: two jobs have one name or one folder, workers were asked to train several runs together, the
+            scheduler does not answer, or a worker of it has several threads. Nothing was trained.
         Interrupted: SIGTERM to a run in this process, or Ctrl-C.
     """
     _refuse_duplicates(jobs)
-    workers = workers or (None if scheduler else _default_workers(device))
+    _refuse_together(together, scheduler, workers)
+    workers = workers or (None if scheduler else 1 if together > 1 else _default_workers(device))
     if scheduler is None and min(workers or 1, len(jobs)) == 1:
-        return _here(jobs, run, threads, progress, device=device, **options)
-    return _on_workers(jobs, run, scheduler, workers, threads, device, progress, options)
-
-
-def _here(jobs: Sequence[Job], run: Fit, threads: int | None, progress: bool, **options: Any) -> Outcomes:
-    """One job after the other, in this process."""
-    outcomes, before = Outcomes(), torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        for job in jobs:
-            _tell(progress, f"{job.name}:")
-            try:
-                outcomes.results[job.name] = run(job.config, job.folder, resume=True, progress=progress, **options)
-            except Exception as error:
-                outcomes.failures[job.name] = _said(error)
-            _tell(progress, f"{job.name}: {outcomes.failures.get(job.name, 'done')}")
-    finally:
-        torch.set_num_threads(before)
-    return outcomes
+        chosen = {"together": together, "threads": threads, "seconds": seconds, "progress": progress, "done": done}
+        return train_here(jobs, run, run_together, **chosen, device=device, **options)
+    train = partial(_train, run, threads=threads, device=device, options=options)
+    return _on_workers(jobs, train, scheduler, workers, threads, seconds, progress, done)
 
 
 def _on_workers(
     jobs: Sequence[Job],
-    run: Fit,
+    train: Callable[..., xr.Dataset],
     scheduler: str | None,
     workers: int | None,
     threads: int | None,
-    device: str,
+    seconds: float | None,
     progress: bool,
-    options: dict[str, Any],
+    done: Callable[[Job], None],
 ) -> Outcomes:
     """As many jobs at once as there are workers."""
     if threads is None and not scheduler:
-        threads = max(1, torch.get_num_threads() // (workers or 1))
-    outcomes = Outcomes()
+        train = partial(train, threads=max(1, torch.get_num_threads() // (workers or 1)))
+    outcomes, budget, by_name = Outcomes(), Budget(seconds), {job.name: job for job in jobs}
     with _interrupts_told(scheduler), _client(scheduler, min(workers or 1, len(jobs))) as client:
         at_once = workers or max(1, len(_threads(client)))
         key = lambda job: f"{job.name}-{uuid.uuid4().hex}"  # others may have given the scheduler a job of that name
-        submit = lambda job: client.submit(_train, run, job, threads, device, options, key=key(job), pure=False)
+        submit = lambda job: client.submit(train, job, budget.option, key=key(job), pure=False)
         with tqdm(total=len(jobs), unit="run", disable=not progress) as bar:
-            for name, future in _in_turn(jobs, submit, at_once):
-                _note(outcomes, name, future)
-                bar.update()
-                _tell(progress, f"{name}: {outcomes.failures.get(name, 'done')}")
+            for name, future in _in_turn(budget.spend(jobs, outcomes), submit, at_once):
+                outcomes.note(name, cast("BaseException | None", future.exception()) or future.result())
+                bar.update(name in outcomes.results or name in outcomes.failures)
+                tell(progress, f"{name}: {outcomes.told(name)}")
+                if name in outcomes.results:
+                    done(by_name[name])
     return outcomes
-
-
-def _tell(progress: bool, text: str) -> None:
-    if progress:
-        tqdm.write(text, file=sys.stderr)
 
 
 def _refuse_duplicates(jobs: Sequence[Job]) -> None:
@@ -177,6 +139,17 @@ def _refuse_duplicates(jobs: Sequence[Job]) -> None:
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise ValueError(f"jobs must have names and folders of their own; got twice: {', '.join(twice)}")
+
+
+def _refuse_together(together: int, scheduler: str | None, workers: int | None) -> None:
+    if together < 1:
+        raise ValueError(f"together must be a number of runs of at least 1; got {together}")
+    if together > 1 and (scheduler or (workers or 1) > 1):
+        other = f"scheduler={scheduler!r}" if scheduler else f"workers={workers}"
+        raise ValueError(
+            f"together={together} trains runs in a single process, on one device; got {other}, which are others. "
+            "Leave out one of them"
+        )
 
 
 def _default_workers(device: str) -> int:
@@ -262,20 +235,22 @@ def _threads(client: Client) -> dict[str, int]:
     return cast("dict[str, int]", client.nthreads())
 
 
-def _in_turn(jobs: Sequence[Job], submit: Callable[[Job], Future], at_once: int) -> Iterator[tuple[str, Future]]:
+def _in_turn(waiting: Iterator[Job], submit: Callable[[Job], Future], at_once: int) -> Iterator[tuple[str, Future]]:
     """Hand out jobs, never more than ``at_once`` unfinished ones; yields each as it ends."""
-    waiting = iter(jobs)
     running = as_completed(map(submit, islice(waiting, at_once)))
     for future in running:
         yield future.key.rpartition("-")[0], future
         running.update(map(submit, islice(waiting, 1)))
 
 
-def _train(run: Fit, job: Job, threads: int | None, device: str, options: dict[str, Any]) -> xr.Dataset:
+def _train(
+    run: Fit, job: Job, left: dict[str, float], *, threads: int | None, device: str, options: dict[str, Any]
+) -> xr.Dataset:
     """What a worker does."""
     if threads:
         torch.set_num_threads(threads)
-    return run(job.config, job.folder, resume=True, progress=False, device=_own_device(device), **options)
+    where = {"progress": False, "device": _own_device(device)}
+    return run(job.config, job.folder, resume=True, **where, **left, **options)
 
 
 def _own_device(device: str) -> str:
@@ -284,15 +259,3 @@ def _own_device(device: str) -> str:
     if device in EVERY_GPU and isinstance(number, int) and torch.cuda.is_available():
         return f"cuda:{number % torch.cuda.device_count()}"
     return device
-
-
-def _note(outcomes: Outcomes, name: str, future: Future) -> None:
-    error = cast("BaseException | None", future.exception())
-    if error is None:
-        outcomes.results[name] = future.result()
-    else:
-        outcomes.failures[name] = _said(error)
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -26,8 +26,8 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
 
     Returns:
         Every numeric variable that has exactly the axis epoch, and no new axis' name, with the axes (..., epoch), from
-        epoch 1; NaN where a run is missing or shorter than others, or lacks the variable. Attributes are those that
-        all runs agree on.
+        epoch 1; and ``neg_log_snr``, the median over layers, where it was measured once an epoch. NaN where a run is
+        missing or shorter than others, or lacks the variable. Attributes are those that all runs agree on.
     """
     runs = [
         _histories(result, axes).expand_dims({name: [value] for name, value in zip(axes, key, strict=True)})
@@ -81,7 +81,12 @@ def _decoded(value: Any, hint: Any) -> Any:
 def _histories(result: xr.Dataset, axes: Mapping[str, Sequence[Any]]) -> xr.Dataset:
     """What a run has of every epoch, from epoch 1."""
     names = [name for name, values in result.data_vars.items() if _is_history(values) and name not in axes]
-    return result[names].reset_coords(drop=True).assign_coords(epoch=range(1, result.sizes["epoch"] + 1))
+    found = result[names].reset_coords(drop=True).assign_coords(epoch=range(1, result.sizes["epoch"] + 1))
+    once_an_epoch = result.sizes.get("snr_step") == result.sizes["epoch"] + 1  # and at the start
+    if once_an_epoch and "neg_log_snr" in result and "neg_log_snr" not in axes:
+        ends = result["neg_log_snr"].dropna("layer", how="all").median("layer").values[1:]
+        found["neg_log_snr"] = "epoch", ends, {"long_name": "-log SNR at the epoch's end, median over layers"}
+    return found
 
 
 def _is_history(values: xr.DataArray) -> bool:

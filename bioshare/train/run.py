@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,81 +16,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bioshare.bridge import InstantSharing, Sleep, neg_log_snr
-from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.plan import seed_at
 from bioshare.train.distributed import Processes
+from bioshare.train.evaluation import evaluate, judged
+from bioshare.train.graph import Recording, Replayed
+from bioshare.train.interrupt import TrainingDivergedError as TrainingDivergedError
+from bioshare.train.recipe import NETWORKS as NETWORKS
+from bioshare.train.recipe import autocast, half, learning_rate, optimizer, set_learning_rate
+from bioshare.train.recipe import network as network
 from bioshare.train.results import History
 from bioshare.train.sharing import sharing
+from bioshare.train.stopwatch import Stopwatch
 
-NETWORKS = {"resnet20": resnet20, "resnet18": resnet18}
-HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LOSS, CORRECT, IMAGES, FINITE = range(4)
 """What is summed over an epoch: losses, correct answers, images, batches before the loss was no longer finite."""
-
-
-class TrainingDivergedError(FloatingPointError):
-    """A run whose loss or weights are no longer finite.
-
-    Attributes:
-        epoch, step: where, both from 0 (from 1 in the message); the step counts the batches of the whole run.
-        learning_rate: at that step.
-    """
-
-    def __init__(self, message: str, epoch: int, step: int, learning_rate: float) -> None:
-        super().__init__(message, epoch, step, learning_rate)
-        self.epoch, self.step, self.learning_rate = epoch, step, learning_rate
-
-    def __str__(self) -> str:
-        return self.args[0]
-
-
-def network(config: TrainConfig, num_classes: int, input_size: Sequence[int]) -> nn.Module:
-    """The network of a configuration, its weights drawn from the seed; the global generator stays as it was.
-
-    Args:
-        config: names the network.
-        num_classes: of the data set.
-        input_size: channels, rows and columns of its images.
-
-    Raises:
-        ValueError: ``keep_first`` leaves nothing to be locally connected.
-    """
-    channels, rows, columns = input_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = NETWORKS[config.network](num_classes, in_channels=channels)
-        if config.locally_connected:
-            model = to_locally_connected(model, (channels, rows, columns), "independent", config.keep_first)
-    if config.locally_connected and not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
-        raise ValueError(f"keep_first must leave a convolution of {config.network}; got {config.keep_first}")
-    return model
-
-
-def optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW of a configuration, at its first learning rate; fused, which is the fastest on every device."""
-    return torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate of an epoch (from 0): divided by 4 at every milestone."""
-    passed = sum(epoch >= round(milestone * config.epochs, 9) for milestone in config.milestones)
-    return config.learning_rate / 4**passed
-
-
-def half(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """The type of automatic mixed precision; None for float32 throughout."""
-    precision = config.precision
-    if precision == "auto":
-        precision = "fp16" if device.type == "cuda" else "fp32"
-    return HALVES.get(precision)
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
-    """Automatic mixed precision of that type; of none for None."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 class Run:
@@ -104,6 +47,8 @@ class Run:
         here: this process.
         record_snr: measure -log SNR after every n-th batch; None for once an epoch.
         sizes: the other arguments of `network`, for the checkpoint.
+        record: makes the CUDA graphs that the steps are replayed from (`bioshare.train.graph`); None for ordinary
+            steps. There must be a single process.
 
     Attributes:
         compiled: the network as `torch.compile` made it, or itself.
@@ -112,6 +57,7 @@ class Run:
         seconds, asleep: spent on the batches of this epoch, and the part of it in which weights were shared.
         saved: when the last checkpoint was written, by `time.monotonic`.
         history: the epochs before.
+        graphs: what is replayed, by name; empty for ordinary steps.
     """
 
     def __init__(
@@ -122,6 +68,7 @@ class Run:
         here: Processes,
         record_snr: int | None = None,
         sizes: Mapping[str, Any] | None = None,
+        record: Callable[[], Recording] | None = None,
     ) -> None:
         self.config, self.batches, self.here, self.record_snr, self.sizes = config, batches, here, record_snr, sizes
         self.model = model.to(here.device).train()
@@ -132,9 +79,11 @@ class Run:
         self.optimizer = optimizer(self.model, config)
         self.dtype = half(config, here.device)
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype is torch.float16)
-        self.share = sharing(config)
+        self.share, self.stopwatch = sharing(config), Stopwatch(here.device)
         if isinstance(self.share, Sleep):
             self.share.check(self.model)
+        self.rate: float | None = None
+        self.graphs = self._graphs(record) if record else {}
         self.epoch, self.batch, self.saved = 0, 0, time.monotonic()
         self.seconds, self.asleep = 0.0, 0.0
         self.sums = torch.zeros(4, dtype=torch.float64, device=here.device)
@@ -151,12 +100,38 @@ class Run:
         different = self.config.batch_size // self.config.repetitions
         return min(different, self.batches.images - batch * different) * self.config.repetitions
 
+    def _graphs(self, record: Callable[[], Recording]) -> dict[str, Replayed]:
+        """What is replayed. Instant sharing is always the same work; a simulated sleep isn't, and stays outside."""
+        work: dict[str, Callable[..., Any]] = {
+            "learn": self._learn,
+            "judge": partial(judged, self.compiled, self.dtype),
+        }
+        if isinstance(self.share, InstantSharing):
+            work["change"] = partial(self._change, 0)
+        return {name: Replayed(one, record) for name, one in work.items()}
+
+    def close(self) -> None:
+        """Drop the graphs, which hold the run as it holds them; it could only go on without them."""
+        self.graphs.clear()
+
     def step(self, x: Tensor, y: Tensor) -> None:
-        """Learn from one batch, or this process's part of it, and share the weights if their time has come."""
+        """Learn from one batch, or this process's part of it, and share the weights if their time has come.
+
+        On a GPU nothing waits for it, unless -log SNR is measured or a new sleep is simulated.
+        """
+        # the generator is the host's, and a graph is told its seed before every replay
         torch.manual_seed(seed_at("step", self.config.seed, self.steps, self.here.rank))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.epoch)
-        self.optimizer.zero_grad()
+        rate = learning_rate(self.config, self.epoch)
+        if rate != self.rate:
+            set_learning_rate(self.optimizer, rate)
+            self.rate = rate
+        self.graphs.get("learn", self._learn)(x, y)
+        self.batch += 1
+        self._share_and_measure()
+
+    def _learn(self, x: Tensor, y: Tensor) -> None:
+        """What a step does on the device, from the images to the weights; a graph must find no other numbers here."""
+        self.optimizer.zero_grad()  # to None: the gradients of a graph lie in its own memory
         with autocast(self.here.device, self.dtype):
             scores = self.forward(x)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -165,12 +140,10 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._count(loss.detach(), scores.detach(), y)
-        self.batch += 1
-        self._share_and_measure()
 
     def _count(self, loss: Tensor, scores: Tensor, y: Tensor) -> None:
-        correct, images = (scores.argmax(1) == y).sum(), y.new_tensor(len(y))
-        self.sums[:FINITE] += torch.stack([loss, correct, images])
+        correct = (scores.argmax(1) == y).sum()
+        self.sums[:FINITE] += torch.stack([loss, correct, torch.full_like(correct, len(y))])
         self.sums[FINITE] += self.sums[LOSS].isfinite()
 
     def _share_and_measure(self) -> None:
@@ -183,15 +156,22 @@ class Run:
 
     def _share(self, share: InstantSharing | Sleep, measured: bool) -> None:
         """Share the weights, and take the time that this alone needs."""
-        self.here.finish()
-        start, seed = time.perf_counter(), seed_at("sleep", self.config.seed, self.steps - 1)
-        with self._finite():
-            report = share(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
-        self.here.finish()
-        self.asleep += time.perf_counter() - start
+        seed = seed_at("sleep", self.config.seed, self.steps - 1)
+        with self.stopwatch.running(), self._finite():
+            if measured or not (self.graphs or self.here.device.type == "cuda"):
+                report = share(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
+                if measured:
+                    self.history.add_sharing(self.steps, report)
+            elif "change" in self.graphs:
+                self.graphs["change"]()
+            else:
+                self._change(seed)
         self.history.sharings += 1
-        if measured:
-            self.history.add_sharing(self.steps, report)
+
+    def _change(self, seed: int) -> None:
+        """Share the weights without a check or a report; what isn't finite shows in the next loss."""
+        assert self.share is not None
+        self.share.change(self.model, seed, optimizer=self.optimizer)
 
     def _due(self, every: int | None) -> bool:
         """Whether the batch just learned is one of every n-th, the first of the epoch or of the run included."""
@@ -212,6 +192,11 @@ class Run:
             self._refuse_broken_weights()
             raise
 
+    def finish(self) -> None:
+        """Wait for the device, and see how long the sharings took."""
+        self.here.finish()
+        self.asleep += self.stopwatch.read()
+
     def totals(self) -> Tensor:
         """The sums of this epoch so far, over all processes.
 
@@ -226,7 +211,7 @@ class Run:
 
     def _refuse_broken_weights(self) -> None:
         """Refuse what the last step has made if it isn't finite."""
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
             self.totals()  # a loss that wasn't finite came first
             raise self._diverged("a weight", self.steps - 1)
 
@@ -238,8 +223,9 @@ class Run:
             f"{what} is no longer finite {where}. Try a smaller learning_rate", epoch, step, rate
         )
 
-    def finish_epoch(self, test: dict[str, float]) -> None:
-        """Write an epoch into the history, with what was found in its test, and go on to the next."""
+    def finish_epoch(self, tests: Batches) -> None:
+        """Test the network, write the epoch into the history, and go on to the next."""
+        test = evaluate(self.compiled, tests, self.dtype, self.here, self.graphs.get("judge"))
         loss, correct, images, _ = self.totals().tolist()
         rate = {"learning_rate": learning_rate(self.config, self.epoch)}
         speed = {"seconds": self.seconds, "sleep_seconds": self.asleep, "images_per_second": images / self.seconds}

@@ -145,7 +145,7 @@ def test_another_setting_starts_with_an_empty_pool():
 @pytest.mark.parametrize("engine", ["exact", Exact(), "loop"])
 def test_a_noisy_layer_is_simulated_where_its_weights_lie_or_in_the_engine_given(engine):
     noisy = gentle(bs.SteadyState(), bs.stimuli.noise(bs.stimuli.gaussian(), 0.1), engine=engine)
-    change = Night(noisy, 0, find_engine(engine), False).change_of(layer(kernel_size=3).to("meta"), 0)
+    change = Night(noisy, 0, find_engine(engine), False, []).change_of(layer(kernel_size=3).to("meta"), 0)
     assert change.engine == (Exact(device="meta") if engine == "exact" else find_engine(engine))
 
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from bioshare.train import cluster
 from bioshare.train.cluster import Job, run_all
 from bioshare.train.config import TrainConfig
-from bioshare.train.interrupt import Interrupted
+from bioshare.train.interrupt import Interrupted, TimeUpError
+from bioshare.train.results import encoded, write_result
 
 
 def result(config, folder, device, **options):
@@ -160,6 +161,101 @@ def test_a_single_run_at_a_time_needs_no_other_process(tmp_path, monkeypatch, ca
     shown = capfd.readouterr().err
     assert shown.count("loss is NaN") == 1
     assert "run2: done" in shown
+
+
+def together_but_for_seed_1(runs, *, resume, progress, device, **options):
+    """As `fit_together`: a list of results and exceptions."""
+    assert resume
+    calls = [result(config, folder, device, runs=len(runs), **options) for config, folder in runs]
+    return [ValueError("no") if config.seed == 1 else found for (config, _), found in zip(runs, calls, strict=True)]
+
+
+def test_runs_are_trained_together_in_groups_in_this_process(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(cluster, "LocalCluster", None)
+    monkeypatch.setattr(cluster, "_default_workers", lambda device: 8)
+    ended, options = [], {"together": 2, "run_together": together_but_for_seed_1, "device": "cpu"}
+    outcomes = run_all(jobs(tmp_path), calm_here, **options, done=lambda job: ended.append(job.name), data="there")
+    assert top1(outcomes) == {"run0": 0.0, "run2": 20.0}
+    assert outcomes.failures == {"run1": "ValueError: no"}
+    assert not outcomes.time_up
+    assert ended == ["run0", "run2"]
+    found = outcomes.results["run0"].attrs, outcomes.results["run2"].attrs
+    assert [(one.get("runs"), one["data"]) for one in found] == [(2, "there"), (None, "there")]
+    assert capfd.readouterr().err.splitlines() == [
+        "run0, run1:",
+        "run0: done",
+        "run1: ValueError: no",
+        "run2:",
+        "run2: done",
+    ]
+
+
+def calm_here(config, folder, *, resume, progress, device, **options):
+    return result(config, folder, device, **options)
+
+
+def all_fail(runs, **options):
+    raise MemoryError("too much")
+
+
+def test_what_ends_a_group_is_the_failure_of_all_in_it(tmp_path):
+    outcomes = run_all(jobs(tmp_path), calm_here, together=2, run_together=all_fail, progress=False)
+    assert outcomes.failures == dict.fromkeys(("run0", "run1"), "MemoryError: too much")
+    assert top1(outcomes) == {"run2": 20.0}
+
+
+@pytest.mark.parametrize("other", [{"workers": 2}, {"scheduler": "tcp://127.0.0.1:9"}])
+def test_workers_train_no_runs_together(tmp_path, other):
+    with pytest.raises(ValueError, match=r"together=2 trains runs in a single process.*got (workers=2|scheduler=)"):
+        run_all(jobs(tmp_path), calm, together=2, **other)
+    with pytest.raises(ValueError, match="together must be a number of runs of at least 1; got 0"):
+        run_all(jobs(tmp_path), calm, together=0)
+
+
+def time_up_for_seed_1(config, folder, *, seconds, **options):
+    assert 0 < seconds <= 100
+    if config.seed == 1:
+        raise TimeUpError("stopped after step 7")
+    return xr.Dataset({"top1": ("epoch", [10.0 * config.seed])})
+
+
+def test_when_the_time_is_up_the_next_runs_do_not_begin(tmp_path):
+    outcomes = run_all(jobs(tmp_path), time_up_for_seed_1, seconds=100, workers=1, progress=False)
+    assert outcomes.time_up
+    assert top1(outcomes) == {"run0": 0.0}
+    assert outcomes.failures == {}
+
+
+def spent(config, folder, *, seconds, **options):
+    time.sleep(seconds)
+    return xr.Dataset({"top1": ("epoch", [10.0 * config.seed])})
+
+
+def test_a_run_that_takes_all_the_time_is_the_last(tmp_path):
+    outcomes = run_all(jobs(tmp_path), spent, seconds=0.2, workers=1, progress=False)
+    assert outcomes.time_up
+    assert top1(outcomes) == {"run0": 0.0}
+
+
+def test_runs_of_a_group_that_finished_before_the_time_was_up_are_results(tmp_path):
+    def one_of_two(runs, **options):
+        (config, folder), _ = runs
+        attributes = encoded(config)
+        write_result(folder / "result.nc", xr.Dataset({"top1": ("epoch", [1.0] * config.epochs)}, attrs=attributes))
+        raise TimeUpError("stopped")
+
+    outcomes = run_all(jobs(tmp_path), calm, seconds=10.0, together=2, run_together=one_of_two, progress=False)
+    assert outcomes.time_up
+    assert list(outcomes.results) == ["run0"]
+
+
+def test_workers_stop_when_the_time_is_up(scheduler, tmp_path):
+    outcomes = run_all(jobs(tmp_path), time_up_for_seed_1, seconds=100, scheduler=scheduler, progress=False)
+    assert outcomes.time_up
+    assert top1(outcomes) == {"run0": 0.0, "run2": 20.0}
+    late = run_all(jobs(tmp_path, 5), spent, seconds=1.0, scheduler=scheduler, progress=False)
+    assert late.time_up
+    assert top1(late) == {"run0": 0.0, "run1": 10.0}
 
 
 def test_threads_are_those_asked_for_during_the_runs_only(tmp_path):

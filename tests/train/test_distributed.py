@@ -17,7 +17,7 @@ from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load, training_batches
 from bioshare.train.distributed import SynchronousBatchNorm2d, processes
-from bioshare.train.interrupt import Interrupted
+from bioshare.train.interrupt import Interrupted, TimeUpError
 from bioshare.train.loop import CHECKPOINT, RESULT, fit
 from bioshare.train.run import FINITE, IMAGES, Run
 
@@ -160,6 +160,19 @@ def test_one_command_in_one_process_or_two(tmp_path):
     assert checkpoint.read_metadata(both / CHECKPOINT)["batch"] == 2
     fit_and_report(0, both, config, resume=True)
     assert_close_endings(both, alone)
+
+
+def fit_for_seconds(rank, folder, config, seconds):
+    """What a run says when its time is up, which comes later for one of the processes."""
+    with pytest.raises(TimeUpError) as error:
+        fit(config, folder, device="cpu", progress=False, seconds=seconds[rank])
+    return str(error.value)
+
+
+def test_two_processes_agree_when_the_time_is_up(tmp_path):
+    told = two_processes(fit_for_seconds, tmp_path, CONFIG, (600.0, 0.0))
+    assert told == 2 * [f"stopped when its time was up after step 1 of the run; {tmp_path / CHECKPOINT} has everything"]
+    assert checkpoint.read_metadata(tmp_path / CHECKPOINT)["batch"] == 1
 
 
 @pytest.mark.slow

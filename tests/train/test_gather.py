@@ -48,6 +48,16 @@ def test_what_older_runs_lack_is_empty():
     np.testing.assert_array_equal(stacked["top1"], [[1.0, 2.0], [2.0, 3.0]])
 
 
+def test_the_snr_at_the_end_of_an_epoch_is_the_median_over_layers_that_have_one():
+    shared = result(1.0, 2.0, epochs=2).drop_vars("snr")
+    values = [[9.0, 9.0, np.nan], [-1.0, -3.0, np.nan], [-np.inf, -np.inf, np.nan]]
+    shared["neg_log_snr"] = ("snr_step", "layer"), values
+    often = shared.isel(snr_step=[0, 0, 1, 1, 2])  # not once an epoch
+    stacked = gather({(0,): shared, (1,): often, (2,): result(1.0, 2.0, epochs=2)}, {"seed": range(3)})
+    nothing = [np.nan, np.nan]
+    np.testing.assert_array_equal(stacked["neg_log_snr"], [[-2.0, -np.inf], nothing, nothing])
+
+
 def test_a_gathered_dataset_survives_the_disk(tmp_path):
     stacked = gather({("a", 0.1): result(1.0, epochs=1)}, {"row": ["a", "b"], "learning_rate": [0.1, 0.2]})
     write_result(tmp_path / "all.nc", stacked)

@@ -26,12 +26,16 @@ from bioshare.bridge import InstantSharing, neg_log_snr
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint, loop
 from bioshare.train import run as training
+from bioshare.train import steps as in_steps
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
-from bioshare.train.interrupt import interruptible
+from bioshare.train.interrupt import TimeUpError, interruptible
 from bioshare.train.loop import CHECKPOINT, RESULT, evaluate, fit, trained_network
 from bioshare.train.results import MEANINGS, History, encoded, read_result, refuse_other, write_result
+from bioshare.train.steps import Options
+from bioshare.train.stopwatch import Stopwatch
+from bioshare.train.together import fit_together
 
 
 @pytest.fixture(autouse=True)
@@ -193,6 +197,47 @@ def test_resume_is_exact_with_half_types_dropout_and_repetitions(tmp_path, monke
     assert ("scale" in metadata["scaler"]) == (precision == "fp16")
     run(tmp_path / "broken", config, resume=True)
     assert_same_ending(tmp_path / "broken", tmp_path / "straight")
+
+
+def test_a_run_whose_time_is_up_is_saved_and_goes_on_in_the_next_call(straight, tmp_path):
+    for step in (1, 2):
+        with pytest.raises(TimeUpError, match=f"its time was up after step {step} of the run; .*{CHECKPOINT} has"):
+            run(tmp_path, seconds=0.0, resume=True)
+    run(tmp_path, seconds=600.0, resume=True)
+    assert_same_ending(tmp_path, straight[0])
+
+
+def test_the_time_is_counted_from_the_call(tmp_path, monkeypatch):
+    options = Options(seconds=10.0)
+    monkeypatch.setattr(in_steps, "time", SimpleNamespace(monotonic=lambda: options.begun + 9.9))
+    assert not options.over
+    monkeypatch.setattr(in_steps, "time", SimpleNamespace(monotonic=lambda: options.begun + 10.0))
+    assert options.over
+    assert not Options().over
+
+
+def test_a_stopwatch_on_a_gpu_reads_its_events_when_it_is_asked(monkeypatch):
+    clock, recorded = iter([10.0, 14.0, 20.0, 21.0]), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(clock)
+            recorded.append(self)
+
+        def elapsed_time(self, end):
+            return 1000 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    watch = Stopwatch(torch.device("cuda"))
+    for events in (2, 4):
+        with watch.running():
+            pass
+        assert len(recorded) == events
+    assert watch.read() == 5
+    assert watch.read() == 0
 
 
 def test_checkpoints_come_when_their_time_has_come(tmp_path, monkeypatch):
@@ -383,6 +428,7 @@ def test_evaluate_leaves_the_network_as_it_was():
     [
         ({"keep_first": 2}, {}, "keep_first must leave a convolution of resnet20; got 2"),
         ({}, {"checkpoint_every": -1.0}, "checkpoint_every must be a number of seconds >= 0; got -1.0"),
+        ({}, {"seconds": math.nan}, "seconds must be a number of seconds >= 0; got nan"),
         ({}, {"record_snr": 0}, "record_snr must be None or a whole number"),
         ({"train_images": 10_000}, {}, "train_images must be at most"),
     ],
@@ -544,3 +590,25 @@ def test_a_gpu_trains_and_resumes(tmp_path, precision, sleep):
     result = fit(config, tmp_path, device="cuda", progress=False, checkpoint_every=0.0)
     assert np.isfinite(result.train_loss).all()
     assert fit(config, tmp_path, device="cuda", progress=False, resume=True).identical(result)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("fields", [{"share_every": 1, "moments": "share"}, {"compile": True}], ids=str)
+def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, fields):
+    config = dataclasses.replace(CONFIG, precision=precision, epochs=6, **fields)
+    losses = [
+        fit(config, tmp_path / str(graphs), device="cuda", progress=False, graphs=graphs).train_loss.values
+        for graphs in (False, True)
+    ]
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-2)  # the order of sums on a GPU is not fixed
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+def test_runs_at_once_on_a_gpu_train_as_each_alone(tmp_path):
+    configs = [dataclasses.replace(CONFIG, seed=seed, epochs=6) for seed in range(3)]
+    jobs = [(config, tmp_path / str(config.seed)) for config in configs]
+    together = fit_together(jobs, device="cuda", progress=False)
+    for config, result in zip(configs, together, strict=True):
+        alone = fit(config, tmp_path / f"alone{config.seed}", device="cuda", progress=False)
+        np.testing.assert_allclose(result.train_loss, alone.train_loss, rtol=0, atol=1e-2)

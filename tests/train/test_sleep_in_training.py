@@ -12,7 +12,7 @@ import xarray as xr
 from tiny_runs import CLOCKS, CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, weights
 
 from bioshare.bridge import neg_log_snr
-from bioshare.train import checkpoint
+from bioshare.train import checkpoint, stopwatch
 from bioshare.train import run as training
 from bioshare.train.config import SIMULATED
 from bioshare.train.loop import CHECKPOINT, RESULT
@@ -154,9 +154,7 @@ def test_the_time_of_the_sleeps_is_a_part_of_the_epochs(tmp_path):
 
 
 def test_the_time_of_the_sleeps_survives_an_interruption(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        training, "time", SimpleNamespace(perf_counter=iter(range(100)).__next__, monotonic=lambda: 0.0)
-    )
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=iter(range(100)).__next__))
     interrupt(tmp_path, 3, ASLEEP)
     assert checkpoint.read_metadata(tmp_path / CHECKPOINT)["asleep"] == 2
     assert run(tmp_path, ASLEEP, resume=True).sleep_seconds.values.tolist() == [2, 2]

@@ -13,14 +13,19 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from bioshare.train.cluster import Fit, Job, Outcomes, run_all
+from bioshare.train.cluster import run_all
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
 from bioshare.train.experiments import Experiment
 from bioshare.train.gather import finished, stored
+from bioshare.train.jobs import Fit, Job, Outcomes
+from bioshare.train.loop import CHECKPOINT
 
 COPIES = {"cifar10-jpeg": "cifar10"}
 """Data sets whose images are another's, stored differently."""
+
+TIME_UP = 75
+"""The exit status of a command that is to be given again: EX_TEMPFAIL of sysexits.h."""
 
 T = TypeVar("T")
 Hidden = Annotated[tyro.conf.Suppress[T], tyro.conf.Fixed]
@@ -36,15 +41,25 @@ class Computing:
         device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
         threads: of PyTorch on the CPU; None for its default.
         checkpoint_every: seconds between two checkpoints of a run.
+        minutes: stop after that time with checkpoints, and the exit status 75; the same command goes on. None to train
+            to the end.
     """
 
     data: Path | None = None
     device: str = "auto"
     threads: int | None = None
     checkpoint_every: float = 600.0
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         self._at_least_1("threads")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes must be above 0; got {self.minutes:g}")
+
+    @property
+    def seconds(self) -> float | None:
+        """The minutes in seconds."""
+        return None if self.minutes is None else 60 * self.minutes
 
     def _at_least_1(self, *names: str) -> None:
         for name in names:
@@ -64,6 +79,10 @@ class ManyRuns(Computing):
         scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
             and must see the same folders. None for this machine.
         workers: how many runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
+        together: how many runs at a time in a single process, a step of each in turn: small networks do not fill a GPU.
+            Not with workers or a scheduler, and on one GPU only.
+        discard_checkpoints: delete the checkpoint of every run that is finished (of LC ResNet-20 0.5 GB). Its result
+            stays, its weights do not.
     """
 
     seeds: int = 5
@@ -71,10 +90,13 @@ class ManyRuns(Computing):
     show: bool = False
     scheduler: str | None = None
     workers: int | None = None
+    together: int = 1
+    discard_checkpoints: bool = False
     checkpoint_every: float = 120.0  # which is what a worker may lose
 
     def __post_init__(self) -> None:
-        self._at_least_1("threads", "seeds", "workers")
+        super().__post_init__()
+        self._at_least_1("seeds", "workers", "together")
 
     def outcomes(self, jobs: Sequence[Job], run: Fit) -> Outcomes:
         """Train the jobs, or read the results of those that are finished.
@@ -95,14 +117,39 @@ class ManyRuns(Computing):
         trained = run_all(
             missing,
             run,
+            together=self.together,
+            seconds=self.seconds,
             scheduler=self.scheduler,
             workers=self.workers,
             threads=self.threads,
             device=self.device,
+            done=self._tidy,
             data=data,
             checkpoint_every=self.checkpoint_every,
         )
-        return Outcomes(outcomes.results | trained.results, trained.failures)
+        return Outcomes(outcomes.results | trained.results, trained.failures, trained.time_up)
+
+    def _tidy(self, job: Job) -> None:
+        """Delete what a finished run no longer needs, if that is asked for."""
+        if self.discard_checkpoints:
+            (job.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def tell(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
+        """Name the runs that failed, and count the others if the time is up; for both there is an exit status.
+
+        Raises:
+            SystemExit: 75 if the time is up; otherwise 1 if a run failed.
+        """
+        if outcomes.failures:
+            print(f"failed, as told above: {', '.join(outcomes.failures)}", file=sys.stderr)
+        if outcomes.time_up:
+            rest = [job for job in jobs if job.name not in outcomes.results and job.name not in outcomes.failures]
+            begun = sum((job.folder / CHECKPOINT).exists() for job in rest)
+            counts = f"{len(outcomes.results)} runs finished, {begun} begun, {len(rest) - begun} missing"
+            print(f"the time is up after {self.minutes:g} min: {counts}; the same command goes on", file=sys.stderr)
+            raise SystemExit(TIME_UP)
+        if outcomes.failures:
+            raise SystemExit(1)
 
 
 def add_name(parser: argparse.ArgumentParser, command: str) -> None:
@@ -153,10 +200,3 @@ def changes(config: TrainConfig, reference: TrainConfig) -> list[str]:
 def caution(changed: Sequence[str]) -> str:
     """A line that says plainly that these are not the runs of the table; nothing if they are."""
     return f"\nNot the table's setting: {'; '.join(dict.fromkeys(changed))}." if changed else ""
-
-
-def tell_failures(outcomes: Outcomes) -> None:
-    """Name the runs that failed, after each was told with its error; if there are any, the exit status is 1."""
-    if outcomes.failures:
-        print(f"failed, as told above: {', '.join(outcomes.failures)}", file=sys.stderr)
-        raise SystemExit(1)

@@ -10,12 +10,12 @@ from statistics import fmean
 import tyro
 import xarray as xr
 
-from bioshare.train.cluster import Job
-from bioshare.train.commands.options import Hidden, ManyRuns, add_name, caution, changes, parse, plain, tell_failures
+from bioshare.train.commands.options import Hidden, ManyRuns, add_name, caution, changes, parse, plain
 from bioshare.train.commands.text import aligned, mean_and_deviation
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, Grid, find, grid, grid_of
 from bioshare.train.gather import configuration, gather
+from bioshare.train.jobs import Job
 from bioshare.train.loop import fit
 from bioshare.train.results import write_result
 
@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
         axes = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
         path = options.to / "sweep" / f"{experiment.home.replace('/', '-')}.nc"
         write_result(path, gather(results, axes | {"seed": range(options.seeds)}).assign_attrs(name=experiment.home))
-    tell_failures(outcomes)
+    options.tell(list(jobs.values()), outcomes)
 
 
 def report(experiment: Experiment, results: Results) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from bioshare.train.cluster import Job
+from bioshare.train.commands.costs import costs
 from bioshare.train.commands.options import (
     Hidden,
     ManyRuns,
@@ -23,12 +23,12 @@ from bioshare.train.commands.options import (
     comparable,
     parse,
     plain,
-    tell_failures,
 )
 from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import SIMULATED, DatasetName, TrainConfig
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
 from bioshare.train.gather import configuration, gather
+from bioshare.train.jobs import Job
 from bioshare.train.loop import fit
 from bioshare.train.results import write_result
 
@@ -105,11 +105,13 @@ def main(arguments: argparse.Namespace) -> None:
         results = {key: outcomes.results[name] for key, name in names.items() if name in outcomes.results}
         used = {row.name: _used(row, results) if options.show else [configs[row.name]] for row in group}
         differing = [text for row in group for config in used[row.name] for text in changes(config, row.config)]
-        print(f"{report([comparable(row, used[row.name]) for row in group], results)}{caution(differing)}\n")
+        spent = costs(results.values())
+        text = report([comparable(row, used[row.name]) for row in group], results)
+        print("\n".join(filter(None, (text, spent))) + f"{caution(differing)}\n")
         if results and not options.show:
             name = "-".join([prefix, dataset, *options.rows])
-            write_result(options.to / f"{name}.nc", _dataset(group, results, options.seeds))
-    tell_failures(outcomes)
+            write_result(options.to / f"{name}.nc", _dataset(group, results, options.seeds).assign_attrs(costs=spent))
+    options.tell(list(jobs.values()), outcomes)
 
 
 def applied(changed: RowConfig, row: Experiment) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import tyro
 
-from bioshare.train.commands.options import Computing, add_name, caution, changes, comparable, parse, plain
+from bioshare.train.commands.options import TIME_UP, Computing, add_name, caution, changes, comparable, parse, plain
 from bioshare.train.commands.text import aligned, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, find
+from bioshare.train.interrupt import TimeUpError
 from bioshare.train.loop import fit
 
 if TYPE_CHECKING:
@@ -75,7 +77,11 @@ def main(arguments: argparse.Namespace) -> None:
             checkpoint_every=options.checkpoint_every,
             record_snr=options.record_snr,
             tensorboard=options.tensorboard,
+            seconds=options.seconds,
         )
+    except TimeUpError as error:
+        print(f"{error}; the same command with --resume goes on", file=sys.stderr)
+        raise SystemExit(TIME_UP) from None
     except RuntimeError as error:
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise

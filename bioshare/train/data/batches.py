@@ -21,7 +21,7 @@ from bioshare.train.config import TrainConfig
 from bioshare.train.data.datasets import Dataset
 from bioshare.train.data.plan import Plan, seeded
 from bioshare.train.data.prepared import ImageFiles
-from bioshare.train.data.streams import StreamedBatches
+from bioshare.train.data.streams import StreamedBatches, sent
 
 
 class Batches(Protocol):
@@ -119,7 +119,7 @@ class DecodedBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for part in self.plan.epoch(epoch, start):
             places = np.stack([part.indices, *part.places(2 * self.padding)])
-            indices, rows, columns, flips = torch.from_numpy(places).to(self.pixels.device)
+            indices, rows, columns, flips = sent(torch.from_numpy(places), self.pixels.device)
             images = (self.pixels[indices] - self.mean) / self.std  # first, so that the padding is 0
             images = crops(images, rows, columns, self.side, self.padding)
             if self.plan.flip:

@@ -73,8 +73,15 @@ class StreamedBatches:
             generator=torch.Generator(),  # or it would draw from the global one
         )
         for pixels, indices in loader:
-            images = pixels.to(device, non_blocking=True)
-            yield (images - self.mean) / self.std, self.labels[indices].to(device, non_blocking=True)
+            images = sent(pixels, device)
+            yield (images - self.mean) / self.std, sent(self.labels[indices], device)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device; the host does not wait for the copy, whose source must be pinned for that."""
+    if device.type == "cuda":
+        values = values.pin_memory()  # itself if it is
+    return values.to(device, non_blocking=True)
 
 
 class _Crops(MapDataset):

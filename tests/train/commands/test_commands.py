@@ -13,7 +13,7 @@ from bioshare.train.commands import train
 from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import find
-from bioshare.train.interrupt import Interrupted
+from bioshare.train.interrupt import Interrupted, TimeUpError
 
 NAME = "table1/cifar100/lc-ws10"
 
@@ -73,7 +73,7 @@ def test_train_starts_from_the_experiment(recorded, capsys):
     assert recorded.config == find(NAME).config
     assert str(recorded.folder) == f"runs/{NAME}/seed0"
     plain = {"data": None, "resume": False, "device": "auto", "tensorboard": False}
-    assert recorded.options == {**plain, "checkpoint_every": 600.0, "record_snr": None}
+    assert recorded.options == {**plain, "checkpoint_every": 600.0, "record_snr": None, "seconds": None}
     assert "Not the table's setting" not in capsys.readouterr().out
 
 
@@ -195,6 +195,18 @@ def test_exit_statuses(monkeypatch, capsys, error, status, told):
     monkeypatch.setattr(train, "fit", failing)
     assert command_line.main(["train", NAME]) == status
     assert capsys.readouterr().err == f"{told}\n"
+
+
+def test_a_run_whose_time_is_up_ends_with_status_75(monkeypatch, capsys):
+    def slow(config, folder, *, seconds, **options):
+        assert seconds == 30.0
+        raise TimeUpError("stopped when its time was up")
+
+    monkeypatch.setattr(train, "fit", slow)
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["train", NAME, "--minutes", "0.5"])
+    assert end.value.code == 75
+    assert capsys.readouterr().err == "stopped when its time was up; the same command with --resume goes on\n"
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,61 @@ def test_a_failed_run_is_named_and_the_others_are_shown(monkeypatch, capsys):
     assert lines(shown.out)["lc"] == ["1", "65.2", "80.9", "-", "-7.4"]
 
 
+COLUMN = ["table", "1", "--dataset", "cifar10", "--rows", "conv", "lc", "--seeds", "2", "--epochs", "1"]
+
+
+def test_a_table_in_slices(monkeypatch, capsys, tmp_path):
+    """The first run finishes, the second begins, and the time is up."""
+    asked = []
+
+    def run_all(jobs, run, **options):
+        asked.append(options)
+        (jobs[1].folder).mkdir(parents=True)
+        (jobs[1].folder / "checkpoint.safetensors").touch()
+        return Outcomes({jobs[0].name: run(jobs[0].config, jobs[0].folder)}, time_up=True)
+
+    monkeypatch.setattr(options, "run_all", run_all)
+    with pytest.raises(SystemExit) as end:
+        command_line.main([*COLUMN, "--minutes", "1.5", "--together", "2"])
+    assert end.value.code == 75
+    assert (asked[0]["seconds"], asked[0]["together"]) == (90.0, 2)
+    shown = capsys.readouterr()
+    counts = "1 runs finished, 1 begun, 2 missing"
+    assert shown.err == f"the time is up after 1.5 min: {counts}; the same command goes on\n"
+    assert lines(shown.out)["conv"][0] == "1"
+    assert xr.load_dataset(tmp_path / "runs/table1-cifar10-conv-lc.nc")["top1"].notnull().sum() == 1
+
+
+def test_checkpoints_of_finished_runs_can_be_discarded(monkeypatch, tmp_path):
+    def run_all(jobs, run, done, **_):
+        for job in jobs:
+            run(job.config, job.folder)
+            (job.folder / "checkpoint.safetensors").touch()
+        done(jobs[0])
+        return Outcomes()
+
+    monkeypatch.setattr(options, "run_all", run_all)
+    for discard in ([], ["--discard-checkpoints"]):
+        home = ["--to", str(tmp_path / f"kept{len(discard)}")]
+        command_line.main([*COLUMN, "--seeds", "1", *home, *discard])
+        left = [path.parent.parent.name for path in (tmp_path / home[1]).rglob("checkpoint.safetensors")]
+        assert sorted(left) == (["lc"] if discard else ["conv", "lc"])
+
+
+def test_what_the_runs_cost_stands_below_the_table(monkeypatch, capsys, tmp_path):
+    def timed(config, folder, **_):
+        facts = {"device": "NVIDIA H200", "machine": "host", "precision_used": "float16", "torch": "2.13.0"}
+        found = fit(config, folder).assign(seconds=("epoch", [90.0])).assign_attrs(facts)
+        write_result(folder / "result.nc", found)
+        return found
+
+    monkeypatch.setattr(table, "fit", timed)
+    command_line.main(COLUMN)
+    line = "Cost: 4 runs, 6.0 min of training; NVIDIA H200 (host), float16, torch 2.13.0."
+    assert line in capsys.readouterr().out.splitlines()
+    assert xr.load_dataset(tmp_path / "runs/table1-cifar10-conv-lc.nc").attrs["costs"] == line
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -239,6 +294,8 @@ def test_a_failed_run_is_named_and_the_others_are_shown(monkeypatch, capsys):
         ("sleep --noise 3", "--noise"),
         ("1 --seeds 0", "seeds must be at least 1; got 0"),
         ("1 --workers 0", "workers must be at least 1; got 0"),
+        ("1 --together 0", "together must be at least 1; got 0"),
+        ("1 --minutes 0", "minutes must be above 0; got 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(trained, capsys, words, told):

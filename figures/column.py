@@ -1,0 +1,169 @@
+"""A column of Table 1 from stored runs: the table as Markdown, and the curves of training. Trains nothing.
+
+Reads what `python -m bioshare table` has written, several files for rows that were trained by several commands:
+``python figures/column.py runs/table1-cifar10-conv-lc.nc runs/sleep-cifar10-lc-ws10-ideal.nc --to figures/column``
+writes column.md, column.png and column.svg. Left: test accuracy over epochs, mean and range over seeds. Right:
+-log SNR at the end of every epoch, the median over layers, of the locally connected rows; rows whose weights are equal
+there, as with ws(1), have none.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from bioshare.train.commands.text import mean_and_deviation, number
+from bioshare.train.results import read_result
+
+plt.style.use("bioshare.figure")
+
+HEADS = ("network", "seeds", "top-1, %", "difference to conv", "the paper's", "difference", "minutes a run")
+IMAGES = ("cifar10", "cifar10-jpeg")
+"""Data sets that the paper's numbers are of."""
+SETTING = ("dataset", "epochs", "batch_size", "padding", "train_images")
+NAMES = {"conv": "conv", "lc": "LC", "ideal": "ideal", "alpha10": "α = 10", "alpha50": "α = 50", "alpha5": "α = 5"}
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
+GAP = 0.052
+"""Of an axis' height, between two labels."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="what `python -m bioshare table` wrote")
+    parser.add_argument("--to", type=Path, default=Path("column"), help="where to, without an ending (%(default)s)")
+    args = parser.parse_args(arguments)
+    rows, paper, notes = read(args.files)
+    text = f"{markdown(rows, paper)}\n\n{notes}\n"
+    args.to.parent.mkdir(parents=True, exist_ok=True)
+    args.to.with_suffix(".md").write_text(text)
+    print(text)
+    draw(rows, args.to)
+
+
+def read(files: Sequence[Path]) -> tuple[dict[str, xr.Dataset], dict[str, tuple[float, float]], str]:
+    """The finished runs of every row; the paper's accuracies and differences to conv; and the settings and costs.
+
+    Raises:
+        ValueError: no run is finished, or two files have the same row.
+    """
+    rows: dict[str, xr.Dataset] = {}
+    paper: dict[str, tuple[float, float]] = {}
+    notes: list[str] = []
+    for path in files:
+        table = read_result(path)
+        comparable = table.attrs.get("dataset") in IMAGES
+        notes += [setting(table.attrs), str(table.attrs.get("costs", ""))]
+        for row in table["row"].values.tolist():
+            runs = table.sel(row=row).dropna("seed", how="all", subset=["top1"])
+            if not runs.sizes["seed"]:
+                continue
+            if row in rows:
+                raise ValueError(f"files must have every row once; {row} is in {path} and in one before")
+            rows[row] = runs.dropna("epoch", how="all", subset=["top1"])
+            theirs = [float(table[name].sel(row=row)) for name in ("paper_top1", "paper_top1_diff")]
+            paper[row] = (theirs[0], theirs[1]) if comparable else (np.nan, np.nan)
+    if not rows:
+        raise ValueError(f"files must have a finished run; got {', '.join(map(str, files))}")
+    return rows, paper, "\n\n".join(dict.fromkeys(filter(None, notes)))
+
+
+def setting(attributes: dict[str, Any]) -> str:
+    """What all runs of a file were trained with, in words."""
+    known = [f"{name} {attributes[name]}" for name in SETTING if attributes.get(name, "none") != "none"]
+    return f"Setting: {', '.join(known)}." if known else ""
+
+
+def markdown(rows: dict[str, xr.Dataset], paper: dict[str, tuple[float, float]]) -> str:
+    """The table."""
+    conv = float(last(rows["conv"]).mean()) if "conv" in rows else np.nan
+    lines = [HEADS, ("---", *("---:",) * (len(HEADS) - 1))]
+    for row, runs in rows.items():
+        ours = last(runs)
+        difference = "" if row == "conv" else number(float(ours.mean()) - conv, "+.1f")
+        theirs = number(paper[row][0]), "" if row == "conv" else number(paper[row][1], "+.1f")
+        minutes = float(runs["seconds"].sum("epoch").mean()) / 60 if "seconds" in runs else np.nan
+        cells = str(len(ours)), mean_and_deviation(ours.tolist()), difference, *theirs, number(minutes)
+        lines.append((label(row), *cells))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def last(runs: xr.Dataset) -> np.ndarray:
+    """The accuracy of the last epoch, a number for every seed."""
+    return runs["top1"].isel(epoch=-1).values
+
+
+def label(row: str) -> str:
+    """A row's name for people: "lc-ws10-alpha10" is "LC, ws(10), α = 10"."""
+    parts = row.split("-")
+    return ", ".join(NAMES.get(part, f"ws({part[2:]})" if part.startswith("ws") else part) for part in parts)
+
+
+def draw(rows: dict[str, xr.Dataset], stem: Path) -> None:
+    """Both panels, as PNG and SVG."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.2))
+    colors = plt.get_cmap("viridis_r")(np.linspace(0.15, 1, len(rows)))
+    looks = {row: (color, DASHES[i % len(DASHES)]) for i, (row, color) in enumerate(zip(rows, colors, strict=True))}
+    panel(left, {row: runs["top1"] for row, runs in rows.items()}, looks)
+    snr = {row: runs["neg_log_snr"] for row, runs in rows.items() if "neg_log_snr" in runs}
+    panel(right, {row: values for row, values in snr.items() if np.isfinite(values).any()}, looks)
+    left.set_title("A  test accuracy, %")
+    right.set_title(r"B  $-\log\,\mathrm{SNR}_w$ at the end of an epoch, median over layers")
+    figure.savefig(stem.with_suffix(".png"))
+    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+
+
+def panel(axes: Axes, curves: dict[str, xr.DataArray], looks: dict[str, tuple]) -> None:
+    """Mean and range over seeds along the epochs, and the name of every row at its end."""
+    ends = {}
+    for row, values in curves.items():
+        color, dashes = looks[row]
+        values = values.where(np.isfinite(values))
+        axes.fill_between(values.epoch, values.min("seed"), values.max("seed"), color=color, alpha=0.2, linewidth=0)
+        axes.plot(values.epoch, values.mean("seed"), color=color, linestyle=dashes)
+        ends[row] = float(values.mean("seed").dropna("epoch")[-1])
+    longest = max((int(values.epoch[-1]) for values in curves.values()), default=1)
+    axes.set_xlim(1, max(2, longest))
+    axes.set_xlabel("epoch")
+    low, high = axes.get_ylim() if longest < 20 else limits(curves, longest)
+    axes.set_ylim(low, high)
+    heights = spaced({row: (end - low) / (high - low) for row, end in ends.items()})
+    for row, height in heights.items():
+        ends_at = (ends[row] - low) / (high - low), height
+        axes.plot([1, 1.035], ends_at, color=looks[row][0], linewidth=0.8, transform=axes.transAxes, clip_on=False)
+        axes.text(1.04, height, label(row), transform=axes.transAxes, va="center", fontsize=9)
+
+
+def limits(curves: dict[str, xr.DataArray], longest: int) -> tuple[float, float]:
+    """Of the vertical axis: room for all but the first twentieth of the epochs, whose steep rise would take it all."""
+    values = np.concatenate([rows.sel(epoch=slice(longest // 20, None)).values.ravel() for rows in curves.values()])
+    values = values[np.isfinite(values)]
+    margin = 0.04 * (values.max() - values.min())
+    return values.min() - margin, values.max() + margin
+
+
+def spaced(heights: dict[str, float]) -> dict[str, float]:
+    """Heights moved apart until none is nearer to the next than the gap, and none above 1."""
+    order, moved = sorted(heights, key=lambda row: heights[row]), dict(heights)
+    for below, row in pairwise(order):
+        moved[row] = max(moved[row], moved[below] + GAP)
+    ceiling = 1.0
+    for row in reversed(order):
+        moved[row] = min(moved[row], ceiling)
+        ceiling = moved[row] - GAP
+    return moved
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""`change` does what a call does, to the bit, and never waits for a GPU: shown on fake tensors and on operations."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from small_layers import GEOMETRIES, assert_agree, borders, gentle, layer, network, weights
+from test_moments import OPTIMIZERS, stepped
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import bioshare as bs
+from bioshare.bridge import bags, lattice
+
+WAITING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero"}
+"""Operations of which the host needs the result."""
+
+WAYS = {
+    "instant": lambda **options: bs.InstantSharing(**options),
+    "pool": lambda **options: bs.Sleep.rate_circuit(pool=1, **options),
+    "pool, not rescaled": lambda **options: bs.Sleep.steady_state(pool=1, rescale=False, **options),
+}
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+ALL = WAYS | {
+    "hebbian": lambda **options: bs.HebbianSharing(**options),
+    "drawn": lambda **options: gentle(bs.SteadyState(5.0), **options),
+    "relayed": lambda **options: gentle(bs.SteadyState(), patterns="relayed", **options),
+}
+NOISY = {
+    "noise": lambda **options: gentle(bs.SteadyState(5.0), bs.stimuli.noise(bs.stimuli.grid(), 0.1), **options),
+}
+
+
+class Refusing(TorchDispatchMode):
+    """Refuses operations that wait for a device, and copies from one device to another."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in WAITING, f"{func} waits"
+        found = func(*args, **(kwargs or {}))
+        given = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        made = [found] if isinstance(found, torch.Tensor) else []
+        devices = {str(tensor.device) for tensor in given + made if tensor.dim() or name in ("copy_", "_to_copy")}
+        assert len(devices) <= 1, f"{func} copies between {devices}"
+        return found
+
+
+def without_numbers(device):
+    """Two layers whose weights lie elsewhere and have no numbers."""
+    model = nn.Sequential(layer(**GEOMETRIES["stride 2"]), layer(**GEOMETRIES["grouped"]))
+    with FakeTensorMode() if device == "cuda" else nullcontext():
+        for part in model:
+            shape, stride = part.weight.shape, part.weight.stride()
+            part.weight = nn.Parameter(torch.empty_strided(shape, stride, dtype=torch.float32, device=device))
+    return model
+
+
+def optimizer_of(model):
+    """AdamW after a step, its state where the weights lie."""
+    optimizer = torch.optim.AdamW(model.parameters(), capturable=True)
+    for weight in model.parameters():
+        moments = {name: torch.zeros_like(weight.detach()) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **moments}
+    return optimizer
+
+
+@ways
+@borders
+@pytest.mark.parametrize("moments", ["keep", "share", "reset"])
+def test_a_change_waits_for_no_device_and_copies_nothing_to_it(way, border, moments, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which doesn't know the device meta
+    model, share = without_numbers("meta"), way(border=border, moments=moments)
+    fill(share, model)
+    optimizer = optimizer_of(model)
+    share.change(model, optimizer=optimizer)  # puts the indices on the device
+    with Refusing():
+        share.change(model, optimizer=optimizer)
+
+
+@borders
+@pytest.mark.parametrize("moments", ["keep", "share"])
+def test_nor_does_instant_sharing_on_a_gpu(border, moments, forgotten):
+    """Of a `Sleep` PyTorch without CUDA can't say it: it can't take slices of what lies on a GPU."""
+    model = without_numbers("cuda")
+    share = bs.InstantSharing(border, moments)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        optimizer = optimizer_of(model)
+        share.change(model, optimizer=optimizer)
+        with Refusing():
+            share.change(model, optimizer=optimizer)
+
+
+@pytest.fixture
+def forgotten():
+    """Forget the indices after a test: they would have no numbers."""
+    yield
+    bags._bags.cache_clear()
+
+
+def fill(share, model):
+    """Give a sleep maps on the device of a model, which nothing can simulate there."""
+    for part in model if isinstance(share, bs.Sleep) else ():
+        inputs, device = lattice.inputs_of(part), part.weight.device
+        square = lambda dtype, inputs=inputs, device=device: torch.empty(inputs, inputs, dtype=dtype, device=device)
+        c = torch.empty(inputs, dtype=torch.float64, device=device)
+        sleep = bs.bridge.changes.LinearSleep(square(torch.float32), square(torch.float64), c)
+        share.pooled[inputs, 0, device, part.weight.dtype] = sleep
+
+
+def test_what_waits_is_noticed():
+    weight = without_numbers("meta")[0].weight.detach()
+    examples = (
+        lambda: bool(weight.isfinite().all()),
+        lambda: torch.ones(3).to("meta"),
+        lambda: weight.add_(torch.ones(1)),
+    )
+    for waiting in examples:
+        with Refusing(), pytest.raises(AssertionError, match=r"waits|copies"):
+            waiting()
+
+
+def test_a_call_asks_once_whether_the_weights_of_all_layers_are_finite(monkeypatch):
+    model, asked, tolist = nn.Sequential(*(layer(kernel_size=3) for _ in range(3))), [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: asked.append(self.shape) or tolist(self))
+    with Refusing():
+        bs.InstantSharing()(model, measure=False)
+    assert asked == [(3,)]
+
+
+@pytest.mark.parametrize("way", [*ALL.values(), *NOISY.values()], ids=[*ALL, *NOISY])
+@borders
+def test_a_change_is_a_call_without_its_report_to_the_bit(way, border):
+    models = [network() for _ in range(3)]
+    way(border=border)(models[0], seed=3)
+    way(border=border)(models[1], seed=3, measure=False)
+    assert way(border=border).change(models[2], seed=3) is None
+    for measured, called, changed in zip(*map(weights, models), strict=True):
+        assert torch.equal(measured, called)
+        assert torch.equal(called, changed)
+
+
+@pytest.mark.parametrize("way", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("moments", ["share", "reset"])
+def test_moments_follow_a_change_as_they_follow_a_call(way, moments):
+    models = [network() for _ in range(2)]
+    optimizers = [stepped(OPTIMIZERS["AdamW"], model) for model in models]
+    way(moments=moments)(models[0], seed=3, optimizer=optimizers[0])
+    way(moments=moments).change(models[1], seed=3, optimizer=optimizers[1])
+    for one, other in zip(*(optimizer.state.values() for optimizer in optimizers), strict=True):
+        for name in one:
+            assert torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("border", ["share", "keep"])
+def test_a_weight_of_another_memory_layout_is_averaged_all_the_same(border):
+    model, usual = (layer(**GEOMETRIES["stride 1"]) for _ in range(2))
+    model.weight = nn.Parameter(usual.weight.detach().clone(memory_format=torch.contiguous_format))
+    assert model.weight.stride() != usual.weight.stride()
+    bs.InstantSharing(border).change(model)
+    bs.InstantSharing(border).change(usual)
+    assert_agree(model.weight, usual.weight, atol=0)
+
+
+def test_indices_are_made_once_for_layers_alike():
+    first, second = layer(kernel_size=3, padding=1), layer(seed=1, kernel_size=3, padding=1)
+    assert bags.Bags.of_layer(first, "share") is bags.Bags.of_layer(second, "share")
+    assert bags.Bags.of_layer(first, "share") is not bags.Bags.of_layer(first, "keep")
+    assert lattice.modules(first) is lattice.modules(second)
+    module = lattice.modules(first)[4]
+    assert module.taps(first.weight.device)[0] is module.taps(torch.device("cpu"))[0]

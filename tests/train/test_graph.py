@@ -1,0 +1,307 @@
+"""Steps that are replayed: the same numbers, no call lost or done twice, and nothing that waits for a GPU."""
+
+import dataclasses
+import gc
+import math
+import sys
+import weakref
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tape import Tape, tensors
+from tiny_runs import CONFIG, assert_same_ending, interrupt, run, tiny
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bioshare.nn import resnet20, to_locally_connected
+from bioshare.train import loop
+from bioshare.train import run as training
+from bioshare.train.checkpoint import MOMENTS
+from bioshare.train.data.plan import Plan
+from bioshare.train.data.streams import sent
+from bioshare.train.distributed import Processes
+from bioshare.train.graph import WARM_UP, CudaRecording, Replayed, recorder
+from bioshare.train.recipe import optimizer, set_learning_rate
+from bioshare.train.run import Run
+
+CPU = torch.device("cpu")
+LONG = dataclasses.replace(CONFIG, epochs=6)
+"""Thirty batches, six of them smaller, at three learning rates."""
+
+
+def on_a_gpu(model, config):
+    """An optimiser as it would be there; the learning rate of a CPU's differs in rounding."""
+    return optimizer(model, config, capturable=True)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    """A tiny network; its learning rate lies where it would on a GPU, beside the weights."""
+
+    monkeypatch.setitem(training.NETWORKS, "resnet20", tiny)
+    monkeypatch.setattr(training, "optimizer", on_a_gpu)
+    Tape.made.clear()
+
+
+def replayed_run(folder, config, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "recorder", lambda graphs, here: Tape)
+        return run(folder, config, **options)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"share_every": 1, "moments": "share"},
+        {"share_every": 2, "moments": "reset", "border": "keep"},
+        {"precision": "fp16"},
+        {"precision": "bf16", "repetitions": 2},
+        {"sleep": "ideal", "pool": 1, "share_count": "run"},
+        {"locally_connected": False, "share_every": None},
+    ],
+    ids=str,
+)
+def test_a_run_of_replayed_steps_ends_as_one_of_ordinary_steps(tmp_path, fields):
+    config = dataclasses.replace(LONG, **fields)
+    run(tmp_path / "ordinary", config)
+    replayed_run(tmp_path / "replayed", config)
+    assert_same_ending(tmp_path / "replayed", tmp_path / "ordinary")
+
+
+def test_every_batch_but_the_first_of_a_size_is_replayed(tmp_path):
+    replayed_run(tmp_path, dataclasses.replace(LONG, share_every=1))
+    full, small, tested, tested_small = 6 * 4, 6, 6 * 11, 6
+    expected = [full, small, tested, tested_small, full + small]  # and one that shares the weights
+    assert sorted(tape.replays for tape in Tape.made) == sorted(calls - WARM_UP for calls in expected)
+
+
+def test_a_run_of_replayed_steps_goes_on_from_any_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path / "ordinary", LONG)
+    monkeypatch.setattr(loop, "recorder", lambda graphs, here: Tape)
+    for step in (1, 7, 17):
+        interrupt(tmp_path / "broken", step, LONG, resume=True)
+    run(tmp_path / "broken", LONG, resume=True)
+    assert_same_ending(tmp_path / "broken", tmp_path / "ordinary")
+
+
+def test_a_replayed_loss_that_is_not_finite_is_found_at_its_step(tmp_path):
+    config = dataclasses.replace(LONG, learning_rate=1e18, share_every=None, milestones=())
+    errors = []
+    for train in (run, replayed_run):
+        with pytest.raises(training.TrainingDivergedError) as error:
+            train(tmp_path / train.__name__, config, checkpoint_every=math.inf)
+        errors.append(error.value)
+    assert str(errors[0]) == str(errors[1])
+
+
+def test_a_function_is_recorded_once_for_every_shape_and_done_once_for_every_call():
+    total = torch.zeros(())
+
+    def add(x, y):
+        total.add_((x * y).sum())
+        return x + y
+
+    replayed, expected, counts = Replayed(add, Tape), 0.0, Counter()
+    for call in range(12):
+        x = torch.full((2 + call % 2, 3), float(call))
+        assert torch.equal(replayed(x, x), 2 * x)
+        expected += (x * x).sum().item()
+        counts[len(x)] += 1
+        assert total.item() == expected
+    assert len(Tape.made) == 2
+    assert [tape.replays for tape in Tape.made] == [count - WARM_UP for count in counts.values()]
+
+
+def test_a_tape_keeps_the_numbers_of_the_host_as_a_graph_does():
+    """Or the tests above could not fail."""
+    factor, total = [1.0], torch.zeros(())
+    replayed = Replayed(lambda x: total.add_(factor[0] * x), Tape)
+    for call in range(WARM_UP + 3):
+        factor[0] = float(call)
+        replayed(torch.ones(()))
+    assert total == 0 + 1 + 2 + 3 + 3 + 3
+
+
+@pytest.mark.parametrize(("world", "told"), [(1, "the device 'cpu'"), (2, "2 processes")])
+def test_graphs_are_refused_where_there_are_none(world, told):
+    here = Processes(CPU, 0, world)
+    with pytest.raises(ValueError, match=f"graphs must be None or False for {told}"):
+        recorder(True, here)
+    assert recorder(None, here) is None
+    assert recorder(False, here) is None
+
+
+def test_a_fit_with_graphs_is_refused_on_a_cpu_before_work_starts(tmp_path):
+    with pytest.raises(ValueError, match="graphs must be None or False for the device 'cpu'"):
+        run(tmp_path, graphs=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_graphs_of_a_run_share_memory_and_are_captured_in_its_stream(monkeypatch):
+    seen = []
+
+    class Capture:
+        def __init__(self, graph, pool, stream, capture_error_mode):
+            seen.append((graph, pool, stream, capture_error_mode))
+
+        def __enter__(self):
+            seen.append("begin")
+
+        def __exit__(self, *error):
+            seen.append("end")
+
+    graphs = [SimpleNamespace(replay=lambda: seen.append("replay")) for _ in range(2)]
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", iter(graphs).__next__)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "stream")
+    record = recorder(None, Processes(torch.device("cuda")))
+    assert record is not None
+    for graph in graphs:
+        recording = record()
+        assert isinstance(recording, CudaRecording)
+        assert recording.capture(lambda: seen.append("work") or 3) == 3
+        recording.replay()
+        assert seen == [(graph, "pool", "stream", "thread_local"), "begin", "work", "end", "replay"]
+        seen.clear()
+
+
+class WaitedError(Exception):
+    """What a host would wait for its GPU for."""
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses values and shapes that depend on a device's numbers, and copies from one device to another."""
+
+    VALUES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
+    INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")
+    COPIES = ("_to_copy", "copy_")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, inputs = func.overloadpacket.__name__, tensors((args, kwargs))
+        wait = name in self.VALUES
+        if name in self.INDEXED:
+            places = [place for place in args[1] if place is not None]
+            wait = any(place.dtype is torch.bool or place.device != args[0].device for place in places)
+        output = func(*args, **(kwargs or {}))
+        if name in self.COPIES:
+            wait = len({tensor.device for tensor in (*inputs, *tensors(output))}) > 1
+        if wait:
+            raise WaitedError(name)
+        return output
+
+
+class NoNumbers(TorchFunctionMode):
+    """Refuses tensors that are made of the host's numbers, and numbers of the host that are made of tensors."""
+
+    REFUSED = (torch.tensor, torch.as_tensor, torch.from_numpy, Tensor.new_tensor, Tensor.tolist, Tensor.numpy)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.REFUSED:
+            raise WaitedError(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def steps_of(model, device, **fields):
+    """One step, and then one that must not wait; the sharing's indices are on the device after the first."""
+    config = dataclasses.replace(CONFIG, **{"share_every": None} | fields)
+    made = Run(config, model, Plan(150, 4), Processes(device), record=Tape)  # pyright: ignore[reportArgumentType]
+    x, y = torch.zeros(4, 1, 8, 8, device=device), torch.zeros(4, dtype=torch.int64, device=device)
+    made.step(x, y)
+    with NoWaiting(), NoNumbers():
+        made.step(x, y)
+    return made
+
+
+def real_network():
+    return to_locally_connected(resnet20(10, 1), (1, 8, 8))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"share_every": 1},
+        {"share_every": 1, "moments": "share", "border": "keep"},
+        {"share_every": 1, "sleep": "ideal", "pool": 1},
+    ],
+    ids=str,
+)
+def test_a_step_depends_on_no_value_of_a_tensor(precision, fields):
+    made = steps_of(real_network(), CPU, precision=precision, **fields)
+    assert made.scaler.is_enabled() == (precision == "fp16")
+    assert made.sums[training.IMAGES] == 8
+    assert not Tape.made
+
+
+def test_learning_copies_nothing_to_its_device(monkeypatch):
+    """The device here has shapes and no contents; PyTorch has no autocast and no fused AdamW for it."""
+    monkeypatch.setattr(training, "neg_log_snr", lambda *_: {})  # measured once, before the first step
+    monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_: None)
+    monkeypatch.setattr(torch, "_fused_adamw_", lambda *_, **__: None)
+    model = real_network().to("meta")
+    made = steps_of(model, torch.device("meta"))
+    moments = made.optimizer.state[next(model.parameters())]
+    assert {name: tensor.device.type for name, tensor in moments.items()} == dict.fromkeys(MOMENTS, "meta")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: torch.tensor([1, 2], device=x.device),
+        lambda x: x.new_tensor(3),
+        lambda x: x.to("meta"),
+        lambda x: bool(x.any()),
+        lambda x: x.tolist(),
+    ],
+    ids=["item", "mask", "tensor", "new_tensor", "to", "bool", "tolist"],
+)
+def test_what_would_wait_is_seen(work):
+    """Or the tests above could not fail."""
+    x = torch.ones(3)
+    with pytest.raises(WaitedError), NoWaiting(), NoNumbers():
+        work(x)
+
+
+def test_an_optimiser_on_a_gpu_can_be_recorded():
+    """Its learning rate is filled in place."""
+    found = on_a_gpu(nn.Linear(2, 3), CONFIG)
+    assert (found.defaults["capturable"], found.defaults["fused"]) == (True, True)
+    rate = found.param_groups[0]["lr"]
+    assert rate.item() == pytest.approx(1e-3, abs=1e-9)
+    set_learning_rate(found, 0.25)
+    assert found.param_groups[0]["lr"] is rate
+    assert rate == 0.25
+
+
+def test_batches_are_pinned_for_a_gpu(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: seen.append("pinned") or self)
+    monkeypatch.setattr(Tensor, "to", lambda self, device, non_blocking: seen.append((device, non_blocking)) or self)
+    for device in (CPU, torch.device("cuda")):
+        sent(torch.ones(3), device)
+    assert seen == [(CPU, True), "pinned", (torch.device("cuda"), True)]
+
+
+def test_a_run_is_gone_when_its_steps_are(tmp_path, monkeypatch):
+    """Its graphs hold it as it holds them: a GPU's memory would wait for the collector of cycles."""
+    made, begin = [], Run.__init__
+
+    def watched(self, *arguments, **options):
+        made.append(weakref.ref(self))
+        begin(self, *arguments, **options)
+
+    monkeypatch.setattr(Run, "__init__", watched)
+    gc.disable()
+    try:
+        replayed_run(tmp_path, dataclasses.replace(CONFIG, share_every=1))
+        assert [run() for run in made] == [None]
+    finally:
+        gc.enable()
