@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bioshare.bridge.lattice import Border, modules, sharing_layers
@@ -208,22 +209,36 @@ def measure(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np
 
     ``unscaled`` are the groups after sleep and before their means were rescaled; None where they were not.
     """
-    pair = [_doubles(groups) for groups in (before, after)]
-    old, new = (weights.mean(1) for weights in pair)
-    (old_spread, old_norm), (new_spread, new_norm) = (
-        (np.sqrt(weights.var(1).sum(-1)), np.linalg.norm(mean, axis=-1))
-        for weights, mean in zip(pair, (old, new), strict=True)
+    (old, old_variance), (new, new_variance), (left, _) = _moments(
+        before, after, after if unscaled is None else unscaled
     )
-    left = new_norm if unscaled is None else np.linalg.norm(_doubles(unscaled).mean(1), axis=-1)
+    old_norm, new_norm, left_norm = (np.linalg.norm(mean, axis=-1) for mean in (old, new, left))
+    old_spread, new_spread = (np.sqrt(variance.sum(-1)) for variance in (old_variance, new_variance))
     with np.errstate(divide="ignore", invalid="ignore"):  # a mean of 0 has no direction, equal weights no spread
-        lost = np.where(old_norm > 0, left / old_norm, np.nan)
+        lost = np.where(old_norm > 0, left_norm / old_norm, np.nan)
         drift = new_spread / old_spread, lost, _angle(old / old_norm[:, None], new / new_norm[:, None])
-    return np.stack([*map(theory.neg_log_snr, pair), *drift])
+    snrs = [theory.neg_log_snr_of_moments(old, old_variance), theory.neg_log_snr_of_moments(new, new_variance)]
+    return np.stack([*snrs, *drift])
 
 
-def _doubles(groups: Tensor) -> np.ndarray:
-    """Groups in float64, which not every device has."""
-    return groups.cpu().double().numpy()
+def _moments(*groups: Tensor) -> np.ndarray:
+    """Mean and variance over the neurons of several times as many groups (out, N, K): (times, 2, out, K).
+
+    They are reduced where they lie, in float64 if the device has it, and come to the host in one piece.
+    """
+    return (
+        torch.stack([_mean_and_variance(one.cpu() if one.device.type == "mps" else one) for one in groups])
+        .cpu()
+        .numpy()
+    )
+
+
+def _mean_and_variance(groups: Tensor) -> Tensor:
+    """As `bioshare.circuit.theory` takes them: equal weights deviate from the first by exactly 0."""
+    neurons = groups.double().transpose(0, 1)  # as they lie in memory
+    deviations = neurons - neurons[:1]
+    shift = deviations.mean(0)
+    return torch.stack([neurons[0] + shift, (deviations - shift).square_().mean(0)])
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -245,7 +260,7 @@ def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
     """-log SNR of every locally connected layer by name, the median over its sharing groups (as Fig. 6)."""
     measured = {}
     for name, layer in sharing_layers(model):
-        groups = [_doubles(module.groups(layer.weight.detach())) for module in modules(layer, border)]
-        values = [theory.neg_log_snr(weights) for weights in groups]
-        measured[name] = float(np.median(np.concatenate(values))) if values else math.nan
+        groups = [module.groups(layer.weight.detach()) for module in modules(layer, border)]
+        moments = _moments(*groups) if groups else np.full((1, 2, 1, 1), np.nan)
+        measured[name] = float(np.median(theory.neg_log_snr_of_moments(moments[:, 0], moments[:, 1])))
     return measured
