@@ -40,7 +40,7 @@ linkcheck: .venv/installed
 	$(BIN)/sphinx-build -b linkcheck docs docs/_build/linkcheck
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

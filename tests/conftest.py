@@ -1,7 +1,8 @@
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # also of processes that tests start: tensors are small, and two tests run at once
+
 import hypothesis
-import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -9,9 +10,3 @@ if not torch.cuda.is_available():
 
 hypothesis.settings.register_profile("bioshare", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("bioshare")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """The tensors of the tests are small: threads would only wait for each other."""
-    torch.set_num_threads(1)
