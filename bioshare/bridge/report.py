@@ -209,16 +209,14 @@ def measure(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np
 
     ``unscaled`` are the groups after sleep and before their means were rescaled; None where they were not.
     """
-    (old, old_variance), (new, new_variance), (left, _) = _moments(
-        before, after, after if unscaled is None else unscaled
-    )
+    moments = _moments(before, after, after if unscaled is None else unscaled)
+    (old, old_variance), (new, new_variance), (left, _) = moments
     old_norm, new_norm, left_norm = (np.linalg.norm(mean, axis=-1) for mean in (old, new, left))
     old_spread, new_spread = (np.sqrt(variance.sum(-1)) for variance in (old_variance, new_variance))
     with np.errstate(divide="ignore", invalid="ignore"):  # a mean of 0 has no direction, equal weights no spread
         lost = np.where(old_norm > 0, left_norm / old_norm, np.nan)
         drift = new_spread / old_spread, lost, _angle(old / old_norm[:, None], new / new_norm[:, None])
-    snrs = [theory.neg_log_snr_of_moments(old, old_variance), theory.neg_log_snr_of_moments(new, new_variance)]
-    return np.stack([*snrs, *drift])
+    return np.stack([*_neg_log_snr(moments[:2]), *drift])
 
 
 def _moments(*groups: Tensor) -> np.ndarray:
@@ -231,6 +229,10 @@ def _moments(*groups: Tensor) -> np.ndarray:
         .cpu()
         .numpy()
     )
+
+
+def _neg_log_snr(moments: np.ndarray) -> np.ndarray:
+    return theory.neg_log_snr_of_moments(moments[:, 0], moments[:, 1])
 
 
 def _mean_and_variance(groups: Tensor) -> Tensor:
@@ -261,6 +263,5 @@ def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
     measured = {}
     for name, layer in sharing_layers(model):
         groups = [module.groups(layer.weight.detach()) for module in modules(layer, border)]
-        moments = _moments(*groups) if groups else np.full((1, 2, 1, 1), np.nan)
-        measured[name] = float(np.median(theory.neg_log_snr_of_moments(moments[:, 0], moments[:, 1])))
+        measured[name] = float(np.median(_neg_log_snr(_moments(*groups)))) if groups else math.nan
     return measured

@@ -82,8 +82,10 @@ def weight_gradient(
         cotangent, here = plan.by_position(grad)[chunk].flatten(0, 2), kernels[chunk].flatten(0, 2)
         if dtype == x.dtype:
             torch.bmm(cotangent.mT, patches, out=here)
+        elif x.is_cuda and dtype == torch.float32:
+            torch.bmm(cotangent.mT, patches, dtype, out=here)  # sums are not rounded
         else:
-            here.copy_(torch.bmm(cotangent.mT, patches))
+            torch.bmm(cotangent.mT.to(dtype), patches.to(dtype), out=here)
     return dw
 
 

@@ -32,8 +32,8 @@ def locally_connected2d(
 ) -> Tensor:
     """Apply the kernel ``weight[h, w]`` to the patch that a convolution sees at (h, w).
 
-    Under autocast, x is cast as a convolution's would be, and weights in float32 are rounded as they are used, without
-    a copy; their gradient is never rounded. Sums run in float32 for the half types.
+    Under autocast, x is cast as a convolution's would be, and weights in float32 are rounded as they are used; the sums
+    of their gradient are not. Sums run in float32 for the half types.
 
     Args:
         x: (batch, in, H, W); fastest in torch's channels_last memory format, in which the result comes.

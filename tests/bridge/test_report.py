@@ -105,6 +105,15 @@ def test_a_mean_of_0_before_or_after_sleep_has_no_direction():
     assert found[1]["mean_norm"][0] == 0
 
 
+def test_a_layer_that_shares_nothing_has_no_snr():
+    lonely, equal = (bs.nn.LocallyConnected2d(2, 2, 3, padding=1, input_size=size) for size in (2, 6))
+    with torch.no_grad():
+        equal.weight.fill_(0.3)
+    found = bs.bridge.neg_log_snr(torch.nn.ModuleDict({"lonely": lonely, "equal": equal}))
+    assert math.isnan(found["lonely"])
+    assert found["equal"] == -math.inf
+
+
 def test_what_was_not_measured_is_nan():
     assert list(medians([])) == list(QUANTITIES)
     assert all(math.isnan(value) for value in medians([]).values())

@@ -8,6 +8,7 @@ import re
 import subprocess
 import tempfile
 import warnings
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from triton.compiler import ASTSource
 from bioshare.nn import fused, kernels
 from bioshare.nn.layout import new_weight
 
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 ALIGNED = [["tt.divisibility", 16]]
 RESOURCES = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 BATCH, CHANNELS, SIZE = 512, 32, 16
@@ -63,10 +64,10 @@ def main():
     compiled = [Compiled(getattr(kernels, name)) for name in ("forward", "input_gradient", "weight_gradient")]
     for kernel in compiled:
         setattr(kernels, kernel.kernel.__name__, kernel)
-    images = torch.empty(BATCH, CHANNELS, SIZE, SIZE, dtype=torch.bfloat16, device="meta")
     weight = new_weight((SIZE, SIZE, CHANNELS, CHANNELS, 3, 3), torch.float32, "meta")
     geometry = (1, 1), (1, 1, 1, 1), (1, 1), 1
-    for tiles in fused.TILES:
+    for dtype, tiles in product((torch.float16, torch.bfloat16), fused.TILES):
+        images = torch.empty(BATCH, CHANNELS, SIZE, SIZE, dtype=dtype, device="meta")
         fused.forward(images, weight, *geometry, tiles=tiles)
         fused.input_gradient(images, weight, (SIZE, SIZE), *geometry, tiles=tiles)
         fused.weight_gradient(images, images, (3, 3), torch.float32, *geometry, tiles=tiles)
