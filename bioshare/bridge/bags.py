@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from bioshare.bridge.lattice import KEPT, Border, Geometry, sharing_modules
+from bioshare.bridge.lattice import Border, Geometry, sharing_modules
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
 
@@ -49,7 +49,7 @@ class Bags:
             physical(weight).copy_(means[self.of].view(physical(weight).shape))
 
 
-@lru_cache(maxsize=KEPT)
+@cache  # for good: CUDA graphs hold the addresses of what is in it
 def _bags(geometry: Geometry, device: torch.device) -> Bags:
     """The bags of a geometry."""
     numbers = np.arange(np.prod(geometry.output_size)).reshape(geometry.output_size)

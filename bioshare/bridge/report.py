@@ -209,43 +209,39 @@ def measure(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np
 
     ``unscaled`` are the groups after sleep and before their means were rescaled; None where they were not.
     """
-    moments = _moments(before, after, after if unscaled is None else unscaled)
-    (old, old_variance), (new, new_variance), (left, _) = moments
-    old_norm, new_norm, left_norm = (np.linalg.norm(mean, axis=-1) for mean in (old, new, left))
-    old_spread, new_spread = (np.sqrt(variance.sum(-1)) for variance in (old_variance, new_variance))
-    with np.errstate(divide="ignore", invalid="ignore"):  # a mean of 0 has no direction, equal weights no spread
-        lost = np.where(old_norm > 0, left_norm / old_norm, np.nan)
-        drift = new_spread / old_spread, lost, _angle(old / old_norm[:, None], new / new_norm[:, None])
-    return np.stack([*_neg_log_snr(moments[:2]), *drift])
-
-
-def _moments(*groups: Tensor) -> np.ndarray:
-    """Mean and variance over the neurons of several times as many groups (out, N, K): (times, 2, out, K).
-
-    They are reduced where they lie, in float64 if the device has it, and come to the host in one piece.
-    """
-    return (
-        torch.stack([_mean_and_variance(one.cpu() if one.device.type == "mps" else one) for one in groups])
-        .cpu()
-        .numpy()
+    (old, old_variance), (new, new_variance) = _moments(before), _moments(after)
+    left = new if unscaled is None else _moments(unscaled)[0]
+    old_norm, new_norm, left_norm = (torch.linalg.vector_norm(mean, dim=-1) for mean in (old, new, left))
+    quantities = (
+        _neg_log_snr(old, old_variance),
+        _neg_log_snr(new, new_variance),
+        (new_variance.sum(-1) / old_variance.sum(-1)).sqrt(),  # equal weights have no spread
+        torch.where(old_norm > 0, left_norm / old_norm, math.nan),
+        _angle(old / old_norm[:, None], new / new_norm[:, None]),  # a mean of 0 has no direction
     )
+    return torch.stack(quantities).cpu().numpy()
 
 
-def _neg_log_snr(moments: np.ndarray) -> np.ndarray:
-    return theory.neg_log_snr_of_moments(moments[:, 0], moments[:, 1])
+def _moments(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the neurons of groups (out, N, K), both (out, K), where they lie.
 
-
-def _mean_and_variance(groups: Tensor) -> Tensor:
-    """As `bioshare.circuit.theory` takes them: equal weights deviate from the first by exactly 0."""
-    neurons = groups.double().transpose(0, 1)  # as they lie in memory
+    In float64 if the device has it, and as in `bioshare.circuit.theory`: equal weights deviate from the first by 0.
+    """
+    neurons = (groups.cpu() if groups.device.type == "mps" else groups).double().transpose(0, 1)  # as in memory
     deviations = neurons - neurons[:1]
     shift = deviations.mean(0)
-    return torch.stack([neurons[0] + shift, (deviations - shift).square_().mean(0)])
+    return neurons[0] + shift, (deviations - shift).square_().mean(0)
 
 
-def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _neg_log_snr(mean: Tensor, variance: Tensor) -> Tensor:
+    """`bioshare.circuit.theory.neg_log_snr` of groups on any device."""
+    return torch.where(variance > 0, variance / mean.square(), 0).mean(-1).log()
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
     """Angles between vectors (..., K) of length 1, in degrees; exact for small ones, unlike those from cosines."""
-    return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))
+    apart, along = (torch.linalg.vector_norm(vector, dim=-1) for vector in (a - b, a + b))
+    return 2 * torch.atan2(apart, along).rad2deg()
 
 
 def medians(measured: Sequence[np.ndarray]) -> dict[str, float]:
@@ -263,5 +259,6 @@ def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
     measured = {}
     for name, layer in sharing_layers(model):
         groups = [module.groups(layer.weight.detach()) for module in modules(layer, border)]
-        measured[name] = float(np.median(_neg_log_snr(_moments(*groups)))) if groups else math.nan
+        values = [_neg_log_snr(*_moments(one)) for one in groups]
+        measured[name] = _median(torch.cat(values).cpu().numpy()) if values else math.nan
     return measured

@@ -112,7 +112,9 @@ def inverse_snr(weights: ArrayLike) -> Array:
 
     Not 1 / `snr`: the ratio is inverted inside the mean over inputs. An input without variance adds nothing.
     """
-    return _inverse_snr(*_moments(weights))
+    mean, variance = _moments(weights)
+    with np.errstate(divide="ignore"):
+        return np.divide(variance, mean**2, out=np.zeros_like(mean), where=variance > 0).mean(-1)
 
 
 def neg_log_snr(weights: ArrayLike) -> Array:
@@ -122,24 +124,8 @@ def neg_log_snr(weights: ArrayLike) -> Array:
         >>> float(neg_log_snr([[1.0, 2.0], [3.0, 6.0]]).round(6))
         -1.386294
     """
-    return neg_log_snr_of_moments(*_moments(weights))
-
-
-def neg_log_snr_of_moments(mean: ArrayLike, variance: ArrayLike) -> Array:
-    """`neg_log_snr` of weights whose mean and population variance over the neurons are known.
-
-    Args:
-        mean, variance: of every input's weights, (..., K).
-
-    Returns:
-        -log SNR, shape (...).
-
-    Example:
-        >>> float(neg_log_snr_of_moments([2.0, 4.0], [1.0, 4.0]).round(6))
-        -1.386294
-    """
     with np.errstate(divide="ignore"):
-        return np.log(_inverse_snr(np.asarray(mean, float), np.asarray(variance, float)))
+        return np.log(inverse_snr(weights))
 
 
 def min_neg_log_snr(
@@ -273,11 +259,6 @@ def noisy_convergence_bound(
         floor = eta * sigma**2 * size + eta**2 * (growth * size + 4 * gamma**2 * start)
         bound.append((1 - gamma * eta + eta**2 * growth) * bound[-1] + floor)
     return np.stack(np.broadcast_arrays(*bound), axis=-1)
-
-
-def _inverse_snr(mean: Array, variance: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        return np.divide(variance, mean**2, out=np.zeros_like(mean), where=variance > 0).mean(-1)
 
 
 def _moments(weights: ArrayLike) -> tuple[Array, Array]:
