@@ -12,7 +12,7 @@ import xarray as xr
 from torch import nn
 
 import bioshare as bs
-from bioshare.bridge import LayerReport, SleepReport
+from bioshare.bridge import LayerReport, SleepReport, lattice
 from bioshare.bridge.report import COLUMNS, QUANTITIES, Kept, measure, medians
 from bioshare.nn import LocallyConnected2d
 
@@ -103,6 +103,13 @@ def test_a_mean_of_0_before_or_after_sleep_has_no_direction():
     assert all(math.isnan(quantities["mean_angle"][0]) for quantities in found)
     assert math.isnan(found[0]["mean_norm"][0])
     assert found[1]["mean_norm"][0] == 0
+
+
+def test_the_snr_of_a_network_is_the_one_of_theory():
+    layer = LocallyConnected2d(3, 4, 3, padding=1, input_size=7)
+    groups = [module.groups(layer.weight.detach()).double() for module in lattice.modules(layer)]
+    expected = np.median(np.concatenate([bs.theory.neg_log_snr(one) for one in groups]))
+    assert bs.bridge.neg_log_snr(layer)[""] == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 def test_a_layer_that_shares_nothing_has_no_snr():
