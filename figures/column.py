@@ -24,7 +24,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from bioshare.train.commands.text import mean_and_deviation, number
-from bioshare.train.results import read_result
+from bioshare.train.results import read_result, seconds_spent
 
 plt.style.use("bioshare.figure")
 
@@ -43,10 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("files", nargs="+", type=Path, help="what `python -m bioshare table` wrote")
     parser.add_argument("--to", type=Path, default=Path("column"), help="where to, without an ending (%(default)s)")
     args = parser.parse_args(arguments)
-    rows, paper, notes = read(args.files)
+    try:
+        rows, paper, notes = read(args.files)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     text = f"{markdown(rows, paper)}\n\n{notes}\n"
     args.to.parent.mkdir(parents=True, exist_ok=True)
-    args.to.with_suffix(".md").write_text(text)
+    ending(args.to, ".md").write_text(text)
     print(text)
     draw(rows, args.to)
 
@@ -55,13 +58,14 @@ def read(files: Sequence[Path]) -> tuple[dict[str, xr.Dataset], dict[str, tuple[
     """The finished runs of every row; the paper's accuracies and differences to conv; and the settings and costs.
 
     Raises:
-        ValueError: no run is finished, or two files have the same row.
+        FileNotFoundError: a file isn't there.
+        ValueError: one is no table's, no run is finished, or two files have the same row.
     """
     rows: dict[str, xr.Dataset] = {}
     paper: dict[str, tuple[float, float]] = {}
     notes: list[str] = []
     for path in files:
-        table = read_result(path)
+        table = stored(path)
         comparable = table.attrs.get("dataset") in IMAGES
         notes += [setting(table.attrs), str(table.attrs.get("costs", ""))]
         for row in table["row"].values.tolist():
@@ -78,6 +82,18 @@ def read(files: Sequence[Path]) -> tuple[dict[str, xr.Dataset], dict[str, tuple[
     return rows, paper, "\n\n".join(dict.fromkeys(filter(None, notes)))
 
 
+def stored(path: Path) -> xr.Dataset:
+    """What `python -m bioshare table` wrote."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; files must be what `python -m bioshare table` wrote")
+    table = read_result(path)
+    if not {"row", "seed", "epoch"} <= set(table["top1"].dims if "top1" in table else ()):
+        raise ValueError(
+            f"files must be what `python -m bioshare table` wrote; {path} is not, but perhaps a single run's"
+        )
+    return table
+
+
 def setting(attributes: dict[str, Any]) -> str:
     """What all runs of a file were trained with, in words."""
     known = [f"{name} {attributes[name]}" for name in SETTING if attributes.get(name, "none") != "none"]
@@ -92,7 +108,7 @@ def markdown(rows: dict[str, xr.Dataset], paper: dict[str, tuple[float, float]])
         ours = last(runs)
         difference = "" if row == "conv" else number(float(ours.mean()) - conv, "+.1f")
         theirs = number(paper[row][0]), "" if row == "conv" else number(paper[row][1], "+.1f")
-        minutes = float(runs["seconds"].sum("epoch").mean()) / 60 if "seconds" in runs else np.nan
+        minutes = float(seconds_spent(runs).mean()) / 60 if "seconds" in runs else np.nan
         cells = str(len(ours)), mean_and_deviation(ours.tolist()), difference, *theirs, number(minutes)
         lines.append((label(row), *cells))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -119,9 +135,14 @@ def draw(rows: dict[str, xr.Dataset], stem: Path) -> None:
     panel(right, {row: values for row, values in snr.items() if np.isfinite(values).any()}, looks)
     left.set_title("A  test accuracy, %")
     right.set_title(r"B  $-\log\,\mathrm{SNR}_w$ at the end of an epoch, median over layers")
-    figure.savefig(stem.with_suffix(".png"))
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(ending(stem, ".png"))
+    figure.savefig(ending(stem, ".svg"), metadata={"Date": None})
     plt.close(figure)
+
+
+def ending(stem: Path, suffix: str) -> Path:
+    """A name with an ending more; `Path.with_suffix` would take ".1" for one."""
+    return stem.with_name(stem.name + suffix)
 
 
 def panel(axes: Axes, curves: dict[str, xr.DataArray], looks: dict[str, tuple]) -> None:

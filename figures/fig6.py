@@ -3,11 +3,14 @@
 -log SNR of the layers of a locally connected ResNet-20 in training, their weights shared after every tenth batch. The
 paper's runs are on CIFAR-10; the default here is scikit-learn's digits (8 x 8), on which one core needs a minute;
 there the 3 x 3 layers of the last stage see 2 x 2 positions, have nothing to share, and no SNR.
-``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs; resumes what was begun in runs/fig6.
+``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs. Its runs live in runs/fig6 and go on where they
+were stopped; with ``--minutes`` they stop by themselves, and the exit status is 75 until all of them are complete.
 """
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,27 +22,20 @@ import xarray as xr
 from convergence import HERE, RUST, save_data, save_figure
 from matplotlib.axes import Axes
 
+from bioshare.train.commands.options import TIME_UP
 from bioshare.train.config import TrainConfig
-from bioshare.train.loop import fit
+from bioshare.train.interrupt import Interrupted, TimeUpError
+from bioshare.train.together import fit_together
 
 RATES = (5e-4, 5e-3, 5e-2)
 EVERY = 10
 FLOOR = -10.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="the paper's size; needs a prepared data set")
-    parser.add_argument("--dataset", default="cifar10", help="of --full, such as cifar10-jpeg (default: %(default)s)")
-    parser.add_argument("--data", type=Path, help="of --full: folder of the prepared data sets")
-    parser.add_argument("--quick", action="store_true", help="a third of the epochs, into draft/")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder of the picture and the data (default: next to this script)")
-    args = parser.parse_args()
-    args.out = args.out or (HERE / "draft" if args.quick else HERE)
-    args.out.mkdir(parents=True, exist_ok=True)
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parsed(arguments)
     start = time.perf_counter()
-    data = xr.concat([train(rate, args) for rate in RATES], "learning_rate", combine_attrs="drop_conflicts")
+    data = xr.concat(train(args), "learning_rate", combine_attrs="drop_conflicts")
     data = data.assign_coords(learning_rate=list(RATES)).astype(np.float32)
     save_data(data, args.out / ("fig6_full.nc" if args.full else "fig6.nc"))
 
@@ -52,31 +48,86 @@ def main() -> None:
     print(f"{time.perf_counter() - start:.0f} s")
 
 
-def train(rate: float, args: argparse.Namespace) -> xr.Dataset:
-    """-log SNR of every layer after every batch, before and after the sharing where there is one."""
-    epochs = 200 if args.full else 3 if args.quick else 8
-    config = TrainConfig(
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="the paper's size; needs a prepared data set")
+    parser.add_argument("--dataset", default="cifar10", help="of --full, such as cifar10-jpeg (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="of --full: folder of the prepared data sets")
+    parser.add_argument("--to", type=Path, help="of --full: folder of the runs (default: runs/fig6)")
+    parser.add_argument("--minutes", type=float, help="of --full: stop after that time, with checkpoints")
+    parser.add_argument("--quick", action="store_true", help="a third of the epochs, into draft/")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder of the picture and the data (default: next to this script)")
+    args = parser.parse_args(arguments)
+    if args.minutes is not None and not (args.full and args.minutes > 0):
+        parser.error(f"--minutes must be above 0, and goes with --full; got {args.minutes:g}")
+    args.out = args.out or (HERE / "draft" if args.quick else HERE)
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+def train(args: argparse.Namespace) -> list[xr.Dataset]:
+    """-log SNR of every layer after every batch, or every tenth, before and after the sharing where there is one.
+
+    The runs, one for each learning rate, are trained together.
+
+    Raises:
+        SystemExit: there is more to be done, or a run has failed.
+    """
+    if args.full:
+        how: dict[str, Any] = {"data": args.data, "record_snr": EVERY, "resume": True}
+        if args.minutes:
+            how["seconds"] = 60 * args.minutes
+        results = together(args, args.to or Path("runs/fig6"), how)
+    else:
+        torch.set_num_threads(1)  # its layers are too small to share
+        with TemporaryDirectory() as folder:
+            results = together(args, Path(folder), {"record_snr": 1})
+    for rate, result in zip(RATES, results, strict=True):
+        accuracy = float(result.top1[-1])
+        print(f"learning rate {rate:g}: test accuracy {accuracy:.1f} % after {result.sizes['epoch']} epochs")
+    return [measured(result) for result in results]
+
+
+def together(args: argparse.Namespace, folder: Path, how: dict[str, Any]) -> list[xr.Dataset]:
+    """The results of all learning rates; ends this process where there is one without."""
+    outcomes: Sequence[xr.Dataset | Exception | None]
+    try:
+        outcomes, stop = fit_together([(config(rate, args), folder / f"{rate:g}") for rate in RATES], **how), None
+    except (TimeUpError, Interrupted) as error:
+        outcomes, stop = error.outcomes, error
+    for rate, outcome in zip(RATES, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            print(f"learning rate {rate:g} failed: {type(outcome).__name__}: {outcome}", file=sys.stderr)
+    if stop:
+        print(f"{stop}{'; the same command goes on' * args.full}", file=sys.stderr)
+        raise SystemExit(128 + stop.signal if isinstance(stop, Interrupted) else TIME_UP)
+    results = [outcome for outcome in outcomes if isinstance(outcome, xr.Dataset)]
+    if len(results) < len(RATES):
+        raise SystemExit(1)
+    return results
+
+
+def config(rate: float, args: argparse.Namespace) -> TrainConfig:
+    """Of the run with a learning rate."""
+    return TrainConfig(
         dataset=args.dataset if args.full else "digits",
         locally_connected=True,
         share_every=EVERY,
         share_count="run",
-        epochs=epochs,
+        epochs=200 if args.full else 3 if args.quick else 8,
         batch_size=512 if args.full else 128,
         padding=4 if args.full else 1,
         learning_rate=rate,
         seed=args.seed,
     )
-    if not args.full:
-        torch.set_num_threads(1)  # its layers are too small to share
-    if args.full:
-        result = fit(config, Path("runs/fig6") / f"{rate:g}", data=args.data, record_snr=EVERY, resume=True)
-    else:
-        with TemporaryDirectory() as folder:
-            result = fit(config, Path(folder) / "run", record_snr=1)
-    print(f"learning rate {rate:g}: test accuracy {float(result.top1[-1]):.1f} % after {epochs} epochs")
-    measured = result.neg_log_snr.dropna("layer", how="all")  # modules of a single neuron have no SNR
+
+
+def measured(result: xr.Dataset) -> xr.Dataset:
+    """-log SNR of the layers that have one: modules of a single neuron have none."""
     facts = {name: value for name, value in result.attrs.items() if name != "date"}  # the same bytes every time
-    return measured.to_dataset().assign_attrs(facts)
+    return result.neg_log_snr.dropna("layer", how="all").to_dataset().assign_attrs(facts)
 
 
 def draw(panel: Axes, data: xr.Dataset) -> None:

@@ -17,10 +17,11 @@ ACCURACY = {"conv": 90.0, "lc": 80.0, "lc-ws1": 89.0, "lc-ws10-alpha10": 86.0}
 
 
 def run(row, seed):
-    """Three epochs of half a minute each; weights are equal at the end of those of ws(1)."""
+    """Three epochs of half a minute each, and ten seconds of tests; weights are equal at the end of those of ws(1)."""
     top1 = ACCURACY[row] + 2 * seed - np.array([20.0, 10.0, 0.0])
     found = xr.Dataset({"top1": ("epoch", top1), "seconds": ("epoch", [30.0] * 3)})
-    if row != "conv":
+    if row != "conv":  # whose tests were not timed
+        found["test_seconds"] = "epoch", [10.0] * 3
         snr = np.full(4, -np.inf) if row == "lc-ws1" else np.array([1.0, 0.5, -2.0, -3.0])
         found["neg_log_snr"] = ("snr_step", "layer"), np.stack([snr, snr], 1)
     return found
@@ -43,9 +44,9 @@ def test_table_and_curves_come_from_what_the_command_stored(tmp_path):
     lines = (tmp_path / "column.md").read_text().splitlines()
     assert lines[2:] == [
         "| conv | 2 | 91.0 +- 1.4 |  | 88.3 |  | 1.5 |",
-        "| LC | 2 | 81.0 +- 1.4 | -10.0 | 88.3 | -0.8 | 1.5 |",
-        "| LC, ws(1) | 2 | 90.0 +- 1.4 | -1.0 | 88.3 | -0.8 | 1.5 |",
-        "| LC, ws(10), α = 10 | 2 | 87.0 +- 1.4 | -4.0 | - | - | 1.5 |",
+        "| LC | 2 | 81.0 +- 1.4 | -10.0 | 88.3 | -0.8 | 2.0 |",
+        "| LC, ws(1) | 2 | 90.0 +- 1.4 | -1.0 | 88.3 | -0.8 | 2.0 |",
+        "| LC, ws(10), α = 10 | 2 | 87.0 +- 1.4 | -4.0 | - | - | 2.0 |",
         "",
         "Setting: dataset cifar10-jpeg, epochs 3.",
         "",
@@ -65,7 +66,21 @@ def test_table_and_curves_come_from_what_the_command_stored(tmp_path):
 
 def test_other_images_do_not_stand_beside_the_papers_numbers(tmp_path):
     store(tmp_path, "digits")
-    command = [sys.executable, SCRIPT, tmp_path / "first.nc", "--to", tmp_path / "column"]
+    command = [sys.executable, SCRIPT, tmp_path / "first.nc", "--to", tmp_path / "d.v1"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "| LC | 2 | 81.0 +- 1.4 | -10.0 | - | - | 1.5 |" in shown
+    assert "| LC | 2 | 81.0 +- 1.4 | -10.0 | - | - | 2.0 |" in shown
     assert "Setting: dataset digits, epochs 3." in shown
+    assert sorted(path.name for path in tmp_path.glob("d*")) == ["d.v1.md", "d.v1.png", "d.v1.svg"]
+
+
+def test_what_no_table_wrote_is_refused(tmp_path):
+    store(tmp_path)
+    write_result(tmp_path / "result.nc", run("conv", 0))
+    told = {"missing.nc": "there is no {}; files must be what", "result.nc": "{} is not, but perhaps a single run's"}
+    for name, words in told.items():
+        command = [sys.executable, SCRIPT, tmp_path / "first.nc", tmp_path / name, "--to", tmp_path / "column"]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert ended.returncode == 2
+        assert words.format(tmp_path / name) in ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.glob("column*"))

@@ -1,6 +1,7 @@
 """The benches of networks one after the other, with their tables in one file: ``python -m bioshare bench all``.
 
-For a GPU that is lent for some minutes. What was measured is in the file as soon as its bench is over.
+For a GPU that is lent for some minutes. What was measured is in the file as soon as its bench is over, and stays there
+until the same bench is run again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bioshare.bench import timing
 from bioshare.cli import device, positive
+from bioshare.files import refuse_unwritable, replacing
 
 PLAN = {
     "floor-bf16": "floor --dtype bf16",
@@ -33,21 +37,25 @@ PLAN = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench all``."""
-    parser.add_argument("--to", type=Path, required=True, help="the JSON file")
+    parser.add_argument("--to", type=Path, required=True, help="the JSON file; what else it has stays")
     parser.add_argument("--only", nargs="+", choices=PLAN, default=[*PLAN], help="(default: all)")
     parser.add_argument("--batch", type=positive, help="instead of those of the plan")
     parser.add_argument("--repeats", type=positive, help="instead of those of the plan")
-    parser.add_argument("--device", type=device, default="cuda", help="(default: %(default)s)")
+    parser.add_argument("--device", type=device, help="(default: cuda)")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Run them; one that fails does not keep the others from it.
 
     Raises:
+        ValueError: there is no GPU and no device was named; the file is another one, or can't be in its folder.
+            Nothing was run.
         OSError: some failed, and were shown; or the file can't be written.
     """
-    arguments.to.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"machine": timing.machine(), "benches": {}}
+    if arguments.device is None and not torch.cuda.is_available():
+        raise ValueError("--device must be named, such as cpu: PyTorch sees no GPU here")
+    benches = _earlier(arguments.to)
+    refuse_unwritable(arguments.to.parent)
     for name in arguments.only:
         words = _words(name, arguments)
         print(f"\n== {shlex.join(['bench', *words])}\n", flush=True)
@@ -58,16 +66,35 @@ def main(arguments: argparse.Namespace) -> None:
             traceback.print_exc()
             rows = {"error": repr(error)}
         seconds = time.perf_counter() - start
-        found["benches"][name] = {"command": shlex.join(words), "seconds": seconds} | rows
-        arguments.to.write_text(json.dumps(found, indent=1) + "\n")
-    failed = [name for name, bench in found["benches"].items() if "error" in bench]
+        benches[name] = {"machine": timing.machine(), "command": shlex.join(words), "seconds": seconds} | rows
+        with replacing(arguments.to) as path:
+            path.write_text(json.dumps({"benches": benches}, indent=1) + "\n")
+    failed = [name for name in arguments.only if "error" in benches[name]]
     if failed:
         raise OSError(f"failed: {', '.join(failed)}; {arguments.to} has the others")
 
 
+def _earlier(path: Path) -> dict[str, Any]:
+    """What an earlier call has written, by name.
+
+    Raises:
+        ValueError: something else did.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, OSError):
+        found = None
+    benches = found.get("benches") if isinstance(found, dict) else None
+    if not isinstance(benches, dict) or not all(isinstance(one, dict) and "command" in one for one in benches.values()):
+        raise ValueError(f"--to must be a new file, or one that `bench all` wrote; got {path}, which is neither")
+    return benches
+
+
 def _words(name: str, arguments: argparse.Namespace) -> list[str]:
     """A bench of the plan as words of a command, on the device and with what replaces its options."""
-    words = [*shlex.split(PLAN[name]), "--device", arguments.device]
+    words = [*shlex.split(PLAN[name]), "--device", arguments.device or "cuda"]
     if arguments.batch:
         words += ["--batch" if words[0] in ("floor", "bridge") else "--batches", str(arguments.batch)]
     return [*words, *(["--repeats", str(arguments.repeats)] if arguments.repeats else [])]

@@ -7,6 +7,7 @@ wrote. A cache that holds whole activations can do better.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,13 +76,13 @@ def _given(arguments: argparse.Namespace) -> Ceilings | None:
     """The ceilings among the options.
 
     Raises:
-        ValueError: only some of them are there, or one isn't positive.
+        ValueError: only some of them are there, or one isn't positive or finite.
     """
     bandwidth, rate = arguments.bandwidth, arguments.rate
     given = [value for value in (bandwidth, rate, arguments.rate32) if value is not None]
     if not given:
         return None
-    if bandwidth is None or rate is None or min(given) <= 0:
+    if bandwidth is None or rate is None or not all(math.isfinite(value) and value > 0 for value in given):
         raise ValueError(
             f"--bandwidth and --rate must both be positive numbers, or left out; got {bandwidth} and {rate}, and "
             f"{arguments.rate32} for --rate32"

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
 
 from bioshare.bench.timing import synchronise
+from bioshare.bridge import InstantSharing, Sleep
 from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 from bioshare.nn.functional import prefer
 from bioshare.train.config import TrainConfig
 from bioshare.train.distributed import Processes
-from bioshare.train.graph import WARM_UP, Replayed, recorder
+from bioshare.train.graph import WARM_UP, recorder
 from bioshare.train.run import Run
+from bioshare.train.sharing import changing
 
 Form = Literal["conv", "naive", "auto", "batched", "fused"]
 """Convolutional; locally connected by unfold and einsum; or in one of the forms of `bioshare.nn.functional.prefer`."""
@@ -115,6 +118,7 @@ class TrainingStep:
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(10, (batch,), generator=chance, device=self.device)
         self.run = Run(config, model, OneBatch(self.images, self.labels), here, record=self.record)
+        finalize(self, self.run.close)  # its graphs end with it, and not at the next collection of cycles
         synchronise(self.device)  # all this was made in another stream
 
     def __call__(self) -> None:
@@ -128,13 +132,13 @@ class TrainingStep:
         for _ in range(WARM_UP + 1):
             self()
 
-    def between(self, work: Callable[[], Any], same: bool = False) -> Callable[[], None]:
-        """Work on the model between two steps, in their stream; the same every time it can be a graph, as they are."""
-        done = Replayed(work, self.record) if same and self.record else work
+    def sharing(self, share: InstantSharing | Sleep) -> Callable[[int], None]:
+        """What shares the weights between two steps, with a seed: in their stream, and replayed if they are."""
+        change = changing(share, self.run.model, record=self.record)
 
-        def in_lane() -> None:
+        def in_lane(seed: int) -> None:
             with self.lane:
-                done()
+                change(seed)
 
         return in_lane
 

@@ -11,7 +11,7 @@ import torch
 
 from bioshare.bench.bridge import warm_up
 from bioshare.bench.networks import Form, TrainingStep, network
-from bioshare.bench.timing import peak_bytes
+from bioshare.bench.timing import free, peak_bytes
 from bioshare.bridge import InstantSharing, Sleep
 from bioshare.nn.forms import fused_available
 from bioshare.train.graph import WARM_UP
@@ -69,15 +69,13 @@ class Row(NamedTuple):
     def share(self, step: TrainingStep, pool: int) -> Callable[[], None]:
         """What shares the weights between two steps, warm."""
         assert self.sharing
-        share, model, seeds = sharings(pool)[self.sharing], step.run.model, itertools.count()
-        same = self.sharing == "instant"
-        work = step.between(lambda: share.change(model, next(seeds)), same)
-        if same or self.sharing == "pool":
-            step.between(lambda: share(model, progress=False, measure=False))()  # indices come to the device
-            warm_up(share, model)
-        for _ in range(WARM_UP + 1 if same else 1):
-            work()
-        return work
+        share, seeds = sharings(pool)[self.sharing], itertools.count()
+        if self.sharing == "pool":
+            warm_up(share, step.run.model)
+        change = step.sharing(share)
+        for _ in range(WARM_UP + 1):
+            change(next(seeds))
+        return lambda: change(next(seeds))
 
 
 def sharings(pool: int) -> dict[str, InstantSharing | Sleep]:
@@ -127,15 +125,36 @@ def per_step(lines: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, fl
 
 
 def peak_of(row: Row, setting: Setting) -> int | None:
-    """The most memory of eager steps beyond the weights; None where nobody says, or where it is that of another row."""
-    if row.sharing is None and (row.graph or row.compiled):
+    """The most memory that a row takes beyond the weights; None where nobody says, or it would be compiled again."""
+    if row.compiled:
         return None
-    return peak_bytes(peak_work, row, setting, setting.device)
+    return reserved_bytes(row, setting) if row.graph else peak_bytes(peak_work, row, setting, setting.device)
+
+
+def reserved_bytes(row: Row, setting: Setting) -> int:
+    """What a GPU has reserved for a row beyond the weights while it replays its graph.
+
+    No tensor of a graph can be counted: their memory is the graph's as long as it lives. What its recording and the
+    ordinary steps before needed, and nobody holds, is given back before.
+    """
+    device, step = torch.device(setting.device), row.step(setting)
+    free(device)
+    before = torch.cuda.memory_reserved(device)
+    step.warm_up()
+    work = _two_steps(row, setting, step)
+    free(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return torch.cuda.max_memory_reserved(device) - before
 
 
 def peak_work(row: Row, setting: Setting, _: str) -> Callable[[], None]:
-    """Two eager steps of a row, with a sharing between them if it has one."""
-    step = row._replace(graph=False).step(setting)
+    """Two eager steps of a row, the first ones."""
+    return _two_steps(row, setting, row.step(setting))
+
+
+def _two_steps(row: Row, setting: Setting, step: TrainingStep) -> Callable[[], None]:
+    """Two steps of a row, with a sharing after each if it has one, which is warm."""
     share = row.share(step, setting.pool) if row.sharing else None
 
     def work() -> None:

@@ -28,9 +28,9 @@ def print_together(row: Row, settings: Sequence[Setting], numbers: Sequence[int]
     print(f"\n{row.name}: several at once, a step of each in turn, on a GPU in streams of their own\n")
     table = Table(TOGETHER)
     for setting in settings:
-        alone = 0.0
+        alone, device = 0.0, torch.device(setting.device)
         for number in sorted({1, *numbers}):
-            free(device := torch.device(setting.device))
+            free(device)
             seconds = in_turns({"round": together(row, setting, number)}, repeats, device)["round"]
             alone = seconds if number == 1 else alone
             table.add(
@@ -41,6 +41,7 @@ def print_together(row: Row, settings: Sequence[Setting], numbers: Sequence[int]
                 images_per_second=number * setting.batch / seconds,
                 of_one=number * alone / seconds,
             )
+        free(device)
     return table.records
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ COLUMNS = (
     Column("of_conv", "of conv", ".2f", 9),
     Column("of_naive", "of naive", ".3f", 10),
     Column("peak_mb", "peak MB", ".0f", 9),
+    Column("peak_of_naive", "peak of naive", ".3f", 15),
 )
 
 
@@ -53,8 +55,9 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     side, batches = arguments.image or case.side, arguments.batches or [case.batch]
     print(
         f"forward, backward and AdamW step of {case.title} at {side} x {side} on {where}, {arguments.threads} threads, "
-        f"medians of {arguments.repeats}; the peak of two steps beyond the weights.\nSharing is timed apart from the "
-        "step, and its time spread over the steps between\n"
+        f"medians of {arguments.repeats}.\nSharing is timed apart from the step, and its time spread over the steps "
+        "between.\nPeaks are of two steps, beyond the weights: what tensors take; with graphs what is reserved, "
+        "which is more\n"
     )
     settings = [
         Setting(arguments.network, side, batch, dtype, arguments.device, arguments.pool)
@@ -84,9 +87,9 @@ def measure(table: Table, lines: Sequence[Row], setting: Setting, repeats: int) 
     free(device)
     seconds = per_step(lines, timed)
     conv, naive = (seconds.get(line.name) for line in lines[:2])
+    peak_bytes = cache(lambda row: peak_of(row, setting) if row.name in seconds else None)
     for row in lines:
-        total = seconds.get(row.name)
-        peak = peak_of(row, setting) if total else None
+        total, peak, naive_peak = seconds.get(row.name), peak_bytes(row), peak_bytes(lines[1])
         table.add(
             dtype=setting.dtype,
             batch=setting.batch,
@@ -96,4 +99,5 @@ def measure(table: Table, lines: Sequence[Row], setting: Setting, repeats: int) 
             of_conv=total / conv if total and conv else None,
             of_naive=total / naive if total and naive else None,
             peak_mb=peak / 1e6 if peak is not None else None,
+            peak_of_naive=peak / naive_peak if peak is not None and naive_peak else None,
         )

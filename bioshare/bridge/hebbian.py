@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-
 from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.dose import PerInput, count_for, power, refuse_arrays, rule_for
-from bioshare.bridge.lattice import Border, Layers, inputs_of, refuse_border, refuse_dilation
+from bioshare.bridge.lattice import Border, Kind, Layers, inputs_of, kind_of, refuse_border, refuse_dilation
 from bioshare.bridge.moments import Treatment, refuse_treatment
 from bioshare.bridge.seeds import derived
 from bioshare.bridge.sharing import Changes, Costs, Sharing
@@ -25,9 +23,6 @@ from bioshare.nn import LocallyConnected2d
 
 SHARED = 0.4
 """The share s of the deviations along an input of mean size that an update removes, unless told otherwise."""
-
-Key = tuple[int, torch.device, torch.dtype]
-"""K, and where a map lies."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class _Batches(Changes):
 
     def __init__(self, sharing: HebbianSharing, layers: Layers, seed: int) -> None:
         self.sharing, self.layers, self.seed = sharing, layers, seed
-        self.maps: dict[Key, LinearSleep] = {}
+        self.maps: dict[Kind, LinearSleep] = {}
         self.seconds = 0.0
 
     def check(self) -> None:
@@ -123,7 +118,7 @@ class _Batches(Changes):
             start = time.perf_counter()
             self._fill()
             self.seconds = time.perf_counter() - start
-        return self.maps[_key(layer)]
+        return self.maps[kind_of(layer)]
 
     def costs(self) -> Costs:
         return Costs(len(self.maps), self.seconds)
@@ -131,13 +126,8 @@ class _Batches(Changes):
     def _fill(self) -> None:
         """Make the maps of all layers."""
         for name, layer in self.layers:
-            if _key(layer) not in self.maps:
+            if kind_of(layer) not in self.maps:
                 try:
-                    self.maps[_key(layer)] = self.sharing.map_of(layer, self.seed)
+                    self.maps[kind_of(layer)] = self.sharing.map_of(layer, self.seed)
                 except ValueError as error:
                     raise ValueError(f"layer {name!r}: {error}") from error
-
-
-def _key(layer: LocallyConnected2d) -> Key:
-    """What a map depends on in a call."""
-    return inputs_of(layer), layer.weight.device, layer.weight.dtype

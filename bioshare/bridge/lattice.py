@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,9 +22,6 @@ from bioshare.nn.functional import physical
 
 Border = Literal["share", "keep"]
 """Positions whose patch reaches into the padding take part, as if the pattern went on there, or keep their weights."""
-
-KEPT = 256
-"""Layer geometries whose modules are kept."""
 
 
 class Geometry(NamedTuple):
@@ -91,13 +88,13 @@ def lattices(layer: LocallyConnected2d, border: Border = "share") -> tuple[Shari
     return all_modules(Geometry.of(layer, border))
 
 
-@lru_cache(maxsize=KEPT)
+@cache  # for good: CUDA graphs hold the addresses of what its modules have put on a device
 def sharing_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
     """Its modules that hold at least two neurons."""
     return tuple(module for module in all_modules(geometry) if module.neurons > 1)
 
 
-@lru_cache(maxsize=KEPT)
+@cache
 def all_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
     """All its modules."""
     kh, kw = geometry.kernel_size
@@ -125,6 +122,15 @@ def _along(geometry: Geometry, axis: int) -> list[tuple[slice, list[int]]]:
 def inputs_of(layer: LocallyConnected2d) -> int:
     """K, the inputs of a neuron: in / groups * kh * kw."""
     return math.prod(layer.weight.shape[3:])
+
+
+Kind = tuple[int, torch.device, torch.dtype]
+"""What a map of weights is made for: K, where they lie, and their precision."""
+
+
+def kind_of(layer: LocallyConnected2d) -> Kind:
+    """That of a layer."""
+    return inputs_of(layer), layer.weight.device, layer.weight.dtype
 
 
 Layers = Sequence[tuple[str, LocallyConnected2d]]

@@ -11,7 +11,7 @@ import torch
 
 from bioshare.bridge.changes import Change, LinearSleep
 from bioshare.bridge.dose import Dose
-from bioshare.bridge.lattice import Layers, inputs_of, refuse_dilation
+from bioshare.bridge.lattice import Layers, inputs_of, kind_of, refuse_dilation
 from bioshare.bridge.relay import Relay
 from bioshare.bridge.seeds import derived
 from bioshare.bridge.sharing import Changes, Costs
@@ -76,8 +76,10 @@ class Night(Changes):
             patterns, noise = self._patterns(layer), sleep.stimulus.noise
             engine, seed = self._engine(layer), derived(self.seed, inputs, index)
             return Simulation(patterns, sleep.circuit, rule, noise, seed, engine, sleep.memory, self.progress)
-        if self.relay:
-            return self._simulated(layer)
+        return self._simulated(layer) if self.relay else self.map_of(layer)
+
+    def map_of(self, layer: LocallyConnected2d) -> LinearSleep:
+        """The map of a drawn sleep without noise, for all layers of a kind."""
         key = self._key(layer)
         if key not in self.maps:
             self.maps[key] = self._simulated(layer)
@@ -118,7 +120,8 @@ class Night(Changes):
 
     def _key(self, layer: LocallyConnected2d) -> Key:
         """What a drawn map depends on in a call, or in a pool."""
-        return inputs_of(layer), self._chosen(inputs_of(layer)), layer.weight.device, layer.weight.dtype
+        inputs, device, dtype = kind_of(layer)
+        return inputs, self._chosen(inputs), device, dtype
 
     def _chosen(self, inputs: int) -> int:
         """Which sleep of the pool this is, the first where there is none, or all would be the same."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
+from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.dose import (
     MOMENTUM,
     Dose,
@@ -19,10 +21,11 @@ from bioshare.bridge.dose import (
     rule_for,
     settling_circuit,
 )
-from bioshare.bridge.lattice import Border, Layers, refuse_border, sharing_layers
-from bioshare.bridge.moments import Treatment, refuse_treatment
+from bioshare.bridge.lattice import Border, Kind, Layers, kind_of, layers_of, refuse_border, sharing_layers
+from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.night import Maps, Night
 from bioshare.bridge.sharing import Sharing
+from bioshare.bridge.walk import change_layers
 from bioshare.circuit.checks import real, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.exact import Exact
@@ -201,6 +204,48 @@ class Sleep(Sharing):
             TypeError, ValueError: as the call.
         """
         self._changes(sharing_layers(model), 0, progress=False).check()
+
+    def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+        if self.mapped:
+            self.apply(model, self.maps(model, seed), optimizer=optimizer)
+        else:
+            super().change(model, seed, optimizer=optimizer)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether `maps` and `apply` are all of a `change`, since its maps don't depend on the weights."""
+        return self.collapses and self.patterns == "drawn"
+
+    def maps(self, model: nn.Module, seed: int = 0) -> dict[Kind, LinearSleep]:
+        """The maps of one sleep, from the pool or simulated: one for each kind of layer, in the order of the layers.
+
+        Raises:
+            ValueError: the sleep isn't `mapped`.
+            DivergenceError: it diverges.
+        """
+        if not self.mapped:
+            raise ValueError(f'maps need the exact engine, no noise, and patterns="drawn"; got {self!r}')
+        layers = layers_of(model)
+        night, found = self._changes(layers, seed, progress=False), dict[Kind, LinearSleep]()
+        for _, layer in layers:
+            with torch.autocast(layer.weight.device.type, enabled=False):
+                found[kind_of(layer)] = night.map_of(layer)
+        return found
+
+    def apply(
+        self,
+        model: nn.Module,
+        maps: Mapping[Kind, LinearSleep],
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        """Let a model sleep through `maps`, without a check or a report.
+
+        Nothing here waits for a GPU. It can be captured in a CUDA graph once the model has slept, which puts the
+        indices on the device; the maps may change between replays, in place.
+        """
+        follow, change_of = Moments.of(self.moments, optimizer), lambda layer, _: maps[kind_of(layer)]
+        change_layers(layers_of(model), change_of, border=self.border, rescale=self.rescale, moments=follow)
 
     def _changes(self, layers: Layers, seed: int, progress: bool) -> Night:
         return Night(self, seed, find_engine(self.engine), progress, layers)

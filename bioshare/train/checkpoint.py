@@ -22,7 +22,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors by name and metadata (what JSON can hold) to one file, atomically."""
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # permuted where they lie, which a GPU does in no time
+    ready = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(metadata)
     with replacing(path) as temporary:
         save_file(ready, temporary, {"metadata": text, "checksum": _checksum(text, ready)})

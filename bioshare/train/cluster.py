@@ -44,6 +44,9 @@ SETTINGS = {
 }
 """Of Dask on this machine."""
 
+CHECKPOINT_EVERY = 120.0
+"""Seconds between two checkpoints on a worker, unless told otherwise: what its death may cost."""
+
 EVERY_GPU = ("auto", "cuda")
 """Devices that stand for all GPUs, one per worker."""
 
@@ -87,7 +90,7 @@ def run_all(
         device: where to train; "auto" and "cuda" give every local worker a GPU of its own.
         progress: show a bar, over the runs or in this process over each of them, and the name of each that ends.
         done: called in this process with every job that has finished.
-        options: further arguments of ``run``.
+        options: further arguments of ``run``; on workers with ``checkpoint_every``, see `CHECKPOINT_EVERY`.
 
     Raises:
         ValueError: two jobs have one name or one folder, workers were asked to train several runs together, the
@@ -100,6 +103,7 @@ def run_all(
     if scheduler is None and min(workers or 1, len(jobs)) == 1:
         chosen = {"together": together, "threads": threads, "seconds": seconds, "progress": progress, "done": done}
         return train_here(jobs, run, run_together, **chosen, device=device, **options)
+    options = {"checkpoint_every": CHECKPOINT_EVERY} | options
     train = partial(_train, run, threads=threads, device=device, options=options)
     return _on_workers(jobs, train, scheduler, workers, threads, seconds, progress, done)
 

@@ -11,8 +11,7 @@ import numpy as np
 import xarray as xr
 
 from bioshare.train.config import TrainConfig
-from bioshare.train.loop import RESULT
-from bioshare.train.results import read_result, refuse_other
+from bioshare.train.results import RESULT, read_result, refuse_other
 
 Key = TypeVar("Key", bound=tuple[Any, ...])
 
@@ -41,25 +40,23 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
     return cast(xr.Dataset, stacked).reindex(wanted).assign_coords(wanted)
 
 
-def stored(config: TrainConfig, folder: Path) -> xr.Dataset | None:
-    """The result of a run that is finished; None if it isn't.
+def complete(folder: Path, config: TrainConfig | None = None) -> xr.Dataset | None:
+    """The result of a run that has all its epochs; None for one that has not, or has not begun.
+
+    Args:
+        folder: of the run.
+        config: what it must be a run of; None for whatever it was made with.
 
     Raises:
-        ValueError: the folder holds a run of another configuration.
+        ValueError: the folder holds a run of another configuration, or a damaged result.
     """
     path = folder / RESULT
     if not path.exists():
         return None
     result = read_result(path)
-    refuse_other(config, result.attrs, path)
-    return result if result.sizes["epoch"] == config.epochs else None
-
-
-def finished(folder: Path) -> xr.Dataset | None:
-    """The result of a run that is finished, whatever its configuration; None if it isn't."""
-    path = folder / RESULT
-    result = read_result(path) if path.exists() else None
-    return result if result is not None and result.sizes["epoch"] == configuration(result).epochs else None
+    if config:
+        refuse_other(config, result.attrs, path)
+    return result if result.sizes["epoch"] == (config or configuration(result)).epochs else None
 
 
 def configuration(result: xr.Dataset) -> TrainConfig:

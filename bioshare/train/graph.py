@@ -7,8 +7,10 @@ not matter in what is recorded, and everything that does must lie in tensors tha
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -46,11 +48,27 @@ class CudaRecording:
     def capture(self, work: Callable[[], Any]) -> Any:
         # thread_local: the thread that pins a DataLoader's memory may go on meanwhile
         stream = torch.cuda.current_stream()
-        with torch.cuda.graph(self.graph, self.pool, stream, capture_error_mode="thread_local"):
+        with _collected(), torch.cuda.graph(self.graph, self.pool, stream, capture_error_mode="thread_local"):
             return work()
 
     def replay(self) -> None:
         self.graph.replay()
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """A block before which Python's garbage is collected, and in which none is.
+
+    An old graph may be in it, and its end would be an error in the capture of a new one.
+    """
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Replayed:

@@ -14,8 +14,7 @@ import torch
 from tqdm import tqdm
 
 from bioshare.train.config import TrainConfig
-from bioshare.train.gather import stored
-from bioshare.train.interrupt import TimeUpError
+from bioshare.train.interrupt import Interrupted, TimeUpError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -116,11 +115,15 @@ def train_here(
         while group := list(islice(waiting, together)):
             tell(progress, f"{', '.join(job.name for job in group)}:")
             rest = options | {"resume": True, "progress": progress} | budget.option
-            for job, ended in zip(group, _ended(group, run, run_together, rest), strict=True):
-                outcomes.note(job.name, ended)
+            ended = _ended(group, run, run_together, rest)
+            for job, outcome in zip(group, ended, strict=True):
+                if not isinstance(outcome, Interrupted):
+                    outcomes.note(job.name, outcome)
                 tell(progress, f"{job.name}: {outcomes.told(job.name)}")
                 if job.name in outcomes.results:
                     done(job)
+            for stop in (outcome for outcome in ended if isinstance(outcome, Interrupted)):
+                raise stop
             if outcomes.time_up:
                 break
     finally:
@@ -130,14 +133,13 @@ def train_here(
 
 def _ended(
     group: Sequence[Job], run: Fit, run_together: FitTogether, options: dict[str, Any]
-) -> Sequence[xr.Dataset | Exception]:
-    """How each job of a group ended."""
+) -> Sequence[xr.Dataset | Exception | Interrupted]:
+    """How each job of a group ended: those that hadn't, by what stopped all of them."""
     try:
         if len(group) == 1:
             return [run(group[0].config, group[0].folder, **options)]
         return run_together([(job.config, job.folder) for job in group], **options)
-    except TimeUpError as error:  # some may have finished before
-        found = [stored(job.config, job.folder) for job in group]
-        return [error if result is None else result for result in found]
+    except (TimeUpError, Interrupted) as error:
+        return [error if outcome is None else outcome for outcome in error.outcomes or [None] * len(group)]
     except Exception as error:
         return [error] * len(group)

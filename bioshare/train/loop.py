@@ -7,7 +7,7 @@ pure functions of the seed and the step, the learning rate is one of the epoch; 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import torch
 import xarray as xr
 from torch import nn
 
+from bioshare.nn.forms import Form
+from bioshare.nn.functional import prefer
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
@@ -23,9 +25,9 @@ from bioshare.train.evaluation import evaluate as evaluate
 from bioshare.train.graph import recorder
 from bioshare.train.interrupt import interruptible
 from bioshare.train.recipe import network
-from bioshare.train.steps import CHECKPOINT, Options, Session, Steps, finished, steps
+from bioshare.train.results import RESULT as RESULT
+from bioshare.train.steps import CHECKPOINT, Options, Session, Steps, complete_or_trainable, steps
 from bioshare.train.steps import LOOK_EVERY as LOOK_EVERY
-from bioshare.train.steps import RESULT as RESULT
 
 
 def fit(
@@ -41,13 +43,14 @@ def fit(
     tensorboard: bool = False,
     seconds: float | None = None,
     graphs: bool | None = None,
+    form: Form = "auto",
 ) -> xr.Dataset:
     """Train a network, alone or as one of the processes that torchrun started.
 
-    ``folder`` gets ``result.nc`` after every epoch, and ``checkpoint.safetensors`` from time to time and at the end;
-    `trained_network` makes the network from that. A kill at any moment leaves whole files, from which ``resume`` goes
-    on to the same final weights: bit by bit in one process on a CPU with the same number of threads, otherwise to
-    rounding.
+    ``folder`` gets ``result.nc`` after the first epoch, and after others when it is some seconds old, and
+    ``checkpoint.safetensors`` from time to time; both when the run is stopped and at its end. `trained_network` makes
+    the network from the checkpoint. A kill at any moment leaves whole files, from which ``resume`` goes on to the same
+    final weights: bit by bit in one process on a CPU with the same number of threads, otherwise to rounding.
 
     Args:
         config: what to train.
@@ -64,23 +67,25 @@ def fit(
             batch is learned.
         graphs: replay the steps from CUDA graphs, which spares the host the launch of every single kernel. None for
             wherever that is possible: on a GPU, in a single process.
+        form: of the locally connected products on a GPU, as for `bioshare.nn.functional.prefer`; "auto" leaves the
+            choice as it is around the call.
 
     Returns:
         The history: losses, accuracies (%) and speed along ``epoch``; ``neg_log_snr`` along ``snr_step`` and ``layer``;
         the configuration, versions and machine as attributes.
 
     Raises:
-        ValueError: an argument makes no sense, or wants graphs where there are none; ``folder`` holds a run of another
-            configuration, or any run without ``resume``; its files are damaged; it can't be a folder; or another
-            process is training in it.
+        ValueError: an argument makes no sense, or wants graphs or a form that aren't there; ``folder`` holds a run
+            of another configuration, or any run without ``resume``; its files are damaged; it can't be a folder; or
+            another process is training in it.
         PermissionError: ``folder`` can't be written.
         TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint holds all until then.
         TimeUpError: ``seconds`` are over; a checkpoint holds all until then.
     """
-    options = Options(data, resume, device, progress, checkpoint_every, record_snr, tensorboard, seconds, graphs)
+    options = Options(data, resume, device, progress, checkpoint_every, record_snr, tensorboard, seconds, graphs, form)
     folder = Path(folder)
-    result = finished(config, folder, resume)
+    result = complete_or_trainable(config, folder, resume)
     if result is not None:
         return result
     with session(options) as shared:
@@ -92,9 +97,10 @@ def session(options: Options) -> Iterator[Session]:
     """What the runs of a call share while it lasts; PyTorch's generators come back after it.
 
     Raises:
-        ValueError: there is no such device, or no CUDA graphs on it.
+        ValueError: there is no such device or form, or no CUDA graphs on the device.
     """
-    with processes(options.device) as here:
+    preferred = nullcontext() if options.form == "auto" else prefer(options.form)
+    with preferred, processes(options.device) as here:
         recorder(options.graphs, here)  # to be refused now
         with torch.random.fork_rng([here.device] if here.device.type == "cuda" else []):
             yield Session(here, options, partial(recorder, options.graphs, here))

@@ -19,6 +19,9 @@ from bioshare.files import replacing
 from bioshare.machine import processor, versions
 from bioshare.train.config import TrainConfig
 
+RESULT = "result.nc"
+"""The name of its file in the folder of a run."""
+
 VERSIONED = ("numpy", "torch", "xarray")
 MEANINGS = {
     "train_loss": "cross entropy of the training images, as they were learned",
@@ -30,8 +33,12 @@ MEANINGS = {
     "seconds": "wall-clock time of the epoch's training",
     "sleep_seconds": "the part of it in which weights were shared",
     "images_per_second": "in training, repetitions included",
+    "test_seconds": "wall-clock time of the test after the epoch, and of measuring -log SNR there",
 }
 """What is known of an epoch, in the order of the dataset; NaN in runs that are older than the quantity."""
+
+SPENT = ("seconds", "test_seconds")
+"""What adds up to the wall-clock time of an epoch."""
 
 DRIFTS = {
     "spread": "root of the summed variance of a sharing group after sleep over that before, median over groups",
@@ -198,6 +205,11 @@ def read_result(path: Path) -> xr.Dataset:
         raise ValueError(
             f"{path} is damaged: {error}. Move it away; a checkpoint beside it is all a run needs"
         ) from error
+
+
+def seconds_spent(result: xr.Dataset) -> xr.DataArray:
+    """Wall-clock time of all epochs of a run, or of several along further axes; tests count where they were timed."""
+    return result[[name for name in SPENT if name in result]].to_array().sum(["variable", "epoch"])
 
 
 def _name(device: torch.device) -> str:

@@ -23,12 +23,10 @@ from bioshare.train.data.plan import seed_at
 from bioshare.train.distributed import Processes
 from bioshare.train.evaluation import evaluate, judged
 from bioshare.train.graph import Recording, Replayed
-from bioshare.train.interrupt import TrainingDivergedError as TrainingDivergedError
-from bioshare.train.recipe import NETWORKS as NETWORKS
+from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.recipe import autocast, half, learning_rate, optimizer, set_learning_rate
-from bioshare.train.recipe import network as network
 from bioshare.train.results import History
-from bioshare.train.sharing import sharing
+from bioshare.train.sharing import changing, sharing
 from bioshare.train.stopwatch import Stopwatch
 
 LOSS, CORRECT, IMAGES, FINITE = range(4)
@@ -46,7 +44,7 @@ class Run:
         batches: of the training images, this process's part.
         here: this process.
         record_snr: measure -log SNR after every n-th batch; None for once an epoch.
-        sizes: the other arguments of `network`, for the checkpoint.
+        sizes: the other arguments of `bioshare.train.recipe.network`, for the checkpoint.
         record: makes the CUDA graphs that the steps are replayed from (`bioshare.train.graph`); None for ordinary
             steps. There must be a single process.
 
@@ -57,7 +55,7 @@ class Run:
         seconds, asleep: spent on the batches of this epoch, and the part of it in which weights were shared.
         saved: when the last checkpoint was written, by `time.monotonic`.
         history: the epochs before.
-        graphs: what is replayed, by name; empty for ordinary steps.
+        graphs: what is replayed of learning and testing, by name; empty for ordinary steps.
     """
 
     def __init__(
@@ -82,6 +80,7 @@ class Run:
         self.share, self.stopwatch = sharing(config), Stopwatch(here.device)
         if isinstance(self.share, Sleep):
             self.share.check(self.model)
+        self.change = changing(self.share, self.model, self.optimizer, record) if self.share else None
         self.rate: float | None = None
         self.graphs = self._graphs(record) if record else {}
         self.epoch, self.batch, self.saved = 0, 0, time.monotonic()
@@ -101,14 +100,11 @@ class Run:
         return min(different, self.batches.images - batch * different) * self.config.repetitions
 
     def _graphs(self, record: Callable[[], Recording]) -> dict[str, Replayed]:
-        """What is replayed. Instant sharing is always the same work; a simulated sleep isn't, and stays outside."""
-        work: dict[str, Callable[..., Any]] = {
-            "learn": self._learn,
-            "judge": partial(judged, self.compiled, self.dtype),
+        """What is replayed; sharing brings its own, see `changing`."""
+        return {
+            "learn": Replayed(self._learn, record),
+            "judge": Replayed(partial(judged, self.compiled, self.dtype), record),
         }
-        if isinstance(self.share, InstantSharing):
-            work["change"] = partial(self._change, 0)
-        return {name: Replayed(one, record) for name, one in work.items()}
 
     def close(self) -> None:
         """Drop the graphs, which hold the run as it holds them; it could only go on without them."""
@@ -119,8 +115,7 @@ class Run:
 
         On a GPU nothing waits for it, unless -log SNR is measured or a new sleep is simulated.
         """
-        # the generator is the host's, and a graph is told its seed before every replay
-        torch.manual_seed(seed_at("step", self.config.seed, self.steps, self.here.rank))
+        _seed(self.here.device, seed_at("step", self.config.seed, self.steps, self.here.rank))
         rate = learning_rate(self.config, self.epoch)
         if rate != self.rate:
             set_learning_rate(self.optimizer, rate)
@@ -162,16 +157,9 @@ class Run:
                 report = share(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
                 if measured:
                     self.history.add_sharing(self.steps, report)
-            elif "change" in self.graphs:
-                self.graphs["change"]()
-            else:
-                self._change(seed)
+            elif self.change:  # what isn't finite shows in the next loss
+                self.change(seed)
         self.history.sharings += 1
-
-    def _change(self, seed: int) -> None:
-        """Share the weights without a check or a report; what isn't finite shows in the next loss."""
-        assert self.share is not None
-        self.share.change(self.model, seed, optimizer=self.optimizer)
 
     def _due(self, every: int | None) -> bool:
         """Whether the batch just learned is one of every n-th, the first of the epoch or of the run included."""
@@ -225,14 +213,16 @@ class Run:
 
     def finish_epoch(self, tests: Batches) -> None:
         """Test the network, write the epoch into the history, and go on to the next."""
+        start = time.perf_counter()
         test = evaluate(self.compiled, tests, self.dtype, self.here, self.graphs.get("judge"))
         loss, correct, images, _ = self.totals().tolist()
+        if self.record_snr is None:
+            self._measure()
         rate = {"learning_rate": learning_rate(self.config, self.epoch)}
         speed = {"seconds": self.seconds, "sleep_seconds": self.asleep, "images_per_second": images / self.seconds}
         learned = {"train_loss": loss / images, "train_accuracy": 100 * correct / images}
-        self.history.epochs.append(learned | test | rate | speed)
-        if self.record_snr is None:
-            self._measure()
+        tested = test | {"test_seconds": time.perf_counter() - start}
+        self.history.epochs.append(learned | tested | rate | speed)
         self.epoch, self.batch, self.seconds, self.asleep = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()
 
@@ -276,3 +266,14 @@ class Run:
         if self.here.rank == 0:
             self.sums.copy_(tensors["sums"])
         self.sums[FINITE] = self.batch
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the host's generator and that of a GPU, whose graphs take it from there at every replay.
+
+    `torch.manual_seed` does the same to all kinds of devices, and asks those that aren't there, for 0.1 ms.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)

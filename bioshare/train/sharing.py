@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from bioshare.bridge import InstantSharing, Sleep
+from bioshare.bridge.changes import LinearSleep
+from bioshare.bridge.lattice import kind_of, layers_of
 from bioshare.circuit import stimuli
 from bioshare.train.config import TrainConfig
 from bioshare.train.data.plan import seed_at
+from bioshare.train.graph import Recording, Replayed
 
 
 def sharing(config: TrainConfig) -> InstantSharing | Sleep | None:
@@ -28,6 +35,34 @@ def sharing(config: TrainConfig) -> InstantSharing | Sleep | None:
         "moments": config.moments,
     }
     return Sleep.steady_state(**fields) if config.sleep == "ideal" else Sleep.rate_circuit(config.alpha, **fields)
+
+
+def changing(
+    share: InstantSharing | Sleep,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    record: Callable[[], Recording] | None = None,
+) -> Callable[[int], None]:
+    """What shares the weights of a model with a seed, to the same bits as ``share``, without checks or a report.
+
+    Args:
+        share, model, optimizer: as for ``share.change``.
+        record: makes CUDA graphs. Instant sharing is replayed from one, and so is a sleep through maps, for which these
+            alone are new every time. Other sleeps are not.
+    """
+    if record is None or (isinstance(share, Sleep) and not share.mapped):
+        return lambda seed: share.change(model, seed, optimizer=optimizer)
+    if isinstance(share, InstantSharing):
+        shared = Replayed(lambda: share.change(model, optimizer=optimizer), record)
+        return lambda _: shared()
+    kinds = dict.fromkeys(kind_of(layer) for _, layer in layers_of(model))
+
+    def apply(*parts: Tensor) -> None:
+        maps = map(LinearSleep, parts[::3], parts[1::3], parts[2::3])
+        share.apply(model, dict(zip(kinds, maps, strict=True)), optimizer=optimizer)
+
+    slept = Replayed(apply, record)
+    return lambda seed: slept(*(part for one in share.maps(model, seed).values() for part in (one.A, one.B, one.c)))
 
 
 def _stimulus(config: TrainConfig) -> stimuli.Stimulus:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,23 @@ import xarray as xr
 from tqdm import tqdm
 
 from bioshare.files import alone, refuse_unwritable
+from bioshare.nn.forms import Form
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import Batches, Dataset, test_batches, training_batches
 from bioshare.train.distributed import Processes
+from bioshare.train.gather import complete
 from bioshare.train.graph import Recording
 from bioshare.train.interrupt import Caught, Interrupted, TimeUpError
 from bioshare.train.recipe import network
-from bioshare.train.results import read_result, refuse_other, write_result
+from bioshare.train.results import RESULT, refuse_other, write_result
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
 
-CHECKPOINT, RESULT = "checkpoint.safetensors", "result.nc"
+CHECKPOINT = "checkpoint.safetensors"
 LOOK_EVERY = {"cpu": 1, "cuda": 50}
 """Batches from one look at the loss, the clock and the signals to the next; on a GPU a look waits for its work."""
+PUBLISH_EVERY = 5.0
+"""Seconds from one result to the next, at least: writing one takes a twentieth, as long as a short epoch on a GPU."""
 
 Steps = Generator[None, None, xr.Dataset]
 """A run that stops after every batch and ends with its result."""
@@ -53,13 +58,18 @@ class Options:
     tensorboard: bool = False
     seconds: float | None = None
     graphs: bool | None = None
+    form: Form = "auto"
     begun: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "seconds"):
             value = getattr(self, name)
-            if value is not None and (math.isnan(value) or value < 0):
+            if value is None and name == "seconds":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value) or value < 0:
                 raise ValueError(f"{name} must be a number of seconds >= 0; got {value!r}")
+        if not (self.graphs is None or isinstance(self.graphs, bool)):
+            raise ValueError(f"graphs must be None, True or False; got {self.graphs!r}")
         n = self.record_snr
         if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
             raise ValueError(f"record_snr must be None or a whole number of batches of at least 1; got {n!r}")
@@ -87,29 +97,26 @@ class Session:
     caught: Caught = field(default_factory=Caught)
 
 
-def finished(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset | None:
+def complete_or_trainable(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset | None:
     """The result of a run that is complete; None if there is something to train, for which the folder is fit.
 
     Raises:
         ValueError: what is in the folder stands in the way, or it can't be a folder.
         PermissionError: it can't be written.
     """
-    path, result = folder / CHECKPOINT, folder / RESULT
-    there = [file for file in (path, result) if file.exists()]
+    path = folder / CHECKPOINT
+    there = [file for file in (path, folder / RESULT) if file.exists()]
     if there and not resume:
         raise ValueError(
             f"folder must have no run in it; {there[0]} is there. Go on from it with resume=True (--resume), or take "
             "another folder"
         )
-    found = read_result(result) if result in there else None
     if path in there:
         refuse_other(config, checkpoint.read_metadata(path)["config"], path)
-    if found is not None:
-        refuse_other(config, found.attrs, result)
-    if found is not None and found.sizes["epoch"] == config.epochs:
-        return found
-    refuse_unwritable(folder)
-    return None
+    found = complete(folder, config)
+    if found is None:
+        refuse_unwritable(folder)
+    return found
 
 
 def steps(
@@ -147,10 +154,15 @@ def _epochs(run: Run, tests: Batches, watch: Watch, writer: Any) -> Steps:
     while run.epoch < run.config.epochs:
         yield from _epoch(run, watch)
         run.finish_epoch(tests)
+        if writer:
+            before = run.steps - len(run.batches)
+            run.history.write_to(writer, since=before + 1 if before else 0)
+            writer.flush()
         if run.epoch == run.config.epochs:
             run.save(watch.folder / CHECKPOINT)
-        _publish(run, watch.folder / RESULT, writer)
-    return _publish(run, watch.folder / RESULT, None)
+        elif time.monotonic() - watch.published >= PUBLISH_EVERY:
+            watch.publish()
+    return watch.publish()
 
 
 def _epoch(run: Run, watch: Watch) -> Iterator[None]:
@@ -170,15 +182,20 @@ def _epoch(run: Run, watch: Watch) -> Iterator[None]:
         start = time.perf_counter()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Watch:
-    """What looks up from a run: at the loss, the clock and the signals."""
+    """What looks up from a run: at the loss, the clock and the signals.
+
+    Attributes:
+        published: when the result was written, by `time.monotonic`.
+    """
 
     run: Run
     folder: Path
     session: Session
     bar: tqdm
     label: str = ""
+    published: float = -math.inf
 
     @property
     def due(self) -> bool:
@@ -198,24 +215,23 @@ class Watch:
         self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * correct:.1f} % correct", refresh=False)
         if save or signal or over:
             run.save(path)
+        if (signal or over) and run.history.epochs:
+            self.publish()
         where = f"after step {run.steps} of the run; {path} has everything"
         if signal:
             raise Interrupted(f"stopped by signal {signal} {where}", signal)
         if over:
             raise TimeUpError(f"stopped when its time was up {where}")
 
-
-def _publish(run: Run, path: Path, writer: Any) -> xr.Dataset:
-    """The history so far; one process writes it."""
-    how = {"processes": run.here.world, "precision_used": str(run.dtype or torch.float32).removeprefix("torch.")}
-    result = run.history.to_xarray(run.config, run.here.device).assign_attrs(how)
-    if run.here.rank == 0:
-        write_result(path, result)
-        if writer:
-            before = run.steps - len(run.batches)
-            run.history.write_to(writer, since=before + 1 if before else 0)
-            writer.flush()
-    return result
+    def publish(self) -> xr.Dataset:
+        """The history so far; one process writes it."""
+        run = self.run
+        how = {"processes": run.here.world, "precision_used": str(run.dtype or torch.float32).removeprefix("torch.")}
+        result = run.history.to_xarray(run.config, run.here.device).assign_attrs(how)
+        if run.here.rank == 0:
+            write_result(self.folder / RESULT, result)
+        self.published = time.monotonic()
+        return result
 
 
 def _bar(run: Run, progress: bool, line: int) -> tqdm:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from bioshare.train.config import TrainConfig
 from bioshare.train.data import Dataset, load
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.loop import session
-from bioshare.train.steps import Options, Session, Steps, finished, steps
+from bioshare.train.steps import Options, Session, Steps, complete_or_trainable, steps
+
+Outcome = xr.Dataset | Exception | Interrupted | None
+"""How a run ended; None while it hasn't."""
 
 
 def fit_together(runs: Sequence[tuple[TrainConfig, Path]], **options: Any) -> list[xr.Dataset | Exception]:
@@ -38,20 +42,22 @@ def fit_together(runs: Sequence[tuple[TrainConfig, Path]], **options: Any) -> li
         ValueError: an option makes no sense, two runs have the same folder, or torchrun started several processes.
         Interrupted: SIGTERM or Ctrl-C.
         TimeUpError: ``seconds`` are over. After both, every run that wasn't complete has a checkpoint with all until
-            then, unless it has failed: the same call with ``resume`` goes on.
+            then, unless it has failed: the same call with ``resume`` goes on, and tries again what failed. Both have
+            what is known by then as their ``outcomes``.
     """
     chosen = Options(**options)
     runs = [(config, Path(folder)) for config, folder in runs]
     _refuse_same([folder for _, folder in runs])
-    results = [_result(config, folder, chosen.resume) for config, folder in runs]
-    begun = [(index, *run) for index, run in enumerate(runs) if results[index] is None]
+    outcomes: list[Outcome] = [_result(config, folder, chosen.resume) for config, folder in runs]
+    labels = _labels([folder for _, folder in runs])
+    begun = {index: (*runs[index], labels[index]) for index, outcome in enumerate(outcomes) if outcome is None}
     if begun:
         with session(chosen) as shared:
             if shared.here.world > 1:
                 raise ValueError(f"runs must be trained one by one in {shared.here.world} processes: use fit")
-            for index, outcome in _train(begun, shared).items():
-                results[index] = outcome
-    return [result for result in results if result is not None]
+            for index, outcome in zip(begun, _train([*begun.values()], shared), strict=True):
+                outcomes[index] = outcome
+    return _ended(outcomes)
 
 
 @dataclass
@@ -60,12 +66,12 @@ class _Turn:
 
     Attributes:
         stream: the block that its work is done in.
-        outcome: how it ended, None while it hasn't.
+        outcome: how it ended.
     """
 
     steps: Steps
     stream: AbstractContextManager
-    outcome: xr.Dataset | BaseException | None = None
+    outcome: Outcome = None
 
     def take(self) -> None:
         """Take the next step."""
@@ -78,30 +84,29 @@ class _Turn:
             self.outcome = error
 
 
-def _train(begun: Sequence[tuple[int, TrainConfig, Path]], shared: Session) -> dict[int, xr.Dataset | Exception]:
-    """Take the steps of all runs in turn; their outcomes by their number."""
+def _train(begun: Sequence[tuple[TrainConfig, Path, str]], shared: Session) -> list[Outcome]:
+    """Take the steps of all runs in turn, until all have ended."""
     with ExitStack() as stack:
-        turns = dict(zip((index for index, *_ in begun), _turns(begun, shared), strict=True))
-        for turn in turns.values():
+        turns = _turns(begun, shared)
+        for turn in turns:
             stack.enter_context(closing(turn.steps))
             turn.take()
         with interruptible(shared.caught):
-            while waiting := [turn for turn in turns.values() if turn.outcome is None]:
+            while waiting := [turn for turn in turns if turn.outcome is None]:
                 for turn in waiting:
                     turn.take()
-    _raise_stop([turn.outcome for turn in turns.values()])
-    return {index: turn.outcome for index, turn in turns.items()}  # pyright: ignore[reportReturnType]
+    return [turn.outcome for turn in turns]
 
 
-def _turns(begun: Sequence[tuple[int, TrainConfig, Path]], shared: Session) -> list[_Turn]:
-    """The runs, before their first step."""
+def _turns(begun: Sequence[tuple[TrainConfig, Path, str]], shared: Session) -> list[_Turn]:
+    """The runs, each with the label of its bar, before their first step."""
     here, data = shared.here, shared.options.data
-    names = {config.dataset for _, config, _ in begun}
+    names = {config.dataset for config, *_ in begun}
     datasets = {name: _on(load(name, data), here.device) for name in names}
     here.finish()  # what other streams will read
     return [
-        _Turn(steps(config, datasets[config.dataset], folder, shared, f"{folder.name}: ", line), here.stream())
-        for line, (_, config, folder) in enumerate(begun)
+        _Turn(steps(config, datasets[config.dataset], folder, shared, label, line), here.stream())
+        for line, (config, folder, label) in enumerate(begun)
     ]
 
 
@@ -116,7 +121,7 @@ def _on(dataset: Dataset, device: torch.device) -> Dataset:
 def _result(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset | Exception | None:
     """What is known of a run before anything is trained."""
     try:
-        return finished(config, folder, resume)
+        return complete_or_trainable(config, folder, resume)
     except (ValueError, PermissionError) as error:
         return error
 
@@ -128,13 +133,27 @@ def _refuse_same(folders: Sequence[Path]) -> None:
         raise ValueError(f"runs must have folders of their own; got {twice[0]} more than once")
 
 
-def _raise_stop(outcomes: Sequence[xr.Dataset | BaseException | None]) -> None:
-    """Raise what has stopped all runs, if anything has; what had failed before is its cause."""
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """What tells the folders apart: all that comes after the parts that they have in common."""
+    parts = [folder.absolute().parts for folder in folders]
+    levels = zip(*(names[:-1] for names in parts), strict=False)
+    shared = len([*takewhile(lambda names: len(set(names)) == 1, levels)])
+    return [f"{'/'.join(names[shared:])}: " for names in parts]
+
+
+def _ended(outcomes: Sequence[Outcome]) -> list[xr.Dataset | Exception]:
+    """The outcomes, or what has stopped all runs raised with them; what had failed before is its cause."""
     stopped = [outcome for outcome in outcomes if isinstance(outcome, (Interrupted, TimeUpError))]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Exception) and outcome not in stopped]
+    ended = [outcome for outcome in outcomes if outcome is not None and not isinstance(outcome, Interrupted)]
+    if not stopped:
+        return ended
+    failed = [outcome for outcome in ended if isinstance(outcome, Exception) and not isinstance(outcome, TimeUpError)]
+    told = f"{len(stopped)} of {len(outcomes)} runs are not complete; their checkpoints have everything"
+    told += f"; {len(failed)} failed" * bool(failed)
     signals = [stop.signal for stop in stopped if isinstance(stop, Interrupted)]
-    left = f"{len(stopped)} of {len(outcomes)} runs are not complete; their checkpoints have everything"
     if signals:
-        raise Interrupted(f"stopped by signal {signals[0]}: {left}", signals[0]) from next(iter(failed), None)
-    if stopped:
-        raise TimeUpError(f"stopped when the time was up: {left}") from next(iter(failed), None)
+        error = Interrupted(f"stopped by signal {signals[0]}: {told}", signals[0])
+    else:
+        error = TimeUpError(f"stopped when the time was up: {told}")
+    error.outcomes = [None if isinstance(outcome, (Interrupted, TimeUpError)) else outcome for outcome in outcomes]
+    raise error from next(iter(failed), None)

@@ -152,6 +152,26 @@ def test_moments_follow_a_change_as_they_follow_a_call(way, moments):
             assert torch.equal(one[name], other[name])
 
 
+@pytest.mark.parametrize("way", [WAYS["pool"], ALL["drawn"]], ids=["pool", "drawn"])
+def test_layers_of_two_precisions_have_maps_of_their_own(way):
+    models = [nn.Sequential(layer(kernel_size=3), layer(kernel_size=3).float(), layer(kernel_size=2)) for _ in range(3)]
+    way()(models[0], seed=3)
+    way().change(models[1], seed=3)
+    maps = way().maps(models[2], seed=3)
+    way().apply(models[2], maps)
+    for called, changed, applied in zip(*map(weights, models), strict=True):
+        assert torch.equal(called, changed)
+        assert torch.equal(called, applied)
+    assert list(maps) == [lattice.kind_of(part) for part in models[2]]
+
+
+@pytest.mark.parametrize("way", [*NOISY.values(), ALL["relayed"]], ids=[*NOISY, "relayed"])
+def test_a_sleep_that_is_no_map_of_its_own_has_none(way):
+    assert not way().mapped
+    with pytest.raises(ValueError, match="maps need the exact engine, no noise, and patterns"):
+        way().maps(network())
+
+
 @pytest.mark.parametrize("border", ["share", "keep"])
 def test_a_weight_of_another_memory_layout_is_averaged_all_the_same(border):
     model, usual = (layer(**GEOMETRIES["stride 1"]) for _ in range(2))
@@ -160,6 +180,12 @@ def test_a_weight_of_another_memory_layout_is_averaged_all_the_same(border):
     bs.InstantSharing(border).change(model)
     bs.InstantSharing(border).change(usual)
     assert_agree(model.weight, usual.weight, atol=0)
+
+
+def test_indices_are_never_forgotten():
+    """Replays of a CUDA graph would read what lies in their place by then."""
+    for kept in (lattice.sharing_modules, lattice.all_modules, bags._bags):
+        assert kept.cache_parameters()["maxsize"] is None
 
 
 def test_indices_are_made_once_for_layers_alike():

@@ -3,7 +3,7 @@ import torch
 
 from bioshare.nn import batched, forms, functional
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # Triton's interpreter computes on the CPU, its compiler doesn't
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where Triton's compiler or its interpreter computes
 X, WEIGHT = torch.ones(2, 1, 3, 3, device=DEVICE), torch.ones(3, 3, 1, 1, 1, 1, device=DEVICE)
 ARGUMENTS = X, WEIGHT, [1, 1], [0, 0, 0, 0], [1, 1], 1
 

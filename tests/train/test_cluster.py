@@ -17,7 +17,6 @@ from bioshare.train import cluster
 from bioshare.train.cluster import Job, run_all
 from bioshare.train.config import TrainConfig
 from bioshare.train.interrupt import Interrupted, TimeUpError
-from bioshare.train.results import encoded, write_result
 
 
 def result(config, folder, device, **options):
@@ -30,7 +29,7 @@ def calm(config, folder, *, resume, progress, device, **options):
     return result(config, folder, device, **options)
 
 
-def fatal_once(config, folder, *, resume, progress, device):
+def fatal_once(config, folder, *, resume, progress, device, **options):
     """Kills its worker the first time."""
     count(folder)
     if attempts(folder) == 1:
@@ -38,27 +37,27 @@ def fatal_once(config, folder, *, resume, progress, device):
     return result(config, folder, device)
 
 
-def fatal_for_seed_0(config, folder, *, resume, progress, device):
+def fatal_for_seed_0(config, folder, *, resume, progress, device, **options):
     count(folder)
     if config.seed == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return result(config, folder, device)
 
 
-def wrong_for_seed_1(config, folder, *, resume, progress, device):
+def wrong_for_seed_1(config, folder, *, resume, progress, device, **options):
     count(folder)
     if config.seed == 1:
         raise ArithmeticError("loss is NaN at step 7")
     return result(config, folder, device)
 
 
-def loading(config, folder, *, resume, progress, device):
+def loading(config, folder, *, resume, progress, device, **options):
     """Reads its numbers through another process."""
     loader = DataLoader(torch.arange(10.0), batch_size=5, num_workers=1)  # pyright: ignore[reportArgumentType]
     return xr.Dataset({"top1": ("epoch", [sum(batch.sum().item() for batch in loader)])})
 
 
-def interrupted_for_seed_1(config, folder, *, resume, progress, device):
+def interrupted_for_seed_1(config, folder, *, resume, progress, device, **options):
     count(folder)
     if config.seed == 1:
         raise Interrupted("stopped after step 7", signal.SIGTERM)
@@ -72,14 +71,14 @@ def endless(config, folder, **options):
         time.sleep(0.01)
 
 
-def wrong_for_seed_1_with_a_bar(config, folder, *, resume, progress, device):
+def wrong_for_seed_1_with_a_bar(config, folder, *, resume, progress, device, **options):
     assert progress
     return wrong_for_seed_1(config, folder, resume=resume, progress=progress, device=device).assign_attrs(
         process=os.getpid()
     )
 
 
-def threads_used(config, folder, *, resume, progress, device):
+def threads_used(config, folder, *, resume, progress, device, **options):
     return result(config, folder, device, threads=torch.get_num_threads())
 
 
@@ -118,7 +117,8 @@ def test_runs_give_what_they_give_one_after_the_other(scheduler, tmp_path):
     outcomes = run_all(jobs(tmp_path), calm, scheduler=scheduler, progress=False, data="here", device="cpu")
     assert top1(outcomes) == ALL
     for job in jobs(tmp_path):
-        serial = calm(job.config, job.folder, resume=True, progress=False, device="cpu", data="here")
+        options = {"data": "here", "checkpoint_every": cluster.CHECKPOINT_EVERY}
+        serial = calm(job.config, job.folder, resume=True, progress=False, device="cpu", **options)
         xr.testing.assert_identical(outcomes.results[job.name], serial)
     backwards = run_all(jobs(tmp_path)[::-1], calm, scheduler=scheduler, workers=1, progress=False)
     assert top1(backwards) == ALL
@@ -238,15 +238,29 @@ def test_a_run_that_takes_all_the_time_is_the_last(tmp_path):
 
 
 def test_runs_of_a_group_that_finished_before_the_time_was_up_are_results(tmp_path):
-    def one_of_two(runs, **options):
-        (config, folder), _ = runs
-        attributes = encoded(config)
-        write_result(folder / "result.nc", xr.Dataset({"top1": ("epoch", [1.0] * config.epochs)}, attrs=attributes))
-        raise TimeUpError("stopped")
-
-    outcomes = run_all(jobs(tmp_path), calm, seconds=10.0, together=2, run_together=one_of_two, progress=False)
+    outcomes = run_all(jobs(tmp_path), calm, seconds=10.0, together=3, run_together=stopping(TimeUpError("stopped")))
     assert outcomes.time_up
-    assert list(outcomes.results) == ["run0"]
+    assert top1(outcomes) == {"run0": 0.0}
+    assert outcomes.failures == {"run1": "OSError: disk"}
+
+
+def test_what_had_ended_before_an_interruption_is_told(tmp_path, capfd):
+    interrupted, ended = Interrupted("stopped", signal.SIGTERM), []
+    options = {"together": 3, "run_together": stopping(interrupted), "done": lambda job: ended.append(job.name)}
+    with pytest.raises(Interrupted, match="stopped"):
+        run_all(jobs(tmp_path), calm, **options)
+    assert ended == ["run0"]
+    assert capfd.readouterr().err.splitlines()[1:] == ["run0: done", "run1: OSError: disk", "run2: not complete"]
+
+
+def stopping(error):
+    """As `fit_together`: the first of three runs is complete, the second has failed, and all are stopped."""
+
+    def run_together(runs, *, device, **options):
+        error.outcomes = [result(*runs[0], device), OSError("disk"), None]
+        raise error
+
+    return run_together
 
 
 def test_workers_stop_when_the_time_is_up(scheduler, tmp_path):
@@ -360,6 +374,14 @@ def test_jobs_that_collide_are_refused():
             run_all([job, other], calm)
     with pytest.raises(ValueError, match="must not be empty"):
         run_all([], calm)
+
+
+def test_workers_write_checkpoints_more_often_unless_told_otherwise(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cluster, "_on_workers", lambda jobs, train, *_: seen.append(train.keywords["options"]))
+    for told in ({}, {"checkpoint_every": 7.0}):
+        run_all(jobs(tmp_path), calm, workers=2, **told)
+    assert [options["checkpoint_every"] for options in seen] == [cluster.CHECKPOINT_EVERY, 7.0]
 
 
 def test_every_local_worker_has_a_gpu_of_its_own(monkeypatch):

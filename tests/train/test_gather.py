@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from bioshare.train.config import TrainConfig
-from bioshare.train.gather import configuration, finished, gather, stored
+from bioshare.train.gather import complete, configuration, gather
 from bioshare.train.results import encoded, read_result, write_result
 
 
@@ -65,17 +65,17 @@ def test_a_gathered_dataset_survives_the_disk(tmp_path):
         xr.testing.assert_identical(again.load(), stacked)
 
 
-def test_only_a_finished_run_of_the_same_configuration_is_taken(tmp_path):
+def test_only_a_complete_run_of_the_same_configuration_is_taken(tmp_path):
     config = TrainConfig(epochs=2)
-    assert stored(config, tmp_path) is None
+    assert complete(tmp_path, config) is None
     write_result(tmp_path / "result.nc", result(1.0, **encoded(config)))
-    assert stored(config, tmp_path) is None
+    assert complete(tmp_path, config) is None
     write_result(tmp_path / "result.nc", result(1.0, 2.0, **encoded(config)))
-    found = stored(config, tmp_path)
+    found = complete(tmp_path, config)
     assert found is not None
     assert found["top1"].values.tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match=r"seed was 0 and is now 1\. .*--to"):
-        stored(replace(config, seed=1), tmp_path)
+        complete(tmp_path, replace(config, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_a_configuration_comes_back_from_the_disk(config, tmp_path):
     assert repr(again) == repr(config)  # True is not 1
 
 
-def test_a_finished_run_of_any_configuration(tmp_path):
-    assert finished(tmp_path) is None
+def test_a_complete_run_of_any_configuration(tmp_path):
+    assert complete(tmp_path) is None
     write_result(tmp_path / "result.nc", result(1.0, **encoded(TrainConfig(epochs=2, seed=5))))
-    assert finished(tmp_path) is None
+    assert complete(tmp_path) is None
     write_result(tmp_path / "result.nc", result(1.0, 2.0, **encoded(TrainConfig(epochs=2, seed=5))))
-    found = finished(tmp_path)
+    found = complete(tmp_path)
     assert found is not None
     assert found["top1"].values.tolist() == [1.0, 2.0]

@@ -1,5 +1,6 @@
 """Steps that are replayed: the same numbers, no call lost or done twice, and nothing that waits for a GPU."""
 
+import contextlib
 import dataclasses
 import gc
 import math
@@ -24,7 +25,8 @@ from bioshare.train.data.plan import Plan
 from bioshare.train.data.streams import sent
 from bioshare.train.distributed import Processes
 from bioshare.train.graph import WARM_UP, CudaRecording, Replayed, recorder
-from bioshare.train.recipe import optimizer, set_learning_rate
+from bioshare.train.interrupt import TrainingDivergedError
+from bioshare.train.recipe import NETWORKS, optimizer, set_learning_rate
 from bioshare.train.run import Run
 
 CPU = torch.device("cpu")
@@ -41,7 +43,7 @@ def on_a_gpu(model, config):
 def _tiny(monkeypatch):
     """A tiny network; its learning rate lies where it would on a GPU, beside the weights."""
 
-    monkeypatch.setitem(training.NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
     monkeypatch.setattr(training, "optimizer", on_a_gpu)
     Tape.made.clear()
 
@@ -61,6 +63,9 @@ def replayed_run(folder, config, **options):
         {"precision": "fp16"},
         {"precision": "bf16", "repetitions": 2},
         {"sleep": "ideal", "pool": 1, "share_count": "run"},
+        {"sleep": "circuit", "share_every": 2, "moments": "share"},
+        {"sleep": "circuit", "pool": 3, "share_every": 1, "moments": "reset", "border": "keep"},
+        {"sleep": "ideal", "noise": 0.1, "rescale": False},
         {"locally_connected": False, "share_every": None},
     ],
     ids=str,
@@ -72,11 +77,17 @@ def test_a_run_of_replayed_steps_ends_as_one_of_ordinary_steps(tmp_path, fields)
     assert_same_ending(tmp_path / "replayed", tmp_path / "ordinary")
 
 
-def test_every_batch_but_the_first_of_a_size_is_replayed(tmp_path):
-    replayed_run(tmp_path, dataclasses.replace(LONG, share_every=1))
+@pytest.mark.parametrize("fields", [{}, {"sleep": "ideal"}, {"sleep": "ideal", "pool": 2}], ids=str)
+def test_every_batch_but_the_first_of_a_size_is_replayed(tmp_path, fields):
+    replayed_run(tmp_path, dataclasses.replace(LONG, share_every=1, **fields))
     full, small, tested, tested_small = 6 * 4, 6, 6 * 11, 6
-    expected = [full, small, tested, tested_small, full + small]  # and one that shares the weights
+    expected = [full, small, tested, tested_small, full + small]  # and one that shares the weights, whatever the map
     assert sorted(tape.replays for tape in Tape.made) == sorted(calls - WARM_UP for calls in expected)
+
+
+def test_the_sleep_of_every_neuron_is_not_recorded(tmp_path):
+    replayed_run(tmp_path, dataclasses.replace(LONG, sleep="ideal", noise=0.1, share_every=1))
+    assert len(Tape.made) == 4
 
 
 def test_a_run_of_replayed_steps_goes_on_from_any_checkpoint(tmp_path, monkeypatch):
@@ -92,7 +103,7 @@ def test_a_replayed_loss_that_is_not_finite_is_found_at_its_step(tmp_path):
     config = dataclasses.replace(LONG, learning_rate=1e18, share_every=None, milestones=())
     errors = []
     for train in (run, replayed_run):
-        with pytest.raises(training.TrainingDivergedError) as error:
+        with pytest.raises(TrainingDivergedError) as error:
             train(tmp_path / train.__name__, config, checkpoint_every=math.inf)
         errors.append(error.value)
     assert str(errors[0]) == str(errors[1])
@@ -164,7 +175,9 @@ def test_the_graphs_of_a_run_share_memory_and_are_captured_in_its_stream(monkeyp
     for graph in graphs:
         recording = record()
         assert isinstance(recording, CudaRecording)
-        assert recording.capture(lambda: seen.append("work") or 3) == 3
+        assert gc.isenabled()
+        assert recording.capture(lambda: seen.append("work") or 3 + gc.isenabled()) == 3
+        assert gc.isenabled()
         recording.replay()
         assert seen == [(graph, "pool", "stream", "thread_local"), "begin", "work", "end", "replay"]
         seen.clear()
@@ -288,6 +301,29 @@ def test_batches_are_pinned_for_a_gpu(monkeypatch):
     for device in (CPU, torch.device("cuda")):
         sent(torch.ones(3), device)
     assert seen == [(CPU, True), "pinned", (torch.device("cuda"), True)]
+
+
+def test_what_is_no_longer_in_use_does_not_end_in_a_recording(monkeypatch):
+    """The end of a graph while another is recorded would be an error."""
+    ended = []
+
+    class Old:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            ended.append(len(captures))
+
+    captures = []
+    capture = lambda *_, **__: contextlib.nullcontext(captures.append("begun"))
+    for name, stand_in in (("CUDAGraph", Old), ("graph", capture), ("current_stream", lambda: None)):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    Old()
+    recording = CudaRecording("pool")
+    with pytest.raises(ZeroDivisionError):
+        recording.capture(lambda: [[[]] for _ in range(10_000)] and 1 / 0)
+    assert ended == [0]
+    assert gc.isenabled()
 
 
 def test_a_run_is_gone_when_its_steps_are(tmp_path, monkeypatch):

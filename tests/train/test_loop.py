@@ -30,9 +30,10 @@ from bioshare.train import steps as in_steps
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
-from bioshare.train.interrupt import TimeUpError, interruptible
+from bioshare.train.interrupt import TimeUpError, TrainingDivergedError, interruptible
 from bioshare.train.loop import CHECKPOINT, RESULT, evaluate, fit, trained_network
-from bioshare.train.results import MEANINGS, History, encoded, read_result, refuse_other, write_result
+from bioshare.train.recipe import NETWORKS, network
+from bioshare.train.results import MEANINGS, History, encoded, read_result, refuse_other, seconds_spent, write_result
 from bioshare.train.steps import Options
 from bioshare.train.stopwatch import Stopwatch
 from bioshare.train.together import fit_together
@@ -40,7 +41,7 @@ from bioshare.train.together import fit_together
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(training.NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def straight(tmp_path_factory):
     """The folder of a run that nothing interrupted, and its result."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.NETWORKS, "resnet20", tiny)
+        patch.setitem(NETWORKS, "resnet20", tiny)
         return folder, run(folder)
 
 
@@ -189,7 +190,7 @@ def test_other_threads_leave_the_handlers_alone():
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_resume_is_exact_with_half_types_dropout_and_repetitions(tmp_path, monkeypatch, precision):
-    monkeypatch.setitem(training.NETWORKS, "resnet20", lambda *a, **b: nn.Sequential(tiny(*a, **b), nn.Dropout(0.2)))
+    monkeypatch.setitem(NETWORKS, "resnet20", lambda *a, **b: nn.Sequential(tiny(*a, **b), nn.Dropout(0.2)))
     config = dataclasses.replace(CONFIG, precision=precision, repetitions=4, train_images=37, share_count="run")
     run(tmp_path / "straight", config)
     interrupt(tmp_path / "broken", 6, config)
@@ -249,6 +250,38 @@ def test_checkpoints_come_when_their_time_has_come(tmp_path, monkeypatch):
     written.clear()
     run(tmp_path / "b", checkpoint_every=math.inf)
     assert [(m["epoch"], m["batch"]) for m in written] == [(2, 0)]
+
+
+def test_the_result_is_written_when_it_is_old_and_at_the_end(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(in_steps, "write_result", lambda path, result: written.append(result.sizes["epoch"]))
+    config = dataclasses.replace(CONFIG, epochs=4)
+    run(tmp_path / "seldom", config)
+    assert written == [1, 4]
+    written.clear()
+    monkeypatch.setattr(in_steps, "PUBLISH_EVERY", 0.0)
+    run(tmp_path / "often", config)
+    assert written == [1, 2, 3, 4]
+
+
+def test_a_run_that_is_stopped_leaves_the_result_of_all_its_epochs(tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=6)
+    interrupt(tmp_path, 3, config)
+    assert not (tmp_path / RESULT).exists()
+    interrupt(tmp_path, 21, config, resume=True)
+    assert read_result(tmp_path / RESULT).epoch.values.tolist() == [1, 2, 3, 4]
+
+
+def test_the_seconds_of_an_epoch_are_those_of_training_and_of_tests(straight, tmp_path):
+    result = straight[1]
+    assert (result.test_seconds > 0).all()
+    spent = float(result.seconds.sum() + result.test_seconds.sum())
+    assert float(seconds_spent(result)) == pytest.approx(spent, rel=0, abs=1e-12)
+    old = result.drop_vars("test_seconds")
+    assert float(seconds_spent(old)) == pytest.approx(float(result.seconds.sum()), rel=0, abs=1e-12)
+    half = xr.concat([result, result.assign(test_seconds=("epoch", [np.nan] * 2))], "seed")
+    expected = [spent, float(result.seconds.sum())]
+    np.testing.assert_allclose(seconds_spent(half), expected, rtol=0, atol=1e-12)
 
 
 def test_a_killed_run_without_a_checkpoint_starts_again(straight, tmp_path):
@@ -350,10 +383,10 @@ class Exploding(nn.Module):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setitem(training.NETWORKS, "resnet20", Exploding)
+    monkeypatch.setitem(NETWORKS, "resnet20", Exploding)
     config = dataclasses.replace(CONFIG, share_every=None, learning_rate=1e30)
     with pytest.raises(
-        training.TrainingDivergedError, match=r"loss .* epoch 1, step 2 of the run, at the learning rate 1e"
+        TrainingDivergedError, match=r"loss .* epoch 1, step 2 of the run, at the learning rate 1e"
     ) as e:
         run(tmp_path, config, checkpoint_every=0)
     assert (e.value.epoch, e.value.step, e.value.learning_rate) == (0, 1, 1e30)
@@ -362,13 +395,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_checkpoin
 
 
 def test_the_step_of_divergence_is_exact_when_looks_are_rare(tmp_path, monkeypatch):
-    monkeypatch.setitem(training.NETWORKS, "resnet20", Exploding)
+    monkeypatch.setitem(NETWORKS, "resnet20", Exploding)
     monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 50)
     config = dataclasses.replace(CONFIG, share_every=None, learning_rate=1e12, epochs=1)
-    with pytest.raises(training.TrainingDivergedError) as rare:
+    with pytest.raises(TrainingDivergedError) as rare:
         run(tmp_path, config, checkpoint_every=0)
     monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 1)
-    with pytest.raises(training.TrainingDivergedError) as every:
+    with pytest.raises(TrainingDivergedError) as every:
         run(tmp_path, config)
     assert rare.value.step == every.value.step > 0
     assert not list(tmp_path.iterdir())
@@ -389,13 +422,13 @@ def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, share_e
 
     monkeypatch.setattr(torch.optim.AdamW, "step", breaking)
     config = dataclasses.replace(CONFIG, share_every=share_every)
-    with pytest.raises(training.TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 1 of the"):
+    with pytest.raises(TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 1 of the"):
         run(tmp_path, config, **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_error_of_divergence_survives_a_pickle():
-    error = pickle.loads(pickle.dumps(training.TrainingDivergedError("the loss", 1, 7, 0.5)))
+    error = pickle.loads(pickle.dumps(TrainingDivergedError("the loss", 1, 7, 0.5)))
     assert (str(error), error.epoch, error.step, error.learning_rate) == ("the loss", 1, 7, 0.5)
 
 
@@ -428,7 +461,12 @@ def test_evaluate_leaves_the_network_as_it_was():
     [
         ({"keep_first": 2}, {}, "keep_first must leave a convolution of resnet20; got 2"),
         ({}, {"checkpoint_every": -1.0}, "checkpoint_every must be a number of seconds >= 0; got -1.0"),
+        ({}, {"checkpoint_every": None}, "checkpoint_every must be a number of seconds >= 0; got None"),
         ({}, {"seconds": math.nan}, "seconds must be a number of seconds >= 0; got nan"),
+        ({}, {"seconds": "9"}, "seconds must be a number of seconds >= 0; got '9'"),
+        ({}, {"seconds": True}, "seconds must be a number of seconds >= 0; got True"),
+        ({}, {"graphs": "yes"}, "graphs must be None, True or False; got 'yes'"),
+        ({}, {"form": "best"}, "form must be one of 'auto', 'batched', 'fused'; got 'best'"),
         ({}, {"record_snr": 0}, "record_snr must be None or a whole number"),
         ({"train_images": 10_000}, {}, "train_images must be at most"),
     ],
@@ -553,6 +591,24 @@ def test_a_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(tmp
     assert_same_ending(folder, straight)
 
 
+def test_the_generator_of_a_step_is_the_one_that_torch_would_seed(monkeypatch):
+    seeds = [training.seed_at("step", 0, step) for step in range(3)]
+    for seed in seeds:
+        torch.manual_seed(seed)
+        expected = torch.rand(4)
+        training._seed(torch.device("cpu"), seed)
+        assert torch.equal(torch.rand(4), expected)
+    seen = []
+    generators = [
+        SimpleNamespace(manual_seed=lambda seed, index=index: seen.append((index, seed))) for index in range(3)
+    ]
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    for device in ("cuda", "cuda:1"):
+        training._seed(torch.device(device), 7)
+    assert seen == [(2, 7), (1, 7)]
+
+
 def test_seeds_of_different_purposes_and_moments_differ():
     purposes, moments = ("step", "sleep", "pool"), [(), (0,), (1,), (0, 0), (1, 0), (0, 1)]
     seeds = [training.seed_at(purpose, seed, *when) for purpose in purposes for seed in (0, 1) for when in moments]
@@ -574,7 +630,7 @@ def test_importing_the_package_loads_no_torch_and_its_names_lead_somewhere():
 def test_the_network_is_the_locally_connected_one_of_the_seed():
     state = torch.random.get_rng_state()
     configs = [dataclasses.replace(CONFIG, seed=seed, keep_first=1) for seed in (0, 0, 1)]
-    models = [training.network(config, 10, (1, 8, 8)) for config in configs]
+    models = [network(config, 10, (1, 8, 8)) for config in configs]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [type(model[i]) for model in models[:1] for i in (0, 3)] == [nn.Conv2d, LocallyConnected2d]
     first, second, other = (model[3].weight for model in models)
@@ -582,19 +638,32 @@ def test_the_network_is_the_locally_connected_one_of_the_seed():
     assert not torch.equal(first, other)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("sleep", ["instant", "circuit"])
-def test_a_gpu_trains_and_resumes(tmp_path, precision, sleep):
+def test_every_device_trains_and_resumes(tmp_path, device, precision, sleep):
     config = dataclasses.replace(CONFIG, precision=precision, sleep=sleep)
-    result = fit(config, tmp_path, device="cuda", progress=False, checkpoint_every=0.0)
-    assert np.isfinite(result.train_loss).all()
-    assert fit(config, tmp_path, device="cuda", progress=False, resume=True).identical(result)
+    options = {"device": device, "progress": False}
+    straight = fit(config, tmp_path / "straight", **options)
+    assert np.isfinite(straight.train_loss).all()
+    with pytest.raises(TimeUpError):
+        fit(config, tmp_path / "broken", seconds=0.0, **options)
+    result = fit(config, tmp_path / "broken", resume=True, **options)
+    np.testing.assert_allclose(result.train_loss, straight.train_loss, rtol=0, atol=1e-2)
+    assert fit(config, tmp_path / "broken", resume=True, **options).identical(result)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+SHARED = {"share_every": 1, "moments": "share"}
+
+
+@needs_gpu
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # inductor's own
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # and its advice for fp32
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("fields", [{"share_every": 1, "moments": "share"}, {"compile": True}], ids=str)
+@pytest.mark.parametrize("fields", [SHARED, SHARED | {"sleep": "circuit", "pool": 2}, {"compile": True}], ids=str)
 def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, fields):
     config = dataclasses.replace(CONFIG, precision=precision, epochs=6, **fields)
     losses = [
@@ -604,7 +673,7 @@ def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, fields)
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-2)  # the order of sums on a GPU is not fixed
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")
+@needs_gpu
 def test_runs_at_once_on_a_gpu_train_as_each_alone(tmp_path):
     configs = [dataclasses.replace(CONFIG, seed=seed, epochs=6) for seed in range(3)]
     jobs = [(config, tmp_path / str(config.seed)) for config in configs]

@@ -16,6 +16,7 @@ from bioshare.train import checkpoint, stopwatch
 from bioshare.train import run as training
 from bioshare.train.config import SIMULATED
 from bioshare.train.loop import CHECKPOINT, RESULT
+from bioshare.train.recipe import NETWORKS
 from bioshare.train.results import DRIFTS, read_result, write_result
 from bioshare.train.sharing import sharing
 
@@ -25,7 +26,7 @@ ASLEEP = dataclasses.replace(CONFIG, sleep="circuit")
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(training.NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ import xarray as xr
 from tape import Tape
 from tiny_runs import CONFIG, assert_same_ending, run, tiny, weights
 
+from bioshare.nn import forms
 from bioshare.train import checkpoint, loop, together
 from bioshare.train import run as training
 from bioshare.train.distributed import Processes
-from bioshare.train.interrupt import Interrupted, TimeUpError
+from bioshare.train.interrupt import Interrupted, TimeUpError, TrainingDivergedError
 from bioshare.train.loop import CHECKPOINT, RESULT
+from bioshare.train.recipe import NETWORKS
 from bioshare.train.together import fit_together
 
 CONFIGS = [
@@ -30,7 +33,7 @@ NAMES = ["first", "second", "asleep", "conv"]
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(training.NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def alone(tmp_path_factory):
     """The folders of the runs, trained one after the other."""
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.NETWORKS, "resnet20", tiny)
+        patch.setitem(NETWORKS, "resnet20", tiny)
         for name, config in zip(NAMES, CONFIGS, strict=True):
             run(folder / name, config)
     return folder
@@ -136,8 +139,8 @@ def test_a_run_that_fails_leaves_the_others_alone(alone, tmp_path):
 def test_a_run_that_diverges_leaves_its_exception_and_its_checkpoint(alone, tmp_path):
     configs = [CONFIGS[0], dataclasses.replace(CONFIGS[1], learning_rate=1e18), *CONFIGS[2:]]
     results = together_in(tmp_path, configs, checkpoint_every=0)
-    assert isinstance(results[1], training.TrainingDivergedError)
-    with pytest.raises(training.TrainingDivergedError) as error:
+    assert isinstance(results[1], TrainingDivergedError)
+    with pytest.raises(TrainingDivergedError) as error:
         run(tmp_path / "diverging alone", configs[1])
     assert str(results[1]) == str(error.value)
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "second").values())
@@ -150,6 +153,33 @@ def test_when_the_time_is_up_all_runs_are_saved_and_the_next_call_goes_on(alone,
             together_in(tmp_path, seconds=0, resume=True)
         assert steps(tmp_path, "first") == (0, call)
     together_in(tmp_path, seconds=600, resume=True)
+    assert_same_endings(tmp_path, alone)
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM])
+def test_what_ended_before_all_were_stopped_is_handed_on(alone, tmp_path, number):
+    """The first is complete, the second fails, and the others are stopped in their third batch."""
+    run(tmp_path / "first", CONFIG)
+
+    def fail():
+        raise OSError("no space left")
+
+    options = {"seconds": 0, "resume": True}
+    with pytest.MonkeyPatch.context() as patch:
+        after(patch, CONFIGS[1], 1, fail)
+        if number:
+            options = {"resume": True}
+            after(patch, CONFIGS[2], 3, lambda: os.kill(os.getpid(), number))
+        told = "2 of 4 runs are not complete; their checkpoints have everything; 1 failed"
+        with pytest.raises((Interrupted, TimeUpError), match=told) as stopped:
+            together_in(tmp_path, **options)
+    assert type(stopped.value) is (Interrupted if number else TimeUpError)
+    first, second, *others = stopped.value.outcomes
+    assert isinstance(first, xr.Dataset)
+    assert isinstance(second, OSError)
+    assert stopped.value.__cause__ is second
+    assert others == [None, None]
+    together_in(tmp_path, resume=True)
     assert_same_endings(tmp_path, alone)
 
 
@@ -176,6 +206,7 @@ def test_complete_runs_are_read_and_refused_ones_stand_in_the_list(alone, tmp_pa
         ({"seconds": -1.0}, "seconds must be a number of seconds >= 0; got -1"),
         ({"graphs": True}, "graphs must be None or False for the device 'cpu'"),
         ({"device": "gpu"}, "device must be"),
+        ({"form": "best"}, "form must be one of"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path, options, message):
@@ -197,6 +228,36 @@ def test_two_runs_in_one_folder_and_several_processes_are_refused(tmp_path, monk
     monkeypatch.setattr(loop, "processes", two)
     with pytest.raises(ValueError, match="runs must be trained one by one in 2 processes"):
         fit_together([(CONFIG, tmp_path)])
+
+
+@pytest.mark.parametrize(("outer", "form", "seen"), [("auto", "batched", "batched"), ("batched", "auto", "batched")])
+def test_products_have_the_form_that_was_asked_for_or_the_one_around_the_call(tmp_path, monkeypatch, outer, form, seen):
+    found, take = set(), training.Run.step
+
+    def watched(self, x, y):
+        found.add(forms._preferred)
+        take(self, x, y)
+
+    monkeypatch.setattr(training.Run, "step", watched)
+    config = dataclasses.replace(CONFIG, epochs=1)
+    with forms.prefer(outer):
+        run(tmp_path / "alone", config, form=form)
+        fit_together([(config, tmp_path / "first")], device="cpu", progress=False, form=form)
+        assert forms._preferred == outer
+    assert found == {seen}
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        (["row/seed0", "row/seed1"], ["seed0: ", "seed1: "]),
+        (["sweep/rate-1/seed0", "sweep/rate-2/seed0"], ["rate-1/seed0: ", "rate-2/seed0: "]),
+        (["one", "one/more"], ["one: ", "one/more: "]),
+        (["row/seed0"], ["seed0: "]),
+    ],
+)
+def test_bars_are_labelled_by_what_tells_the_runs_apart(folders, labels):
+    assert together._labels([Path(folder) for folder in folders]) == labels
 
 
 def test_every_run_has_a_stream_of_its_own_and_data_that_all_share(monkeypatch, tmp_path):

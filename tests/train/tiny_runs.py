@@ -18,7 +18,7 @@ CONFIG = TrainConfig(
     dataset="digits", locally_connected=True, share_every=3, epochs=2, batch_size=32, train_images=150, padding=1
 )
 """Five batches an epoch, the last of 22 images."""
-CLOCKS = ["seconds", "sleep_seconds", "images_per_second"]
+CLOCKS = ["seconds", "sleep_seconds", "images_per_second", "test_seconds"]
 
 
 def tiny(classes, in_channels):

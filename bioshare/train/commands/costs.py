@@ -1,26 +1,26 @@
-"""What runs have cost: minutes of training, on which machine, with which versions."""
+"""What runs have cost: minutes of training and testing, on which machine, with which versions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import xarray as xr
 
-from bioshare.train.results import VERSIONED
+from bioshare.train.results import VERSIONED, seconds_spent
 
 
 def costs(results: Iterable[xr.Dataset]) -> str:
     """Runs, minutes, device and versions in a line for every kind of machine; nothing for runs without a clock.
 
-    The minutes are those of training, without tests; runs that were trained together have each its share of them.
+    The minutes are those of training and of the tests after every epoch, where these were timed; runs that were trained
+    together have each its share of them.
     """
     kinds: dict[str, list[float]] = {}
     for result in results:
         if "seconds" in result and "device" in result.attrs:
-            kinds.setdefault(_where(result.attrs), []).append(float(np.nansum(result["seconds"])) / 60)
+            kinds.setdefault(_where(result.attrs), []).append(float(seconds_spent(result)) / 60)
     return "\n".join(
-        f"Cost: {len(minutes)} run{'s' * (len(minutes) > 1)}, {sum(minutes):.1f} min of training; {where}."
+        f"Cost: {len(minutes)} run{'s' * (len(minutes) > 1)}, {sum(minutes):.1f} min of training and tests; {where}."
         for where, minutes in kinds.items()
     )
 

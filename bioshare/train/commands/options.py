@@ -13,11 +13,13 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from bioshare.nn.forms import Form
+from bioshare.nn.functional import prefer
 from bioshare.train.cluster import run_all
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
 from bioshare.train.experiments import Experiment
-from bioshare.train.gather import finished, stored
+from bioshare.train.gather import complete
 from bioshare.train.jobs import Fit, Job, Outcomes
 from bioshare.train.loop import CHECKPOINT
 
@@ -40,16 +42,20 @@ class Computing:
         data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
         threads: of PyTorch on the CPU; None for its default.
-        checkpoint_every: seconds between two checkpoints of a run.
-        minutes: stop after that time with checkpoints, and the exit status 75; the same command goes on. None to train
-            to the end.
+        checkpoint_every: seconds between two checkpoints of a run; None for 600, or 120 on workers, which may die.
+        minutes: stop after that time with checkpoints, and the exit status 75; the same command goes on (`train` needs
+            --resume for that). None to train to the end.
+        graphs: replay training steps from CUDA graphs, or not; neither for wherever that is possible.
+        form: of the locally connected products on a GPU: batched matrix products, fused kernels, or the fastest.
     """
 
     data: Path | None = None
     device: str = "auto"
     threads: int | None = None
-    checkpoint_every: float = 600.0
+    checkpoint_every: float | None = None
     minutes: float | None = None
+    graphs: tyro.conf.DisallowNone[bool | None] = None  # flags: --graphs and --no-graphs
+    form: Form = "auto"
 
     def __post_init__(self) -> None:
         self._at_least_1("threads")
@@ -60,6 +66,12 @@ class Computing:
     def seconds(self) -> float | None:
         """The minutes in seconds."""
         return None if self.minutes is None else 60 * self.minutes
+
+    @property
+    def fitting(self) -> dict[str, Any]:
+        """What `fit` and what has its arguments are to be told, whoever calls it."""
+        every = {} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every}
+        return {"graphs": self.graphs, "form": self.form, **every}
 
     def _at_least_1(self, *names: str) -> None:
         for name in names:
@@ -82,7 +94,7 @@ class ManyRuns(Computing):
         together: how many runs at a time in a single process, a step of each in turn: small networks do not fill a GPU.
             Not with workers or a scheduler, and on one GPU only.
         discard_checkpoints: delete the checkpoint of every run that is finished (of LC ResNet-20 0.5 GB). Its result
-            stays, its weights do not.
+            stays, its weights do not. Those that had finished before lose theirs, too; not with show.
     """
 
     seeds: int = 5
@@ -92,7 +104,6 @@ class ManyRuns(Computing):
     workers: int | None = None
     together: int = 1
     discard_checkpoints: bool = False
-    checkpoint_every: float = 120.0  # which is what a worker may lose
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,18 +113,23 @@ class ManyRuns(Computing):
         """Train the jobs, or read the results of those that are finished.
 
         Raises:
-            ValueError: a folder holds a run of another configuration. Nothing was trained.
+            ValueError: a folder holds a run of another configuration, or there is no such form of the products here.
+                Nothing was trained.
             FileNotFoundError: a data set isn't there. Nothing was trained.
         """
-        found = {job.name: finished(job.folder) if self.show else stored(job.config, job.folder) for job in jobs}
+        found = {job.name: complete(job.folder, None if self.show else job.config) for job in jobs}
         outcomes = Outcomes({name: result for name, result in found.items() if result is not None})
         missing = [job for job in jobs if job.name not in outcomes.results]
-        if self.show or not missing:
+        if self.show:
+            return outcomes
+        for job in jobs:
+            if job.name in outcomes.results:
+                self._tidy(job)
+        if not missing:
             return outcomes
         data = self.data and self.data.absolute()
         if self.scheduler is None:
-            for dataset in {job.config.dataset for job in missing}:
-                load(dataset, data)
+            self._refuse_missing(missing, data)
         trained = run_all(
             missing,
             run,
@@ -125,9 +141,15 @@ class ManyRuns(Computing):
             device=self.device,
             done=self._tidy,
             data=data,
-            checkpoint_every=self.checkpoint_every,
+            **self.fitting,
         )
         return Outcomes(outcomes.results | trained.results, trained.failures, trained.time_up)
+
+    def _refuse_missing(self, jobs: Sequence[Job], data: Path | None) -> None:
+        """Refuse what all runs on this machine would have to do without."""
+        with prefer(self.form):
+            for dataset in {job.config.dataset for job in jobs}:
+                load(dataset, data)
 
     def _tidy(self, job: Job) -> None:
         """Delete what a finished run no longer needs, if that is asked for."""
@@ -145,8 +167,10 @@ class ManyRuns(Computing):
         if outcomes.time_up:
             rest = [job for job in jobs if job.name not in outcomes.results and job.name not in outcomes.failures]
             begun = sum((job.folder / CHECKPOINT).exists() for job in rest)
-            counts = f"{len(outcomes.results)} runs finished, {begun} begun, {len(rest) - begun} missing"
-            print(f"the time is up after {self.minutes:g} min: {counts}; the same command goes on", file=sys.stderr)
+            failed = f"{len(outcomes.failures)} failed, " * bool(outcomes.failures)
+            counts = f"{len(outcomes.results)} runs finished, {failed}{begun} begun, {len(rest) - begun} missing"
+            goes_on = "the same command goes on" + ", and tries again what failed" * bool(outcomes.failures)
+            print(f"the time is up after {self.minutes:g} min: {counts}; {goes_on}", file=sys.stderr)
             raise SystemExit(TIME_UP)
         if outcomes.failures:
             raise SystemExit(1)

@@ -74,10 +74,10 @@ def main(arguments: argparse.Namespace) -> None:
             data=options.data,
             resume=options.resume,
             device=options.device,
-            checkpoint_every=options.checkpoint_every,
             record_snr=options.record_snr,
             tensorboard=options.tensorboard,
             seconds=options.seconds,
+            **options.fitting,
         )
     except TimeUpError as error:
         print(f"{error}; the same command with --resume goes on", file=sys.stderr)

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
+from bioshare.nn.forms import fused_available
 from bioshare.train.commands import train
 from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import TrainConfig
@@ -73,7 +74,8 @@ def test_train_starts_from_the_experiment(recorded, capsys):
     assert recorded.config == find(NAME).config
     assert str(recorded.folder) == f"runs/{NAME}/seed0"
     plain = {"data": None, "resume": False, "device": "auto", "tensorboard": False}
-    assert recorded.options == {**plain, "checkpoint_every": 600.0, "record_snr": None, "seconds": None}
+    computing = {"record_snr": None, "seconds": None, "graphs": None, "form": "auto"}
+    assert recorded.options == {**plain, **computing}
     assert "Not the table's setting" not in capsys.readouterr().out
 
 
@@ -92,6 +94,21 @@ def test_train_takes_typed_overrides_of_every_field(recorded):
     assert recorded.config == TrainConfig(**{**vars(find(NAME).config), **changed})
     assert recorded.options["resume"]
     assert str(recorded.folder) == "here"
+
+
+def test_train_hands_on_how_to_compute(recorded):
+    for words, graphs, form in (("--graphs", True, "auto"), ("--no-graphs --form fused", False, "fused")):
+        assert command_line.main(["train", NAME, *words.split()]) == 0
+        assert (recorded.options["graphs"], recorded.options["form"]) == (graphs, form)
+
+
+@pytest.mark.skipif(fused_available(), reason="here there are fused kernels")
+def test_a_form_that_cannot_be_had_here_is_refused_before_any_work(capsys, tmp_path):
+    words = ["--to", str(tmp_path / "runs"), "--form", "fused"]
+    for command in (["train", NAME, "--dataset", "digits"], ["table", "1", "--dataset", "cifar100"], ["sweep", NAME]):
+        assert command_line.main([*command, *words]) == 1
+        assert capsys.readouterr().err.startswith('error: form="fused" needs Triton')
+    assert not (tmp_path / "runs").exists()
 
 
 def test_train_puts_a_network_of_the_paper_to_sleep(recorded, capsys):
@@ -152,6 +169,7 @@ def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
         ("--batch-size 100 --repetitions 3", "batch_size must be a multiple of repetitions=3"),
         ("--threads 0", "threads must be at least 1; got 0"),
         ("--network resnet50", "resnet18"),
+        ("--form best", "batched"),
         ("--alpha 50", 'alpha must stay 10.0 for sleep="instant", where it has no use; got 50.0'),
         (
             "--sleep circuit --every None",
@@ -175,6 +193,8 @@ def test_help_has_every_field_with_the_experiments_default(capsys):
     for field in vars(TrainConfig()):
         assert f"--{field.replace('_', '-')} " in shown or f"--{field.replace('_', '-')}," in shown
     assert "(default: cifar100)" in shown
+    assert "the same command goes on (`train` needs --resume for that)" in shown
+    assert "--graphs, --no-graphs" in shown
     assert "weight sharing after every n-th batch, ws(n) in the paper; None for never. (default: 10)" in shown
 
 

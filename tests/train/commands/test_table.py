@@ -268,16 +268,54 @@ def test_checkpoints_of_finished_runs_can_be_discarded(monkeypatch, tmp_path):
         assert sorted(left) == (["lc"] if discard else ["conv", "lc"])
 
 
+def test_checkpoints_of_runs_that_finished_earlier_are_discarded_too(monkeypatch, tmp_path):
+    command_line.main([*COLUMN, "--seeds", "1"])
+    for row in ("conv", "lc"):
+        (tmp_path / f"runs/table1/cifar10/{row}/seed0/checkpoint.safetensors").touch()
+    (tmp_path / "runs/table1/cifar10/conv/seed1").mkdir()
+    (tmp_path / "runs/table1/cifar10/conv/seed1/checkpoint.safetensors").touch()
+    left = lambda: sorted(path.parent.name for path in tmp_path.rglob("checkpoint.safetensors"))
+    monkeypatch.setattr(options, "run_all", lambda *jobs, **_: Outcomes())
+    command_line.main([*COLUMN, "--show", "--discard-checkpoints"])
+    assert left() == ["seed0", "seed0", "seed1"]
+    command_line.main([*COLUMN, "--discard-checkpoints"])
+    assert left() == ["seed1"]
+
+
+def test_a_failure_is_told_with_the_time(monkeypatch, capsys):
+    def run_all(jobs, run, **options):
+        return Outcomes({jobs[0].name: run(jobs[0].config, jobs[0].folder)}, {jobs[1].name: "OSError: disk"}, True)
+
+    monkeypatch.setattr(options, "run_all", run_all)
+    with pytest.raises(SystemExit) as end:
+        command_line.main([*COLUMN, "--minutes", "9"])
+    assert end.value.code == 75
+    told = "1 runs finished, 1 failed, 0 begun, 2 missing; the same command goes on, and tries again what failed"
+    assert capsys.readouterr().err.splitlines() == [
+        "failed, as told above: table1/cifar10/conv/seed1",
+        f"the time is up after 9 min: {told}",
+    ]
+
+
+def test_how_to_compute_is_handed_on(monkeypatch):
+    asked = []
+    monkeypatch.setattr(options, "run_all", lambda jobs, run, **how: asked.append(how) or Outcomes())
+    command_line.main([*COLUMN, "--no-graphs", "--form", "batched", "--workers", "2", "--checkpoint-every", "60"])
+    assert [asked[0][name] for name in ("graphs", "form", "checkpoint_every")] == [False, "batched", 60.0]
+
+
 def test_what_the_runs_cost_stands_below_the_table(monkeypatch, capsys, tmp_path):
     def timed(config, folder, **_):
         facts = {"device": "NVIDIA H200", "machine": "host", "precision_used": "float16", "torch": "2.13.0"}
         found = fit(config, folder).assign(seconds=("epoch", [90.0])).assign_attrs(facts)
+        if config.seed:  # the other one is older than the tests' clock
+            found = found.assign(test_seconds=("epoch", [30.0]))
         write_result(folder / "result.nc", found)
         return found
 
     monkeypatch.setattr(table, "fit", timed)
     command_line.main(COLUMN)
-    line = "Cost: 4 runs, 6.0 min of training; NVIDIA H200 (host), float16, torch 2.13.0."
+    line = "Cost: 4 runs, 7.0 min of training and tests; NVIDIA H200 (host), float16, torch 2.13.0."
     assert line in capsys.readouterr().out.splitlines()
     assert xr.load_dataset(tmp_path / "runs/table1-cifar10-conv-lc.nc").attrs["costs"] == line
 

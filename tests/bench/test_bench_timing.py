@@ -1,0 +1,51 @@
+import os
+from functools import partial
+
+import pytest
+import torch
+
+from bioshare.bench import timing
+from bioshare.bench.options import without_tf32
+from bioshare.bench.table import Column, Table
+from bioshare.bench.timing import available_bytes, turns
+
+CPU = torch.device("cpu")
+
+
+def test_turns_alternate_and_every_work_is_told_at_its_last_one():
+    done = []
+    works = {name: partial(done.append, name) for name in "ab"}
+    seen = [(name, len(done)) for name, seconds in turns(works, 3, CPU) if seconds >= 0]
+    assert done == [*"ababab"]
+    assert seen == [("a", 5), ("b", 6)]
+
+
+@pytest.mark.skipif(available_bytes(CPU) is None, reason="counts memory on Linux only")
+def test_available_memory_is_a_part_of_all_memory():
+    available = available_bytes(CPU)
+    assert available is not None
+    assert 1e6 < available < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_turn_of_a_gpu_is_many_calls(monkeypatch):
+    done = []
+    monkeypatch.setattr(timing, "synchronise", lambda device: None)
+    monkeypatch.setattr(timing, "_block", lambda work, calls, device: done.append(calls) or 0.03)
+    assert dict(turns({"a": print}, 2, torch.device("cuda"))) == {"a": 0.03}
+    assert done == [1, 7, 7]
+
+
+def test_fp32_is_without_tf32_only_inside_of_the_block():
+    flags = lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    before = flags()
+    with without_tf32():
+        assert flags() == (False, False)
+    assert flags() == before
+
+
+def test_a_table_keeps_what_it_prints(capsys):
+    table = Table([Column("name", "name", width=6), Column("ms", "ms", ".1f", 7)])
+    table.add(name="a", ms=12.345, kept=1)
+    table.add(name="b", ms=None)
+    assert capsys.readouterr().out == "name       ms\na        12.3\nb           -\n"
+    assert table.records == [{"name": "a", "ms": 12.345, "kept": 1}, {"name": "b", "ms": None}]
