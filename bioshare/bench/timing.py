@@ -86,7 +86,10 @@ def peak_bytes(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> in
     if torch.device(arguments[-1]).type == "cuda":
         return _peak_bytes(prepare, arguments)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_bytes, (prepare, arguments))
+        peak = pool.apply(_peak_bytes, (prepare, arguments))
+        pool.close()
+        pool.join()  # or it would be killed, and leave its locks behind
+    return peak
 
 
 def _peak_bytes(prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> int | None:
