@@ -22,6 +22,60 @@ def product(a, b, total, PRECISION: tl.constexpr, EMULATED: tl.constexpr):
 
 
 @triton.jit
+def seen_by(
+    position,
+    tap,
+    height,
+    width,
+    columns,
+    CHANNELS: tl.constexpr,
+    KH: tl.constexpr,
+    PATCH: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    TOP: tl.constexpr,
+    LEFT: tl.constexpr,
+):
+    """The pixel of x that taps of a position's patch see, and whether there is such a tap and such a pixel."""
+    row = position // columns * SH - TOP + tap // CHANNELS % KH * DH
+    column = position % columns * SW - LEFT + tap // (CHANNELS * KH) * DW
+    seen = (tap < PATCH) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return row * width + column, seen
+
+
+@triton.jit
+def seeing(
+    position,
+    index,
+    width,
+    rows,
+    columns,
+    OUTPUTS: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    TOP: tl.constexpr,
+    LEFT: tl.constexpr,
+    NEXT_I: tl.constexpr,
+    NEXT_J: tl.constexpr,
+    NI: tl.constexpr,
+):
+    """The position of y that sees one of x, the row and column of the kernel by which it does, and whether it does."""
+    bottom, right = position // width + TOP, position % width + LEFT
+    i = bottom % NEXT_I + index // OUTPUTS % NI * NEXT_I
+    j = right % NEXT_J + index // (OUTPUTS * NI) * NEXT_J
+    below, beside = bottom - i * DH, right - j * DW
+    row, column = below // SH, beside // SW
+    seen = (i < KH) & (j < KW) & (below >= 0) & (beside >= 0) & (row < rows) & (column < columns)
+    return row * columns + column, i, j, seen & (below % SH == 0) & (beside % SW == 0)
+
+
+@triton.jit
 def forward(
     x,
     weight,
@@ -53,7 +107,6 @@ def forward(
     PATCH: tl.constexpr = KW * KH * CHANNELS
     PARTS: tl.constexpr = (OUTPUTS + N - 1) // N
     position, group = tl.program_id(0), tl.program_id(2) // PARTS
-    row, column = position // columns, position % columns
     image = tl.program_id(1) * M + tl.arange(0, M)
     output = tl.program_id(2) % PARTS * N + tl.arange(0, N)
     images = x + image.to(tl.int64)[:, None] * (height * width * GROUPS * CHANNELS) + group * CHANNELS
@@ -61,10 +114,8 @@ def forward(
     total = tl.zeros((M, N), SUM)
     for start in range(0, PATCH, K):
         tap = start + tl.arange(0, K)
-        above = row * SH - TOP + tap // CHANNELS % KH * DH
-        left = column * SW - LEFT + tap // (CHANNELS * KH) * DW
-        seen = (tap < PATCH) & (above >= 0) & (above < height) & (left >= 0) & (left < width)
-        place = (above * width + left) * (GROUPS * CHANNELS) + tap % CHANNELS
+        pixel, seen = seen_by(position, tap, height, width, columns, CHANNELS, KH, PATCH, SH, SW, DH, DW, TOP, LEFT)
+        place = pixel * (GROUPS * CHANNELS) + tap % CHANNELS
         patch = tl.load(images + place[None, :], mask=(image < batch)[:, None] & seen[None, :], other=0.0)
         kernel = tl.load(kernels + tap[:, None], mask=(tap < PATCH)[:, None] & (output < OUTPUTS)[None, :], other=0.0)
         total = product(patch, kernel, total, PRECISION, EMULATED)
@@ -109,20 +160,15 @@ def input_gradient(
     NJ: tl.constexpr = (KW + NEXT_J - 1) // NEXT_J
     PARTS: tl.constexpr = (CHANNELS + N - 1) // N
     position, group = tl.program_id(0), tl.program_id(2) // PARTS
-    bottom, right = position // width + TOP, position % width + LEFT
     image = tl.program_id(1) * M + tl.arange(0, M)
     channel = tl.program_id(2) % PARTS * N + tl.arange(0, N)
     images = grad + image.to(tl.int64)[:, None] * (rows * columns * GROUPS * OUTPUTS) + group * OUTPUTS
     total = tl.zeros((M, N), SUM)
     for start in range(0, NI * NJ * OUTPUTS, K):
         index = start + tl.arange(0, K)
-        i = bottom % NEXT_I + index // OUTPUTS % NI * NEXT_I
-        j = right % NEXT_J + index // (OUTPUTS * NI) * NEXT_J
-        below, beside = bottom - i * DH, right - j * DW
-        row, column = below // SH, beside // SW
-        seen = (i < KH) & (j < KW) & (below >= 0) & (beside >= 0) & (row < rows) & (column < columns)
-        seen = seen & (below % SH == 0) & (beside % SW == 0)
-        place = row * columns + column
+        place, i, j, seen = seeing(
+            position, index, width, rows, columns, OUTPUTS, KH, KW, SH, SW, DH, DW, TOP, LEFT, NEXT_I, NEXT_J, NI
+        )
         output = index % OUTPUTS
         cotangent = tl.load(
             images + (place * (GROUPS * OUTPUTS) + output)[None, :],
@@ -174,11 +220,9 @@ def weight_gradient(
     PARTS: tl.constexpr = (OUTPUTS + N - 1) // N
     position, group = tl.program_id(0), tl.program_id(2) // PARTS
     tap = tl.program_id(1) * M + tl.arange(0, M)
-    above = position // columns * SH - TOP + tap // CHANNELS % KH * DH
-    left = position % columns * SW - LEFT + tap // (CHANNELS * KH) * DW
-    seen = (tap < PATCH) & (above >= 0) & (above < height) & (left >= 0) & (left < width)
+    pixel, seen = seen_by(position, tap, height, width, columns, CHANNELS, KH, PATCH, SH, SW, DH, DW, TOP, LEFT)  # pyright: ignore[reportGeneralTypeIssues]
     output = tl.program_id(2) % PARTS * N + tl.arange(0, N)
-    patches = x + ((above * width + left) * (GROUPS * CHANNELS) + group * CHANNELS + tap % CHANNELS)[:, None]
+    patches = x + (pixel * (GROUPS * CHANNELS) + group * CHANNELS + tap % CHANNELS)[:, None]
     cotangents = grad + (position * (GROUPS * OUTPUTS) + group * OUTPUTS + output)[None, :]
     total = tl.zeros((M, N), SUM)
     for start in range(0, batch, K):

@@ -32,17 +32,29 @@ NOISY = {
 }
 
 
-class Refusing(TorchDispatchMode):
-    """Refuses operations that wait for a device, and copies from one device to another."""
+class Watched(TorchDispatchMode):
+    """Notes the operations that wait for a device, or copy from one device to another.
+
+    Attributes:
+        operations: how many there were in all.
+        waits: those that wait or copy.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.waits = 0, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations += 1
         name = func.overloadpacket.__name__
-        assert name not in WAITING, f"{func} waits"
+        if name in WAITING:  # noted before, as a device without numbers has no answer
+            self.waits.append(name)
         found = func(*args, **(kwargs or {}))
         given = [arg for arg in args if isinstance(arg, torch.Tensor)]
         made = [found] if isinstance(found, torch.Tensor) else []
         devices = {str(tensor.device) for tensor in given + made if tensor.dim() or name in ("copy_", "_to_copy")}
-        assert len(devices) <= 1, f"{func} copies between {devices}"
+        if len(devices) > 1:
+            self.waits.append(name)
         return found
 
 
@@ -74,8 +86,10 @@ def test_a_change_waits_for_no_device_and_copies_nothing_to_it(way, border, mome
     fill(share, model)
     optimizer = optimizer_of(model)
     share.change(model, optimizer=optimizer)  # puts the indices on the device
-    with Refusing():
+    with Watched() as watched:
         share.change(model, optimizer=optimizer)
+    assert watched.operations
+    assert not watched.waits
 
 
 @borders
@@ -87,8 +101,10 @@ def test_nor_does_instant_sharing_on_a_gpu(border, moments, forgotten):
     with FakeTensorMode(allow_non_fake_inputs=True):
         optimizer = optimizer_of(model)
         share.change(model, optimizer=optimizer)
-        with Refusing():
+        with Watched() as watched:
             share.change(model, optimizer=optimizer)
+    assert watched.operations
+    assert not watched.waits
 
 
 @pytest.fixture
@@ -110,22 +126,24 @@ def fill(share, model):
 
 def test_what_waits_is_noticed():
     weight = without_numbers("meta")[0].weight.detach()
-    examples = (
-        lambda: bool(weight.isfinite().all()),
-        lambda: torch.ones(3).to("meta"),
-        lambda: weight.add_(torch.ones(1)),
-    )
-    for waiting in examples:
-        with Refusing(), pytest.raises(AssertionError, match=r"waits|copies"):
+    examples = {
+        "_local_scalar_dense": lambda: bool(torch.ones(3).isfinite().all()),
+        "_to_copy": lambda: torch.ones(3).to("meta"),
+        "add_": lambda: weight.add_(torch.ones(1)),
+    }
+    for name, waiting in examples.items():
+        with Watched() as watched:
             waiting()
+        assert watched.waits == [name]
 
 
 def test_a_call_asks_once_whether_the_weights_of_all_layers_are_finite(monkeypatch):
     model, asked, tolist = nn.Sequential(*(layer(kernel_size=3) for _ in range(3))), [], torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: asked.append(self.shape) or tolist(self))
-    with Refusing():
+    with Watched() as watched:
         bs.InstantSharing()(model, measure=False)
     assert asked == [(3,)]
+    assert not watched.waits
 
 
 @pytest.mark.parametrize("way", [*ALL.values(), *NOISY.values()], ids=[*ALL, *NOISY])
