@@ -7,8 +7,6 @@ import os
 import platform
 from pathlib import Path
 
-import bioshare
-
 
 def processor() -> str:
     """The name of the processor, and how many of its cores this process may use."""
@@ -26,7 +24,7 @@ def cores() -> int:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of Python, of bioshare and of some packages, by name."""
-    return {"python": platform.python_version(), "bioshare": bioshare.__version__} | {p: _version(p) for p in packages}
+    return {"python": platform.python_version(), "bioshare": _version("bioshare")} | {p: _version(p) for p in packages}
 
 
 def _version(package: str) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bioshare.bench.timing import timed
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import Loop, literal_steps

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bioshare.circuit.checks import real, whole
+from bioshare.checks import real, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.rules import Gated, Hebbian, InverseSqrtDecay
 from bioshare.circuit.stimuli import Stimulus

@@ -13,8 +13,8 @@ from bioshare.bridge.lattice import Border, Kind, Layers, inputs_of, kind_of, re
 from bioshare.bridge.moments import Treatment, refuse_treatment
 from bioshare.bridge.seeds import derived
 from bioshare.bridge.sharing import Changes, Costs, Sharing
+from bioshare.checks import whole
 from bioshare.circuit.batches import batch_map
-from bioshare.circuit.checks import whole
 from bioshare.circuit.circuits import SteadyState
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.rules import Hebbian

@@ -16,7 +16,7 @@ from bioshare.bridge.relay import Relay
 from bioshare.bridge.seeds import derived
 from bioshare.bridge.sharing import Changes, Costs
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT, Simulation
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.exact import Exact, sleep_map
 from bioshare.circuit.problem import Engine, prepare
 from bioshare.nn import LocallyConnected2d

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from bioshare.circuit.checks import whole
+from bioshare.checks import whole
 
 if TYPE_CHECKING:
     from bioshare.bridge.report import Kept, LayerReport

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bioshare.bridge.lattice import Border, inputs_of, lattices
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.nn import LocallyConnected2d
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.bridge.lattice import Border, modules, sharing_layers
-from bioshare.circuit.checks import whole
+from bioshare.checks import whole
 from bioshare.machine import versions
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from bioshare.bridge.lattice import Border, Layers, layers_of, sharing_layers
 from bioshare.bridge.moments import Moments, Treatment
 from bioshare.bridge.report import SleepReport
 from bioshare.bridge.walk import change_layers, report_changes
-from bioshare.circuit.checks import whole
+from bioshare.checks import whole
 from bioshare.nn import LocallyConnected2d
 
 

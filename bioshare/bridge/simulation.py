@@ -13,7 +13,7 @@ from torch import Tensor
 from bioshare.bridge.changes import Change
 from bioshare.bridge.lattice import SharingModule
 from bioshare.bridge.seeds import derived
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.problem import Engine, prepare
 from bioshare.circuit.rules import Hebbian

@@ -26,7 +26,7 @@ from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
 from bioshare.bridge.night import Maps, Night
 from bioshare.bridge.sharing import Sharing
 from bioshare.bridge.walk import change_layers
-from bioshare.circuit.checks import real, whole
+from bioshare.checks import real, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.problem import Engine

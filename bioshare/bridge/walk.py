@@ -14,7 +14,7 @@ from bioshare.bridge.changes import Change
 from bioshare.bridge.lattice import Border, Layers, modules
 from bioshare.bridge.moments import Moments
 from bioshare.bridge.report import Kept, LayerReport, measure, medians
-from bioshare.circuit.checks import whole
+from bioshare.checks import whole
 from bioshare.nn import LocallyConnected2d
 
 ChangeOf = Callable[[LocallyConnected2d, int], Change]

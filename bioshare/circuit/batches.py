@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bioshare.circuit.checks import finite_array
+from bioshare.checks import finite_array
 from bioshare.circuit.circuits import SteadyState
 from bioshare.circuit.exact import Exact, SleepMap
 from bioshare.circuit.problem import DIVERGED, DivergenceError

@@ -21,8 +21,8 @@ from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import RuntimeDevice, reset_device, set_device
 from brian2.equations.equations import EquationError
 
+from bioshare.checks import real, whole
 from bioshare.circuit import equations
-from bioshare.circuit.checks import real, whole
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import Outcome, Problem, divergence, measure
 from bioshare.circuit.progress import Progress

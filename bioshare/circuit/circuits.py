@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bioshare.checks import Parameters, Scalar, real
 from bioshare.circuit import theory
-from bioshare.circuit.checks import Parameters, Scalar, real
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bioshare.circuit.checks import Array, finite_array, whole
+from bioshare.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.groups import Groups, NoisyGroups, SharedGroups, refuse_divergence
 from bioshare.circuit.presentations import Constants, Vectors, blocks

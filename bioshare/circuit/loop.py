@@ -9,7 +9,7 @@ from itertools import islice
 
 import numpy as np
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import Outcome, Problem, divergence, measure
 from bioshare.circuit.progress import Progress, telling

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.groups import NoisyGroups, NoisyState
 from bioshare.circuit.problem import Problem
 

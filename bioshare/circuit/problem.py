@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bioshare.checks import Array, finite_array, whole
 from bioshare.circuit import theory
-from bioshare.circuit.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.progress import Progress
 from bioshare.circuit.rules import Hebbian

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bioshare.circuit.checks import Parameters, Scalar, real, real_array, whole
+from bioshare.checks import Parameters, Scalar, real, real_array, whole
 
 Schedule = Callable[[NDArray[np.int64]], ArrayLike]
 

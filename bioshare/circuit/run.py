@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.problem import Engine, Outcome, Problem
 from bioshare.circuit.rules import Hebbian

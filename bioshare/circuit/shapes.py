@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.rules import Hebbian
 

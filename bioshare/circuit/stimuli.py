@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bioshare.circuit.checks import Parameters, real, whole
+from bioshare.checks import Parameters, real, whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 
 
 def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bioshare.checks import Array
 from bioshare.circuit import theory
-from bioshare.circuit.checks import Array
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import literal_steps
 from bioshare.circuit.problem import DivergenceError, Problem, measure, prepare

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.theory import max_alpha
 from bioshare.explorer.answer import SHOWN, Answer
 from bioshare.explorer.setting import DT, Setting, rounded

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import prepare
 from bioshare.circuit.progress import Progress, checked

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.explorer.answer import in_brian2
 from bioshare.explorer.setting import Setting
 

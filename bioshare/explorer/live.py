@@ -11,7 +11,7 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.theory import max_alpha
 from bioshare.explorer import columns
 from bioshare.explorer.answer import Answer, Progress, answer

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bioshare.checks import Array, real, whole
 from bioshare.circuit import stimuli, theory
-from bioshare.circuit.checks import Array, real, whole
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.circuit.checks import Array, real_array
+from bioshare.checks import Array, real_array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bioshare.circuit.checks import Array
+from bioshare.checks import Array
 from bioshare.circuit.exact import RECORDED, Exact, groups_of, noise_together
 from bioshare.circuit.problem import Outcome, Problem, measure
 from bioshare.circuit.progress import Progress, telling

@@ -1,4 +1,4 @@
-"""Argument checks shared by the circuit modules: name the argument, what came, what was expected."""
+"""Argument checks of the whole package: an error names the argument, what was expected and what came."""
 
 from __future__ import annotations
 
