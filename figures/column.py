@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from bioshare.train.commands.text import mean_and_deviation, number
+from bioshare.text import mean_and_deviation, number
 from bioshare.train.results import read_result, seconds_spent
 
 plt.style.use("bioshare.figure")

@@ -6,7 +6,7 @@ import argparse
 from itertools import groupby
 from operator import attrgetter
 
-from bioshare.train.commands.text import aligned, number
+from bioshare.text import aligned, number
 from bioshare.train.experiments import TABLES, Experiment, matching
 
 HEADS = (

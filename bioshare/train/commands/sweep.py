@@ -10,8 +10,8 @@ from statistics import fmean
 import tyro
 import xarray as xr
 
+from bioshare.text import aligned, mean_and_deviation
 from bioshare.train.commands.options import Hidden, ManyRuns, add_name, caution, changes, parse, plain
-from bioshare.train.commands.text import aligned, mean_and_deviation
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, Grid, find, grid, grid_of
 from bioshare.train.gather import configuration, gather

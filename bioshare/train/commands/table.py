@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 import xarray as xr
 
+from bioshare.text import aligned, mean_and_deviation, number
 from bioshare.train.commands.costs import costs
 from bioshare.train.commands.options import (
     Hidden,
@@ -24,7 +25,6 @@ from bioshare.train.commands.options import (
     parse,
     plain,
 )
-from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import SIMULATED, DatasetName, TrainConfig
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
 from bioshare.train.gather import configuration, gather

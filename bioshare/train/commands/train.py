@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import tyro
 
+from bioshare.text import aligned, number
 from bioshare.train.commands.options import TIME_UP, Computing, add_name, caution, changes, comparable, parse, plain
-from bioshare.train.commands.text import aligned, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, find
 from bioshare.train.interrupt import TimeUpError

@@ -10,8 +10,8 @@ import xarray as xr
 
 from bioshare import __main__ as command_line
 from bioshare.nn.forms import fused_available
+from bioshare.text import aligned, mean_and_deviation, number
 from bioshare.train.commands import train
-from bioshare.train.commands.text import aligned, mean_and_deviation, number
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import find
 from bioshare.train.interrupt import Interrupted, TimeUpError

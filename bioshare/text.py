@@ -1,4 +1,4 @@
-"""Numbers and tables as text."""
+"""Numbers and tables as text, for every command and report that prints a table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells in columns: the first to the left, the others to the right."""
+    """Rows of cells in columns: the first column flush left, all further columns flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def number(value: float | None, form: str = ".1f") -> str:
-    """A number in that format; a dash where there is none, and no minus before a zero."""
+    """A number in the format ``form``; a dash for None and NaN, and no minus before a zero."""
     if value is None or value != value:
         return "-"
     text = format(value, form)
@@ -21,7 +21,7 @@ def number(value: float | None, form: str = ".1f") -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Mean +- sample standard deviation; of a single value the value, of none a dash."""
+    """Mean +- sample standard deviation; the mean alone of a single value, a dash of none."""
     if len(values) == 0:
         return "-"
     mean = sum(values) / len(values)
