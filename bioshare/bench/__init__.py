@@ -1,11 +1,15 @@
-"""Benchmarks, side by side in one run: ``python -m bioshare bench sleep``, or another of `BENCHES`."""
+"""Benchmarks, each of which measures a thing beside its baselines: ``python -m bioshare bench sleep``, for example."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
+import time
+from pathlib import Path
 
 import bioshare.bench.timing as timing
+from bioshare.files import refuse_unwritable, replacing
 
 BENCHES = {
     "sleep": "one sleep of Fig. 4B in every engine",
@@ -13,19 +17,32 @@ BENCHES = {
     "train": "a training step of a network in every form: convolutional, locally connected, with sharing",
     "floor": "the least time of a training step on this machine, from bytes and operations, beside the time it takes",
     "bridge": "one sleep of whole networks in every form, against a training step and direct averaging",
-    "all": "those of networks one after the other, with their tables in one JSON file",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every bench, as commands of their own."""
+    """Add a command for each of the `BENCHES`."""
     benches = parser.add_subparsers(dest="bench", required=True)
     for name, help_text in BENCHES.items():
         bench = benches.add_parser(name, help=help_text, description=help_text)
+        bench.add_argument("--to", type=Path, help="a JSON file for machine, options and rows")
         importlib.import_module(f"bioshare.bench.{name}").add_arguments(bench)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Say what machine this is, and print the table."""
-    print(timing.machine())
-    importlib.import_module(f"bioshare.bench.{arguments.bench}").main(arguments)
+    """Print the machine and the rows of a bench, and write both to a file if there is one among the options.
+
+    Raises:
+        ValueError: ``--to`` can't be a file. Nothing was measured.
+    """
+    if arguments.to is not None:
+        if arguments.to.is_dir():
+            raise ValueError(f"--to must be a file; got {arguments.to}, a folder")
+        refuse_unwritable(arguments.to.parent)
+    machine, start = timing.machine(), time.perf_counter()
+    print(machine, flush=True)
+    rows = importlib.import_module(f"bioshare.bench.{arguments.bench}").main(arguments)
+    if arguments.to is not None:
+        measured = {"machine": machine, "seconds": time.perf_counter() - start, "options": vars(arguments)}
+        with replacing(arguments.to) as path:
+            path.write_text(json.dumps(measured | {"rows": rows}, indent=1, default=str) + "\n")

@@ -1,4 +1,4 @@
-"""What follows from a training step: several networks at once, the largest batch, the hours of a whole training."""
+"""The largest batch, and the hours of a whole training."""
 
 from __future__ import annotations
 
@@ -9,53 +9,10 @@ import torch
 
 from bioshare.bench.rows import Row, Setting
 from bioshare.bench.table import Column, Table
-from bioshare.bench.timing import free, in_turns
+from bioshare.bench.timing import free
 
-TOGETHER = (
-    Column("dtype", "dtype", width=7),
-    Column("batch", "batch", "d", 5),
-    Column("together", "together", "d", 10),
-    Column("ms", "ms for a step of each", ".3f", 23),
-    Column("images_per_second", "images / s of all", ".0f", 19),
-    Column("of_one", "of one alone", ".2f", 14),
-)
 BATCH_STEP = 512
 """The largest batch is looked for among multiples of this."""
-
-
-def print_together(row: Row, settings: Sequence[Setting], numbers: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-    """The throughput of several networks that learn at once in one process, and of one alone."""
-    print(f"\n{row.name}: several at once, a step of each in turn, on a GPU in streams of their own\n")
-    table = Table(TOGETHER)
-    for setting in settings:
-        alone, device = 0.0, torch.device(setting.device)
-        for number in sorted({1, *numbers}):
-            free(device)
-            seconds = in_turns({"round": together(row, setting, number)}, repeats, device)["round"]
-            alone = seconds if number == 1 else alone
-            table.add(
-                dtype=setting.dtype,
-                batch=setting.batch,
-                together=number,
-                ms=1e3 * seconds,
-                images_per_second=number * setting.batch / seconds,
-                of_one=number * alone / seconds,
-            )
-        free(device)
-    return table.records
-
-
-def together(row: Row, setting: Setting, number: int) -> Callable[[], None]:
-    """A warm step of each of several networks in turn; none waits for another where each has a stream of its own."""
-    steps = [row.step(setting) for _ in range(number)]
-    for step in steps:
-        step.warm_up()
-
-    def turn() -> None:
-        for step in steps:
-            step()
-
-    return turn
 
 
 def print_hours(records: Sequence[dict[str, Any]], epochs: int, images: int, cards: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Print the table."""
     problem = sleep_problem(arguments.presentations, arguments.runs, arguments.seed, arguments.noise)
     groups, neurons, inputs = problem.weights.shape
@@ -38,12 +38,14 @@ def main(arguments: argparse.Namespace) -> None:
         f"{problem.presentations} presentations of {problem.rates.shape[1]} steps, noise {problem.noise:g}\n"
     )
     print(f"{'':50s}{'seconds':>9s}{'of bare':>10s}{'of recording':>14s}{'max |dw|':>10s}")
-    bare = recording = None
+    bare, recording, records = None, None, []
     for row in sleep_rows(problem, arguments.repeats):
         bare = bare or row.seconds
         recording = recording or (row.seconds if "recording" in row.name else None)
         ratios = f"{bare / row.seconds:9.1f}x" + (f"{recording / row.seconds:13.1f}x" if recording else f"{'':14s}")
         print(f"{row.name:50s}{row.seconds:9.3f}{ratios}{row.error:10.0e}", flush=True)
+        records.append(row._asdict())
+    return records
 
 
 class Row(NamedTuple):

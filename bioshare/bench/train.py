@@ -12,7 +12,7 @@ import torch
 from bioshare.bench.networks import NETWORKS
 from bioshare.bench.options import add_batches, add_dtypes, add_machine_options, without_tf32
 from bioshare.bench.rows import Row, Setting, peak_of, per_step, rows, works
-from bioshare.bench.scale import print_hours, print_largest, print_together
+from bioshare.bench.scale import print_hours, print_largest
 from bioshare.bench.table import Column, Table
 from bioshare.bench.timing import free, turns
 from bioshare.cli import positive
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", type=positive, default=1, help="sleeps in the pool (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="also through torch.compile")
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits on the GPU")
-    parser.add_argument("--together", type=positive, nargs="+", default=[], help="so many LC networks at once")
     parser.add_argument("--epochs", type=positive, help="project the hours that so many epochs take")
     parser.add_argument("--images", type=positive, help="in an epoch (default: the data set's)")
     parser.add_argument("--cards", type=positive, nargs="+", default=[1, 4, 8], help="(default: %(default)s)")
@@ -72,9 +71,6 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             measure(table, lines, setting, arguments.repeats)
         if arguments.epochs:
             print_hours(table.records, arguments.epochs, arguments.images or case.images, arguments.cards)
-        if arguments.together:
-            best = [line for line in lines if not (line.compiled or line.sharing)][-1]
-            records += print_together(best, settings, arguments.together, arguments.repeats)
         for setting in settings[:: len(batches)] if arguments.largest else []:
             records += print_largest(lines, setting)
     return table.records + records

@@ -16,7 +16,7 @@ from bioshare.__main__ import COMMANDS, main
 
 EXAMPLES = {"train": ["table1/cifar10/lc-ws10"], "table": ["1"], "sweep": ["table1/cifar10/lc"]}
 """Commands whose options are those of an experiment."""
-PARTS = {"bench": ["sleep", "layer", "train", "floor", "bridge", "all"]}
+PARTS = {"bench": ["sleep", "layer", "train", "floor", "bridge"]}
 """Commands of commands."""
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 

@@ -6,7 +6,7 @@ from small_network import make_little
 
 from bioshare.__main__ import main
 from bioshare.bench import networks, rows, scale, train
-from bioshare.bench.networks import TrainingStep, network
+from bioshare.bench.networks import network
 from bioshare.bench.rows import Row, Setting
 from bioshare.bench.table import Table
 from bioshare.bench.timing import available_bytes
@@ -83,15 +83,11 @@ def test_the_cost_of_a_sharing_is_spread_over_the_steps_between():
 
 def test_the_bench_of_training_prints_every_table(little, monkeypatch, capsys):
     monkeypatch.setattr(train, "peak_of", lambda row, setting: None)
-    options = "--dtypes", "fp32", "bf16", "--batches", "2", "3", "--repeats", "1", "--epochs", "9", "--together", "2"
+    options = "--dtypes", "fp32", "bf16", "--batches", "2", "3", "--repeats", "1", "--epochs", "9"
     assert main(["bench", "train", *options]) == 0
     told = capsys.readouterr().out
     assert len(re.findall(r"^(fp32|bf16) +[23]  \S", told, re.MULTILINE)) == 4 * len(rows.rows(CPU))
     assert len(re.findall(r"^(fp32|bf16) {5}\S", told, re.MULTILINE)) == 4 * len(rows.rows(CPU))
-    assert re.findall(r"^(?:fp32|bf16) +([23]) +([12]) +\d+\.", told, re.MULTILINE) == 2 * [
-        *[("2", "1"), ("2", "2")],
-        *[("3", "1"), ("3", "2")],
-    ]
 
 
 @pytest.mark.skipif(available_bytes(torch.device("cpu")) is None, reason="counts memory on Linux only")
@@ -142,17 +138,6 @@ def test_hours_are_epochs_by_images_by_speed_and_shared_among_cards(capsys):
     assert records[0]["hours_1"] == pytest.approx(71.176, rel=0, abs=1e-3)
     assert records[0]["hours_8"] == records[0]["hours_1"] / 8
     assert capsys.readouterr().out.splitlines()[-1].split() == ["fp32", "none", "-", "-"]
-
-
-def test_networks_together_take_a_step_each(little, monkeypatch):
-    taken = []
-    monkeypatch.setattr(TrainingStep, "__call__", lambda self: taken.append(self))
-    turn = scale.together(Row("LC", "auto"), setting(), 3)
-    taken.clear()
-    turn()
-    turn()
-    assert taken[:3] == taken[3:]
-    assert len(set(map(id, taken))) == 3
 
 
 @pytest.mark.parametrize("most", [511, 512, 2000, 4096])
