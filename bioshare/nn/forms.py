@@ -1,7 +1,7 @@
-"""Which form a product takes on a GPU: the fastest that there is, or one that was asked for.
+"""The form of a locally connected product on a GPU: the fastest, or one by choice.
 
-Nobody can say beforehand which is the fastest for some layer on some card, so a product tries its forms on its own
-arguments at the first call with such shapes, and remembers.
+The fastest form depends on the layer and the card, so a product tries all forms on its own arguments at the first call
+with such shapes, and remembers the fastest.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from bioshare.nn import batched
+from bioshare.nn.plan import ProductPlan
 
 Form = Literal["auto", "batched", "fused"]
 
 REPEATS = 5
-"""Calls that are timed, after one that compiles."""
+"""Number of timed calls, after a first call that compiles."""
 
-Work = Callable[[], Tensor]
+Product = Callable[[], Tensor]
 
 _preferred: Form = "auto"
 _fastest: dict[tuple[Any, ...], str] = {}
@@ -33,13 +34,13 @@ _fastest: dict[tuple[Any, ...], str] = {}
 def prefer(form: Form) -> Iterator[None]:
     """Compute locally connected layers on GPUs in one form, in the whole process, until the end of the block.
 
-    On a CPU there is only "batched". CUDA graphs keep the form in which they were captured.
+    A CPU has only "batched". CUDA graphs keep the form of their capture.
 
     Args:
-        form: "batched" matrix products, "fused" kernels, or the fastest of all by "auto", as without this.
+        form: "batched" matrix products, "fused" kernels, or the fastest by "auto", the default elsewhere.
 
     Raises:
-        ValueError: there is no such form, or the fused kernels can't run here.
+        ValueError: the form is unknown, or the fused kernels can't run on this machine.
     """
     global _preferred
     if form not in get_args(Form):
@@ -57,73 +58,71 @@ def prefer(form: Form) -> Iterator[None]:
 
 @cache
 def fused_available() -> bool:
-    """Whether the fused kernels can run: Triton is there, and a GPU with the matrix units that they need."""
+    """Return whether the fused kernels can run: they need Triton, and a GPU with the right matrix units."""
     if importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def chosen(product: str) -> Callable[..., Tensor]:
-    """A product by its name in `bioshare.nn.batched`, in the form that suits its arguments."""
-    return lambda *arguments: _choose(product, arguments)
+def chosen(name: str) -> Callable[..., Tensor]:
+    """Return a product of `bioshare.nn.batched` by its name, in the form that suits its arguments."""
+
+    def product(first: Tensor, second: Tensor, plan: list[int], *dtype: torch.dtype) -> Tensor:
+        products = candidates(name, first, second, ProductPlan(*plan), *dtype)
+        key = (_preferred, name, _layout(first), _layout(second), *plan, *dtype)
+        if key not in _fastest:
+            if torch.cuda.is_current_stream_capturing():  # no clock in a capture: the last, a fused form if possible
+                return list(products.values())[-1]()
+            _fastest[key] = next(iter(products)) if len(products) == 1 else fastest(products, seconds)
+        return products[_fastest[key]]()
+
+    return product
 
 
-def _choose(product: str, arguments: tuple[Any, ...]) -> Tensor:
-    works = candidates(product, *arguments)
-    key = (_preferred, product, *map(_described, arguments))
-    if key not in _fastest:
-        if torch.cuda.is_current_stream_capturing():  # no time can be taken: the last, a fused one if there is any
-            return list(works.values())[-1]()
-        _fastest[key] = next(iter(works)) if len(works) == 1 else fastest(works, seconds)
-    return works[_fastest[key]]()
-
-
-def candidates(product: str, *arguments: Any) -> dict[str, Work]:
-    """The forms of a product that are wanted, by name."""
-    works: dict[str, Work] = {}
+def candidates(name: str, *arguments: Any) -> dict[str, Product]:
+    """Return the allowed forms of a product, by name."""
+    products: dict[str, Product] = {}
     if _preferred != "fused":
-        works["batched"] = partial(getattr(batched, product), *arguments)
+        products["batched"] = partial(getattr(batched, name), *arguments)
     if _preferred != "batched" and fused_available():
         from bioshare.nn import fused
 
-        function = getattr(fused, product)
-        works |= {f"fused {t.m} x {t.n} x {t.k}": partial(function, *arguments, tiles=t) for t in fused.TILES}
-    return works
+        function = getattr(fused, name)
+        products |= {f"fused {t.m} x {t.n} x {t.k}": partial(function, *arguments, tiles=t) for t in fused.TILES}
+    return products
 
 
-def fastest(works: dict[str, Work], clock: Callable[[Work], float]) -> str:
-    """The name of the fastest; those that fail are left out, with a warning.
+def fastest(products: dict[str, Product], clock: Callable[[Product], float]) -> str:
+    """Return the name of the fastest form; a form that fails is left out, with a warning.
 
     Raises:
-        RuntimeError: all of them fail.
+        RuntimeError: all forms fail.
     """
     times: dict[str, float] = {}
-    for name, work in works.items():
+    for name, product in products.items():
         try:
-            times[name] = clock(work)
+            times[name] = clock(product)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler may say
+        except Exception as error:  # a compiler may raise anything
             warnings.warn(f"a locally connected product can't run in the form {name!r}: {error}", stacklevel=2)
     if not times:
-        raise RuntimeError(f"a locally connected product can run in none of its forms: {', '.join(works)}")
+        raise RuntimeError(f"a locally connected product can run in none of its forms: {', '.join(products)}")
     return min(times, key=lambda name: times[name])
 
 
-def seconds(work: Work) -> float:
-    """Time that a product takes on the current GPU, without what it takes to compile it."""
-    work()
+def seconds(product: Product) -> float:
+    """Return the time of a product on the current GPU, without the time to compile."""
+    product()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(REPEATS):
-        work()
+        product()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3 / REPEATS
 
 
-def _described(argument: Any) -> Any:
-    """What of an argument decides how fast a product is."""
-    if isinstance(argument, Tensor):
-        return tuple(argument.shape), argument.stride(), argument.dtype, argument.device
-    return tuple(argument) if isinstance(argument, list) else argument
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Return the properties of a tensor that decide how fast a product is."""
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device

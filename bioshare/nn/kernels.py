@@ -1,10 +1,12 @@
-"""The fused kernels of a locally connected layer, in Triton; `bioshare.nn.fused` launches them and says what they do.
+"""Fused kernels of a locally connected layer, in Triton; `bioshare.nn.fused` launches and describes them.
 
-Tensors lie as `bioshare.nn.batched` lays them out: images as (batch, rows, columns, channels), weights as
-(H_out, W_out, out, kw, kh, in / groups), of which the last three are the axis of a patch. x is (batch, height, width,
-GROUPS CHANNELS), y is (batch, rows, columns, GROUPS OUTPUTS). All kernels are matrix products whose two outer axes are
-in blocks ``M`` and ``N``, and whose inner axis is walked in blocks ``K``.
+Images lie in memory as (batch, rows, columns, channels), weights as (H_out, W_out, out, kw, kh, in / groups), of which
+the last three are the axis of a patch. All kernels are matrix products whose two outer axes are in blocks ``M`` and
+``N``, and whose inner axis is summed in blocks ``K``. ``PLAN`` is a `bioshare.nn.plan.ProductPlan`, a constant of the
+compiled kernel.
 """
+
+# pyright: reportAttributeAccessIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ import triton.language as tl
 
 
 @triton.jit
-def product(a, b, total, PRECISION: tl.constexpr, EMULATED: tl.constexpr):
-    """The sum so far and a matrix product; b is rounded to a's type. The interpreter has no product of bfloat16."""
+def multiply_add(a, b, total, PRECISION: tl.constexpr, EMULATED: tl.constexpr):
+    """Return total + a @ b, with b rounded to the type of a. The interpreter has no product of bfloat16."""
     b = b.to(a.dtype)
     if EMULATED:
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -22,57 +24,25 @@ def product(a, b, total, PRECISION: tl.constexpr, EMULATED: tl.constexpr):
 
 
 @triton.jit
-def seen_by(
-    position,
-    tap,
-    height,
-    width,
-    columns,
-    CHANNELS: tl.constexpr,
-    KH: tl.constexpr,
-    PATCH: tl.constexpr,
-    SH: tl.constexpr,
-    SW: tl.constexpr,
-    DH: tl.constexpr,
-    DW: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
-):
-    """The pixel of x that taps of a position's patch see, and whether there is such a tap and such a pixel."""
-    row = position // columns * SH - TOP + tap // CHANNELS % KH * DH
-    column = position % columns * SW - LEFT + tap // (CHANNELS * KH) * DW
-    seen = (tap < PATCH) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return row * width + column, seen
+def pixel_under(position, tap, PLAN: tl.constexpr):
+    """Return the pixel of x under taps of the patch at a position, and whether tap and pixel exist."""
+    row = position // PLAN.columns * PLAN.sh - PLAN.top + tap // PLAN.channels % PLAN.kh * PLAN.dh
+    column = position % PLAN.columns * PLAN.sw - PLAN.left + tap // (PLAN.channels * PLAN.kh) * PLAN.dw
+    inside = (row >= 0) & (row < PLAN.height) & (column >= 0) & (column < PLAN.width)
+    return row * PLAN.width + column, (tap < PLAN.patch) & inside
 
 
 @triton.jit
-def seeing(
-    position,
-    index,
-    width,
-    rows,
-    columns,
-    OUTPUTS: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    SH: tl.constexpr,
-    SW: tl.constexpr,
-    DH: tl.constexpr,
-    DW: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
-    NEXT_I: tl.constexpr,
-    NEXT_J: tl.constexpr,
-    NI: tl.constexpr,
-):
-    """The position of y that sees one of x, the row and column of the kernel by which it does, and whether it does."""
-    bottom, right = position // width + TOP, position % width + LEFT
-    i = bottom % NEXT_I + index // OUTPUTS % NI * NEXT_I
-    j = right % NEXT_J + index // (OUTPUTS * NI) * NEXT_J
-    below, beside = bottom - i * DH, right - j * DW
-    row, column = below // SH, beside // SW
-    seen = (i < KH) & (j < KW) & (below >= 0) & (beside >= 0) & (row < rows) & (column < columns)
-    return row * columns + column, i, j, seen & (below % SH == 0) & (beside % SW == 0)
+def position_over(pixel, index, PLAN: tl.constexpr, STEP_I: tl.constexpr, STEP_J: tl.constexpr, NI: tl.constexpr):
+    """Return the position whose patch has a pixel of x at (i, j), then i and j, and whether this position exists."""
+    bottom, right = pixel // PLAN.width + PLAN.top, pixel % PLAN.width + PLAN.left
+    i = bottom % STEP_I + index // PLAN.outputs % NI * STEP_I
+    j = right % STEP_J + index // (PLAN.outputs * NI) * STEP_J
+    # h sh + i dh = bottom and w sw + j dw = right, solved for (h, w)
+    below, beside = bottom - i * PLAN.dh, right - j * PLAN.dw
+    row, column = below // PLAN.sh, beside // PLAN.sw
+    inside = (i < PLAN.kh) & (j < PLAN.kw) & (below >= 0) & (beside >= 0) & (row < PLAN.rows) & (column < PLAN.columns)
+    return row * PLAN.columns + column, i, j, inside & (below % PLAN.sh == 0) & (beside % PLAN.sw == 0)
 
 
 @triton.jit
@@ -81,21 +51,7 @@ def forward(
     weight,
     y,
     batch,
-    height,
-    width,
-    rows,
-    columns,
-    GROUPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    SH: tl.constexpr,
-    SW: tl.constexpr,
-    DH: tl.constexpr,
-    DW: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
+    PLAN: tl.constexpr,
     SUM: tl.constexpr,
     PRECISION: tl.constexpr,
     EMULATED: tl.constexpr,
@@ -103,25 +59,30 @@ def forward(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """The product at one position, for M images and N output channels."""
-    PATCH: tl.constexpr = KW * KH * CHANNELS
-    PARTS: tl.constexpr = (OUTPUTS + N - 1) // N
+    """Write y at one position, for M images and N output channels."""
+    IN: tl.constexpr = PLAN.groups * PLAN.channels
+    OUT: tl.constexpr = PLAN.groups * PLAN.outputs
+    PARTS: tl.constexpr = (PLAN.outputs + N - 1) // N
     position, group = tl.program_id(0), tl.program_id(2) // PARTS
     image = tl.program_id(1) * M + tl.arange(0, M)
     output = tl.program_id(2) % PARTS * N + tl.arange(0, N)
-    images = x + image.to(tl.int64)[:, None] * (height * width * GROUPS * CHANNELS) + group * CHANNELS
-    kernels = weight + (position.to(tl.int64) * (GROUPS * OUTPUTS) + group * OUTPUTS + output)[None, :] * PATCH
+    # the first elements of the group in every image (M, 1), and of every kernel (1, N)
+    images = x + image.to(tl.int64)[:, None] * (PLAN.height * PLAN.width * IN) + group * PLAN.channels
+    kernels = weight + (position.to(tl.int64) * OUT + group * PLAN.outputs + output)[None, :] * PLAN.patch
     total = tl.zeros((M, N), SUM)
-    for start in range(0, PATCH, K):
+    for start in range(0, PLAN.patch, K):
+        # patch[h, w] (M, K), and kernel[h, w].T (K, N)
         tap = start + tl.arange(0, K)
-        pixel, seen = seen_by(position, tap, height, width, columns, CHANNELS, KH, PATCH, SH, SW, DH, DW, TOP, LEFT)
-        place = pixel * (GROUPS * CHANNELS) + tap % CHANNELS
-        patch = tl.load(images + place[None, :], mask=(image < batch)[:, None] & seen[None, :], other=0.0)
-        kernel = tl.load(kernels + tap[:, None], mask=(tap < PATCH)[:, None] & (output < OUTPUTS)[None, :], other=0.0)
-        total = product(patch, kernel, total, PRECISION, EMULATED)
-    place = (image.to(tl.int64) * (rows * columns) + position)[:, None] * (GROUPS * OUTPUTS)
-    place += (group * OUTPUTS + output)[None, :]
-    tl.store(y + place, total.to(y.dtype.element_ty), mask=(image < batch)[:, None] & (output < OUTPUTS)[None, :])
+        pixel, inside = pixel_under(position, tap, PLAN)
+        offset = pixel * IN + tap % PLAN.channels
+        patch = tl.load(images + offset[None, :], mask=(image < batch)[:, None] & inside[None, :], other=0.0)
+        exists = (tap < PLAN.patch)[:, None] & (output < PLAN.outputs)[None, :]
+        kernel = tl.load(kernels + tap[:, None], mask=exists, other=0.0)
+        total = multiply_add(patch, kernel, total, PRECISION, EMULATED)
+    offset = (image.to(tl.int64) * (PLAN.rows * PLAN.columns) + position)[:, None] * OUT
+    offset += (group * PLAN.outputs + output)[None, :]
+    exists = (image < batch)[:, None] & (output < PLAN.outputs)[None, :]
+    tl.store(y + offset, total.to(y.dtype.element_ty), mask=exists)
 
 
 @triton.jit
@@ -130,21 +91,7 @@ def input_gradient(
     weight,
     dx,
     batch,
-    height,
-    width,
-    rows,
-    columns,
-    GROUPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    SH: tl.constexpr,
-    SW: tl.constexpr,
-    DH: tl.constexpr,
-    DW: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
+    PLAN: tl.constexpr,
     SUM: tl.constexpr,
     PRECISION: tl.constexpr,
     EMULATED: tl.constexpr,
@@ -152,39 +99,36 @@ def input_gradient(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """The gradient at one position of x, for M images and N input channels."""
-    # outputs see a position of x through every tap, or without dilation through every stride-th: (NI x NJ) of them
-    NEXT_I: tl.constexpr = SH if DH == 1 else 1  # pyright: ignore[reportAssignmentType]
-    NEXT_J: tl.constexpr = SW if DW == 1 else 1  # pyright: ignore[reportAssignmentType]
-    NI: tl.constexpr = (KH + NEXT_I - 1) // NEXT_I
-    NJ: tl.constexpr = (KW + NEXT_J - 1) // NEXT_J
-    PARTS: tl.constexpr = (CHANNELS + N - 1) // N
-    position, group = tl.program_id(0), tl.program_id(2) // PARTS
+    """Write the gradient at one pixel of x, for M images and N input channels."""
+    IN: tl.constexpr = PLAN.groups * PLAN.channels
+    OUT: tl.constexpr = PLAN.groups * PLAN.outputs
+    # positions see a pixel through every tap, or without dilation through every stride-th: (NI x NJ) taps
+    STEP_I: tl.constexpr = PLAN.sh if PLAN.dh == 1 else 1
+    STEP_J: tl.constexpr = PLAN.sw if PLAN.dw == 1 else 1
+    NI: tl.constexpr = (PLAN.kh + STEP_I - 1) // STEP_I
+    NJ: tl.constexpr = (PLAN.kw + STEP_J - 1) // STEP_J
+    PARTS: tl.constexpr = (PLAN.channels + N - 1) // N
+    pixel, group = tl.program_id(0), tl.program_id(2) // PARTS
     image = tl.program_id(1) * M + tl.arange(0, M)
     channel = tl.program_id(2) % PARTS * N + tl.arange(0, N)
-    images = grad + image.to(tl.int64)[:, None] * (rows * columns * GROUPS * OUTPUTS) + group * OUTPUTS
+    # the first element of the group in every image: (M, 1)
+    images = grad + image.to(tl.int64)[:, None] * (PLAN.rows * PLAN.columns * OUT) + group * PLAN.outputs
     total = tl.zeros((M, N), SUM)
-    for start in range(0, NI * NJ * OUTPUTS, K):
+    for start in range(0, NI * NJ * PLAN.outputs, K):
+        # dy[h, w] (M, K) and kernel[h, w, :, :, i, j] (K, N), over positions and output channels
         index = start + tl.arange(0, K)
-        place, i, j, seen = seeing(
-            position, index, width, rows, columns, OUTPUTS, KH, KW, SH, SW, DH, DW, TOP, LEFT, NEXT_I, NEXT_J, NI
-        )
-        output = index % OUTPUTS
-        cotangent = tl.load(
-            images + (place * (GROUPS * OUTPUTS) + output)[None, :],
-            mask=(image < batch)[:, None] & seen[None, :],
-            other=0.0,
-        )
-        taps = (place.to(tl.int64) * (GROUPS * OUTPUTS) + group * OUTPUTS + output) * KW + j
-        kernel = tl.load(
-            weight + ((taps * KH + i) * CHANNELS)[:, None] + channel[None, :],
-            mask=seen[:, None] & (channel < CHANNELS)[None, :],
-            other=0.0,
-        )
-        total = product(cotangent, kernel, total, PRECISION, EMULATED)
-    place = (image.to(tl.int64) * (height * width) + position)[:, None] * (GROUPS * CHANNELS)
-    place += (group * CHANNELS + channel)[None, :]
-    tl.store(dx + place, total.to(dx.dtype.element_ty), mask=(image < batch)[:, None] & (channel < CHANNELS)[None, :])
+        position, i, j, inside = position_over(pixel, index, PLAN, STEP_I, STEP_J, NI)
+        output = index % PLAN.outputs
+        offset = (position * OUT + output)[None, :]
+        cotangent = tl.load(images + offset, mask=(image < batch)[:, None] & inside[None, :], other=0.0)
+        taps = ((position.to(tl.int64) * OUT + group * PLAN.outputs + output) * PLAN.kw + j) * PLAN.kh + i
+        offset = (taps * PLAN.channels)[:, None] + channel[None, :]
+        kernel = tl.load(weight + offset, mask=inside[:, None] & (channel < PLAN.channels)[None, :], other=0.0)
+        total = multiply_add(cotangent, kernel, total, PRECISION, EMULATED)
+    offset = (image.to(tl.int64) * (PLAN.height * PLAN.width) + pixel)[:, None] * IN
+    offset += (group * PLAN.channels + channel)[None, :]
+    exists = (image < batch)[:, None] & (channel < PLAN.channels)[None, :]
+    tl.store(dx + offset, total.to(dx.dtype.element_ty), mask=exists)
 
 
 @triton.jit
@@ -193,21 +137,7 @@ def weight_gradient(
     grad,
     dw,
     batch,
-    height,
-    width,
-    rows,
-    columns,
-    GROUPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    SH: tl.constexpr,
-    SW: tl.constexpr,
-    DH: tl.constexpr,
-    DW: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
+    PLAN: tl.constexpr,
     SUM: tl.constexpr,
     PRECISION: tl.constexpr,
     EMULATED: tl.constexpr,
@@ -215,28 +145,27 @@ def weight_gradient(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """The gradient of M elements of the patch at one position, for N output channels."""
-    PATCH: tl.constexpr = KW * KH * CHANNELS
-    PARTS: tl.constexpr = (OUTPUTS + N - 1) // N
+    """Write the gradient of M elements of the patch at one position, for N output channels."""
+    IN: tl.constexpr = PLAN.groups * PLAN.channels
+    OUT: tl.constexpr = PLAN.groups * PLAN.outputs
+    PARTS: tl.constexpr = (PLAN.outputs + N - 1) // N
     position, group = tl.program_id(0), tl.program_id(2) // PARTS
     tap = tl.program_id(1) * M + tl.arange(0, M)
-    pixel, seen = seen_by(position, tap, height, width, columns, CHANNELS, KH, PATCH, SH, SW, DH, DW, TOP, LEFT)  # pyright: ignore[reportGeneralTypeIssues]
+    pixel, inside = pixel_under(position, tap, PLAN)
     output = tl.program_id(2) % PARTS * N + tl.arange(0, N)
-    patches = x + (pixel * (GROUPS * CHANNELS) + group * CHANNELS + tap % CHANNELS)[:, None]
-    cotangents = grad + (position * (GROUPS * OUTPUTS) + group * OUTPUTS + output)[None, :]
+    # elements of the first image: of the patch (M, 1), and of dy[h, w] (1, N)
+    patches = x + (pixel * IN + group * PLAN.channels + tap % PLAN.channels)[:, None]
+    cotangents = grad + (position * OUT + group * PLAN.outputs + output)[None, :]
     total = tl.zeros((M, N), SUM)
     for start in range(0, batch, K):
+        # patch[h, w].T (M, K) and dy[h, w] (K, N), over images
         image = (start + tl.arange(0, K)).to(tl.int64)
-        patch = tl.load(
-            patches + (image * (height * width * GROUPS * CHANNELS))[None, :],
-            mask=seen[:, None] & (image < batch)[None, :],
-            other=0.0,
-        )
-        cotangent = tl.load(
-            cotangents + (image * (rows * columns * GROUPS * OUTPUTS))[:, None],
-            mask=(image < batch)[:, None] & (output < OUTPUTS)[None, :],
-            other=0.0,
-        )
-        total = product(patch, cotangent, total, PRECISION, EMULATED)
-    place = (position.to(tl.int64) * (GROUPS * OUTPUTS) + group * OUTPUTS + output)[None, :] * PATCH + tap[:, None]
-    tl.store(dw + place, total.to(dw.dtype.element_ty), mask=(tap < PATCH)[:, None] & (output < OUTPUTS)[None, :])
+        offset = (image * (PLAN.height * PLAN.width * IN))[None, :]
+        patch = tl.load(patches + offset, mask=inside[:, None] & (image < batch)[None, :], other=0.0)
+        offset = (image * (PLAN.rows * PLAN.columns * OUT))[:, None]
+        exists = (image < batch)[:, None] & (output < PLAN.outputs)[None, :]
+        cotangent = tl.load(cotangents + offset, mask=exists, other=0.0)
+        total = multiply_add(patch, cotangent, total, PRECISION, EMULATED)
+    row = (position.to(tl.int64) * OUT + group * PLAN.outputs + output)[None, :]
+    exists = (tap < PLAN.patch)[:, None] & (output < PLAN.outputs)[None, :]
+    tl.store(dw + (row * PLAN.patch + tap[:, None]), total.to(dw.dtype.element_ty), mask=exists)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bioshare.nn.functional import locally_connected2d, new_weight, physical
+from bioshare.nn.functional import locally_connected2d
+from bioshare.nn.plan import new_weight, physical
 
 Pair = tuple[int, int]
 

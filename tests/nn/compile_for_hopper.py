@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bioshare.nn import fused, kernels
-from bioshare.nn.layout import new_weight
+from bioshare.nn.plan import ProductPlan, new_weight
 
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 ALIGNED = [["tt.divisibility", 16]]
@@ -65,12 +65,12 @@ def main():
     for kernel in compiled:
         setattr(kernels, kernel.kernel.__name__, kernel)
     weight = new_weight((SIZE, SIZE, CHANNELS, CHANNELS, 3, 3), torch.float32, "meta")
-    geometry = (1, 1), (1, 1, 1, 1), (1, 1), 1
     for dtype, tiles in product((torch.float16, torch.bfloat16), fused.TILES):
         images = torch.empty(BATCH, CHANNELS, SIZE, SIZE, dtype=dtype, device="meta")
-        fused.forward(images, weight, *geometry, tiles=tiles)
-        fused.input_gradient(images, weight, (SIZE, SIZE), *geometry, tiles=tiles)
-        fused.weight_gradient(images, images, (3, 3), torch.float32, *geometry, tiles=tiles)
+        plan = ProductPlan.of(images, weight, (1, 1), (1, 1, 1, 1), (1, 1), 1)
+        fused.forward(images, weight, plan, tiles)
+        fused.input_gradient(images, weight, plan, tiles)
+        fused.weight_gradient(images, images, plan, torch.float32, tiles)
     print(json.dumps([facts for kernel in compiled for facts in kernel.found], indent=1))
 
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from bioshare.nn import batched, forms, functional
+from bioshare.nn.plan import ProductPlan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where Triton's compiler or its interpreter computes
 X, WEIGHT = torch.ones(2, 1, 3, 3, device=DEVICE), torch.ones(3, 3, 1, 1, 1, 1, device=DEVICE)
-ARGUMENTS = X, WEIGHT, [1, 1], [0, 0, 0, 0], [1, 1], 1
+ARGUMENTS = X, WEIGHT, ProductPlan.of(X, WEIGHT, (1, 1), (0, 0, 0, 0), (1, 1), 1)
 
 
 @pytest.fixture
@@ -86,12 +87,10 @@ def test_too_little_memory_is_no_matter_of_the_form():
         forms.fastest({"batched": full, "other": lambda: X}, lambda work: work().sum().item())
 
 
-def test_shapes_types_and_geometry_tell_products_apart():
-    described = forms._described
-    assert described(X) == described(2 * X)
+def test_shapes_types_and_strides_tell_products_apart():
+    assert forms._layout(X) == forms._layout(2 * X)
     others = X[:1], X.double(), X.contiguous(memory_format=torch.channels_last).expand(2, 1, 3, 3).mT
-    assert all(described(X) != described(other) for other in others)
-    assert hash((described([1, 2]), described(torch.float16), described(3)))
+    assert all(forms._layout(X) != forms._layout(other) for other in others)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA)")

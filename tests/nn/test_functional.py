@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bioshare.nn import LocallyConnected2d, batched, functional
-from bioshare.nn.functional import locally_connected2d, logical, physical
+from bioshare.nn.functional import locally_connected2d, physical
+from bioshare.nn.plan import ProductPlan
 
 pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
 
@@ -87,7 +88,7 @@ def test_first_and_second_derivatives(device, geometry):
     y = nn.functional.conv2d(
         nn.functional.pad(x, geometry[1]), draw(2, 2 // geometry[3], 2, 2), None, geometry[0], 0, *geometry[2:]
     )
-    weight = logical(draw(*y.shape[2:], 2, 2, 2, 2 // geometry[3]))
+    weight = physical(draw(*y.shape[2:], 2, 2, 2, 2 // geometry[3]))
     leaves = [t.to(device).requires_grad_() for t in (x, weight)]
     function = lambda x, weight: locally_connected2d(x, weight, None, *geometry)
     assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
@@ -96,14 +97,14 @@ def test_first_and_second_derivatives(device, geometry):
 
 def test_the_products_are_well_behaved_operators_of_pytorch():
     x, grad = draw(3, 4, 5, 6).float(), draw(3, 4, 3, 3).float()
-    weight = logical(draw(3, 3, 4, 2, 3, 2).float())
-    geometry = [2, 2], [1, 0, 1, 1], [1, 1], 2
+    weight = physical(draw(3, 3, 4, 2, 3, 2).float())
+    plan = [*ProductPlan.of(x, weight, (2, 2), (1, 0, 1, 1), (1, 1), 2)]
     for product, inputs in (
-        (functional.forward, (x, weight)),
-        (functional.input_gradient, (grad, weight, [5, 6])),
-        (functional.weight_gradient, (x, grad, [3, 2], torch.float32)),
+        (functional.forward, (x, weight, plan)),
+        (functional.input_gradient, (grad, weight, plan)),
+        (functional.weight_gradient, (x, grad, plan, torch.float32)),
     ):
-        outcomes = torch.library.opcheck(product, (*inputs, *geometry))
+        outcomes = torch.library.opcheck(product, inputs)
         assert set(outcomes.values()) == {"SUCCESS"}
 
 
@@ -111,7 +112,7 @@ def test_layouts_other_than_the_fast_ones_give_the_same_result():
     x, weight = draw(3, 2, 5, 4), draw(5, 4, 3, 2, 3, 3)
     geometry = (1, 1), (1, 1, 1, 1), (1, 1), 1
     fast_x = x.contiguous(memory_format=torch.channels_last)
-    fast_weight = logical(physical(weight).contiguous())
+    fast_weight = physical(physical(weight).contiguous())
     results = []
     for inputs in itertools.product((x, fast_x), (weight, fast_weight)):
         leaves = [t.detach().requires_grad_() for t in inputs]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bioshare.nn import batched
-from bioshare.nn.layout import new_weight
+from bioshare.nn.plan import ProductPlan, new_weight
 
 fused = pytest.importorskip("bioshare.nn.fused", reason="needs Triton")
 
@@ -25,16 +25,16 @@ def draw(*shape, seed):
 
 def products(form, batch, groups, outputs, channels, size, **options):
     """All three products of one layer, 3 x 2 kernels and a stride of 2 over rows."""
-    geometry = (2, 1), (1, 0, 1, 1), (1, 1), groups
     x = draw(batch, groups * channels, *size, seed=0)
     rows, columns = (size[0] + 2 - 3) // 2 + 1, size[1] + 1 - 2 + 1
     weight = new_weight((rows, columns, groups * outputs, channels, 3, 2), torch.float64, DEVICE)
     weight.copy_(draw(*weight.shape, seed=1))
     grad = draw(batch, groups * outputs, rows, columns, seed=2)
+    plan = ProductPlan.of(x, weight, (2, 1), (1, 0, 1, 1), (1, 1), groups)
     return (
-        form.forward(x, weight, *geometry, **options),
-        form.input_gradient(grad, weight, size, *geometry, **options),
-        form.weight_gradient(x, grad, (3, 2), torch.float64, *geometry, **options),
+        form.forward(x, weight, plan, **options),
+        form.input_gradient(grad, weight, plan, **options),
+        form.weight_gradient(x, grad, plan, torch.float64, **options),
     )
 
 
