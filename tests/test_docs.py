@@ -38,15 +38,6 @@ WORK = {
 """What a command calls with all of its options understood; where argparse reads them, its ``main``."""
 
 
-def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    ((example, says),) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", PAGES["README.md"], re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert printed.startswith(says)
-    assert "-log SNR" in printed
-
-
 def test_the_example_of_the_page_on_sleep_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/sleep.md"], re.DOTALL)
@@ -60,7 +51,7 @@ def test_the_example_of_the_page_on_sleep_runs(tmp_path, monkeypatch, capsys):
     [
         pytest.param(name, marks=[pytest.mark.slow] * (name == COMPILES))
         for name, text in PAGES.items()
-        if EXAMPLE.search(text) and name not in ("README.md", "docs/sleep.md")
+        if EXAMPLE.search(text) and name != "docs/sleep.md"
     ],
 )
 def test_the_examples_of_a_page_run_and_print_what_it_says(page, tmp_path, monkeypatch, capsys):
