@@ -11,14 +11,13 @@ from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.dose import PerInput, count_for, power, refuse_arrays, rule_for
 from bioshare.bridge.lattice import Border, Kind, Layers, inputs_of, kind_of, refuse_border, refuse_dilation
 from bioshare.bridge.moments import Treatment, refuse_treatment
-from bioshare.bridge.seeds import derived
 from bioshare.bridge.sharing import Changes, Costs, Sharing
 from bioshare.checks import whole
 from bioshare.circuit.batches import batch_map
 from bioshare.circuit.circuits import SteadyState
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.stimuli import Stimulus, gaussian
+from bioshare.circuit.stimuli import Stimulus, derived, gaussian
 from bioshare.nn import LocallyConnected2d
 
 SHARED = 0.4

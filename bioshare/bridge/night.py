@@ -13,12 +13,12 @@ from bioshare.bridge.changes import Change, LinearSleep
 from bioshare.bridge.dose import Dose
 from bioshare.bridge.lattice import Layers, inputs_of, kind_of, refuse_dilation
 from bioshare.bridge.relay import Relay
-from bioshare.bridge.seeds import derived
 from bioshare.bridge.sharing import Changes, Costs
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT, Simulation
 from bioshare.checks import Array
 from bioshare.circuit.exact import Exact, sleep_map
 from bioshare.circuit.problem import Engine, prepare
+from bioshare.circuit.stimuli import derived
 from bioshare.nn import LocallyConnected2d
 
 if TYPE_CHECKING:

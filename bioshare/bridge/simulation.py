@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bioshare.bridge.changes import Change
 from bioshare.bridge.lattice import SharingModule
-from bioshare.bridge.seeds import derived
 from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.problem import Engine, prepare
 from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.stimuli import derived
 
 BYTES_PER_WEIGHT = 120
 """What the exact engine holds for a weight with noise, in float64: itself, its change and momentum, and inputs."""

@@ -166,3 +166,12 @@ def generators(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
     seed = whole("seed", seed, "a non-negative integer", at_least=0)
     shared, private = np.random.SeedSequence(seed).spawn(2)
     return np.random.default_rng(shared), np.random.default_rng(private)
+
+
+def derived(*entropy: int) -> int:
+    """A seed made of non-negative integers; two tuples get the same seed with a chance of 2^-64.
+
+    Tuples with the same words of 32 bits share a seed, such as (2^32 + 1,) and (1, 1); so do tuples of at most four
+    words that differ only in zeros at the end, such as (5, 18) and (5, 18, 0).
+    """
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

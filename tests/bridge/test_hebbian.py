@@ -10,8 +10,8 @@ from small_layers import after, assert_agree, borders, geometries, layer, networ
 import bioshare as bs
 from bioshare.bridge import modules
 from bioshare.bridge.dose import PerInput
-from bioshare.bridge.seeds import derived
 from bioshare.circuit.problem import DivergenceError
+from bioshare.circuit.stimuli import derived
 
 RULE = bs.Hebbian(gamma=0.02, momentum=0.3, learning_rate=lambda k: 0.3 / (1 + k))
 

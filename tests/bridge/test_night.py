@@ -11,11 +11,10 @@ from torch import nn
 
 import bioshare as bs
 from bioshare.bridge.night import Night
-from bioshare.bridge.seeds import derived
 from bioshare.circuit import exact
 from bioshare.circuit.exact import Exact, sleep_map
 from bioshare.circuit.simulate import find_engine
-from bioshare.circuit.stimuli import Gaussian
+from bioshare.circuit.stimuli import Gaussian, derived
 
 circuits = pytest.mark.parametrize("circuit", [bs.SteadyState(), bs.SteadyState(5.0), RATE], ids=repr)
 

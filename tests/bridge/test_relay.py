@@ -10,7 +10,7 @@ from torch import nn
 
 import bioshare as bs
 from bioshare.bridge.relay import Relay, _rectified
-from bioshare.bridge.seeds import derived
+from bioshare.circuit.stimuli import derived
 
 GAUSSIAN = bs.stimuli.gaussian(std=0.5)
 IDEAL = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=1e-3)

@@ -9,9 +9,8 @@ from small_layers import GENTLE, RATE, after, assert_agree, gentle, layer, netwo
 
 import bioshare as bs
 from bioshare.bench.timing import peak_bytes
-from bioshare.bridge.seeds import derived
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT
-from bioshare.circuit.stimuli import generators
+from bioshare.circuit.stimuli import derived, generators
 from bioshare.nn import LocallyConnected2d
 
 NOISY = bs.stimuli.noise(bs.stimuli.gaussian(), 0.1)

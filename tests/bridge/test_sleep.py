@@ -26,7 +26,7 @@ from torch import nn
 
 import bioshare as bs
 from bioshare.bridge import modules, neg_log_snr
-from bioshare.bridge.seeds import derived
+from bioshare.circuit.stimuli import derived
 
 circuits = pytest.mark.parametrize("circuit", [bs.SteadyState(), bs.SteadyState(5.0), RATE], ids=repr)
 
