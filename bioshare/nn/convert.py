@@ -1,4 +1,4 @@
-"""From a convolutional network to a locally connected one, and back."""
+"""Convolutional networks made locally connected, and back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from bioshare.checks import real, whole
 from bioshare.nn.locally_connected import LocallyConnected2d
 
 Layers = dict[str, nn.Module]
@@ -25,33 +26,32 @@ def to_locally_connected(
     init: Literal["independent", "copy"] = "independent",
     keep_first: int = 0,
 ) -> nn.Module:
-    """Copy a model with every `torch.nn.Conv2d` replaced by a `LocallyConnected2d`; the model stays as it is.
+    """Copy a model with every `torch.nn.Conv2d` replaced by a `LocallyConnected2d`; the model itself doesn't change.
 
-    The spatial sizes come from one forward pass without data (on PyTorch's meta device, in evaluation mode) that
-    needs neither time nor memory and fires no hooks. Convolutions that a module computes by itself, with
-    `torch.nn.functional.conv2d`, are not seen and stay.
+    The spatial sizes come from one forward pass without data, on PyTorch's meta device in evaluation mode, at no cost
+    of time or memory and without hooks. Calls of `torch.nn.functional.conv2d` stay.
 
     The copy has parameters of its own, so an optimiser made for the model would go on training the model. Convert
     first, then make the optimiser (and the gradient scaler, the moving average, the compiled or distributed module)
     from the copy.
 
     Args:
-        model: any module made of `torch.nn.Conv2d` and layers that are no convolutions.
+        model: any module of `torch.nn.Conv2d` and layers other than convolutions.
         input_size: (channels, rows, columns) of one input.
         init: "independent" draws a new kernel at every position from torch's default generator; "copy" puts
-            the convolution's kernel at every position, so that the copy computes the same function.
-        keep_first: how many convolutions stay convolutions, in the order of ``model.modules()`` (1 for the paper's
-            networks with a convolutional first layer).
+            the convolution's kernel at every position, for a copy with the same function.
+        keep_first: number of convolutions to keep, in the order of ``model.modules()`` (1 for the paper's networks
+            with a convolutional first layer).
 
     Returns:
-        The locally connected copy; everything but the convolutions is copied with its parameters, and a layer that
-        is used twice stays one layer.
+        The locally connected copy, with copies of all other layers and their parameters; a layer in two places of
+        the model stays a single layer.
 
     Raises:
         TypeError: a layer is a convolution of another class, lazy, compiled, has hooks or a reparametrised weight,
             or shares a parameter with another layer.
-        ValueError: the model does not run on an input of that size without data, or the pass does not reach a
-            convolution, or reaches it with inputs of different sizes.
+        ValueError: the model does not run on such an input without data, or a convolution gets no input, or inputs
+            of different sizes.
 
     Example:
         >>> to_locally_connected(nn.Conv2d(1, 4, 3), input_size=(1, 8, 8), init="copy").weight.shape
@@ -59,32 +59,33 @@ def to_locally_connected(
     """
     if init not in ("independent", "copy"):
         raise ValueError(f'init must be "independent" or "copy"; got {init!r}')
-    if not isinstance(keep_first, int) or isinstance(keep_first, bool) or keep_first < 0:
-        raise ValueError(f"keep_first must be a number of convolutions >= 0; got {keep_first!r}")
-    triple = isinstance(input_size, Sequence) and len(input_size) == 3
-    if not triple or not all(isinstance(n, int) and n > 0 for n in input_size):
-        raise ValueError(f"input_size must be (channels, rows, columns) of one input, all >= 1; got {input_size!r}")
-    _refuse_unready(model)
+    keep_first = whole("keep_first", keep_first, "a number of convolutions", at_least=0)
+    expected = "(channels, rows, columns) of one input, whole numbers"
+    if not isinstance(input_size, Sequence) or len(input_size) != 3:
+        raise ValueError(f"input_size must be {expected}; got {input_size!r}")
+    for size in input_size:
+        whole("input_size", size, expected, at_least=1)
+    _check_ready(model)
     convs = dict(list(_labelled(model, _ConvNd).items())[keep_first:])
-    _refuse_loss(model, convs, nn.Conv2d)
-    sizes = _sizes_seen(model, convs, input_size) if convs else {}
+    _check_replaceable(model, convs, nn.Conv2d)
+    sizes = _input_sizes(model, convs, input_size) if convs else {}
     layers = {conv: _locally_connected(conv, sizes[label], init) for label, conv in convs.items()}
     return _copy_with(model, layers)
 
 
 def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
-    """Copy a model with every `LocallyConnected2d` replaced by a `torch.nn.Conv2d`; the model stays as it is.
+    """Copy a model with every `LocallyConnected2d` replaced by a `torch.nn.Conv2d`; the model itself doesn't change.
 
-    The kernel (and bias) of the convolution is the mean over positions. Where all positions agree, it is theirs to
-    the last bit. As in `to_locally_connected`, make the optimiser from the copy, afterwards.
+    The convolution gets the mean over positions of the kernels (and biases), to the last bit where all positions agree.
+    As in `to_locally_connected`, make the optimiser from the copy, afterwards.
 
     Args:
         model: any module with locally connected layers.
-        tolerance: how far a weight may be from the mean over positions, as a fraction of the layer's largest weight
-            (for a bias: of its largest bias). `math.inf` takes the mean, however different the positions are.
+        tolerance: largest distance of a weight from the mean over positions, as a fraction of the layer's largest
+            weight (for a bias, of the largest bias). `math.inf` takes the mean of any positions.
 
     Returns:
-        The convolutional copy; everything but the locally connected layers is copied with its parameters.
+        The convolutional copy, with copies of all other layers and their parameters.
 
     Raises:
         TypeError: a layer is a subclass, compiled, has hooks or a reparametrised weight, or shares a parameter.
@@ -95,26 +96,27 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
         >>> torch.equal(to_convolutional(to_locally_connected(conv, (1, 8, 8), init="copy")).weight, conv.weight)
         True
     """
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be a fraction >= 0, or math.inf for any difference; got {tolerance!r}")
-    _refuse_unready(model)
-    found = _labelled(model, LocallyConnected2d)
-    _refuse_loss(model, found, LocallyConnected2d)
-    return _copy_with(model, {layer: _convolutional(label, layer, tolerance) for label, layer in found.items()})
+    expected = "a fraction of at least 0, or math.inf for any difference"
+    limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
+    _check_ready(model)
+    layers = _labelled(model, LocallyConnected2d)
+    _check_replaceable(model, layers, LocallyConnected2d)
+    return _copy_with(model, {layer: _convolutional(label, layer, limit) for label, layer in layers.items()})
 
 
 def _labelled(model: nn.Module, kind: type[nn.Module]) -> Layers:
-    """The layers of a kind by the name that an error gives them; a layer used twice comes once."""
+    """Return the layers of a class by their names in errors; a layer in two places comes once."""
     named = ((f"model.{name}" if name else "model", module) for name, module in model.named_modules())
     return {label: module for label, module in named if isinstance(module, kind)}
 
 
 def _copy_with(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """A deep copy in which the replacements take their places, wherever the model refers to them."""
+    """Return a deep copy with the replacements in all places of the replaced modules."""
     return copy.deepcopy(model, {id(old): new for old, new in replacements.items()})
 
 
-def _refuse_unready(model: nn.Module) -> None:
+def _check_ready(model: nn.Module) -> None:
+    """Raise where a model is no module, or has a compiled or lazy part."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     for label, module in _labelled(model, nn.Module).items():
@@ -124,8 +126,8 @@ def _refuse_unready(model: nn.Module) -> None:
             raise TypeError(f"{label} is lazy, without a shape yet; run the model once on a batch before converting it")
 
 
-def _refuse_loss(model: nn.Module, layers: Layers, expected: type[nn.Module]) -> None:
-    """Raise where a layer has more to it than its replacement would get."""
+def _check_replaceable(model: nn.Module, layers: Layers, expected: type[nn.Module]) -> None:
+    """Raise where the replacement of a layer would lack some property of the layer."""
     holders = Counter(id(p) for module in model.modules() for p in module._parameters.values())
     for label, layer in layers.items():
         if type(layer) is not expected:
@@ -144,8 +146,8 @@ def _refuse_loss(model: nn.Module, layers: Layers, expected: type[nn.Module]) ->
             raise TypeError(f"{label} shares a parameter with another layer; the two would part. Use one layer twice")
 
 
-def _sizes_seen(model: nn.Module, convs: Layers, input_size: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
-    """Rows and columns that every convolution sees in a pass without data."""
+def _input_sizes(model: nn.Module, convs: Layers, input_size: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
+    """Return the rows and columns of every convolution's input, from a pass without data."""
     probe, copies = _copy_without_data(model)
     seen: dict[str, set[tuple[int, int]]] = {label: set() for label in convs}
     for label, conv in convs.items():
@@ -164,23 +166,23 @@ def _sizes_seen(model: nn.Module, convs: Layers, input_size: tuple[int, int, int
         ) from error
     for label, sizes in seen.items():
         if len(sizes) != 1:
-            told = f"inputs of the sizes {sorted(sizes)}" if sizes else "no input"
-            raise ValueError(f"{label} must see inputs of one size in a forward pass; it saw {told}")
+            got = f"inputs of the sizes {sorted(sizes)}" if sizes else "no input"
+            raise ValueError(f"{label} must get inputs of one size in a forward pass; got {got}")
     return {label: sizes.pop() for label, sizes in seen.items()}
 
 
 def _copy_without_data(model: nn.Module) -> tuple[nn.Module, dict[int, Any]]:
-    """A copy on the meta device without hooks, and what became of every object, by its id."""
+    """Return a copy on the meta device without hooks, and the copies of all objects by the id of the original."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         memo |= {id(hooks): OrderedDict() for hooks in (module._forward_pre_hooks, module._forward_hooks)}
-        kept = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
-        memo |= {id(tensor): tensor.detach().to("meta") for tensor in kept if isinstance(tensor, Tensor)}
+        tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+        memo |= {id(tensor): tensor.detach().to("meta") for tensor in tensors if isinstance(tensor, Tensor)}
     return copy.deepcopy(model, memo), memo
 
 
 def _note_size(sizes: set[tuple[int, int]], _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-    """A hook that notes the rows and columns of a layer's input."""
+    """Add the rows and columns of a layer's input to a set, as a hook."""
     rows, columns = (args[0] if args else kwargs["input"]).shape[-2:]
     sizes.add((rows, columns))
 
@@ -188,44 +190,44 @@ def _note_size(sizes: set[tuple[int, int]], _: nn.Module, args: tuple[Tensor, ..
 @torch.no_grad()
 def _locally_connected(conv: nn.Module, input_size: tuple[int, int], init: str) -> LocallyConnected2d:
     assert isinstance(conv, nn.Conv2d)
-    layer = LocallyConnected2d(**_options(conv), input_size=input_size).to_empty(device=conv.weight.device)
+    layer = LocallyConnected2d(**_shared_arguments(conv), input_size=input_size).to_empty(device=conv.weight.device)
     if init == "independent":
         layer.reset_parameters()
     else:
         layer.weight.copy_(conv.weight)
         if layer.bias is not None and conv.bias is not None:
             layer.bias.copy_(conv.bias[:, None, None])
-    _match(layer, conv)
+    _match_mode(layer, conv)
     return layer
 
 
 @torch.no_grad()
 def _convolutional(label: str, layer: nn.Module, tolerance: float) -> nn.Conv2d:
     assert isinstance(layer, LocallyConnected2d)
-    conv = nn.Conv2d(**_options(layer)).to_empty(device=layer.weight.device)
-    conv.weight.copy_(_mean(f"{label}.weight", layer.weight, tolerance))
+    conv = nn.Conv2d(**_shared_arguments(layer)).to_empty(device=layer.weight.device)
+    conv.weight.copy_(_position_mean(f"{label}.weight", layer.weight, tolerance))
     if conv.bias is not None and layer.bias is not None:
-        conv.bias.copy_(_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
-    _match(conv, layer)
+        conv.bias.copy_(_position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
+    _match_mode(conv, layer)
     return conv
 
 
-def _options(layer: nn.Conv2d | LocallyConnected2d) -> dict[str, Any]:
-    """What both kinds of layer are made from; on the meta device, so that nothing is drawn to be thrown away."""
+def _shared_arguments(layer: nn.Conv2d | LocallyConnected2d) -> dict[str, Any]:
+    """Return the arguments of both kinds of layer; on the meta device, so that no weights are drawn in vain."""
     names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
     options = {name: getattr(layer, name) for name in names}
     return options | {"bias": layer.bias is not None, "device": "meta", "dtype": layer.weight.dtype}
 
 
-def _match(new: nn.Module, old: nn.Module) -> None:
-    """Train and evaluate as the old layer does."""
+def _match_mode(new: nn.Module, old: nn.Module) -> None:
+    """Copy the mode and requires_grad of the old layer."""
     new.train(old.training)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(getattr(old, name).requires_grad)
 
 
-def _mean(label: str, values: Tensor, tolerance: float) -> Tensor:
-    """Mean of (H_out, W_out, ...) over positions, without rounding where they are equal."""
+def _position_mean(label: str, values: Tensor, tolerance: float) -> Tensor:
+    """Return the mean of (H_out, W_out, ...) over positions, without rounding where all positions are equal."""
     first = values[0, 0]
     mean = first + (values - first).mean((0, 1))
     if tolerance < math.inf:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bioshare.checks import whole
 from bioshare.nn.functional import locally_connected2d
 from bioshare.nn.plan import new_weight, physical
 
@@ -20,10 +20,9 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 class LocallyConnected2d(nn.Module):
     """A convolution without weight sharing: position (h, w) of the output has its own kernel ``weight[h, w]``.
 
-    y[b, :, h, w] = weight[h, w] applied to the patch that a convolution sees there. The arguments are those of
-    `torch.nn.Conv2d`, and `input_size`; without a bias unless asked, as in the paper. Between a forward and its
-    backward pass nothing is kept but the input and the weights (with a padding_mode other than zeros, the padded
-    input).
+    y[b, :, h, w] = weight[h, w] applied to the patch under (h, w). The arguments are `torch.nn.Conv2d`'s, and
+    `input_size`; by default without a bias, as in the paper. A backward pass needs only the input and the weights
+    (after a padding_mode other than zeros, the padded input).
 
     The weights start as independent draws from N(0, 2 / (out_channels kh kw)) at every position (Kaiming normal,
     fan-out, ReLU gain), from torch's default generator; the bias starts at 0.
@@ -32,15 +31,15 @@ class LocallyConnected2d(nn.Module):
         in_channels, out_channels: as in `torch.nn.Conv2d`.
         kernel_size, stride, dilation: an int, or a pair for rows and columns.
         padding: an int, a pair, "valid" (none) or "same" (an output of the input's size; stride 1 only).
-        groups: blocks of input channels that feed separate blocks of output channels.
+        groups: blocks of input channels, each for its own block of output channels.
         bias: whether every position and output channel has its own bias.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         device, dtype: of the weights and the bias.
         input_size: rows and columns of the input; an int for a square.
 
     Attributes:
-        weight: (H_out, W_out, out, in / groups, kh, kw); ``weight[h, w]`` is an ordinary convolution kernel. In memory
-            the axes are in another order (`bioshare.nn.functional.physical`), so take ``reshape`` and not ``view``.
+        weight: (H_out, W_out, out, in / groups, kh, kw); ``weight[h, w]`` is an ordinary convolution kernel. The
+            axes have another order in memory (`bioshare.nn.functional.physical`): ``reshape`` works, ``view`` doesn't.
         bias: (out, H_out, W_out), or None.
         output_size: (H_out, W_out).
 
@@ -72,9 +71,9 @@ class LocallyConnected2d(nn.Module):
         input_size: int | Pair,
     ) -> None:
         super().__init__()
-        groups = _whole("groups", groups, 1)
+        groups = whole("groups", groups, "a whole number", at_least=1)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if _whole(name, channels, 1) % groups:
+            if whole(name, channels, "a whole number", at_least=1) % groups:
                 raise ValueError(f"{name} must be a multiple of groups={groups}; got {channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
@@ -92,11 +91,18 @@ class LocallyConnected2d(nn.Module):
         self.reset_parameters()
 
     def _pad(self) -> tuple[int, int, int, int]:
-        """Padding on the left, right, top and bottom."""
+        """Return the padding on the left, right, top and bottom."""
         if self.padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {self.padding_mode!r}")
+        if self.padding == "valid":
+            return 0, 0, 0, 0
+        if self.padding == "same":
+            if self.stride != (1, 1):
+                raise ValueError(f'padding="same" needs stride=1; got stride={self.stride}')
+            rows, columns = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+            return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
         if isinstance(self.padding, str):
-            return self._named_padding(self.padding)
+            raise ValueError(f'padding must be an int, a pair, "same" or "valid"; got {self.padding!r}')
         rows, columns = self.padding
         room = {"reflect": -1, "circular": 0}.get(self.padding_mode, math.inf)
         if rows > self.input_size[0] + room or columns > self.input_size[1] + room:
@@ -106,30 +112,18 @@ class LocallyConnected2d(nn.Module):
             )
         return columns, columns, rows, rows
 
-    def _named_padding(self, name: str) -> tuple[int, int, int, int]:
-        if name not in ("same", "valid"):
-            raise ValueError(f'padding must be an int, a pair, "same" or "valid"; got {name!r}')
-        if name == "valid":
-            return 0, 0, 0, 0
-        if self.stride != (1, 1):
-            raise ValueError(f'padding="same" needs stride=1; got stride={self.stride}')
-        top, left = (d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        rows, columns = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        return left, columns - left, top, rows - top
-
     def _output_size(self) -> Pair:
-        """Rows and columns of the output, as for a convolution."""
+        """Return the rows and columns of the output, as for a convolution."""
         left, right, top, bottom = self.pad
-        sides = (top + bottom, left + right)
-        axes = zip(self.input_size, sides, self.kernel_size, self.dilation, self.stride, strict=True)
-        slack = [(n + p - d * (k - 1) - 1, s) for n, p, k, d, s in axes]
-        if min(room for room, _ in slack) < 0:
+        padded = self.input_size[0] + top + bottom, self.input_size[1] + left + right
+        axes = zip(padded, self.kernel_size, self.dilation, self.stride, strict=True)
+        rows, columns = ((n - d * (k - 1) - 1) // s + 1 for n, k, d, s in axes)
+        if rows < 1 or columns < 1:
             raise ValueError(
                 f"kernel_size must fit into the padded input; got kernel_size={self.kernel_size} with "
                 f"dilation={self.dilation} for input_size={self.input_size} with padding={self.padding}. "
                 "Take a smaller kernel or dilation, or more padding"
             )
-        rows, columns = (room // s + 1 for room, s in slack)
         return rows, columns
 
     @torch.no_grad()
@@ -143,13 +137,13 @@ class LocallyConnected2d(nn.Module):
         """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing.
 
         Raises:
-            ValueError: the input has other channels or another size than the layer was made for.
+            ValueError: the input has the wrong number of channels, or another size than `input_size`.
         """
         expected = self.in_channels, *self.input_size
         if x.ndim not in (3, 4) or x.shape[-3:] != expected:
             raise ValueError(
                 f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A locally "
-                "connected layer has a kernel for every position: make it with the input_size that it will see"
+                "connected layer has a kernel for every position: make it with the input_size of its later inputs"
             )
         if x.ndim == 3:
             return self.forward(x[None])[0]
@@ -159,7 +153,7 @@ class LocallyConnected2d(nn.Module):
         return locally_connected2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
-        """The constructor's arguments, those at their defaults left out."""
+        """Return the constructor's arguments, without defaults."""
         defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
         changed = {name: getattr(self, name) for name, value in defaults.items() if getattr(self, name) != value}
         changed |= {"bias": True} if self.bias is not None else {}
@@ -168,19 +162,10 @@ class LocallyConnected2d(nn.Module):
         return f"{required}, input_size={self.input_size}{options}"
 
 
-def _whole(name: str, value: int, at_least: int) -> int:
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int; got {value!r}") from None
-    if whole < at_least:
-        raise ValueError(f"{name} must be at least {at_least}; got {value!r}")
-    return whole
-
-
 def _pair(name: str, value: int | Pair, at_least: int) -> Pair:
-    """An int for both axes, or one for each."""
+    """Return an int twice, or a pair, after a check of both."""
     pair = value if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
         raise TypeError(f"{name} must be an int or a pair of ints (rows, columns); got {value!r}")
-    return _whole(name, pair[0], at_least), _whole(name, pair[1], at_least)
+    rows, columns = (whole(name, n, "a whole number or a pair of them", at_least=at_least) for n in pair)
+    return rows, columns

@@ -2,54 +2,59 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from bioshare.checks import real, whole
+
 
 def resnet20(num_classes: int = 10, in_channels: int = 3) -> ResNet:
-    """ResNet-20 in its CIFAR form (He et al. 2015, Sec. 4.2), for images of any size from 4 x 4.
+    """Make ResNet-20 for CIFAR (He et al. 2015, Sec. 4.2), for images of any size from 4 x 4.
 
     A 3 x 3 convolution, then three stages of three blocks with 16, 32 and 64 channels; the second and the third
     stage halve the image.
 
     Args:
-        num_classes, in_channels: sizes of the output and of the images' channel axis.
+        num_classes, in_channels: number of outputs, and of channels of the images.
 
     Raises:
-        ValueError: an argument is no whole number >= 1.
+        TypeError, ValueError: an argument is no whole number of at least 1.
 
     Example:
         >>> sum(p.numel() for p in resnet20().parameters())
         272474
     """
-    _whole(num_classes=num_classes, in_channels=in_channels)
-    stem = nn.Sequential(_convolution(in_channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+    whole("num_classes", num_classes, "a whole number", at_least=1)
+    whole("in_channels", in_channels, "a whole number", at_least=1)
+    stem = nn.Sequential(_same_convolution(in_channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
     return ResNet(stem, channels=(16, 32, 64), blocks=(3, 3, 3), num_classes=num_classes)
 
 
 def resnet18(num_classes: int = 1000, width: float = 0.5, in_channels: int = 3) -> ResNet:
-    """ResNet-18 in its ImageNet form (He et al. 2015, Table 1), the paper's with half of the usual channels.
+    """Make ResNet-18 for ImageNet (He et al. 2015, Table 1), by default with half of the channels, as in the paper.
 
-    A 7 x 7 convolution with stride 2 and max pooling, then four stages of two blocks; all but the first halve the
-    image.
+    A 7 x 7 convolution with stride 2 and max pooling, then four stages of two blocks; all but the first stage halve
+    the image.
 
     Args:
-        num_classes, in_channels: sizes of the output and of the images' channel axis.
-        width: the stages have 64, 128, 256 and 512 channels times this.
+        num_classes, in_channels: number of outputs, and of channels of the images.
+        width: factor of the stages' 64, 128, 256 and 512 channels.
 
     Raises:
-        ValueError: width is no positive multiple of 1/64, or another argument no whole number >= 1.
+        TypeError, ValueError: width is no positive multiple of 1/64, or another argument no whole number of at least 1.
     """
-    _whole(num_classes=num_classes, in_channels=in_channels)
-    if not (math.isfinite(width) and width > 0 and float(64 * width).is_integer()):
-        raise ValueError(f"width must be a positive multiple of 1/64, for 64 * width channels; got {width!r}")
-    first = int(64 * width)
+    whole("num_classes", num_classes, "a whole number", at_least=1)
+    whole("in_channels", in_channels, "a whole number", at_least=1)
+    expected = "a positive multiple of 1/64, for 64 * width channels"
+    channels = 64 * float(real("width", width, expected, above=0, array=False))
+    if not channels.is_integer():
+        raise ValueError(f"width must be {expected}; got {width!r}")
+    first = int(channels)
     stem = nn.Sequential(
-        _convolution(in_channels, first, 7, stride=2),
+        _same_convolution(in_channels, first, 7, stride=2),
         nn.BatchNorm2d(first),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, stride=2, padding=1),
@@ -64,10 +69,10 @@ class ResNet(nn.Module):
     torch's default generator.
 
     Args:
-        stem: takes images to ``channels[0]`` channels.
-        channels: of every stage; the first keeps the size of the image, every other one halves it.
-        blocks: how many `BasicBlock` every stage has.
-        num_classes: outputs.
+        stem: first layers, from images to ``channels[0]`` channels.
+        channels: channels of every stage; the first stage keeps the size of the image, later stages halve the image.
+        blocks: number of `BasicBlock` in every stage.
+        num_classes: number of outputs.
 
     Attributes:
         stem, stages, head: the parts in the order of computation; ``stages[i][j]`` is a block.
@@ -90,24 +95,24 @@ class ResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut around them, which is a 1 x 1 convolution where the shape changes.
+    """Two 3 x 3 convolutions, and a shortcut around both; a 1 x 1 convolution where the shape changes.
 
     y = relu(norm2(conv2(relu(norm1(conv1(x))))) + shortcut(x))
 
     Args:
-        in_channels, out_channels: of the block.
-        stride: of conv1 and the shortcut.
+        in_channels, out_channels: channels of the block's input and output.
+        stride: stride of conv1 and the shortcut.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = _convolution(in_channels, out_channels, 3, stride)
+        self.conv1 = _same_convolution(in_channels, out_channels, 3, stride)
         self.norm1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = _convolution(out_channels, out_channels, 3)
+        self.conv2 = _same_convolution(out_channels, out_channels, 3)
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut.append(_convolution(in_channels, out_channels, 1, stride))
+            self.shortcut.append(_same_convolution(in_channels, out_channels, 1, stride))
             self.shortcut.append(nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,11 +126,5 @@ def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.
     return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *others)
 
 
-def _convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+def _same_convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
-
-
-def _whole(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")

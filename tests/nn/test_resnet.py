@@ -138,16 +138,16 @@ def test_a_block_adds_two_layers_to_its_shortcut(stride):
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "message"),
+    ("make", "options", "error", "message"),
     [
-        (resnet20, {"num_classes": 0}, "num_classes must be a whole number of at least 1; got 0"),
-        (resnet20, {"in_channels": 1.0}, "in_channels must be a whole number of at least 1; got 1.0"),
-        (resnet18, {"num_classes": True}, "num_classes must be a whole number"),
-        (resnet18, {"width": 0.3}, "width must be a positive multiple of 1/64, for 64 .* got 0.3"),
-        (resnet18, {"width": 0}, "width must be a positive multiple"),
-        (resnet18, {"width": math.inf}, "width must be a positive multiple"),
+        (resnet20, {"num_classes": 0}, ValueError, "num_classes must be a whole number, at least 1; got 0"),
+        (resnet20, {"in_channels": 1.0}, TypeError, "in_channels must be a whole number; got 1.0"),
+        (resnet18, {"num_classes": True}, TypeError, "num_classes must be a whole number"),
+        (resnet18, {"width": 0.3}, ValueError, "width must be a positive multiple of 1/64, for 64 .* got 0.3"),
+        (resnet18, {"width": 0}, ValueError, "width must be a positive multiple"),
+        (resnet18, {"width": math.inf}, ValueError, "width must be a positive multiple"),
     ],
 )
-def test_arguments_are_checked(make, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_arguments_are_checked(make, options, error, message):
+    with pytest.raises(error, match=message):
         make(**options)
