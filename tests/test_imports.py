@@ -108,7 +108,7 @@ def test_only_the_fused_kernels_import_triton_and_only_the_choice_of_a_form_impo
 
 
 def test_what_the_engines_share_does_not_import_torch():
-    shared = {f"bioshare.circuit.{name}" for name in ("problem", "run", "simulate", "loop", "brian")}
+    shared = {f"bioshare.circuit.{name}" for name in ("problem", "prepare", "run", "simulate", "loop", "brian")}
     assert importers("numpy") > shared - {"bioshare.circuit.simulate"}
     assert not importers("torch") & shared
 

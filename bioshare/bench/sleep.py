@@ -15,7 +15,8 @@ from bioshare.checks import Array
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import Loop, literal_steps
-from bioshare.circuit.problem import Problem, prepare
+from bioshare.circuit.prepare import prepare_sleep
+from bioshare.circuit.problem import Problem
 from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
 from bioshare.cli import positive
 
@@ -62,7 +63,7 @@ def sleep_problem(presentations: int, runs: int, seed: int, noise: float = 0.0) 
     weights, stimuli = rng.normal(1, 1, (runs, 100, 81)), rng.standard_normal((runs, presentations, 81))
     rule = Hebbian(gamma=0.01, momentum=0.95, learning_rate=InverseSqrtDecay(3e-4, 2, 50))
     own = {"noise": noise, "seed": seed} if noise else {}
-    return prepare(weights, stimuli, RateCircuit(), rule, record_every=presentations, **own)
+    return prepare_sleep(weights, stimuli, RateCircuit(), rule, record_every=presentations, **own)
 
 
 def sleep_rows(problem: Problem, repeats: int) -> Iterator[Row]:

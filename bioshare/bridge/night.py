@@ -17,7 +17,8 @@ from bioshare.bridge.sharing import Changes, Costs
 from bioshare.bridge.simulation import BYTES_PER_WEIGHT, Simulation
 from bioshare.checks import Array
 from bioshare.circuit.exact import Exact, sleep_map
-from bioshare.circuit.problem import Engine, prepare
+from bioshare.circuit.prepare import prepare_sleep
+from bioshare.circuit.problem import Engine
 from bioshare.circuit.stimuli import derived
 from bioshare.nn import LocallyConnected2d
 
@@ -138,7 +139,9 @@ class Night(Changes):
         sleep = self.sleep
         try:
             rule, patterns = sleep.rule_for(inputs), self._draw(inputs)
-            prepare(np.zeros((2, inputs)), patterns, sleep.circuit, rule, noise=sleep.stimulus.noise, seed=self.seed)
+            prepare_sleep(
+                np.zeros((2, inputs)), patterns, sleep.circuit, rule, noise=sleep.stimulus.noise, seed=self.seed
+            )
         except (TypeError, ValueError) as error:
             strength = f" (its strength is {sleep.rule.strength:g})" if isinstance(sleep.rule, Dose) else ""
             raise type(error)(f"layer {name!r}: {error}{strength}") from error

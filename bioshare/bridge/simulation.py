@@ -14,7 +14,8 @@ from bioshare.bridge.changes import Change
 from bioshare.bridge.lattice import SharingModule
 from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.problem import Engine, prepare
+from bioshare.circuit.prepare import prepare_sleep
+from bioshare.circuit.problem import Engine
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import derived
 
@@ -70,7 +71,7 @@ class Simulation(Change):
 
         All modules see the same patterns, without a copy for each, and every module has noise of its own.
         """
-        problem = prepare(
+        problem = prepare_sleep(
             weights.numpy(),
             np.broadcast_to(self.patterns, (len(weights), 1, *self.patterns.shape)),
             self.circuit,

@@ -24,8 +24,7 @@ from brian2.equations.equations import EquationError
 from bioshare.checks import real, whole
 from bioshare.circuit import equations
 from bioshare.circuit.circuits import RateCircuit
-from bioshare.circuit.problem import Outcome, Problem, divergence, measure
-from bioshare.circuit.progress import Progress
+from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights
 
 STEP = 1
 """Order of the Euler steps in Brian2's "groups" slot; the sums into a group go one before its step. So both equations
@@ -288,7 +287,7 @@ class _BrianSleep:
         trajectory = [*(shape(w) for w in np.asarray(self.monitor.w).T), weights]
         self._refuse_divergence(trajectory)
         trajectory = trajectory[: problem.records]
-        records = [measure(w, problem.weights.mean(-2)) for w in trajectory]
+        records = [measure_weights(w, problem.weights.mean(-2)) for w in trajectory]
         return Outcome(
             weights=weights,
             r=np.asarray(self.excitatory.r[:]).reshape(groups, neurons),

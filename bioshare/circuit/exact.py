@@ -19,9 +19,9 @@ from torch import Tensor
 from bioshare.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.groups import Groups, NoisyGroups, SharedGroups, refuse_divergence
+from bioshare.circuit.prepare import check_progress, prepare_sleep
 from bioshare.circuit.presentations import Constants, Vectors, blocks
-from bioshare.circuit.problem import Outcome, Problem, prepare
-from bioshare.circuit.progress import Progress, checked, telling
+from bioshare.circuit.problem import Outcome, Problem, Progress, reported
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
@@ -184,7 +184,7 @@ def sleep_map(
     engine = Exact() if engine == "exact" else engine
     if not isinstance(engine, Exact):
         raise TypeError(f'engine must be "exact" or an Exact(); got {engine!r}')
-    checked(progress)
+    check_progress(progress)
     if isinstance(stimuli, Stimulus):
         if inputs is None:
             raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
@@ -194,7 +194,7 @@ def sleep_map(
         shape = (*stimuli.shape[:-2], 1, stimuli.shape[-1])
         if inputs not in (None, shape[-1]):
             raise ValueError(f"inputs must be left out, or the stimuli's {shape[-1]}; got {inputs}")
-    problem = prepare(np.zeros(shape), stimuli, circuit, rule, presentations=presentations, seed=seed)
+    problem = prepare_sleep(np.zeros(shape), stimuli, circuit, rule, presentations=presentations, seed=seed)
     if problem.per_neuron:
         raise ValueError("stimuli must be the same for all neurons; with noise, simulate the sleep of the weights")
     with engine.torch_threads(2 * problem.weights.size * shape[-1]):
@@ -208,7 +208,7 @@ def _mapped(problem: Problem, engine: Exact, progress: Progress) -> SleepMap:
     deviation = Vectors.at_rest(identity)
     mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))
     mean.state[:, 0, -1] = -constants.bias[:, 0]  # the last virtual neuron has no weights: it carries c
-    with telling(progress, problem.presentations) as tell:
+    with reported(progress, problem.presentations) as tell:
         for start, x in _chunks(problem, engine):
             parts = blocks(constants, x, rates[start : start + x.shape[1]], MAP_BLOCK)
             for number, block in enumerate(parts):
@@ -257,7 +257,7 @@ def _propagate(problem: Problem, engine: Exact, progress: Progress) -> Outcome:
     state, done = groups.at_rest(), 0
     records = [groups.before()]
     try:
-        with telling(progress, problem.presentations) as tell:
+        with reported(progress, problem.presentations) as tell:
             for start, x in _chunks(problem, engine):
                 after, recorded = groups.live(state, x, start)
                 records += recorded

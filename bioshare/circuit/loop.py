@@ -11,8 +11,7 @@ import numpy as np
 
 from bioshare.checks import Array
 from bioshare.circuit.circuits import RateCircuit
-from bioshare.circuit.problem import Outcome, Problem, divergence, measure
-from bioshare.circuit.progress import Progress, telling
+from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights, reported
 
 
 def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
@@ -54,18 +53,18 @@ class Loop:
         """Simulate a checked sleep step by step."""
         start, steps = time.perf_counter(), problem.circuit.updates_per_presentation
         mean_init = problem.weights.mean(-2)
-        records = [measure(problem.weights, mean_init)]
+        records = [measure_weights(problem.weights, mean_init)]
         state: tuple[Array, Array, Array] | None = None
         done = 0
         try:
-            with telling(progress, problem.presentations) as tell, np.errstate(over="ignore", invalid="ignore"):
+            with reported(progress, problem.presentations) as tell, np.errstate(over="ignore", invalid="ignore"):
                 for w, r, r_inh in islice(literal_steps(problem), steps - 1, None, steps):
                     if not np.abs(w).max() < problem.bound:
                         size = np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))
                         raise divergence(problem, done, int(np.argmax(size)))
                     state, done = (w.copy(), r, r_inh[:, 0]), done + 1
                     if done % problem.record_every == 0:
-                        records.append(measure(w, mean_init))
+                        records.append(measure_weights(w, mean_init))
                     tell(done)
         except KeyboardInterrupt:
             if state is None:

@@ -8,8 +8,8 @@ import warnings
 from numpy.typing import ArrayLike
 
 from bioshare.circuit.circuits import Circuit
-from bioshare.circuit.problem import Engine, prepare
-from bioshare.circuit.progress import Progress, checked
+from bioshare.circuit.prepare import check_progress, prepare_sleep
+from bioshare.circuit.problem import Engine, Progress
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.run import SleepRun
 from bioshare.circuit.stimuli import Stimulus
@@ -74,8 +74,9 @@ def simulate(
         >>> run.neg_log_snr[-1] < run.neg_log_snr[0] - 5
         np.True_
     """
-    engine, progress = find_engine(engine), checked(progress)
-    problem = prepare(
+    engine = find_engine(engine)
+    check_progress(progress)
+    problem = prepare_sleep(
         weights, stimuli, circuit, rule, record_every=record_every, presentations=presentations, seed=seed
     )
     run = SleepRun.of(problem, engine.run(problem, progress), engine)

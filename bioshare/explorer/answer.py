@@ -16,7 +16,8 @@ from bioshare.checks import Array
 from bioshare.circuit import theory
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import literal_steps
-from bioshare.circuit.problem import DivergenceError, Problem, measure, prepare
+from bioshare.circuit.prepare import prepare_sleep
+from bioshare.circuit.problem import DivergenceError, Problem, measure_weights
 from bioshare.circuit.run import SleepRun
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.setting import DT, Setting, Unstable
@@ -127,7 +128,7 @@ def answer(setting: Setting, now_at: int | None = None, progress: Progress | Non
 
 def prepared(setting: Setting) -> Problem:
     """The whole sleep; raises ValueError where its learning rates are refused."""
-    return prepare(
+    return prepare_sleep(
         setting.weights,
         setting.stimulus,
         setting.circuit,
@@ -175,7 +176,7 @@ def recorded(run: SleepRun, before: Array) -> Records:
     """The records of a run, with the end where it lies between two of them; ``before`` are the weights (N, K)."""
     at, values = run.presentation, np.stack([run.neg_log_snr, run.mean_norm, run.mean_drift])
     if at[-1] < run.presentations:
-        end = np.stack(list(measure(run.weights, before.mean(-2)).values()))
+        end = np.stack(list(measure_weights(run.weights, before.mean(-2)).values()))
         at, values = np.append(at, run.presentations), np.concatenate([values, end[..., None]], -1)
     curve, norm, drift = values
     return Records(at, curve, norm / norm[..., :1], drift / norm[..., :1])

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from bioshare.checks import Array
 from bioshare.circuit.circuits import RateCircuit
-from bioshare.circuit.problem import prepare
-from bioshare.circuit.progress import Progress, checked
+from bioshare.circuit.prepare import check_progress, prepare_sleep
+from bioshare.circuit.problem import Progress
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SLIDERS, Setting
@@ -117,7 +117,8 @@ def compute(setting: Setting, progress: Progress = True) -> Grid:
     cell = np.empty([len(axis) for axis in values.values()], np.int32)
     words: list[str] = []
     sleeps: list[_Sleep] = []
-    with _telling(checked(progress), cell.size) as tell:
+    check_progress(progress)
+    with _telling(progress, cell.size) as tell:
         for place, (rate, noise) in _points(values["learning_rate"], values["noise"]):
             settings = [
                 setting.moved(learning_rate=rate, noise=noise, alpha=alpha, gamma=gamma)
@@ -191,7 +192,7 @@ def _refused(setting: Setting, gammas: set[float], tell: Tell) -> set[float]:
     rule = Hebbian(np.array(sorted(gammas)), MOMENTUM, learning_rate=setting.rule.learning_rate)
     arguments = (setting.weights[:1], setting.stimulus, circuit, rule)
     try:
-        prepare(*arguments, presentations=setting.presentations, seed=setting.seed)
+        prepare_sleep(*arguments, presentations=setting.presentations, seed=setting.seed)
     except ValueError:
         if len(gammas) == 1:
             return gammas

@@ -19,7 +19,7 @@ from bokeh.resources import Resources
 
 import bioshare
 from bioshare.circuit import stimuli
-from bioshare.circuit.progress import Progress
+from bioshare.circuit.problem import Progress
 from bioshare.circuit.stimuli import generators
 from bioshare.circuit.theory import max_alpha
 from bioshare.explorer.answer import SHOWN, WATCHED, Answer, Responses, theory_end, theory_minimum

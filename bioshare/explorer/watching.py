@@ -13,8 +13,7 @@ from torch import Tensor
 
 from bioshare.checks import Array
 from bioshare.circuit.exact import RECORDED, Exact, groups_of, noise_together
-from bioshare.circuit.problem import Outcome, Problem, measure
-from bioshare.circuit.progress import Progress, telling
+from bioshare.circuit.problem import Outcome, Problem, Progress, measure_weights, reported
 
 NEURONS, INPUTS = 24, 9
 """Weights that are written down: of the first neurons, from the first inputs."""
@@ -53,11 +52,11 @@ class Watching:
         self.weights = np.zeros((len(self.presentation), *problem.weights[:, :NEURONS, :INPUTS].shape))
         mean = problem.weights.mean(-2)
         last = problem.weights, problem.weights[..., 0], problem.weights[:, 0, 0]
-        with engine.torch_threads(problem.weights.size), telling(progress, problem.presentations) as tell:
+        with engine.torch_threads(problem.weights.size), reported(progress, problem.presentations) as tell:
             for i, (weights, r, r_inh) in enumerate(self._visited(problem, engine, tell)):
                 lost = self.lost[:, None, None]
                 last = np.where(lost, problem.weights, weights), r, r_inh
-                self.curves[..., i] = np.where(self.lost, np.nan, list(measure(last[0], mean).values()))
+                self.curves[..., i] = np.where(self.lost, np.nan, list(measure_weights(last[0], mean).values()))
                 self.weights[i] = last[0][:, :NEURONS, :INPUTS]
         ends: dict[str, Array] = dict(zip(RECORDED, self.curves[..., [0, -1]], strict=True))
         return Outcome(*last, ends, problem.presentations)

@@ -15,7 +15,7 @@ import bioshare as bs
 from bioshare.circuit import noisy
 from bioshare.circuit.exact import groups_of
 from bioshare.circuit.groups import NoisyGroups
-from bioshare.circuit.problem import prepare
+from bioshare.circuit.prepare import prepare_sleep
 
 assert_close = partial(np.testing.assert_allclose, rtol=0)
 ALPHA, GAMMA = np.array([0.5, 10.0]), np.array([[0.3], [0.01], [0.0]])
@@ -31,7 +31,9 @@ NOISY = bs.stimuli.noise(bs.stimuli.gaussian(), 0.5)
 
 def problem(circuit, *shape, presentations=20, record_every=1, seed=0):
     weights = np.random.default_rng(seed).normal(1, 1, shape)
-    return prepare(weights, NOISY, circuit, RULE, presentations=presentations, seed=seed, record_every=record_every)
+    return prepare_sleep(
+        weights, NOISY, circuit, RULE, presentations=presentations, seed=seed, record_every=record_every
+    )
 
 
 @torch.no_grad()
@@ -76,7 +78,7 @@ def test_in_single_precision_the_compiled_form_is_as_close_as_that_of_torch(circ
 def test_groups_of_one_stimulus_sleep_as_if_each_were_given_its_inputs(engine, circuit):
     weights = np.random.default_rng(0).normal(1, 1, (3, 2, 6, 4))
     patterns = np.random.default_rng(1).normal(size=(3, 1, 20, 4))
-    posed = prepare(weights, patterns, circuit, RULE, noise=0.5, seed=3)
+    posed = prepare_sleep(weights, patterns, circuit, RULE, noise=0.5, seed=3)
     assert posed.stimulus_of.tolist() == [0, 0, 1, 1, 2, 2]
     ((_, drawn),) = posed.drawn(20)
     assert drawn.shape == (3, 20, 6, 4)
@@ -109,10 +111,10 @@ import sys
 sys.modules["numba"] = None  # an import of it fails
 import numpy as np, bioshare as bs
 from bioshare.circuit.exact import groups_of
-from bioshare.circuit.problem import prepare
+from bioshare.circuit.prepare import prepare_sleep
 asked = np.eye(3), np.eye(3), bs.SteadyState(), bs.Hebbian(learning_rate=0.01)
 print(bs.simulate(*asked).presentations)
-noisy = prepare(*asked, noise=0.1, seed=0)
+noisy = prepare_sleep(*asked, noise=0.1, seed=0)
 print(type(groups_of(noisy, bs.Exact(device="meta"))).__name__)
 try:
     groups_of(noisy, bs.Exact())
