@@ -44,6 +44,7 @@ def input_gradient(grad: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
     kernels = _kernel_matrices(weight, plan).unflatten(-1, (plan.kw, -1))
     dx = plan.new_input(grad, torch.float32 if grad.dtype in HALVES else grad.dtype).zero_()
     cotangents, rows = _by_position(grad, plan), _by_row(dx, plan)
+    unpadded = slice(plan.left, plan.left + plan.width)
     for chunk, stack in _stacks(dx, plan):
         stack.zero_()
         # dy[h, w]: (positions groups, batch, outputs)
@@ -59,7 +60,7 @@ def input_gradient(grad: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
                 pixels += torch.bmm(*factors).view(pixels.shape)
         for inside, seen, i in _kernel_rows(chunk, plan):
             # dx[h sh + i dh - top] += d stack[h, i]: (rows, batch, width, groups, channels)
-            rows[seen] += _unpadded(stack, plan)[inside, ..., i, :]
+            rows[seen] += stack[inside, :, unpadded, :, i]
     return dx.to(grad.dtype)
 
 
@@ -94,11 +95,6 @@ def _by_row(x: Tensor, plan: ProductPlan) -> Tensor:
     return rearrange(x, "b (g c) h w -> h b w g c", g=plan.groups)
 
 
-def _unpadded(stack: Tensor, plan: ProductPlan) -> Tensor:
-    """View the columns of a stack without the padding."""
-    return stack[:, :, plan.left : plan.left + plan.width]
-
-
 def _stacks(x: Tensor, plan: ProductPlan) -> Iterator[tuple[slice, Tensor]]:
     """Yield some rows of the output at a time, with memory for their stack: zeros at first, then the last stack.
 
@@ -116,11 +112,12 @@ def _stacks(x: Tensor, plan: ProductPlan) -> Iterator[tuple[slice, Tensor]]:
 def _patches(x: Tensor, plan: ProductPlan) -> Iterator[tuple[slice, Tensor]]:
     """Yield some rows of the output at a time, with the patches: (positions groups, batch, kw kh channels)."""
     rows = _by_row(x.contiguous(memory_format=torch.channels_last), plan)
+    unpadded = slice(plan.left, plan.left + plan.width)
     for chunk, stack in _stacks(x, plan):
         for inside, seen, i in _kernel_rows(chunk, plan):
             # stack[h, i] = x[h sh + i dh - top], or 0 outside x: (rows, batch, width, groups, channels)
             stack[: inside.start, ..., i, :] = 0
-            _unpadded(stack, plan)[inside, ..., i, :] = rows[seen]
+            stack[inside, :, unpadded, :, i] = rows[seen]
             stack[inside.stop :, ..., i, :] = 0
         # patch[h, w, j] = stack[h, w sw + j dw]: (rows, batch, columns, groups, kh, channels, kw)
         windows = stack.unfold(2, (plan.kw - 1) * plan.dw + 1, plan.sw)[:, :, : plan.columns, ..., :: plan.dw]

@@ -29,7 +29,7 @@ class Compiled:
     """Stands for a kernel; a launch compiles it instead."""
 
     def __init__(self, kernel):
-        self.kernel, self.found = kernel, []
+        self.kernel, self.facts = kernel, []
 
     def __getitem__(self, grid):
         return self.compile
@@ -47,7 +47,7 @@ class Compiled:
         instructions = set(re.findall(r"^\s*(?:@%p\d+ )?([a-z][\w.]*)", compiled.asm["ptx"], re.MULTILINE))
         wanted = {name.split(".mma")[0] for name in instructions if name.startswith(("wgmma.mma", "cp.async.c"))}
         facts = {"name": self.kernel.__name__, "shared": compiled.metadata.shared, "instructions": sorted(wanted)}
-        self.found.append(facts | resources(compiled.asm["cubin"]))
+        self.facts.append(facts | resources(compiled.asm["cubin"]))
 
 
 def resources(binary):
@@ -71,7 +71,7 @@ def main():
         fused.forward(images, weight, plan, tiles)
         fused.input_gradient(images, weight, plan, tiles)
         fused.weight_gradient(images, images, plan, torch.float32, tiles)
-    print(json.dumps([facts for kernel in compiled for facts in kernel.found], indent=1))
+    print(json.dumps([facts for kernel in compiled for facts in kernel.facts], indent=1))
 
 
 if __name__ == "__main__":

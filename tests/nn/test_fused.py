@@ -66,8 +66,8 @@ def test_the_kernels_compile_for_hopper_without_spilling_and_use_its_matrix_unit
     """Ahead of time, which needs no GPU: what would be launched for a middle layer of ResNet-20 at a batch of 512."""
     script = Path(__file__).with_name("compile_for_hopper.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=True)
-    kernels = json.loads(found.stdout)
+    output = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=True)
+    kernels = json.loads(output.stdout)
     assert {kernel["name"] for kernel in kernels} == {"forward", "input_gradient", "weight_gradient"}
     assert len(kernels) == 3 * 2 * len(fused.TILES)
     for kernel in kernels:
