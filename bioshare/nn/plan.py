@@ -67,12 +67,12 @@ class ProductPlan(NamedTuple):
 
     def new_input(self, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Allocate (batch, in, H, W) in channels_last, with the batch, device and dtype of a tensor."""
-        shape = len(like), self.groups * self.channels, self.height, self.width
+        shape = like.shape[0], self.groups * self.channels, self.height, self.width
         return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
 
     def new_output(self, like: Tensor) -> Tensor:
         """Allocate (batch, out, H_out, W_out) in channels_last, with the batch, device and dtype of a tensor."""
-        shape = len(like), self.groups * self.outputs, self.rows, self.columns
+        shape = like.shape[0], self.groups * self.outputs, self.rows, self.columns
         return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
     def new_weight(self, dtype: torch.dtype, device: torch.device) -> Tensor:

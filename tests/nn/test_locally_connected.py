@@ -166,6 +166,14 @@ def test_compiling_does_not_break_the_graph_or_change_the_result():
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-4)
 
 
+def test_an_exported_layer_takes_batches_of_any_size():
+    layer = LocallyConnected2d(2, 4, 3, padding=1, input_size=(6, 5), bias=True).double()
+    sizes = ({0: torch.export.Dim("batch", min=2)},)
+    exported = torch.export.export(layer, (draw(3, 2, 6, 5),), dynamic_shapes=sizes).module()
+    x = draw(7, 2, 6, 5)
+    assert torch.equal(exported(x), layer(x))
+
+
 def test_an_optimizer_step_keeps_the_layout_of_the_weights():
     layer = LocallyConnected2d(2, 4, 3, input_size=5, bias=True)
     strides = [p.stride() for p in layer.parameters()]
