@@ -82,6 +82,12 @@ def test_the_explorer_imports_circuit_and_only_the_command_line_and_the_public_n
     assert importers("bioshare.explorer") - within(IMPORTS, "bioshare.explorer") == {"bioshare"}
 
 
+def test_nothing_in_the_library_imports_the_benches():
+    benches = within(IMPORTS, "bioshare.bench")
+    assert benches
+    assert importers("bioshare.bench") <= benches
+
+
 @pytest.mark.parametrize("outside", ["figures", "notebooks", "tests"])
 def test_nothing_imports_what_lies_outside_the_package(outside):
     assert not importers(outside)

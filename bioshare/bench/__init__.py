@@ -8,7 +8,9 @@ import json
 import time
 from pathlib import Path
 
-import bioshare.bench.timing as timing
+import torch
+
+from bioshare.bench.harness import machine_line, without_tf32
 from bioshare.files import refuse_unwritable, replacing
 
 BENCHES = {
@@ -39,9 +41,12 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.to.is_dir():
             raise ValueError(f"--to must be a file; got {arguments.to}, a folder")
         refuse_unwritable(arguments.to.parent)
-    machine, start = timing.machine(), time.perf_counter()
+    if "threads" in arguments:
+        torch.set_num_threads(arguments.threads)
+    machine, start = machine_line(), time.perf_counter()
     print(machine, flush=True)
-    rows = importlib.import_module(f"bioshare.bench.{arguments.bench}").main(arguments)
+    with without_tf32():
+        rows = importlib.import_module(f"bioshare.bench.{arguments.bench}").main(arguments)
     if arguments.to is not None:
         measured = {"machine": machine, "seconds": time.perf_counter() - start, "options": vars(arguments)}
         with replacing(arguments.to) as path:

@@ -1,7 +1,7 @@
 """One sleep of a whole network in every form, against a training step: ``python -m bioshare bench bridge``.
 
-What a sleep costs is timed on a network in training; what it does to the weights is measured once, outside of that,
-on a network that was never trained.
+Costs of a sleep are timed on a network in training; effects on the weights are measured once, on a network that was
+never trained.
 """
 
 from __future__ import annotations
@@ -10,188 +10,116 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from bioshare.bench.networks import TrainingStep
-from bioshare.bench.options import add_dtype, add_machine_options
-from bioshare.bench.timing import available_bytes, timed, turns
+from bioshare.bench.harness import BenchColumn, BenchTable, add_common_options, available_bytes, timed, turns
+from bioshare.bench.networks import NETWORKS, TrainingStep, add_network_options, bench_network
 from bioshare.bridge import HebbianSharing, InstantSharing, Sleep, SleepReport
 from bioshare.bridge.lattice import inputs_of
 from bioshare.circuit.stimuli import gaussian, grid, noise
 from bioshare.cli import positive
-from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
-
-NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-    "resnet20": ("ResNet-20", resnet20),
-    "resnet18": ("0.5x ResNet-18", resnet18),
-}
+from bioshare.nn import LocallyConnected2d
 
 TIMES = 5
 """Presentations for every input of a neuron."""
 
 EVERY = 10
-"""Training steps between two sleeps, for the column that says how much slower training gets."""
+"""Training steps between two sleeps, in the column of how much slower training gets."""
 
 NOISE = 0.01
-"""Standard deviation of what every neuron adds to the grid."""
+"""Standard deviation of the noise that every neuron adds to the grid."""
 
 SEED = 0
-"""Of the weights, and of the sleep whose effect is measured."""
+"""Seed of the sleep whose effect is measured."""
+
+BRIDGE_COLUMNS = (
+    BenchColumn("name", "", width=44),
+    BenchColumn("seconds", "seconds", ".3f", 10),
+    BenchColumn("steps", "steps", ".3f", 9),
+    BenchColumn("slower_percent", "slower %", ".2f", 10),
+    BenchColumn("maps", "maps", "d", 6),
+    BenchColumn("map_percent", "% of time", ".0f", 11),
+    BenchColumn("pool_mb", "pool MB", ".1f", 9),
+    BenchColumn("spread", "spread", ".4f", 9),
+    BenchColumn("mean_norm", "|mean|", ".4f", 9),
+    BenchColumn("neg_log_snr", "-log SNR", ">s", 17),
+)
+
+MEDIANS = "spread", "mean_norm", "neg_log_snr_before", "neg_log_snr_after"
+"""Fields of a report's layers whose medians are the effect of a sleep."""
 
 Share = InstantSharing | HebbianSharing | Sleep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``bench bridge``."""
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="(default: both)")
-    numbers = {
-        "--batch": (512, "of ResNet-20"),
-        "--batch18": (32, "of ResNet-18"),
-        "--image18": (224, "rows and columns of ResNet-18's images; at 224, training it takes 10 GB"),
-        "--pool": (4, "sleeps in ResNet-20's pool"),
-        "--pool18": (1, "sleeps in ResNet-18's pool, each of which takes as long as a sleep with fresh maps"),
-        "--repeats18": (1, "for ResNet-18"),
-    }
-    for option, (default, meaning) in numbers.items():
-        parser.add_argument(option, type=positive, default=default, help=f"{meaning} (default: %(default)s)")
-    parser.add_argument(
-        "--relayed", action="store_true", help="also a sleep with relayed patterns: a map for each layer"
-    )
-    parser.add_argument(
-        "--noise", action="store_true", help="also a sleep with noise, of every single neuron: very slow, timed once"
-    )
-    add_dtype(parser)
-    add_machine_options(parser, repeats=3)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One network, and how it is timed.
-
-    Attributes:
-        title: what it is called.
-        build: makes it, with convolutions.
-        image: (channels, rows, columns).
-        batch, repeats, pool, dtype: as the options of the command.
-        device: where it lies.
-    """
-
-    title: str
-    build: Callable[[], nn.Module]
-    image: tuple[int, int, int]
-    batch: int
-    repeats: int
-    pool: int
-    dtype: str
-    device: torch.device
-
-    @classmethod
-    def of(cls, name: str, arguments: argparse.Namespace) -> Case:
-        """The case of one of the `NETWORKS`."""
-        given, large = vars(arguments), "18" if name == "resnet18" else ""
-        size = arguments.image18 if large else 32
-        batch, repeats, pool = (given[option + large] for option in ("batch", "repeats", "pool"))
-        image, where = (3, size, size), torch.device(arguments.device)
-        return cls(*NETWORKS[name], image, batch, repeats, pool, arguments.dtype, where)
-
-    def network(self) -> nn.Module:
-        """The locally connected network, with the same weights every time."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(SEED)
-            return to_locally_connected(self.build(), self.image).to(self.device)
-
-    def convolutional(self) -> nn.Module:
-        """The network as it was."""
-        return self.build().to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    def weights(self) -> int:
-        """How many the locally connected network has; takes no memory."""
-        with torch.device("meta"):
-            return sum(weight.numel() for weight in to_locally_connected(self.build(), self.image).parameters())
-
-
-class Costs(NamedTuple):
-    """What a sleep cost: seconds, maps simulated in it and seconds for them, bytes of the pool."""
-
-    seconds: float
-    maps: int
-    map_seconds: float
-    pool_bytes: int
-
-
-class Effect(NamedTuple):
-    """What a sleep did, medians over layers: ratios of spread and |mean|, and -log SNR."""
-
-    spread: float
-    mean_norm: float
-    before: float
-    after: float
+    """Add the options of ``bench bridge``."""
+    add_network_options(parser)
+    parser.add_argument("--batch", type=positive, help="(default: the paper's)")
+    parser.add_argument("--pool", type=positive, default=4, help="sleeps in the pool (default: %(default)s)")
+    parser.add_argument("--relayed", action="store_true", help="also with relayed patterns: a map for each layer")
+    parser.add_argument("--noise", action="store_true", help="also with noise of every neuron: very slow, timed once")
+    add_common_options(parser, repeats=3)
 
 
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print a table for every network."""
-    torch.set_num_threads(arguments.threads)
-    cases = [Case.of(name, arguments) for name in arguments.networks]
-    for case in cases:
-        refuse_memory(case)
+    """Print a row for the training steps and for every kind of sleep.
+
+    Raises:
+        MemoryError: the network does not fit. Nothing was measured.
+    """
+    paper, device = NETWORKS[arguments.network], torch.device(arguments.device)
+    side, batch, dtype = arguments.image or paper.side, arguments.batch or paper.batch, arguments.dtype
+    make = partial(bench_network, arguments.network, side=side)
+    weights = sum(weight.numel() for weight in make("auto", "meta").parameters())
+    title = f"LC {paper.title} at {side} x {side}"
+    check_memory(title, weights, device)
     print(
-        f"{arguments.dtype} on {arguments.device}, {arguments.threads} threads; every sleep has {TIMES} presentations "
-        f"per input and a seed of its own.\nslower: by so much if training sleeps every {EVERY} steps; maps: simulated "
-        "in a sleep, with their share of its time; medians over layers,\nbefore -> after one sleep: spread within the "
-        "groups and |mean| as ratios, -log SNR"
+        f"{title}, {weights / 1e6:.1f} million weights, batch {batch}, {dtype} on {device}, {arguments.threads} "
+        f"threads; medians of {arguments.repeats} rounds in which the rows take turns.\nEvery sleep has {TIMES} "
+        f"presentations per input and a seed of its own. slower: by so much if training sleeps every {EVERY} steps; "
+        "maps: simulated in a sleep, with their share of its time;\nmedians over layers, before -> after one sleep: "
+        "spread within the groups and |mean| as ratios, -log SNR\n"
     )
-    slow = noisy() if arguments.noise else {}
-    return [row for case in cases for row in print_table(case, sharings(case.pool, arguments.relayed), slow)]
-
-
-def print_table(case: Case, shares: dict[str, Share], slow: dict[str, Share]) -> list[dict[str, Any]]:
-    """Print every row as soon as it is measured, and return them all."""
-    print(
-        f"\nLC {case.title} at {case.image[1]} x {case.image[2]}, {case.weights() / 1e6:.1f} million weights, batch "
-        f"{case.batch}; medians of rounds in which the rows take turns: {case.repeats}\n"
-    )
-    heads = ("seconds", 10), ("steps", 9), ("slower %", 10), ("maps", 6), ("% of time", 11), ("pool MB", 9)
-    heads += ("spread", 9), ("|mean|", 9), ("-log SNR", 17)
-    print(f"{'':44s}" + "".join(f"{head:>{width}s}" for head, width in heads), flush=True)
-    step, records = None, []
-    for name, costs, effect in rows(case, shares, slow):
-        step = step or costs.seconds
-        print(f"{name:44s}" + _costs(costs, step, bool(effect)) + (_effect(effect) if effect else ""), flush=True)
-        told = effect._asdict() if effect else {}
-        records.append({"network": case.title, "batch": case.batch, "name": name, **costs._asdict(), **told})
-    return records
-
-
-def rows(case: Case, shares: dict[str, Share], slow: dict[str, Share]) -> Iterator[tuple[str, Costs, Effect | None]]:
-    """Time everything on one network in training, whose step comes first; the slow ones once, on a fresh one."""
-    model, seeds = case.network(), itertools.count(SEED + 1)
-    works: dict[str, Callable[[], object]] = {
-        "training step": TrainingStep(model, case.image, case.batch, case.dtype),
-        "training step, convolutional": TrainingStep(case.convolutional(), case.image, case.batch, case.dtype),
+    table, model = BenchTable(BRIDGE_COLUMNS), make("auto", device)
+    steps = {
+        "training step": TrainingStep(model, (3, side, side), batch, dtype),
+        "training step, convolutional": TrainingStep(make("conv", device), (3, side, side), batch, dtype),
     }
-    for step in works.values():
-        step()  # the optimiser's moments come into being
-    told: dict[str, list[SleepReport]] = {name: [] for name in shares}
-    for name, share in shares.items():
-        warm_up(share, model)
-        works[name] = lambda share=share, name=name: told[name].append(_night(share, model, next(seeds)))
-    for name, seconds in turns(works, case.repeats, case.device):
-        if name in shares:
-            yield name, _costs_of(seconds, told[name]), effect_of(_night(shares[name], case.network(), SEED, True))
-        else:
-            yield name, Costs(seconds, 0, 0.0, 0), None
-    for name, share in slow.items():
-        seconds, report = timed(partial(_night, share, case.network(), SEED, True))
-        yield name, _costs_of(seconds, [report]), effect_of(report)
+    shares = timed_sharings(arguments.pool, arguments.relayed)
+    fresh = lambda share: share(make("auto", device), SEED, progress=False)
+    for name, seconds, reports in timed_steps(model, steps, shares, arguments.repeats, device):
+        add_sleep_row(table, name, seconds, reports, fresh(shares[name]) if reports else None)
+    if arguments.noise:
+        seconds, report = timed(partial(fresh, noisy_sleep()))
+        add_sleep_row(table, f"ideal sleep, noise of {NOISE}, once", seconds, [report], report)
+    return table.records
 
 
-def sharings(pool: int, relayed: bool = False) -> dict[str, Share]:
-    """What is timed, by its name in the table."""
+def timed_steps(
+    model: nn.Module, steps: dict[str, TrainingStep], shares: dict[str, Share], repeats: int, device: torch.device
+) -> Iterator[tuple[str, float, list[SleepReport]]]:
+    """Name and median seconds of training steps, and of sharings of the model, with the reports of all turns."""
+    reports: dict[str, list[SleepReport]] = {name: [] for name in shares}
+    seeds = itertools.count(SEED + 1)
+
+    def sleep(name: str) -> None:
+        reports[name].append(shares[name](model, next(seeds), progress=False, measure=False))
+
+    for step in steps.values():
+        step()  # the optimiser makes its moments
+    for share in shares.values():
+        warm_up_phase(share, model)
+    works: dict[str, Callable[[], object]] = {**steps, **{name: partial(sleep, name) for name in shares}}
+    for name, seconds in turns(works, repeats, device):
+        yield name, seconds, reports.get(name, [])
+
+
+def timed_sharings(pool: int, relayed: bool) -> dict[str, Share]:
+    """The sharings in the table, by their names."""
     circuit = partial(Sleep.rate_circuit, times=TIMES)
     shares: dict[str, Share] = {
         "direct averaging": InstantSharing(),
@@ -207,68 +135,64 @@ def sharings(pool: int, relayed: bool = False) -> dict[str, Share]:
     return shares
 
 
-def noisy() -> dict[str, Share]:
-    """What takes too long to be timed more than once."""
-    stimulus = noise(grid(shuffle=True), NOISE)
-    return {f"ideal sleep, noise of {NOISE}, once": Sleep.steady_state(times=TIMES, stimulus=stimulus)}
+def noisy_sleep() -> Sleep:
+    """A sleep that takes too long to be timed more than once."""
+    return Sleep.steady_state(times=TIMES, stimulus=noise(grid(shuffle=True), NOISE))
 
 
-def warm_up(share: Share, model: nn.Module) -> None:
-    """Let libraries load what they need at their first call, and simulate the maps of a pool.
+def warm_up_phase(share: Share, model: nn.Module) -> None:
+    """Let libraries load, and simulate the maps of a pool.
 
-    Layers with one module of two neurons do for that: a map depends on nothing but the number of inputs.
+    Small layers of two neurons suffice, since a map depends on the number of inputs only.
     """
-    pool = share.pool if isinstance(share, Sleep) else None
+    pool = (share.pool if isinstance(share, Sleep) else None) or 0
     layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d)]
     inputs = sorted({inputs_of(layer) for layer in layers}) if pool else [9]
     small = nn.ModuleList(LocallyConnected2d(many, 1, 1, input_size=(1, 2)) for many in inputs).to(layers[0].weight)
     for seed in itertools.count():
-        if _night(share, small, seed).pool_maps >= len(inputs) * (pool or 0):
+        if share(small, seed, progress=False, measure=False).pool_maps >= len(inputs) * pool:
             return
 
 
-def effect_of(report: SleepReport) -> Effect:
-    """The medians over the layers that took part."""
+def add_sleep_row(
+    table: BenchTable, name: str, seconds: float, reports: Sequence[SleepReport], effect: SleepReport | None
+) -> None:
+    """Add a row, with the costs in some reports and with the effect in a report; a training step has neither."""
+    step = table.records[0]["seconds"] if table.records else seconds
+    map_seconds = statistics.median([report.map_seconds for report in reports] or [0.0])
+    pool_bytes = reports[-1].pool_bytes if reports else 0
+    medians = layer_medians(effect) if effect else {}
+    before, after = medians.get("neg_log_snr_before"), medians.get("neg_log_snr_after")
+    table.add(
+        name=name,
+        seconds=seconds,
+        steps=seconds / step,
+        slower_percent=100 * seconds / (EVERY * step) if effect else None,
+        maps=reports[-1].maps if reports else None,
+        map_seconds=map_seconds,
+        map_percent=100 * map_seconds / seconds if map_seconds else None,
+        pool_mb=pool_bytes / 1e6 if pool_bytes else None,
+        neg_log_snr=f"{before:.2f} -> {after:.2f}" if effect else "-",
+        **dict.fromkeys(MEDIANS) | medians,
+    )
+
+
+def layer_medians(report: SleepReport) -> dict[str, float]:
+    """The medians over the layers with sharing groups."""
     layers = [layer for layer in report.layers if layer.modules]
-    fields = "spread", "mean_norm", "neg_log_snr_before", "neg_log_snr_after"
-    return Effect(*(statistics.median(getattr(layer, field) for layer in layers) for field in fields))
+    return {field: statistics.median(getattr(layer, field) for layer in layers) for field in MEDIANS}
 
 
-def refuse_memory(case: Case) -> None:
-    """Refuse a network that does not fit, before any time is spent on it.
+def check_memory(title: str, weights: int, device: torch.device) -> None:
+    """Refuse a network that does not fit.
 
     Raises:
-        MemoryError: it doesn't.
+        MemoryError: there is too little memory for weights, gradients, two moments and a second network.
     """
-    needed, there = 4 * 5 * case.weights(), available_bytes(case.device)
+    needed, there = 5 * 4 * weights, available_bytes(device)
     if there is not None and needed > there:
         raise MemoryError(
-            f"LC {case.title} at {case.image[1]} x {case.image[2]} needs {needed / 1e9:.1f} GB on {case.device} for "
-            "weights, gradients, two moments and a second network, and more for activations; "
-            f"there are {there / 1e9:.1f} GB. Take another of --networks, or a smaller --image18"
+            f"{title} needs {needed / 1e9:.1f} GB on {device} for weights, gradients, two moments and a second "
+            f"network, and more for activations; there are {there / 1e9:.1f} GB. Take another --network, or a smaller "
+            "--image"
         )
-
-
-def _night(share: Share, model: nn.Module, seed: int, measure: bool = False) -> SleepReport:
-    return share(model, seed, progress=False, measure=measure)
-
-
-def _costs_of(seconds: float, reports: Sequence[SleepReport]) -> Costs:
-    last = reports[-1]
-    return Costs(seconds, last.maps, statistics.median(report.map_seconds for report in reports), last.pool_bytes)
-
-
-def _costs(costs: Costs, step: float, sleep: bool) -> str:
-    """Columns of what it cost; a training step has only the first ones."""
-    columns = f"{costs.seconds:10.3f}{costs.seconds / step:9.3f}"
-    if not sleep:
-        return columns
-    share = f"{100 * costs.map_seconds / costs.seconds:.0f}" if costs.map_seconds else "-"
-    pool = f"{costs.pool_bytes / 1e6:.1f}" if costs.pool_bytes else "-"
-    return columns + f"{100 * costs.seconds / (EVERY * step):10.2f}{costs.maps:6d}{share:>11s}{pool:>9s}"
-
-
-def _effect(effect: Effect) -> str:
-    """Columns of what it did."""
-    arrow = f"{effect.before:.2f} -> {effect.after:.2f}"
-    return f"{effect.spread:9.4f}{effect.mean_norm:9.4f}{arrow:>17s}"

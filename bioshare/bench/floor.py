@@ -1,7 +1,7 @@
-"""The least time of a training step on a device, and the time that it takes: ``python -m bioshare bench floor``.
+"""The least time of a training step on a device, and the measured time: ``python -m bioshare bench floor``.
 
-The floor is a bound for kernels that run one after the other and find nothing in the cache of what the one before them
-wrote. A cache that holds whole activations can do better.
+The floor is a bound for kernels that run in sequence and find in no cache what the kernel before wrote. A cache that
+holds whole activations can do better.
 """
 
 from __future__ import annotations
@@ -13,115 +13,109 @@ from typing import Any
 
 import torch
 
-from bioshare.bench import ceilings, traffic
-from bioshare.bench.ceilings import Ceilings
-from bioshare.bench.networks import NETWORKS, Form, TrainingStep, network
-from bioshare.bench.options import DTYPES, add_dtype, add_machine_options, without_tf32
-from bioshare.bench.table import Column, Table
-from bioshare.bench.timing import free, turns
-from bioshare.bench.traffic import Work
+from bioshare.bench import traffic
+from bioshare.bench.harness import DTYPES, BenchColumn, BenchTable, add_common_options, free_memory, turns
+from bioshare.bench.networks import NETWORKS, NetworkForm, TrainingStep, add_network_options, bench_network
+from bioshare.bench.traffic import Ceilings, Kernel
 from bioshare.cli import positive
 
-COLUMNS = (
-    Column("part", "", width=28),
-    Column("gigaoperations", "GFLOP", ".3g", 10),
-    Column("megabytes", "MB", ".4g", 10),
-    Column("rate_ms", "ms at rate", ".3f", 14),
-    Column("bandwidth_ms", "ms at bandwidth", ".3f", 18),
-    Column("least_ms", "at least ms", ".3f", 14),
+FLOOR_COLUMNS = (
+    BenchColumn("part", "", width=28),
+    BenchColumn("gigaoperations", "GFLOP", ".3g", 10),
+    BenchColumn("megabytes", "MB", ".4g", 10),
+    BenchColumn("rate_ms", "ms at rate", ".3f", 14),
+    BenchColumn("bandwidth_ms", "ms at bandwidth", ".3f", 18),
+    BenchColumn("least_ms", "at least ms", ".3f", 14),
 )
 
-FORMS: dict[str, Form] = {"conv": "conv", "LC": "auto"}
+FLOOR_FORMS: dict[str, NetworkForm] = {"conv": "conv", "LC": "auto"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``bench floor``."""
-    parser.add_argument("--network", choices=NETWORKS, default="resnet20", help="(default: %(default)s)")
+    """Add the options of ``bench floor``."""
+    add_network_options(parser)
     parser.add_argument("--batch", type=positive, help="(default: the paper's)")
-    parser.add_argument("--image", type=positive, help="rows and columns (default: the data set's)")
-    given = "taken instead of a measured one, in"
-    parser.add_argument("--bandwidth", type=float, help=f"{given} GB/s; with --rate nothing is measured")
-    parser.add_argument("--rate", type=float, help=f"{given} TFLOP/s")
-    parser.add_argument("--rate32", type=float, help="that of fp32, in which maps are applied (default: --rate)")
-    add_dtype(parser)
-    add_machine_options(parser, repeats=5)
+    parser.add_argument("--bandwidth", type=float, help="GB/s of the device; with --rate, nothing is measured")
+    parser.add_argument("--rate", type=float, help="TFLOP/s of the device")
+    parser.add_argument("--rate32", type=float, help="TFLOP/s in fp32, in which maps are applied (default: --rate)")
+    add_common_options(parser, repeats=5)
 
 
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print the floor of both networks, and what their steps take."""
-    torch.set_num_threads(arguments.threads)
-    case, dtype, device = NETWORKS[arguments.network], arguments.dtype, torch.device(arguments.device)
-    batch, side = arguments.batch or case.batch, arguments.image or case.side
-    given = _given(arguments)
-    limits, records = given or ceilings.measured(device, dtype), list[dict[str, Any]]()
-    print(f"{'given' if given else 'measured'}: {limits}")
-    for name, form in FORMS.items():
-        print(f"\n{name} {case.title} at {side} x {side}, batch {batch}, {dtype}\n")
-        model = network(arguments.network, form, "meta", side)
-        works = traffic.step_works(model, (batch, 3, side, side), DTYPES[dtype].itemsize)
-        table = Table(COLUMNS)
-        least = _print_parts(table, works, limits, "floor of a step")
-        for part in (traffic.INSTANT, traffic.SLEEP) if form != "conv" else ():
-            _print_parts(table, [work for work in traffic.sharing_works(model) if work.part == part], limits)
+    """Print the floor of the convolutional and of the locally connected network, and the time of their steps."""
+    paper, dtype, device = NETWORKS[arguments.network], arguments.dtype, torch.device(arguments.device)
+    batch, side = arguments.batch or paper.batch, arguments.image or paper.side
+    given = given_ceilings(arguments)
+    ceilings = given or traffic.measured_ceilings(device, dtype)
+    print(f"{'given' if given else 'measured'}: {ceilings}")
+    records = [{"part": "ceilings"} | ceilings._asdict()]
+    for name, form in FLOOR_FORMS.items():
+        print(f"\n{name} {paper.title} at {side} x {side}, batch {batch}, {dtype}\n")
+        model = bench_network(arguments.network, form, "meta", side)
+        kernels = traffic.step_kernels(model, (batch, 3, side, side), DTYPES[dtype].itemsize)
+        table = BenchTable(FLOOR_COLUMNS)
+        add_floor_rows(table, kernels, ceilings)
+        add_floor_row(table, "floor of a step", kernels, ceilings)
+        if form != "conv":
+            add_floor_rows(table, traffic.sharing_kernels(model), ceilings)
         records += [{"network": name, "batch": batch, "dtype": dtype} | record for record in table.records]
         if not given:
-            steps = _steps(arguments.network, form, side, batch, dtype, device)
-            records += [{"network": name} | record for record in _measured(steps, arguments.repeats, device, least)]
-            del steps
-            free(device)
-    return [{"part": "ceilings"} | limits._asdict(), *records]
+            least = sum(kernel.seconds(ceilings) for kernel in kernels)
+            steps = measured_steps(arguments, form, batch, side, least)
+            records += [{"network": name} | record for record in steps]
+            free_memory(device)
+    return records
 
 
-def _given(arguments: argparse.Namespace) -> Ceilings | None:
+def given_ceilings(arguments: argparse.Namespace) -> Ceilings | None:
     """The ceilings among the options.
 
     Raises:
-        ValueError: only some of them are there, or one isn't positive or finite.
+        ValueError: some are missing, or not positive and finite.
     """
-    bandwidth, rate = arguments.bandwidth, arguments.rate
-    given = [value for value in (bandwidth, rate, arguments.rate32) if value is not None]
+    bandwidth, rate, rate32 = arguments.bandwidth, arguments.rate, arguments.rate32
+    given = [value for value in (bandwidth, rate, rate32) if value is not None]
     if not given:
         return None
     if bandwidth is None or rate is None or not all(math.isfinite(value) and value > 0 for value in given):
         raise ValueError(
             f"--bandwidth and --rate must both be positive numbers, or left out; got {bandwidth} and {rate}, and "
-            f"{arguments.rate32} for --rate32"
+            f"{rate32} for --rate32"
         )
-    return Ceilings(1e9 * bandwidth, 1e12 * rate, 1e12 * (arguments.rate32 or rate))
+    return Ceilings(1e9 * bandwidth, 1e12 * rate, 1e12 * (rate32 or rate))
 
 
-def _print_parts(table: Table, works: Sequence[Work], limits: Ceilings, total: str | None = None) -> float:
-    """Print a row for each part, and one for all of them if it has a name; return the least seconds."""
-    parts = {part: [work for work in works if work.part == part] for part in dict.fromkeys(w.part for w in works)}
-    for part, kernels in (parts | ({total: works} if total else {})).items():
-        operations, moved = sum(work.operations for work in kernels), sum(work.bytes for work in kernels)
-        table.add(
-            part=part,
-            gigaoperations=operations / 1e9,
-            megabytes=moved / 1e6,
-            rate_ms=1e3 * sum(work.operations / work.rate(limits) for work in kernels),
-            bandwidth_ms=1e3 * moved / limits.bandwidth,
-            least_ms=1e3 * sum(work.seconds(limits) for work in kernels),
-        )
-    return sum(work.seconds(limits) for work in works)
-
-
-def _steps(name: str, form: Form, side: int, batch: int, dtype: str, device: torch.device) -> dict[str, TrainingStep]:
-    """The training step, ordinary and where there are CUDA graphs as one of those."""
-    kinds = {"step, eager": False} | ({"step, graph": True} if device.type == "cuda" else {})
-    make = lambda graph: TrainingStep(
-        network(name, form, device, side), (3, side, side), batch, dtype, form, graph=graph
-    )
-    return {kind: make(graph) for kind, graph in kinds.items()}
-
-
-def _measured(steps: dict[str, TrainingStep], repeats: int, device: torch.device, least: float) -> list[dict[str, Any]]:
-    """Print what the steps take, and how far that is from the floor."""
+def measured_steps(
+    arguments: argparse.Namespace, form: NetworkForm, batch: int, side: int, least: float
+) -> list[dict[str, Any]]:
+    """Print the time of a training step, and on a GPU of its graph, beside the least time."""
+    device, works = torch.device(arguments.device), dict[str, Callable[[], Any]]()
+    for kind in ("eager", "graph") if device.type == "cuda" else ("eager",):
+        model = bench_network(arguments.network, form, device, side)
+        step = TrainingStep(model, (3, side, side), batch, arguments.dtype, form, graph=kind == "graph")
+        step.warm_up()
+        works[f"step, {kind}"] = step
     records = []
-    with without_tf32():
-        for step in steps.values():
-            step.warm_up()
-        for name, seconds in turns(dict[str, Callable[[], Any]](steps), repeats, device):
-            print(f"{name}: {1e3 * seconds:.3f} ms, {seconds / least:.2f} times the floor", flush=True)
-            records.append({"part": name, "ms": 1e3 * seconds, "of_floor": seconds / least})
+    for part, seconds in turns(works, arguments.repeats, device):
+        print(f"{part}: {1e3 * seconds:.3f} ms, {seconds / least:.2f} times the floor", flush=True)
+        records.append({"part": part, "ms": 1e3 * seconds, "of_floor": seconds / least})
     return records
+
+
+def add_floor_rows(table: BenchTable, kernels: Sequence[Kernel], ceilings: Ceilings) -> None:
+    """Add a row for every part that some kernels belong to."""
+    for part in dict.fromkeys(kernel.part for kernel in kernels):
+        add_floor_row(table, part, [kernel for kernel in kernels if kernel.part == part], ceilings)
+
+
+def add_floor_row(table: BenchTable, part: str, kernels: Sequence[Kernel], ceilings: Ceilings) -> None:
+    """Add a row with the least work and time of some kernels."""
+    moved = sum(kernel.bytes for kernel in kernels)
+    table.add(
+        part=part,
+        gigaoperations=sum(kernel.operations for kernel in kernels) / 1e9,
+        megabytes=moved / 1e6,
+        rate_ms=1e3 * sum(kernel.operations / kernel.rate(ceilings) for kernel in kernels),
+        bandwidth_ms=1e3 * moved / ceilings.bandwidth,
+        least_ms=1e3 * sum(kernel.seconds(ceilings) for kernel in kernels),
+    )

@@ -1,7 +1,8 @@
-"""The networks that the benches train, in every form, and a training step of one on random images."""
+"""The networks that the benches train, in every form, and a training step on random images."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from bioshare.bench.timing import synchronise
+from bioshare.bench.harness import synchronise
 from bioshare.bridge import InstantSharing, Sleep
+from bioshare.cli import positive
 from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 from bioshare.nn.functional import prefer
 from bioshare.train.config import TrainConfig
@@ -21,20 +23,20 @@ from bioshare.train.graph import WARM_UP, recorder
 from bioshare.train.run import Run
 from bioshare.train.sharing import changing
 
-Form = Literal["conv", "naive", "auto", "batched", "fused"]
-"""Convolutional; locally connected by unfold and einsum; or in one of the forms of `bioshare.nn.functional.prefer`."""
+NetworkForm = Literal["conv", "naive", "auto", "batched", "fused"]
+"""Convolutional; locally connected by unfold and einsum; or a form of `bioshare.nn.functional.prefer`."""
 
 SEED = 0
-"""Of the weights, and of the images."""
+"""Seed of the weights and of the images."""
 
 
-class Network(NamedTuple):
-    """A network by its name, and what it is trained on.
+class PaperNetwork(NamedTuple):
+    """A network of the paper.
 
     Attributes:
         side: rows and columns of an image.
-        batch: of the paper.
-        images: in the data set.
+        batch: batch size in the paper.
+        images: number of training images.
     """
 
     title: str
@@ -45,13 +47,19 @@ class Network(NamedTuple):
 
 
 NETWORKS = {
-    "resnet20": Network("ResNet-20", resnet20, 32, 512, 50_000),
-    "resnet18": Network("0.5x ResNet-18", resnet18, 224, 256, 1_281_167),
+    "resnet20": PaperNetwork("ResNet-20", resnet20, 32, 512, 50_000),
+    "resnet18": PaperNetwork("0.5x ResNet-18", resnet18, 224, 256, 1_281_167),
 }
 
 
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of a network and of the size of its images."""
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20", help="(default: %(default)s)")
+    parser.add_argument("--image", type=positive, help="rows and columns of an image (default: as in the data set)")
+
+
 class UnfoldEinsum2d(LocallyConnected2d):
-    """The same layer as one writes it today: all patches in memory, in the forward and the backward pass."""
+    """A locally connected layer in its usual form: all patches lie in memory, in both passes."""
 
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
@@ -60,23 +68,26 @@ class UnfoldEinsum2d(LocallyConnected2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, H, W) to (batch, out, H_out, W_out)."""
         patches = nn.functional.unfold(x, self.kernel_size, self.dilation, self.pad[::2], self.stride)  # pyright: ignore[reportArgumentType]
+        # k: inputs of a neuron; h, w: positions; o: channels
         patches = patches.unflatten(-1, self.output_size)
         return torch.einsum("bkhw,hwok->bohw", patches, self.weight.flatten(3))
 
 
-def network(name: str, form: Form, device: str | torch.device = "cpu", side: int | None = None) -> nn.Module:
-    """One of the `NETWORKS` in one form; with the same weights every time.
+def bench_network(
+    name: str, form: NetworkForm, device: str | torch.device = "cpu", side: int | None = None
+) -> nn.Module:
+    """A network of `NETWORKS` in some form, always with the same weights.
 
     Args:
-        side: rows and columns of an image; None for those of its data set.
+        side: rows and columns of an image; None for the size in the data set.
     """
-    case, where = NETWORKS[name], torch.device(device)
-    with torch.random.fork_rng([where] if where.type == "cuda" else []), where:
+    paper, device = NETWORKS[name], torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(SEED)
-        model = case.build()
+        model = paper.build()
         if form == "conv":
             return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        model = to_locally_connected(model, (3, side or case.side, side or case.side))
+        model = to_locally_connected(model, (3, side or paper.side, side or paper.side))
     for layer in model.modules() if form == "naive" else ():
         if isinstance(layer, LocallyConnected2d):
             layer.__class__ = UnfoldEinsum2d
@@ -85,13 +96,13 @@ def network(name: str, form: Form, device: str | torch.device = "cpu", side: int
 
 
 class TrainingStep:
-    """A training step of a model on one random batch, as `bioshare.train.fit` does it: call it.
+    """A training step on a random batch, as in `bioshare.train.fit`, at every call.
 
     Args:
-        model: has at least ten classes; in place.
+        model: network with at least ten classes, changed in place.
         image: channels, rows and columns.
-        dtype: of automatic mixed precision; "fp32" for none.
-        form: "conv" and "naive" say nothing here.
+        dtype: type under automatic mixed precision; "fp32" for none.
+        form: "conv" and "naive" change nothing, since the model has these forms already.
         compiled: pass the model through `torch.compile`.
         graph: replay a CUDA graph.
 
@@ -105,35 +116,35 @@ class TrainingStep:
         image: Sequence[int],
         batch: int,
         dtype: str,
-        form: Form = "auto",
+        form: NetworkForm = "auto",
         compiled: bool = False,
         graph: bool = False,
     ) -> None:
         self.form, self.device = form, next(model.parameters()).device
-        here = Processes(self.device)
-        self.record, self.lane = recorder(graph, here), here.stream()
+        processes = Processes(self.device)
+        self.record, self.lane = recorder(graph, processes), processes.stream()
         config = TrainConfig(batch_size=batch, precision=dtype, compile=compiled)  # pyright: ignore[reportArgumentType]
-        chance = torch.Generator(self.device).manual_seed(SEED)
-        images = torch.randn(batch, *image, generator=chance, device=self.device)
+        generator = torch.Generator(self.device).manual_seed(SEED)
+        images = torch.randn(batch, *image, generator=generator, device=self.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.randint(10, (batch,), generator=chance, device=self.device)
-        self.run = Run(config, model, OneBatch(self.images, self.labels), here, record=self.record)
+        self.labels = torch.randint(10, (batch,), generator=generator, device=self.device)
+        self.run = Run(config, model, OneBatch(self.images, self.labels), processes, record=self.record)
         finalize(self, self.run.close)  # its graphs end with it, and not at the next collection of cycles
         synchronise(self.device)  # all this was made in another stream
 
     def __call__(self) -> None:
         """Forward and backward pass, and AdamW."""
-        self.run.batch = 0  # it is the first one all the time
+        self.run.batch = 0  # always the first batch of the epoch
         with self.lane, prefer(self.form) if self.form in ("batched", "fused") else nullcontext():
             self.run.step(self.images, self.labels)
 
     def warm_up(self) -> None:
-        """Step until nothing new happens: libraries are loaded, kernels compiled and chosen, a graph is recorded."""
+        """Step until libraries are loaded, kernels compiled and chosen, and a graph is recorded."""
         for _ in range(WARM_UP + 1):
             self()
 
     def sharing(self, share: InstantSharing | Sleep) -> Callable[[int], None]:
-        """What shares the weights between two steps, with a seed: in their stream, and replayed if they are."""
+        """A function of a seed that shares the weights in the stream of the step, from a graph if the step has one."""
         change = changing(share, self.run.model, record=self.record)
 
         def in_lane(seed: int) -> None:
@@ -145,19 +156,19 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class OneBatch:
-    """An epoch of a single batch."""
+    """Training data whose epoch is a single batch."""
 
     x: Tensor
     y: Tensor
 
     @property
     def images(self) -> int:
-        """How many it has."""
+        """Number of images."""
         return len(self.y)
 
     def __len__(self) -> int:
         return 1
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batch."""
+        """The batch, unless ``start`` is past it."""
         yield from [(self.x, self.y)][start:]

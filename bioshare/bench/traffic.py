@@ -1,94 +1,131 @@
-"""What a training step has to compute and to move at least, counted on a network that holds no numbers.
+"""The least operations and bytes of a training step, and the rates of a device.
 
-Every part is counted as if it were one kernel that reads each of its inputs once and writes each of its outputs once.
-Activations have the type of automatic mixed precision, weights and their gradients float32. The loss, the mean over
-positions, autocast's copies and the preparation of the images are not counted.
+Every part of a step counts as one kernel that reads each of its inputs once and writes each of its outputs once.
+Activations have the type of automatic mixed precision, weights and gradients float32. The loss, the mean over
+positions, the copies of autocast and the preparation of images do not count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bioshare.bench.ceilings import Ceilings
+from bioshare.bench.harness import DTYPES, median_seconds
 from bioshare.bridge.lattice import inputs_of
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.resnet import BasicBlock
 
 WEIGHT_BYTES = 4
+"""Bytes of a weight in float32."""
+
 ADAMW_PASSES = 4 + 3
-"""Read weights, both moments and gradients; write weights and both moments."""
+"""AdamW reads weights, two moments and gradients, and writes weights and moments."""
 
 NORM_PASSES = 3 + 5
-"""BatchNorm and the ReLU after it. Forward: read for the statistics, read, write. Backward: read gradient and input for
-the two sums, read both again, write; the mask of the ReLU follows from the input."""
+"""BatchNorm and its ReLU. Forward: read for the statistics, read, write. Backward: read gradient and input for two
+sums, read both again, write; the mask of the ReLU follows from the input."""
 
 SUM_PASSES = 1 + 3
-"""Residual sum, in the kernels of the BatchNorm before it. Forward: read the shortcut. Backward: read the second
-gradient of what forks, read the sum for its ReLU's mask, write the gradient for both branches."""
+"""A residual sum, within the kernels of the BatchNorm before. Forward: read the shortcut. Backward: read the second
+gradient at the fork, read the sum for the mask of its ReLU, write the gradient for both branches."""
 
 FORWARD, BY_INPUT, BY_WEIGHTS = "products, forward", "products, by the input", "products, by the weights"
 NORM, SUM, POOLING, ADAMW = "BatchNorm + ReLU", "residual sums", "max pooling", "AdamW"
 PARTS = FORWARD, BY_INPUT, BY_WEIGHTS, NORM, SUM, POOLING, ADAMW
 INSTANT, SLEEP = "instant sharing", "a sleep, from maps"
 
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
+"""Size of the tensor that is copied, far beyond any cache, by type of device."""
 
-class Work(NamedTuple):
-    """The least that one kernel has to do, and what it is a part of."""
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the matrices that are multiplied, by type of device."""
+
+COPIES = 5
+"""Turns of a copy and of a product."""
+
+
+class Ceilings(NamedTuple):
+    """The rates of a device: bytes per second, read and written together; operations per second, also of float32."""
+
+    bandwidth: float
+    rate: float
+    rate32: float
+
+    def __str__(self) -> str:
+        rates = f"{self.rate / 1e12:.4g} TFLOP/s in a matrix product, {self.rate32 / 1e12:.4g} in fp32"
+        return f"{self.bandwidth / 1e9:.4g} GB/s in a copy, {rates}"
+
+
+def measured_ceilings(device: torch.device, dtype: str) -> Ceilings:
+    """Copy a large tensor and multiply large matrices of random numbers; medians."""
+    source = torch.rand(COPY_BYTES[device.type] // 4, device=device)
+    target, side = torch.empty_like(source), SIDE[device.type]
+    works: dict[str, Callable[[], Any]] = {"copy": lambda: target.copy_(source)}
+    for name in dict.fromkeys(("fp32", dtype)):
+        left, right = (torch.randn(side, side, device=device).to(DTYPES[name]) for _ in range(2))
+        works[name] = partial(torch.mm, left, right, out=torch.empty_like(left))
+    seconds = median_seconds(works, COPIES, device)
+    # a copy reads and writes; each of the side^2 results is a sum of side products
+    bandwidth, operations = 2 * COPY_BYTES[device.type] / seconds["copy"], 2 * side**3
+    return Ceilings(bandwidth, operations / seconds[dtype], operations / seconds["fp32"])
+
+
+class Kernel(NamedTuple):
+    """Part of a step that a kernel belongs to, and its least operations and bytes."""
 
     part: str
     operations: int
     bytes: int
 
     def seconds(self, ceilings: Ceilings) -> float:
-        """The least time: that of its operations or of its bytes, whichever is longer."""
+        """The least time: the time of the operations or of the bytes, whichever is longer."""
         return max(self.operations / self.rate(ceilings), self.bytes / ceilings.bandwidth)
 
     def rate(self, ceilings: Ceilings) -> float:
-        """The rate of its operations: maps are applied in float32, whatever the rest of a step has."""
+        """Operations per second; maps are always applied in float32."""
         return ceilings.rate32 if self.part == SLEEP else ceilings.rate
 
 
-def step_works(model: nn.Module, images: Sequence[int], element: int) -> list[Work]:
+def step_kernels(model: nn.Module, images: Sequence[int], element: int) -> list[Kernel]:
     """The kernels of a training step, in the order of `PARTS`.
 
     Args:
-        model: on the meta device, in training mode.
+        model: a network on the meta device, in training mode.
         images: (batch, channels, rows, columns).
         element: bytes of an activation.
     """
-    works: list[Work] = []
+    kernels: list[Kernel] = []
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        works.extend(_works(module, inputs[0], output, element))
+        kernels.extend(_module_kernels(module, inputs[0], output, element))
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     model(torch.empty(*images, device="meta"))
     for hook in hooks:
         hook.remove()
     weights = sum(weight.numel() for weight in model.parameters())
-    works.append(Work(ADAMW, 0, ADAMW_PASSES * WEIGHT_BYTES * weights))
-    return sorted(works, key=lambda work: PARTS.index(work.part))
+    kernels.append(Kernel(ADAMW, 0, ADAMW_PASSES * WEIGHT_BYTES * weights))
+    return sorted(kernels, key=lambda kernel: PARTS.index(kernel.part))
 
 
-def _works(module: nn.Module, x: Tensor, y: Tensor, element: int) -> Iterator[Work]:
-    """The kernels of one module; none for one that is made of others."""
+def _module_kernels(module: nn.Module, x: Tensor, y: Tensor, element: int) -> Iterator[Kernel]:
     if isinstance(module, nn.Conv2d | nn.Linear | LocallyConnected2d):
-        yield from product_works(module, x, y, element)
+        yield from product_kernels(module, x, y, element)
     elif isinstance(module, nn.BatchNorm2d):
-        yield Work(NORM, 0, NORM_PASSES * y.numel() * element)
+        yield Kernel(NORM, 0, NORM_PASSES * y.numel() * element)
     elif isinstance(module, BasicBlock):
-        yield Work(SUM, 0, SUM_PASSES * y.numel() * element)
+        yield Kernel(SUM, 0, SUM_PASSES * y.numel() * element)
     elif isinstance(module, nn.MaxPool2d):
-        yield Work(POOLING, 0, 2 * (x.numel() + y.numel()) * element)
+        yield Kernel(POOLING, 0, 2 * (x.numel() + y.numel()) * element)
 
 
-def product_works(module: nn.Module, x: Tensor, y: Tensor, element: int) -> Iterator[Work]:
-    """The three products of a layer; zeros in the padding are multiplied, too. Images need no gradient."""
+def product_kernels(module: nn.Module, x: Tensor, y: Tensor, element: int) -> Iterator[Kernel]:
+    """The three products of a layer, with the zeros of its padding; images need no gradient."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     inputs = math.prod(weight.shape[3 if isinstance(module, LocallyConnected2d) else 1 :])
@@ -96,15 +133,15 @@ def product_works(module: nn.Module, x: Tensor, y: Tensor, element: int) -> Iter
     moved = (x.numel() + y.numel()) * element + weight.numel() * WEIGHT_BYTES
     for part in (FORWARD, BY_INPUT, BY_WEIGHTS):
         if x.requires_grad or part != BY_INPUT:
-            yield Work(part, operations, moved)
+            yield Kernel(part, operations, moved)
 
 
-def sharing_works(model: nn.Module) -> list[Work]:
-    """Every group becomes its mean; or K weights of every neuron are multiplied by a (K, K) map."""
+def sharing_kernels(model: nn.Module) -> list[Kernel]:
+    """The kernels of instant sharing, by means of groups, and of a sleep, by a (K, K) map of a neuron's K weights."""
     layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d)]
     moved = [2 * WEIGHT_BYTES * layer.weight.numel() for layer in layers]
-    works = [Work(INSTANT, 0, many) for many in moved]
+    kernels = [Kernel(INSTANT, 0, many) for many in moved]
     for layer, many in zip(layers, moved, strict=True):
         inputs = inputs_of(layer)
-        works.append(Work(SLEEP, 2 * inputs * layer.weight.numel(), many + WEIGHT_BYTES * inputs**2))
-    return works
+        kernels.append(Kernel(SLEEP, 2 * inputs * layer.weight.numel(), many + WEIGHT_BYTES * inputs**2))
+    return kernels

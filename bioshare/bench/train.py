@@ -3,97 +3,273 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 
-from bioshare.bench.networks import NETWORKS
-from bioshare.bench.options import add_batches, add_dtypes, add_machine_options, without_tf32
-from bioshare.bench.rows import Row, Setting, peak_of, per_step, rows, works
-from bioshare.bench.scale import print_hours, print_largest
-from bioshare.bench.table import Column, Table
-from bioshare.bench.timing import free, turns
+from bioshare.bench.bridge import warm_up_phase
+from bioshare.bench.harness import BenchColumn, BenchTable, add_common_options, free_memory, peak_bytes, turns
+from bioshare.bench.networks import NETWORKS, NetworkForm, TrainingStep, add_network_options, bench_network
+from bioshare.bridge import InstantSharing, Sleep
 from bioshare.cli import positive
+from bioshare.nn.forms import fused_available
+from bioshare.train.graph import WARM_UP
 
-COLUMNS = (
-    Column("dtype", "dtype", width=7),
-    Column("batch", "batch", "d", 5),
-    Column("name", "  network", width=52),
-    Column("ms", "ms / step", ".3f", 11),
-    Column("images_per_second", "images / s", ".0f", 12),
-    Column("of_conv", "of conv", ".2f", 9),
-    Column("of_naive", "of naive", ".3f", 10),
-    Column("peak_mb", "peak MB", ".0f", 9),
-    Column("peak_of_naive", "peak of naive", ".3f", 15),
+TRAIN_COLUMNS = (
+    BenchColumn("dtype", "dtype", width=7),
+    BenchColumn("batch", "batch", "d", 5),
+    BenchColumn("name", "  network", width=52),
+    BenchColumn("ms", "ms / step", ".3f", 11),
+    BenchColumn("images_per_second", "images / s", ".0f", 12),
+    BenchColumn("of_conv", "of conv", ".2f", 9),
+    BenchColumn("of_naive", "of naive", ".3f", 10),
+    BenchColumn("peak_mb", "peak MB", ".0f", 9),
+    BenchColumn("peak_of_naive", "peak of naive", ".3f", 15),
 )
+
+EVERY = 10
+"""Steps between two simulated sleeps."""
+
+PEAK_STEPS = 2
+"""Steps in which a peak of memory is measured; gradients and the optimiser's moments exist in the second."""
+
+BATCH_STEP = 512
+"""The largest batch is searched among the multiples of this number."""
+
+SHARINGS = {
+    "instant": "instant sharing every step",
+    "pool": f"sleep from a pool every {EVERY} steps",
+    "new": f"new sleep every {EVERY} steps",
+}
+"""Name of every kind of sharing in the table."""
+
+
+class StepSettings(NamedTuple):
+    """Settings of all rows of a table; `side` is the size of images, `pool` the number of sleeps in a pool."""
+
+    network: str
+    side: int
+    batch: int
+    dtype: str
+    device: str
+    pool: int
+
+
+class Variant(NamedTuple):
+    """A row of the table: a network in some form, with a sharing between its steps or none.
+
+    Attributes:
+        graph: replay the step as a CUDA graph.
+        sharing: a kind of `SHARINGS`.
+    """
+
+    name: str
+    form: NetworkForm
+    compiled: bool = False
+    graph: bool = False
+    sharing: str | None = None
+
+    def step(self, settings: StepSettings) -> TrainingStep:
+        """The training step, without sharing."""
+        network, side, batch, dtype, device, _ = settings
+        model = bench_network(network, self.form, device, side)
+        return TrainingStep(model, (3, side, side), batch, dtype, self.form, self.compiled, self.graph)
+
+    def share(self, step: TrainingStep, pool: int) -> Callable[[], None]:
+        """The sharing between two steps, warm."""
+        phase = InstantSharing() if self.sharing == "instant" else Sleep.rate_circuit()
+        if self.sharing == "pool":
+            phase = Sleep.rate_circuit(pool=pool)
+            warm_up_phase(phase, step.run.model)
+        change, seeds = step.sharing(phase), itertools.count()
+        for _ in range(WARM_UP + 1):
+            change(next(seeds))
+        return lambda: change(next(seeds))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``bench train``."""
-    parser.add_argument("--network", choices=NETWORKS, default="resnet20", help="(default: %(default)s)")
-    parser.add_argument("--image", type=positive, help="rows and columns (default: the data set's)")
-    add_batches(parser, None, "the paper's")
+    """Add the options of ``bench train``."""
+    add_network_options(parser)
+    parser.add_argument("--batches", type=positive, nargs="+", help="(default: the paper's)")
     parser.add_argument("--pool", type=positive, default=1, help="sleeps in the pool (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="also through torch.compile")
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits on the GPU")
-    parser.add_argument("--epochs", type=positive, help="project the hours that so many epochs take")
-    parser.add_argument("--images", type=positive, help="in an epoch (default: the data set's)")
+    parser.add_argument("--epochs", type=positive, help="project the hours of a training with so many epochs")
+    parser.add_argument("--images", type=positive, help="images in an epoch (default: as in the data set)")
     parser.add_argument("--cards", type=positive, nargs="+", default=[1, 4, 8], help="(default: %(default)s)")
-    add_dtypes(parser)
-    add_machine_options(parser, repeats=3)
+    add_common_options(parser, repeats=3, several_dtypes=True)
 
 
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print the tables."""
-    torch.set_num_threads(arguments.threads)
-    case, where = NETWORKS[arguments.network], torch.device(arguments.device)
-    if arguments.largest and where.type != "cuda":
-        raise ValueError(f"--largest needs --device cuda; got {where}, where a batch that is too large ends everything")
-    side, batches = arguments.image or case.side, arguments.batches or [case.batch]
+    """Print the times of all steps, and on demand the hours of a training and the largest batch."""
+    paper, device = NETWORKS[arguments.network], torch.device(arguments.device)
+    if arguments.largest and device.type != "cuda":
+        raise ValueError(
+            f"--largest needs --device cuda; got {device}, where a batch that is too large ends everything"
+        )
+    side, batches = arguments.image or paper.side, arguments.batches or [paper.batch]
     print(
-        f"forward, backward and AdamW step of {case.title} at {side} x {side} on {where}, {arguments.threads} threads, "
-        f"medians of {arguments.repeats}.\nSharing is timed apart from the step, and its time spread over the steps "
-        "between.\nPeaks are of two steps, beyond the weights: what tensors take; with graphs what is reserved, "
+        f"forward, backward and AdamW step of {paper.title} at {side} x {side} on {device}, {arguments.threads} "
+        f"threads, medians of {arguments.repeats}.\nSharing is timed apart from the step, and its time spread over the "
+        "steps between.\nPeaks are of two steps, beyond the weights: memory of tensors; with graphs reserved memory, "
         "which is more\n"
     )
     settings = [
-        Setting(arguments.network, side, batch, dtype, arguments.device, arguments.pool)
+        StepSettings(arguments.network, side, batch, dtype, arguments.device, arguments.pool)
         for dtype in arguments.dtypes
         for batch in batches
     ]
-    lines = rows(where, arguments.compile)
-    records = []
-    with without_tf32():
-        table = Table(COLUMNS)
-        for setting in settings:
-            measure(table, lines, setting, arguments.repeats)
-        if arguments.epochs:
-            print_hours(table.records, arguments.epochs, arguments.images or case.images, arguments.cards)
-        for setting in settings[:: len(batches)] if arguments.largest else []:
-            records += print_largest(lines, setting)
-    return table.records + records
+    table, variants = BenchTable(TRAIN_COLUMNS), step_variants(device, arguments.compile)
+    for setting in settings:
+        add_step_rows(table, variants, setting, arguments.repeats)
+    if arguments.epochs:
+        print_hours(table.records, arguments.epochs, arguments.images or paper.images, arguments.cards)
+    largest = settings[:: len(batches)] if arguments.largest else []
+    return table.records + [record for setting in largest for record in print_largest(variants, setting)]
 
 
-def measure(table: Table, lines: Sequence[Row], setting: Setting, repeats: int) -> None:
-    """Add a row for each of the lines; what does not fit into the memory has no numbers."""
-    device = torch.device(setting.device)
-    timed = dict(turns(dict(works(lines, setting)), repeats, device))
-    free(device)
-    seconds = per_step(lines, timed)
-    conv, naive = (seconds.get(line.name) for line in lines[:2])
-    peak_bytes = cache(lambda row: peak_of(row, setting) if row.name in seconds else None)
-    for row in lines:
-        total, peak, naive_peak = seconds.get(row.name), peak_bytes(row), peak_bytes(lines[1])
+def step_variants(device: torch.device, compiled: bool = False) -> list[Variant]:
+    """All rows for a device; a row with sharing shares the weights of the last row before without sharing."""
+    variants = [Variant("conv", "conv"), Variant("LC, unfold + einsum", "naive"), Variant("LC, batched", "batched")]
+    graph = device.type == "cuda"
+    if graph:
+        variants += [Variant("LC, fused", "fused")] * fused_available()
+        variants += [Variant("conv, graph", "conv", graph=True), Variant("LC, graph", "auto", graph=True)]
+    base = variants[-1]
+    variants += [base._replace(name=f"{base.name}, {name}", sharing=kind) for kind, name in SHARINGS.items()]
+    if compiled:
+        variants += [Variant("conv, compiled", "conv", True, graph), Variant("LC, compiled", "auto", True, graph)]
+    return variants
+
+
+def add_step_rows(table: BenchTable, variants: Sequence[Variant], settings: StepSettings, repeats: int) -> None:
+    """Measure all variants and add a row for each; a variant that does not fit into memory has no numbers."""
+    device = torch.device(settings.device)
+    measured = dict(turns(dict(warm_works(variants, settings)), repeats, device))
+    free_memory(device)
+    seconds = seconds_per_step(variants, measured)
+    conv, naive = (seconds.get(variant.name) for variant in variants[:2])
+    peak_of = cache(lambda variant: variant_peak(variant, settings) if variant.name in seconds else None)
+    for variant in variants:
+        total, peak, naive_peak = seconds.get(variant.name), peak_of(variant), peak_of(variants[1])
         table.add(
-            dtype=setting.dtype,
-            batch=setting.batch,
-            name=f"  {row.name}",
+            dtype=settings.dtype,
+            batch=settings.batch,
+            name=f"  {variant.name}",
             ms=1e3 * total if total else None,
-            images_per_second=setting.batch / total if total else None,
+            images_per_second=settings.batch / total if total else None,
             of_conv=total / conv if total and conv else None,
             of_naive=total / naive if total and naive else None,
             peak_mb=peak / 1e6 if peak is not None else None,
             peak_of_naive=peak / naive_peak if peak is not None and naive_peak else None,
         )
+
+
+def warm_works(variants: Sequence[Variant], settings: StepSettings) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The works to be timed, by the names of their variants: a step, or a sharing of the step before.
+
+    Variants that need more memory than there is are left out.
+    """
+    step = None
+    for variant in variants:
+        with suppress(torch.OutOfMemoryError):
+            if variant.sharing is None:
+                step = None  # free the memory of a step that is not timed
+                step = variant.step(settings)
+                step.warm_up()
+                yield variant.name, step
+            elif step:
+                yield variant.name, variant.share(step, settings.pool)
+
+
+def seconds_per_step(variants: Sequence[Variant], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of a step with its part of a sharing, from the seconds of steps and of sharings."""
+    totals, base = dict[str, float](), 0.0
+    for variant in variants:
+        if variant.name not in seconds:
+            continue
+        if variant.sharing is None:
+            base = totals[variant.name] = seconds[variant.name]
+        else:
+            totals[variant.name] = base + seconds[variant.name] / (1 if variant.sharing == "instant" else EVERY)
+    return totals
+
+
+def variant_peak(variant: Variant, settings: StepSettings) -> int | None:
+    """Peak of memory beyond the weights; None for compiled networks, which would be compiled again, and if unknown."""
+    device = torch.device(settings.device)
+    if variant.compiled:
+        return None
+    if not variant.graph:
+        return peak_bytes(partial(first_steps, variant, settings), device)
+    # The tensors of a graph cannot be counted, since the graph holds their memory: count reserved memory, after the
+    # memory of the recording and of ordinary steps has been given back.
+    step = variant.step(settings)
+    free_memory(device)
+    before = torch.cuda.memory_reserved(device)
+    step.warm_up()
+    work = first_steps(variant, settings, step)
+    free_memory(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return torch.cuda.max_memory_reserved(device) - before
+
+
+def first_steps(variant: Variant, settings: StepSettings, step: TrainingStep | None = None) -> Callable[[], None]:
+    """Some steps of a variant, with a warm sharing after each."""
+    step = step or variant.step(settings)
+    share = variant.share(step, settings.pool) if variant.sharing else lambda: None
+
+    def work() -> None:
+        for _ in range(PEAK_STEPS):
+            step()
+            share()
+
+    return work
+
+
+def print_hours(records: Sequence[dict[str, Any]], epochs: int, images: int, cards: Sequence[int]) -> None:
+    """Print the hours of a whole training for every row, and add the hours to its record."""
+    print(
+        f"\nhours for {epochs} epochs of {images} images: one card as in the table above, several as if the speed grew "
+        "in proportion (not measured)\n"
+    )
+    hours = [BenchColumn(f"hours_{many}", f"{many} card{'s' * (many > 1)}", ".3f", 12) for many in cards]
+    table = BenchTable([BenchColumn("dtype", "dtype", width=7), BenchColumn("name", "name", width=54), *hours])
+    for record in records:
+        speed = record["images_per_second"]
+        record |= {f"hours_{many}": epochs * images / speed / 3600 / many if speed else None for many in cards}
+        table.add(**record)
+
+
+def print_largest(variants: Sequence[Variant], settings: StepSettings) -> list[dict[str, Any]]:
+    """Print the largest batch of every eager network without sharing."""
+    records, device = [], torch.device(settings.device)
+    print(f"\nlargest batch that can be trained, in steps of {BATCH_STEP}\n")
+    for variant in variants:
+        if not (variant.graph or variant.compiled or variant.sharing):
+            batch = largest_batch(lambda batch, new=variant: new.step(settings._replace(batch=batch))(), device)
+            print(f"{settings.dtype:7s}{variant.name:54s}{batch:6d}", flush=True)
+            records.append({"dtype": settings.dtype, "name": variant.name, "largest_batch": batch})
+    return records
+
+
+def largest_batch(step: Callable[[int], Any], device: torch.device) -> int:
+    """The largest multiple of `BATCH_STEP` for which a step does not fail, by doubling and halving; or 0.
+
+    A step fails if there is too little memory, or if the batch exceeds the indices of a library.
+    """
+    fits, fails = 0, 0
+    while not fails or fails - fits > BATCH_STEP:
+        batch = (fits + fails) // (2 * BATCH_STEP) * BATCH_STEP if fails else max(BATCH_STEP, 2 * fits)
+        try:
+            step(batch)
+            fits = batch
+        except RuntimeError:
+            fails = batch
+        free_memory(device)
+    return fits

@@ -1,9 +1,9 @@
-"""A network that a bench is through with in no time."""
+"""A network that a bench measures within a moment."""
 
 from torch import nn
 
-from bioshare.bench import ceilings
-from bioshare.bench.networks import NETWORKS, Network
+from bioshare.bench import traffic
+from bioshare.bench.networks import NETWORKS, PaperNetwork
 
 
 def small_network():
@@ -12,8 +12,8 @@ def small_network():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def make_little(monkeypatch):
-    """Measure ceilings in no time, and put the small network in the place of ResNet-20."""
-    monkeypatch.setitem(ceilings.COPY_BYTES, "cpu", 2**16)
-    monkeypatch.setitem(ceilings.SIDE, "cpu", 32)
-    monkeypatch.setitem(NETWORKS, "resnet20", Network("small", small_network, 8, 2, 100))
+def use_small_network(monkeypatch):
+    """Measure ceilings within a moment, and put the small network in the place of ResNet-20."""
+    monkeypatch.setitem(traffic.COPY_BYTES, "cpu", 2**16)
+    monkeypatch.setitem(traffic.SIDE, "cpu", 32)
+    monkeypatch.setitem(NETWORKS, "resnet20", PaperNetwork("small", small_network, 8, 2, 100))

@@ -1,10 +1,9 @@
 import math
 import re
-from argparse import Namespace
 
 import pytest
 import torch
-from small_network import small_network
+from small_network import small_network, use_small_network
 
 from bioshare.__main__ import main
 from bioshare.bench import bridge
@@ -16,32 +15,31 @@ ROW = re.compile(r"(\S.{43})((?: +(?:-?\d+(?:\.\d+)?|-?inf|nan|-|->))+)")
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(bridge, "NETWORKS", dict.fromkeys(bridge.NETWORKS, ("small", small_network)))
+    use_small_network(monkeypatch)
 
 
 def bridge_rows(capsys, *options):
     """Name and cells of each row that ``bench bridge`` prints."""
-    assert main(["bench", "bridge", "--batch", "2", "--batch18", "2", "--threads", "1", *options]) == 0
+    assert main(["bench", "bridge", "--batch", "2", "--threads", "1", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     matches = filter(None, map(ROW.fullmatch, lines))
     return [(match[1].strip(), match[2].replace("->", " ").split()) for match in matches]
 
 
 def test_the_bench_of_sleeps_prints_a_row_for_each(small, capsys):
-    options = "--image18", "8", "--repeats", "2", "--pool", "2", "--relayed", "--noise"
-    rows = bridge_rows(capsys, *options)
+    rows = bridge_rows(capsys, "--repeats", "2", "--pool", "2", "--relayed", "--noise")
     steps = ["training step", "training step, convolutional"]
-    expected = [name for pool in (2, 1) for name in (*steps, *bridge.sharings(pool, relayed=True), *bridge.noisy())]
-    assert [name for name, _ in rows] == expected
+    names = [*steps, *bridge.timed_sharings(2, relayed=True), f"ideal sleep, noise of {bridge.NOISE}, once"]
+    assert [name for name, _ in rows] == names
     for name, cells in rows:
         numbers = [float(cell) for cell in cells if cell != "-"]
         assert numbers[0] > 0
-        assert len(cells) == (2 if name in steps else 10)
+        assert len(numbers) == 2 if name in steps else len(cells) == 10
         assert not any(map(math.isnan, numbers))
 
 
 def test_maps_are_simulated_in_fresh_sleeps_and_not_from_a_pool(small, capsys):
-    rows = dict(bridge_rows(capsys, "--networks", "resnet20", "--repeats", "1", "--pool", "3", "--relayed"))
+    rows = dict(bridge_rows(capsys, "--repeats", "1", "--pool", "3", "--relayed"))
     maps = {name: int(cells[3]) for name, cells in rows.items() if len(cells) == 10}
     assert maps.pop("rate circuit, alpha = 10, from a pool of 3") == 0
     assert maps.pop("direct averaging") == 0
@@ -55,40 +53,23 @@ def test_maps_are_simulated_in_fresh_sleeps_and_not_from_a_pool(small, capsys):
 def test_warming_up_fills_a_pool_and_leaves_the_model_alone():
     model = to_locally_connected(small_network(), (3, 8, 8))
     before = [weight.detach().clone() for weight in model.parameters()]
-    bridge.warm_up(sleep := Sleep.rate_circuit(pool=3), model)
+    bridge.warm_up_phase(sleep := Sleep.rate_circuit(pool=3), model)
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     assert sorted(key[:2] for key in sleep.pooled) == [(k, n) for k in (4, 27, 36) for n in range(3)]
     assert sum(sleep(model, seed, progress=False).maps for seed in range(5)) == 0
 
 
 def test_the_effect_is_the_median_of_the_layers_that_took_part():
-    model = to_locally_connected(small_network(), (3, 8, 8))
-    report = InstantSharing()(model)
-    middle = sorted(layer.neg_log_snr_before for layer in report.layers)[1]
-    effect = bridge.effect_of(report)
-    assert effect.before == middle
-    assert effect.spread == pytest.approx(0, abs=1e-6)
-    assert effect.mean_norm == pytest.approx(1, abs=1e-6)
+    report = InstantSharing()(to_locally_connected(small_network(), (3, 8, 8)))
+    medians = bridge.layer_medians(report)
+    assert medians["neg_log_snr_before"] == sorted(layer.neg_log_snr_before for layer in report.layers)[1]
+    assert medians["spread"] == pytest.approx(0, abs=1e-6)
+    assert medians["mean_norm"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_network_that_does_not_fit_is_refused_before_any_work(small, monkeypatch, capsys):
     monkeypatch.setattr(bridge, "available_bytes", lambda device: 1000)
-    assert main(["bench", "bridge", "--networks", "resnet18", "--image18", "64"]) == 1
-    told = capsys.readouterr()
-    assert "small at 64 x 64 needs 0.0 GB on cpu" in told.err
-    assert "training step" not in told.out
-
-
-def test_the_weights_are_counted_without_building_the_network(small):
-    arguments = {"image18": 9, "batch18": 2, "repeats18": 1, "pool18": 1, "dtype": "fp32", "device": "cpu"}
-    case = bridge.Case.of("resnet18", Namespace(**arguments))
-    assert case.weights() == sum(weight.numel() for weight in case.network().parameters())
-
-
-def test_a_case_builds_the_same_network_every_time_and_leaves_the_generator_alone(small):
-    arguments = {"batch": 2, "repeats": 1, "pool": 1, "dtype": "fp32", "device": "cpu"}
-    case = bridge.Case.of("resnet20", Namespace(**arguments))
-    state = torch.get_rng_state()
-    pairs = zip(case.network().parameters(), case.network().parameters(), strict=True)
-    assert all(torch.equal(*pair) for pair in pairs)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert main(["bench", "bridge", "--image", "64"]) == 1
+    printed = capsys.readouterr()
+    assert "small at 64 x 64 needs 0.0 GB on cpu" in printed.err
+    assert "training step" not in printed.out

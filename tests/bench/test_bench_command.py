@@ -1,13 +1,13 @@
 import json
 
 import pytest
-from small_network import make_little
+from small_network import use_small_network
 
 from bioshare.__main__ import main
 
 
 def test_the_rows_of_a_bench_go_into_a_file(monkeypatch, tmp_path):
-    make_little(monkeypatch)
+    use_small_network(monkeypatch)
     path = tmp_path / "new" / "floor.json"
     assert main(["bench", "floor", "--batch", "3", "--repeats", "1", "--to", str(path)]) == 0
     written = json.loads(path.read_text())

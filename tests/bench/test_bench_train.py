@@ -2,29 +2,28 @@ import re
 
 import pytest
 import torch
-from small_network import make_little
+from small_network import use_small_network
 
 from bioshare.__main__ import main
-from bioshare.bench import networks, rows, scale, train
-from bioshare.bench.networks import network
-from bioshare.bench.rows import Row, Setting
-from bioshare.bench.table import Table
-from bioshare.bench.timing import available_bytes
+from bioshare.bench import networks, train
+from bioshare.bench.harness import BenchTable, available_bytes
+from bioshare.bench.networks import bench_network
+from bioshare.bench.train import SHARINGS, StepSettings, Variant, largest_batch, step_variants, variant_peak
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def little(monkeypatch):
-    make_little(monkeypatch)
+def small(monkeypatch):
+    use_small_network(monkeypatch)
 
 
-def setting(**changes):
-    return Setting("resnet20", 8, 2, "fp32", "cpu", 1)._replace(**changes)
+def settings(**changes):
+    return StepSettings("resnet20", 8, 2, "fp32", "cpu", 1)._replace(**changes)
 
 
 class Recorded:
-    """What stands for a CUDA graph on a CPU: does the work again."""
+    """Does the work again, in place of a CUDA graph."""
 
     def capture(self, work):
         self.work = work
@@ -34,75 +33,83 @@ class Recorded:
 
 
 def test_the_rows_of_a_gpu_have_every_form_and_graph(monkeypatch):
-    monkeypatch.setattr(rows, "fused_available", lambda: True)
-    lines = rows.rows(torch.device("cuda"), compiled=True)
-    assert [line.form for line in lines[:4]] == ["conv", "naive", "batched", "fused"]
-    assert [line.sharing for line in lines if line.graph and not line.compiled] == [None, None, *rows.SHARINGS]
-    assert {line.form for line in lines if line.sharing} == {"auto"}
-    assert [line.name for line in lines if line.compiled] == ["conv, compiled", "LC, compiled"]
+    monkeypatch.setattr(train, "fused_available", lambda: True)
+    variants = step_variants(torch.device("cuda"), compiled=True)
+    assert [variant.form for variant in variants[:4]] == ["conv", "naive", "batched", "fused"]
+    assert [variant.sharing for variant in variants if variant.graph and not variant.compiled] == [
+        None,
+        None,
+        *SHARINGS,
+    ]
+    assert {variant.form for variant in variants if variant.sharing} == {"auto"}
+    assert [variant.name for variant in variants if variant.compiled] == ["conv, compiled", "LC, compiled"]
 
 
-def test_every_row_of_a_gpu_trains_or_shares(little, monkeypatch):
-    monkeypatch.setattr(networks, "recorder", lambda graph, here: Recorded if graph else None)
+def test_every_row_of_a_gpu_trains_or_shares(small, monkeypatch):
+    monkeypatch.setattr(networks, "recorder", lambda graph, processes: Recorded if graph else None)
     steps = []
-    monkeypatch.setattr(Row, "step", lambda row, setting, step=Row.step: steps.append(step(row, setting)) or steps[-1])
-    lines = rows.rows(torch.device("cuda"))
-    for name, work in rows.works(lines, setting()):
+    monkeypatch.setattr(
+        Variant, "step", lambda variant, settings, step=Variant.step: steps.append(step(variant, settings)) or steps[-1]
+    )
+    variants = step_variants(torch.device("cuda"))
+    for name, work in train.warm_works(variants, settings()):
         model = steps[-1].run.model
         before = [weight.detach().clone() for weight in model.parameters()]
         work()
         changes = [(was - weight).abs().max() for was, weight in zip(before, model.parameters(), strict=True)]
         assert (max(changes) < 1e-6) == ("instant" in name), name  # a mean of means, but for rounding
-        lines = [line for line in lines if line.name != name]
-    assert lines == []
+        variants = [variant for variant in variants if variant.name != name]
+    assert variants == []
 
 
-def test_a_row_without_memory_is_left_out_and_those_that_share_its_weights_with_it(little, monkeypatch, capsys):
-    real = Row.step
+def test_a_row_without_memory_is_left_out_and_those_that_share_its_weights_with_it(small, monkeypatch, capsys):
+    real = Variant.step
 
-    def step(row, setting):
-        if row.form == "batched":
+    def step(variant, settings):
+        if variant.form == "batched":
             raise torch.OutOfMemoryError
-        return real(row, setting)
+        return real(variant, settings)
 
-    monkeypatch.setattr(Row, "step", step)
-    monkeypatch.setattr(train, "peak_of", lambda row, setting: 3_000_000 if row.form == "naive" else 1_000_000)
-    table, lines = Table(train.COLUMNS), rows.rows(CPU)
-    train.measure(table, lines, setting(), 1)
-    assert [record["ms"] is None for record in table.records] == [line.form == "batched" for line in lines]
+    monkeypatch.setattr(Variant, "step", step)
+    monkeypatch.setattr(
+        train, "variant_peak", lambda variant, settings: 3_000_000 if variant.form == "naive" else 1_000_000
+    )
+    table, variants = BenchTable(train.TRAIN_COLUMNS), step_variants(CPU)
+    train.add_step_rows(table, variants, settings(), 1)
+    assert [record["ms"] is None for record in table.records] == [variant.form == "batched" for variant in variants]
     assert [record["peak_of_naive"] for record in table.records] == [1 / 3, 1, None, None, None, None]
     assert capsys.readouterr().out.splitlines()[-1].split()[-6:] == ["-"] * 6
 
 
 def test_the_cost_of_a_sharing_is_spread_over_the_steps_between():
-    lines = rows.rows(CPU)
-    seconds = {line.name: 5.0 if line.sharing else 2.0 for line in lines}
-    spread = rows.per_step(lines, seconds)
-    assert [spread[line.name] for line in lines] == [2.0, 2.0, 2.0, 7.0, 2.5, 2.5]
+    variants = step_variants(CPU)
+    seconds = {variant.name: 5.0 if variant.sharing else 2.0 for variant in variants}
+    spread = train.seconds_per_step(variants, seconds)
+    assert [spread[variant.name] for variant in variants] == [2.0, 2.0, 2.0, 7.0, 2.5, 2.5]
 
 
-def test_the_bench_of_training_prints_every_table(little, monkeypatch, capsys):
-    monkeypatch.setattr(train, "peak_of", lambda row, setting: None)
+def test_the_bench_of_training_prints_every_table(small, monkeypatch, capsys):
+    monkeypatch.setattr(train, "variant_peak", lambda variant, settings: None)
     options = "--dtypes", "fp32", "bf16", "--batches", "2", "3", "--repeats", "1", "--epochs", "9"
     assert main(["bench", "train", *options]) == 0
-    told = capsys.readouterr().out
-    assert len(re.findall(r"^(fp32|bf16) +[23]  \S", told, re.MULTILINE)) == 4 * len(rows.rows(CPU))
-    assert len(re.findall(r"^(fp32|bf16) {5}\S", told, re.MULTILINE)) == 4 * len(rows.rows(CPU))
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^(fp32|bf16) +[23]  \S", printed, re.MULTILINE)) == 4 * len(step_variants(CPU))
+    assert len(re.findall(r"^(fp32|bf16) {5}\S", printed, re.MULTILINE)) == 4 * len(step_variants(CPU))
 
 
 @pytest.mark.skipif(available_bytes(torch.device("cpu")) is None, reason="counts memory on Linux only")
 @pytest.mark.slow
 def test_the_peak_of_training_grows_with_the_batch_and_holds_the_moments():
-    line = Row("LC", "auto")
-    small, large = (rows.peak_of(line, setting(side=16, batch=batch)) for batch in (2, 256))
-    weights = sum(weight.numel() for weight in network("resnet20", "auto", "meta", 16).parameters())
+    variant = Variant("LC", "auto")
+    small, large = (variant_peak(variant, settings(side=16, batch=batch)) for batch in (2, 256))
+    weights = sum(weight.numel() for weight in bench_network("resnet20", "auto", "meta", 16).parameters())
     assert small is not None
     assert large is not None
     assert 12 * weights < small < large
 
 
 @pytest.mark.parametrize("sharing", [None, "instant"])
-def test_the_peak_of_a_graph_is_what_is_reserved_while_it_is_replayed(little, monkeypatch, sharing):
+def test_the_peak_of_a_graph_is_what_is_reserved_while_it_is_replayed(small, monkeypatch, sharing):
     """On a GPU that is only spoken of, where every recording reserves 50 bytes and ordinary steps leave nothing."""
     log = []
 
@@ -115,26 +122,26 @@ def test_the_peak_of_a_graph_is_what_is_reserved_while_it_is_replayed(little, mo
             log.append("replayed")
             super().replay()
 
-    monkeypatch.setattr(networks, "recorder", lambda graph, here: Logged if graph else None)
-    monkeypatch.setattr(rows, "free", lambda device: log.append("freed"))
+    monkeypatch.setattr(networks, "recorder", lambda graph, processes: Logged if graph else None)
+    monkeypatch.setattr(train, "free_memory", lambda device: log.append("freed"))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 + 50 * log.count("recorded"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: log.append("reset"))
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 100 + 50 * log.count("recorded"))
     graphs = 2 if sharing else 1
-    assert rows.peak_of(Row("LC", "auto", graph=True, sharing=sharing), setting()) == 50 * graphs
+    assert variant_peak(Variant("LC", "auto", graph=True, sharing=sharing), settings()) == 50 * graphs
     assert log.count("recorded") == graphs
     assert log[0] == "freed"
     assert log[-2 * graphs - 2 :] == ["freed", "reset", *["replayed"] * 2 * graphs]
 
 
 def test_what_is_compiled_is_not_compiled_again_for_its_peak():
-    assert rows.peak_of(Row("LC, compiled", "auto", True, True), setting()) is None
+    assert variant_peak(Variant("LC, compiled", "auto", True, True), settings()) is None
 
 
 def test_hours_are_epochs_by_images_by_speed_and_shared_among_cards(capsys):
     records = [{"dtype": "fp32", "name": "LC", "images_per_second": 1000.0}]
     none = {"dtype": "fp32", "name": "none", "images_per_second": None}
-    scale.print_hours([*records, none], 200, 1_281_167, [1, 8])
+    train.print_hours([*records, none], 200, 1_281_167, [1, 8])
     assert records[0]["hours_1"] == pytest.approx(71.176, rel=0, abs=1e-3)
     assert records[0]["hours_8"] == records[0]["hours_1"] / 8
     assert capsys.readouterr().out.splitlines()[-1].split() == ["fp32", "none", "-", "-"]
@@ -146,7 +153,7 @@ def test_the_largest_batch_is_the_last_multiple_that_does_not_fail(most):
         if batch > most:
             raise torch.OutOfMemoryError
 
-    assert scale.largest_batch(step, CPU) == most // 512 * 512
+    assert largest_batch(step, CPU) == most // 512 * 512
 
 
 def test_the_largest_batch_needs_a_gpu(capsys):

@@ -4,15 +4,13 @@ from functools import partial
 import pytest
 import torch
 
-from bioshare.bench import timing
-from bioshare.bench.options import without_tf32
-from bioshare.bench.table import Column, Table
-from bioshare.bench.timing import available_bytes, turns
+from bioshare.bench import harness
+from bioshare.bench.harness import BenchColumn, BenchTable, available_bytes, turns, without_tf32
 
 CPU = torch.device("cpu")
 
 
-def test_turns_alternate_and_every_work_is_told_at_its_last_one():
+def test_works_take_turns_and_are_yielded_after_their_last_turn():
     done = []
     works = {name: partial(done.append, name) for name in "ab"}
     seen = [(name, len(done)) for name, seconds in turns(works, 3, CPU) if seconds >= 0]
@@ -29,8 +27,7 @@ def test_available_memory_is_a_part_of_all_memory():
 
 def test_a_turn_of_a_gpu_is_many_calls(monkeypatch):
     done = []
-    monkeypatch.setattr(timing, "synchronise", lambda device: None)
-    monkeypatch.setattr(timing, "_block", lambda work, calls, device: done.append(calls) or 0.03)
+    monkeypatch.setattr(harness, "seconds_per_call", lambda work, calls, device: done.append(calls) or 0.03)
     assert dict(turns({"a": print}, 2, torch.device("cuda"))) == {"a": 0.03}
     assert done == [1, 7, 7]
 
@@ -43,9 +40,9 @@ def test_fp32_is_without_tf32_only_inside_of_the_block():
     assert flags() == before
 
 
-def test_a_table_keeps_what_it_prints(capsys):
-    table = Table([Column("name", "name", width=6), Column("ms", "ms", ".1f", 7)])
-    table.add(name="a", ms=12.345, kept=1)
+def test_a_table_prints_its_columns_and_keeps_all_values(capsys):
+    table = BenchTable([BenchColumn("name", "name", width=6), BenchColumn("ms", "ms", ".1f", 7)])
+    table.add(name="a", ms=12.345, more=1)
     table.add(name="b", ms=None)
     assert capsys.readouterr().out == "name       ms\na        12.3\nb           -\n"
-    assert table.records == [{"name": "a", "ms": 12.345, "kept": 1}, {"name": "b", "ms": None}]
+    assert table.records == [{"name": "a", "ms": 12.345, "more": 1}, {"name": "b", "ms": None}]

@@ -1,0 +1,198 @@
+"""The tools of all benches: options, timing, memory, and a table that is printed while it is measured."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from bioshare.cli import device, positive
+from bioshare.machine import processor, versions
+from bioshare.text import number
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+BLOCK_SECONDS = 0.2
+"""Seconds of a turn on a GPU, which gets many calls without waiting in between, as in training."""
+
+MOST_CALLS = 1000
+"""Largest number of calls in a turn."""
+
+
+def add_common_options(parser: argparse.ArgumentParser, repeats: int, several_dtypes: bool = False) -> None:
+    """Add the options of every bench of networks; ``--dtypes`` in place of ``--dtype`` if a bench takes several."""
+    about = "type under automatic mixed precision; fp32 is without TF32 (default: fp32)"
+    if several_dtypes:
+        parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=["fp32"], help=about)
+    else:
+        parser.add_argument("--dtype", choices=DTYPES, default="fp32", help=about)
+    parser.add_argument("--repeats", type=positive, default=repeats, help="turns of every row (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--device", type=device, default="cpu", help="(default: %(default)s)")
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute products of fp32 without TF32, to which PyTorch would round the factors of convolutions only."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+class BenchColumn(NamedTuple):
+    """Key, head, format and width of a column; text is flush left unless its format is ">s"."""
+
+    key: str
+    head: str
+    form: str = "s"
+    width: int = 10
+
+    def aligned(self, text: str) -> str:
+        """A head or a cell, padded to the width."""
+        return text.ljust(self.width) if self.form == "s" else text.rjust(self.width)
+
+
+class BenchTable:
+    """Prints its head at once, and every row as soon as the row is measured.
+
+    Attributes:
+        records: the rows so far, with all their numbers as measured.
+    """
+
+    def __init__(self, columns: Sequence[BenchColumn]) -> None:
+        self.columns, self.records = columns, list[dict[str, Any]]()
+        print("".join(column.aligned(column.head) for column in columns).rstrip(), flush=True)
+
+    def add(self, **values: Any) -> None:
+        """Print a row, with dashes for None, and keep it; values without a column are kept only."""
+        self.records.append(values)
+        cells = [values[column.key] for column in self.columns]
+        texts = [cell if isinstance(cell, str) else number(cell, column.form) for cell, column in self._pairs(cells)]
+        print("".join(column.aligned(text) for text, column in self._pairs(texts)).rstrip(), flush=True)
+
+    def _pairs(self, cells: Sequence[Any]) -> Iterator[tuple[Any, BenchColumn]]:
+        return zip(cells, self.columns, strict=True)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a call, and its result."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def median_seconds(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of works that are called once to warm up, and then take turns."""
+    for work in works.values():
+        work()
+    return dict(turns(works, repeats, device))
+
+
+def turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> Iterator[tuple[str, float]]:
+    """Take turns, so that a busy machine slows all works alike; yield name and median seconds after a last turn.
+
+    Args:
+        works: calls by name, warm.
+        repeats: turns of every work. A turn is one call on a CPU, which has no queue, and `BLOCK_SECONDS` on a GPU.
+    """
+    calls, seconds = dict.fromkeys(works, 1), {name: list[float]() for name in works}
+    if device.type != "cpu":
+        wanted = {name: round(BLOCK_SECONDS / seconds_per_call(work, 1, device)) for name, work in works.items()}
+        calls = {name: max(1, min(MOST_CALLS, many)) for name, many in wanted.items()}
+    with tqdm(total=repeats * len(works), desc="turns", leave=False) as bar:
+        for turn in range(repeats):
+            for name, work in works.items():
+                seconds[name].append(seconds_per_call(work, calls[name], device))
+                bar.update()
+                if turn == repeats - 1:
+                    bar.clear()  # the caller prints a row now
+                    yield name, statistics.median(seconds[name])
+
+
+def seconds_per_call(work: Callable[[], Any], calls: int, device: torch.device) -> float:
+    """Mean seconds of some calls in a row."""
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    synchronise(device)
+    return (time.perf_counter() - start) / calls
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give unused memory back, with that of networks in training, which refer to themselves."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def peak_bytes(prepare: Callable[[], Callable[[], Any]], device: torch.device) -> int | None:
+    """Peak of memory in ``prepare()()``, beyond the memory after ``prepare()``.
+
+    On a GPU the peak of PyTorch's allocator; on a CPU the peak of resident memory in a process of its own, to which
+    ``prepare`` is pickled; None if the system is not Linux.
+    """
+    if device.type == "cuda":
+        work = prepare()
+        synchronise(device)
+        free_memory(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        peak = pool.apply(_peak_of_process, (prepare,))
+        pool.close()
+        pool.join()  # a process that is killed would leave its locks behind
+    return peak
+
+
+def _peak_of_process(prepare: Callable[[], Callable[[], Any]]) -> int | None:
+    reset = Path("/proc/self/clear_refs")
+    work = prepare()
+    if not reset.exists():
+        return None
+    reset.write_text("5")  # the peak so far is forgotten
+    before = _linux_bytes("/proc/self/status", "VmRSS")
+    work()
+    return _linux_bytes("/proc/self/status", "VmHWM") - before
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory in which a new tensor could lie; None for a CPU if the system is not Linux."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _linux_bytes("/proc/meminfo", "MemAvailable") if Path("/proc/meminfo").exists() else None
+
+
+def _linux_bytes(path: str, field: str) -> int:
+    """A field of a file of Linux about memory, whose unit is 1024 bytes."""
+    lines = Path(path).read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+def machine_line() -> str:
+    """Date, devices and versions as a line of text."""
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    packages = ["numpy", "torch", "brian2", *["triton"] * len(gpu)]
+    texts = [f"{name} {version}" for name, version in versions(*packages).items()]
+    return ", ".join([str(datetime.date.today()), *gpu, processor(), *texts])
