@@ -50,9 +50,9 @@ def input_gradient(grad: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
         # dy[h, w]: (positions groups, batch, outputs)
         cotangent = cotangents[chunk].flatten(0, 2)
         for j in range(plan.kw):
-            # d patch[h, w, j] = dy[h, w] @ kernel[h, w, j]: (positions groups, batch, kh channels), added in place
+            # d patch[h, w, j] = dy[h, w] @ kernel[h, w, j]: (rows, columns, groups, batch, kh channels), added in place
             last = j * plan.dw + (plan.columns - 1) * plan.sw
-            pixels = rearrange(stack[:, :, j * plan.dw : last + 1 : plan.sw], "h b w g i c -> h w g b (i c)")
+            pixels = stack[:, :, j * plan.dw : last + 1 : plan.sw].permute(0, 2, 3, 1, 4, 5).flatten(4)
             factors = cotangent, kernels[chunk, ..., j, :].flatten(0, 2).to(grad.dtype)
             if len(pixels) == plan.groups == 1 and grad.dtype == dx.dtype:
                 pixels[0, :, 0].baddbmm_(*factors)
