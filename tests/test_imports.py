@@ -62,7 +62,7 @@ def test_nn_imports_nothing_of_bioshare_but_itself_and_the_argument_checks():
 
 
 def test_bridge_imports_circuit_and_nn_and_not_what_is_built_on_it():
-    assert "bioshare.bridge.night" in importers("bioshare.circuit") & importers("bioshare.nn")
+    assert "bioshare.bridge.sleep" in importers("bioshare.circuit") & importers("bioshare.nn")
     assert not within(importers("bioshare.train", "bioshare.__main__"), "bioshare.bridge")
 
 

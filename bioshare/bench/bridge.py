@@ -19,7 +19,7 @@ from torch import nn
 from bioshare.bench.harness import BenchColumn, BenchTable, add_common_options, available_bytes, timed, turns
 from bioshare.bench.networks import NETWORKS, TrainingStep, add_network_options, bench_network
 from bioshare.bridge import HebbianSharing, InstantSharing, Sleep, SleepReport
-from bioshare.bridge.lattice import inputs_of
+from bioshare.bridge.geometry import inputs_of
 from bioshare.circuit.stimuli import gaussian, grid, noise
 from bioshare.cli import positive
 from bioshare.nn import LocallyConnected2d

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.bench.harness import DTYPES, median_seconds
-from bioshare.bridge.lattice import inputs_of
+from bioshare.bridge.geometry import inputs_of
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.resnet import BasicBlock
 

@@ -5,10 +5,11 @@ measures it. Changes: the mean of every group (`InstantSharing`), the linear map
 `HebbianSharing`), or the simulation of every neuron (`Sleep` with noise or another engine).
 """
 
+from bioshare.bridge.geometry import Border, SharingModule, modules
 from bioshare.bridge.hebbian import HebbianSharing
-from bioshare.bridge.instant import InstantSharing
-from bioshare.bridge.lattice import Border, SharingModule, modules
+from bioshare.bridge.phase import Phase, PhaseReport
 from bioshare.bridge.report import LayerReport, SleepReport, neg_log_snr
+from bioshare.bridge.sharing import InstantSharing
 from bioshare.bridge.sleep import Sleep
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "HebbianSharing",
     "InstantSharing",
     "LayerReport",
+    "Phase",
+    "PhaseReport",
     "SharingModule",
     "Sleep",
     "SleepReport",

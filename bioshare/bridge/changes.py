@@ -1,77 +1,86 @@
-"""What can become of a layer's sharing groups."""
+"""Changes of a layer's sharing groups: means, a linear map, or the simulation of every neuron."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bioshare.bridge.bags import Bags
-from bioshare.bridge.lattice import SharingModule
+from bioshare.bridge.geometry import GroupMeans, SharingModule
+from bioshare.checks import Array
+from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.exact import SleepMap
+from bioshare.circuit.prepare import prepare_sleep
+from bioshare.circuit.problem import Engine
+from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.stimuli import derived
 
-TOGETHER = 64
-"""Neurons that a CPU sums at a time."""
+SUMMED_AT_ONCE = 64
+"""Number of neurons whose copies in float64 a CPU holds at a time."""
+
+BYTES_PER_WEIGHT = 120
+"""Memory of the exact engine for a weight with noise, in float64: the weight, change, momentum and inputs."""
+
+ChangedModule = tuple[SharingModule, Tensor, Tensor]
+"""A module with the groups (out, N, K) before and after a change."""
 
 
 class Change(ABC):
-    """What becomes of the sharing groups of one layer."""
+    """A change of the sharing groups of a layer."""
 
     @abstractmethod
-    def __call__(
-        self, weight: Tensor, modules: Sequence[SharingModule]
-    ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
-        """Every module with its groups before and after, both (out, N, K); ``weight`` stays as it is."""
+    def __call__(self, weight: Tensor, modules: Sequence[SharingModule]) -> Iterator[ChangedModule]:
+        """Yield every module with the groups before and after; the caller may write into ``weight`` meanwhile."""
 
     def apply_to(self, weight: Tensor, modules: Sequence[SharingModule]) -> None:
-        """Change a weight in place, to the same bits as module by module."""
+        """Change a weight in place, with the same bits as module by module."""
         for module, _, after in self(weight, modules):
             module.write(weight, after)
 
 
 class AffineChange(Change):
-    """A change that is affine in the weights, so that differences of weights obey its linear part."""
+    """A change that is affine in the weights, so differences of weights obey the linear part."""
 
     @abstractmethod
     def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
-        """The linear part on something in the shape of a weight, in place."""
+        """Apply the linear part to a tensor in the shape of a weight, in place."""
 
 
 @dataclass(frozen=True)
 class Averaging(AffineChange):
-    """Every group becomes its mean."""
+    """Every group becomes the group's mean."""
 
-    bags: Bags
+    group_means: GroupMeans
 
-    def __call__(
-        self, weight: Tensor, modules: Sequence[SharingModule]
-    ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
-        means = self.bags.means(weight)
-        for module, mean in zip(modules, means, strict=False):  # the bags after theirs have a single position
+    def __call__(self, weight: Tensor, modules: Sequence[SharingModule]) -> Iterator[ChangedModule]:
+        means = self.group_means.means(weight)
+        for module, mean in zip(modules, means, strict=False):  # means of single positions follow after the modules
             before = module.groups(weight)
             yield module, before, mean.view(len(before), 1, -1).expand_as(before)
 
     def apply_to(self, weight: Tensor, modules: Sequence[SharingModule]) -> None:
-        self.bags.average(weight)
+        self.group_means.average(weight)
 
     def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
-        self.bags.average(moment)
+        self.group_means.average(moment)
 
 
 @dataclass(frozen=True)
 class LinearSleep(AffineChange):
-    """A whole sleep as one linear map, w_i = mu' + A (w_i^init - mu) with mu' = B mu + c.
+    """A whole sleep as a linear map, w_i = mu' + A (w_i^init - mu) with mu' = B mu + c.
 
-    The mean is what sleep must keep, and its part of the work is small: it passes in float64, whatever precision
-    ``torch.set_float32_matmul_precision`` allows for the deviations, and is rounded when it is added to them.
+    The mean must survive the sleep and costs little: B mu + c is computed in float64, whatever precision
+    ``torch.set_float32_matmul_precision`` allows for the deviations, and rounded when added to the deviations.
 
     Attributes:
-        A: (K, K), in the coordinates of the pattern.
-        B: the same, in float64 where the device has it.
-        c: (K,), as B.
+        A: (K, K), inputs in the order of the pattern.
+        B: (K, K), in float64 where the device supports float64.
+        c: (K,), in the precision of B.
     """
 
     A: Tensor
@@ -80,7 +89,7 @@ class LinearSleep(AffineChange):
 
     @classmethod
     def of(cls, sleep: SleepMap, weight: Tensor) -> LinearSleep:
-        """The map on the device of a weight; A in its precision, but at least float32."""
+        """Place a map on the device of a weight, A in the precision of the weight but at least float32."""
         narrow = torch.promote_types(weight.dtype, torch.float32)
         wide = torch.float32 if weight.device.type == "mps" else torch.float64  # mps has no float64
         dtypes = narrow, wide, wide
@@ -89,37 +98,93 @@ class LinearSleep(AffineChange):
         )
 
     @property
-    def bytes(self) -> int:
-        """Memory that it takes."""
-        return sum(part.numel() * part.element_size() for part in (self.A, self.B, self.c))
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A, B and c."""
+        return self.A, self.B, self.c
 
-    def __call__(
-        self, weight: Tensor, modules: Sequence[SharingModule]
-    ) -> Iterator[tuple[SharingModule, Tensor, Tensor]]:
+    @property
+    def bytes(self) -> int:
+        """Memory of the map in bytes."""
+        return sum(part.numel() * part.element_size() for part in self.tensors)
+
+    def __call__(self, weight: Tensor, modules: Sequence[SharingModule]) -> Iterator[ChangedModule]:
         for module in modules:
             before = module.groups(weight)
-            yield module, before, self.apply(module, before)
-
-    def apply(self, module: SharingModule, groups: Tensor) -> Tensor:
-        """What becomes of the groups (out, N, K) of one module."""
-        return self._apply(module, groups, self.c)
+            yield module, before, self.apply(module, before, self.c)
 
     def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
-        none = torch.zeros_like(self.c)
+        zero = torch.zeros_like(self.c)
         for module in modules:
-            module.write(moment, self._apply(module, module.groups(moment), none))
+            module.write(moment, self.apply(module, module.groups(moment), zero))
 
-    def _apply(self, module: SharingModule, groups: Tensor, c: Tensor) -> Tensor:
-        """The map is brought to the taps of the module, which is less work than to bring all weights to the map."""
+    def apply(self, module: SharingModule, groups: Tensor, c: Tensor) -> Tensor:
+        """Map the groups (out, N, K) of a module.
+
+        The map is permuted to the order of the module's taps, which costs less than to permute all weights.
+        """
         taps, back = module.taps(groups.device)
-        neurons = groups.transpose(0, 1).to(self.A.dtype)  # as they lie in memory
-        mean = _mean(neurons, self.B.dtype)
-        slept_mean = (mean[:, back] @ self.B.mT + c)[:, taps]
-        deviations = (neurons - mean.to(neurons.dtype)).flatten(0, 1) @ self.A[taps][:, taps].mT
-        return deviations.view_as(neurons).add_(slept_mean.to(neurons.dtype)).transpose(0, 1)
+        neurons = groups.transpose(0, 1).to(self.A.dtype)  # w_i^init, (N, out, K) as in memory
+        parts = neurons.split(SUMMED_AT_ONCE) if neurons.device.type == "cpu" else [neurons]
+        total = torch.stack([part.sum(0, dtype=self.B.dtype) for part in parts]).sum(0)
+        mean = total / len(neurons)  # mu, (out, K), taps of the module
+        slept_mean = (mean[:, back] @ self.B.mT + c)[:, taps]  # mu' = B mu + c, (out, K)
+        deviations = (neurons - mean.to(neurons.dtype)).flatten(0, 1) @ self.A[taps][:, taps].mT  # A (w_i^init - mu)
+        return deviations.view_as(neurons).add_(slept_mean.to(neurons.dtype)).transpose(0, 1)  # (out, N, K)
 
 
-def _mean(neurons: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mean of neurons (N, ...) in another precision; a CPU copies them for it, and so has some at a time."""
-    parts = neurons.split(TOGETHER) if neurons.device.type == "cpu" else [neurons]
-    return torch.stack([part.sum(0, dtype=dtype) for part in parts]).sum(0) / len(neurons)
+@dataclass(frozen=True)
+class Simulation(Change):
+    """A sleep simulated neuron by neuron, a few output channels at a time; no weight is written before the end.
+
+    Modules with equal numbers of neurons are simulated together. The output channels of a position see the same
+    noise, so the result does not depend on the number of channels that fit into memory.
+
+    Attributes:
+        patterns: (P, K).
+        noise: standard deviation of the noise that every position adds to the patterns.
+        seed: seed of the noise.
+        memory: largest number of bytes for a simulation.
+    """
+
+    patterns: Array
+    circuit: Circuit
+    rule: Hebbian
+    noise: float
+    seed: int
+    engine: Engine
+    memory: float
+    progress: bool
+
+    def __call__(self, weight: Tensor, modules: Sequence[SharingModule]) -> Iterator[ChangedModule]:
+        slept: list[tuple[SharingModule, Tensor]] = []
+        neurons_of = lambda module: module.neurons
+        for neurons, group in groupby(sorted(modules, key=neurons_of), key=neurons_of):
+            alike, seed = list(group), derived(self.seed, neurons)
+            shape = len(alike), weight.shape[2], neurons, self.patterns.shape[1]
+            after = weight.new_empty(shape, dtype=torch.promote_types(weight.dtype, torch.float32))
+            channels = max(1, int(self.memory // (BYTES_PER_WEIGHT * len(alike) * neurons * shape[-1])))
+            for part, target in zip(weight.split(channels, 2), after.split(channels, 1), strict=True):
+                before = torch.stack([module.groups(part).cpu()[..., module.seen.argsort()] for module in alike])
+                target.copy_(self.simulate(before.double(), seed))
+            slept += zip(alike, after, strict=True)
+        for module, after in slept:
+            yield module, module.groups(weight), after[..., module.seen.to(after.device)]
+
+    def simulate(self, weights: Tensor, seed: int) -> Tensor:
+        """Simulate weights (modules, channels, N, K), inputs in the order of the pattern, and return the new weights.
+
+        All modules see the same patterns, and every module adds separate noise.
+        """
+        problem = prepare_sleep(
+            weights.numpy(),
+            np.broadcast_to(self.patterns, (len(weights), 1, *self.patterns.shape)),
+            self.circuit,
+            self.rule,
+            record_every=len(self.patterns),
+            noise=self.noise,
+            seed=seed,
+        )
+        outcome = self.engine.run(problem, self.progress)
+        if outcome.presentations < problem.presentations:  # an interrupted sleep must not pass for a complete sleep
+            raise KeyboardInterrupt
+        return torch.from_numpy(outcome.weights.reshape(weights.shape))

@@ -1,4 +1,4 @@
-"""`HebbianSharing`: the ideal plasticity of Eq. 4 on batches of patterns, a fixed number of updates."""
+"""`HebbianSharing`: a fixed number of updates by the ideal plasticity of Eq. 4, each for a batch of patterns."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bioshare.bridge.changes import LinearSleep
-from bioshare.bridge.dose import PerInput, count_for, power, refuse_arrays, rule_for
-from bioshare.bridge.lattice import Border, Kind, Layers, inputs_of, kind_of, refuse_border, refuse_dilation
-from bioshare.bridge.moments import Treatment, refuse_treatment
-from bioshare.bridge.sharing import Changes, Costs, Sharing
+from bioshare.bridge.geometry import Border, check_border, inputs_of
+from bioshare.bridge.moments import Treatment, check_treatment
+from bioshare.bridge.scaling import PerInput, check_scalars, count_for, mean_power, rule_for
+from bioshare.bridge.sharing import MapSharing
 from bioshare.checks import whole
 from bioshare.circuit.batches import batch_map
 from bioshare.circuit.circuits import SteadyState
@@ -20,35 +20,35 @@ from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, derived, gaussian
 from bioshare.nn import LocallyConnected2d
 
-SHARED = 0.4
-"""The share s of the deviations along an input of mean size that an update removes, unless told otherwise."""
+SHARE = 0.4
+"""Default share s of the deviations along an input of mean size removed by an update."""
 
 
 @dataclass(frozen=True)
-class HebbianSharing(Sharing):
+class HebbianSharing(MapSharing):
     """A few weight updates, each for a whole batch of patterns: gradient descent on Eq. 4's objective, in place.
 
-    The circuit is at its fixed point throughout. As in a `Sleep`, layers with K inputs per neuron see the same
-    patterns, each module in its own order.
+    The circuit stays at the fixed point. As in a `Sleep`, layers with K inputs per neuron see the same patterns,
+    each module in an order given by the position.
 
-    By default ten updates with K Gaussian patterns each: an update lowers -log SNR by about 0.65, as the squared
-    deviations shrink to 1 - 2 s + s^2 (1 + (K + 1) / M) of what they were, at s = 0.4. With cycles of the grid, whole
-    ones in every batch, they shrink to (1 - s)^2.
+    The default is ten updates with K Gaussian patterns each: an update lowers -log SNR by about 0.65, as the squared
+    deviations shrink by a factor of 1 - 2 s + s^2 (1 + (K + 1) / M) at s = 0.4; with whole cycles of the grid in
+    every batch, by (1 - s)^2.
 
     Args:
-        updates: how many.
-        batch_size: M, patterns for an update; or a callable that takes K to it.
-        rule: `Hebbian`, or a callable that takes K to one. Its learning rate must mostly stay below 2 (1 + momentum) /
-            (largest eigenvalue of the batch's mean x x^T + gamma), which for standard Gaussian inputs is about
-            (1 + sqrt(K / M))^2. None for a rate of s = 0.4 over the stimulus' mean square per input, without pull or
-            momentum, so that neither its amplitude nor K matters.
-        stimulus: without noise.
+        updates: number of updates.
+        batch_size: M, number of patterns for an update; or a function of K that returns M.
+        rule: `Hebbian`, or a function of K that returns a `Hebbian`. Most learning rates must stay below
+            2 (1 + momentum) / (largest eigenvalue of the batch's mean x x^T + gamma); for standard Gaussian inputs
+            this eigenvalue is about (1 + sqrt(K / M))^2. None: a rate of s = 0.4 over the stimulus' mean square per
+            input, without pull or momentum, so neither amplitude nor K matters.
+        stimulus: a stimulus without noise.
         alpha: strength of the inhibition; infinite for the ideal circuit.
         border, moments: as for `Sleep`.
 
-    A call raises TypeError or ValueError, before any weight changes, if a layer's dilation shares a factor with its
-    kernel size, ``batch_size`` returns no number of patterns or ``rule`` no Hebbian, or most learning rates are above a
-    layer's limit; and `DivergenceError` if the weights would grow without bound.
+    A call raises TypeError or ValueError, before any weight changes, if a layer's dilation shares a factor with the
+    kernel size, ``batch_size`` returns no number of patterns, ``rule`` returns no Hebbian, or most learning rates are
+    above a layer's limit; and `DivergenceError` if the weights would grow without bound.
     """
 
     updates: int = 10
@@ -69,64 +69,31 @@ class HebbianSharing(Sharing):
             raise TypeError(f"stimulus must be a Stimulus; got {self.stimulus!r}")
         if self.stimulus.noise:
             raise ValueError(f"stimulus must have no noise; got {self.stimulus!r}. Sleep has a form for it")
-        refuse_arrays(SteadyState(self.alpha))
+        check_scalars(SteadyState(self.alpha))
         if isinstance(self.rule, Hebbian):
-            refuse_arrays(self.rule)
-        refuse_border(self.border)
-        refuse_treatment(self.moments)
-
-    def _changes(self, layers: Layers, seed: int, progress: bool) -> Changes:
-        return _Batches(self, layers, seed)
-
-    def map_of(self, layer: LocallyConnected2d, seed: int) -> LinearSleep:
-        """The change of layers with as many inputs per neuron."""
-        inputs, weight = inputs_of(layer), layer.weight
-        size = self.size(inputs)
-        patterns = self.stimulus.draw(self.updates * size, inputs, seed=derived(seed, inputs))
-        batches = patterns.reshape(self.updates, size, inputs)
-        circuit, engine = SteadyState(self.alpha), Exact(device=str(weight.device))
-        return LinearSleep.of(batch_map(batches, circuit, self.rule_for(inputs), engine=engine), weight)
+            check_scalars(self.rule)
+        check_border(self.border)
+        check_treatment(self.moments)
 
     def rule_for(self, inputs: int) -> Hebbian:
-        """The rule of layers with K inputs per neuron."""
+        """Return the rule of layers with K inputs per neuron."""
         if self.rule is None:
-            return Hebbian(gamma=0.0, momentum=0.0, learning_rate=SHARED * inputs / power(self.stimulus, inputs))
+            return Hebbian(gamma=0.0, momentum=0.0, learning_rate=SHARE * inputs / mean_power(self.stimulus, inputs))
         return rule_for(self.rule, inputs)
 
     def size(self, inputs: int) -> int:
-        """M for layers with K inputs per neuron."""
+        """Return M for layers with K inputs per neuron."""
         return count_for("batch_size", self.batch_size, inputs, "a number of patterns")
 
+    def _check_layer(self, layer: LocallyConnected2d) -> None:
+        self.size(inputs_of(layer))
+        self.rule_for(inputs_of(layer))
 
-class _Batches(Changes):
-    """The maps of one call: all are made before any weight changes."""
-
-    def __init__(self, sharing: HebbianSharing, layers: Layers, seed: int) -> None:
-        self.sharing, self.layers, self.seed = sharing, layers, seed
-        self.maps: dict[Kind, LinearSleep] = {}
-        self.seconds = 0.0
-
-    def check(self) -> None:
-        for name, layer in self.layers:
-            refuse_dilation(name, layer)
-            self.sharing.size(inputs_of(layer))
-            self.sharing.rule_for(inputs_of(layer))
-
-    def change_of(self, layer: LocallyConnected2d, index: int) -> LinearSleep:
-        if not self.maps:
-            start = time.perf_counter()
-            self._fill()
-            self.seconds = time.perf_counter() - start
-        return self.maps[kind_of(layer)]
-
-    def costs(self) -> Costs:
-        return Costs(len(self.maps), self.seconds)
-
-    def _fill(self) -> None:
-        """Make the maps of all layers."""
-        for name, layer in self.layers:
-            if kind_of(layer) not in self.maps:
-                try:
-                    self.maps[kind_of(layer)] = self.sharing.map_of(layer, self.seed)
-                except ValueError as error:
-                    raise ValueError(f"layer {name!r}: {error}") from error
+    def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
+        start, inputs, weight = time.perf_counter(), inputs_of(layer), layer.weight
+        shape = self.updates, self.size(inputs), inputs
+        patterns = self.stimulus.draw(shape[0] * shape[1], inputs, seed=derived(seed, inputs)).reshape(shape)
+        circuit, engine = SteadyState(self.alpha), Exact(device=str(weight.device))
+        sleep = LinearSleep.of(batch_map(patterns, circuit, self.rule_for(inputs), engine=engine), weight)
+        map_seconds.append(time.perf_counter() - start)
+        return sleep

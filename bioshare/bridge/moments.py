@@ -9,9 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.bags import Bags
 from bioshare.bridge.changes import AffineChange, Change
-from bioshare.bridge.lattice import SharingModule
+from bioshare.bridge.geometry import GroupMeans, SharingModule
 
 Treatment = Literal["keep", "share", "reset"]
 """An optimiser's moments stay as they are, follow the weights, or start anew."""
@@ -59,7 +58,7 @@ class Moments:
             )
         return Moments(optimizer, treatment)
 
-    def refuse_strangers(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
+    def check_layers(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
         """Refuse layers whose weights the optimiser does not hold, unless they are frozen.
 
         Raises:
@@ -74,11 +73,11 @@ class Moments:
                     "another model, or of the one before to_locally_connected. Make it from this model's parameters"
                 )
 
-    def follow(self, weight: Tensor, modules: Sequence[SharingModule], bags: Bags, change: Change) -> None:
+    def follow(self, weight: Tensor, modules: Sequence[SharingModule], group_means: GroupMeans, change: Change) -> None:
         """Treat the moments of a weight whose modules have changed; none before its first step.
 
         Sums of gradients obey the linear part of the change, sums of squares become the mean of their group: of its
-        positions in ``bags``.
+        positions in ``group_means``.
         """
         state: dict[str, Any] = self.optimizer.state.get(weight, {})
         for name, value in state.items():
@@ -87,7 +86,7 @@ class Moments:
             if self.treatment == "reset":
                 value.fill_(self._start(weight, name))
             elif name in SQUARES:
-                bags.average(value)
+                group_means.average(value)
             elif name in LINEAR:
                 assert isinstance(change, AffineChange), "Sleep refuses to share moments otherwise"
                 change.apply_linear_to(value, modules)
@@ -102,7 +101,7 @@ class Moments:
         return 0.0
 
 
-def refuse_treatment(treatment: str) -> None:
+def check_treatment(treatment: str) -> None:
     """Refuse what is no `Treatment`."""
     if treatment not in get_args(Treatment):
         raise ValueError(f"moments must be one of {', '.join(map(repr, get_args(Treatment)))}; got {treatment!r}")

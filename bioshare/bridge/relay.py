@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioshare.bridge.lattice import Border, inputs_of, lattices
+from bioshare.bridge.geometry import Border, all_modules, inputs_of
 from bioshare.checks import Array
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.nn import LocallyConnected2d
@@ -54,7 +54,7 @@ class Relay:
         """Keep the activity of a layer that sees its patterns, (P, out x kh x kw), each of length 1 or silent."""
         seen, (kh, kw) = torch.from_numpy(patterns), layer.kernel_size
         drives = seen.new_zeros(len(seen), layer.out_channels, kh, kw)  # modules without neurons are silent
-        for module in lattices(layer, self.border):
+        for module in all_modules(layer, self.border):
             if module.neurons:
                 mean = module.groups(layer.weight.detach()).cpu().double().mean(1)
                 drives[:, :, module.rows.start % kh, module.columns.start % kw] = seen[:, module.seen] @ mean.mT

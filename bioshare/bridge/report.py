@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.lattice import Border, modules, sharing_layers
+from bioshare.bridge.geometry import Border, checked_layers, modules
 from bioshare.checks import whole
 from bioshare.machine import versions
 
@@ -73,7 +73,7 @@ QUANTITIES = tuple(COLUMNS)[1:-1]
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class KeptChannel:
     """One output channel's weights over positions, (H_out, W_out, in / groups, kh, kw), before and after a sleep."""
 
     name: str
@@ -101,7 +101,7 @@ class SleepReport:
     map_seconds: float = 0.0
     pool_maps: int = 0
     pool_bytes: int = 0
-    kept: Kept | None = None
+    kept: KeptChannel | None = None
 
     def __repr__(self) -> str:
         heads = "layer", *(head for head, _, _ in COLUMNS.values())
@@ -175,7 +175,7 @@ class SleepReport:
     def draw(self, inputs: int = 0) -> Figure:
         """The kept channel's weights over positions before and after sleep; ``draw().savefig(path)`` stores it.
 
-        Every output position is its kh x kw kernel for one input channel (see `bioshare.bridge.picture.draw`).
+        Every output position is its kh x kw kernel for one input channel (see `bioshare.bridge.picture.draw_mosaics`).
 
         Args:
             inputs: which input channel, of those in the output channel's group.
@@ -191,7 +191,15 @@ class SleepReport:
                 f"keep=({self.layers[0].name!r}, 0)"
             )
         (row,) = (row for row in self.layers if row.name == self.kept.name)
-        return picture.draw(self.kept, row, inputs)
+        channels = self.kept.before.shape[2]
+        expected = f"an input channel of layer {row.label!r}, a whole number from 0 to {channels - 1}"
+        if whole("inputs", inputs, expected, at_least=0) >= channels:
+            raise ValueError(f"inputs must be {expected}; got {inputs}")
+        title = f"layer {row.label}: output channel {self.kept.channel}, input channel {inputs}"
+        if not math.isnan(row.neg_log_snr_before):
+            title += f"\n-log SNR of the layer: {row.neg_log_snr_before:.2f} to {row.neg_log_snr_after:.2f}"
+        before, after = (weights[:, :, inputs].double().numpy() for weights in (self.kept.before, self.kept.after))
+        return picture.draw_mosaics(before, after, title)
 
     def _costs(self) -> dict[str, Any]:
         """What the maps cost, by name."""
@@ -203,7 +211,7 @@ def _text(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def measure(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np.ndarray:
+def measure_groups(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np.ndarray:
     """The `QUANTITIES` of groups (out, N, K) before and after a sleep, (5, out).
 
     ``unscaled`` are the groups after sleep and before their means were rescaled; None where they were not.
@@ -256,7 +264,7 @@ def _median(values: np.ndarray) -> float:
 def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
     """-log SNR of every locally connected layer by name, the median over its sharing groups (as Fig. 6)."""
     measured = {}
-    for name, layer in sharing_layers(model):
+    for name, layer in checked_layers(model):
         groups = [module.groups(layer.weight.detach()) for module in modules(layer, border)]
         values = [_neg_log_snr(*_moments(one)) for one in groups]
         measured[name] = _median(torch.cat(values).cpu().numpy()) if values else math.nan

@@ -1,59 +1,51 @@
-"""What `Sleep`, `InstantSharing` and `HebbianSharing` have in common: their call, and `change`, its silent form."""
+"""Phases that share weights: first the maps of all layers, then a loop over the layers from input to output."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import difflib
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bioshare.bridge.changes import Change
-from bioshare.bridge.lattice import Border, Layers, layers_of, sharing_layers
-from bioshare.bridge.moments import Moments, Treatment
-from bioshare.bridge.report import SleepReport
-from bioshare.bridge.walk import change_layers, report_changes
+from bioshare.bridge.changes import Averaging, Change, LinearSleep
+from bioshare.bridge.geometry import (
+    Border,
+    GroupMeans,
+    Kind,
+    Layers,
+    check_border,
+    check_dilation,
+    checked_layers,
+    kind_of,
+    layers_of,
+    modules,
+)
+from bioshare.bridge.moments import Moments, Treatment, check_treatment
+from bioshare.bridge.phase import Phase
+from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
+from bioshare.bridge.scaling import NormalisedRule
 from bioshare.checks import whole
 from bioshare.nn import LocallyConnected2d
 
-
-@dataclass(frozen=True)
-class Costs:
-    """What the maps of a call cost; as in a `SleepReport`."""
-
-    maps: int = 0
-    map_seconds: float = 0.0
-    pool_maps: int = 0
-    pool_bytes: int = 0
+Note = Callable[[Tensor, Tensor, Tensor], None]
+"""A function of the groups (out, N, K) of a module before a change, after the change, and before rescaling."""
 
 
-class Changes(ABC):
-    """The changes of one call, layer by layer.
+class Sharing(Phase):
+    """A phase that changes the sharing groups of every locally connected layer, in the order of ``model.modules()``.
 
-    Attributes:
-        rescale: whether every group's mean is brought back to its norm.
+    Modules with a single neuron are left alone.
     """
-
-    rescale: bool = False
-
-    @abstractmethod
-    def check(self) -> None:
-        """Refuse what can't be done, before any layer has changed."""
-
-    @abstractmethod
-    def change_of(self, layer: LocallyConnected2d, index: int) -> Change:
-        """The change of one layer, just before it happens."""
-
-    def costs(self) -> Costs:
-        """What was spent on maps so far."""
-        return Costs()
-
-
-class Sharing(ABC):
-    """What changes the weights of a model's sharing groups, in place."""
 
     border: Border
     moments: Treatment
+    rescale: bool = False
 
     def __call__(
         self,
@@ -65,56 +57,212 @@ class Sharing(ABC):
         optimizer: torch.optim.Optimizer | None = None,
         keep: tuple[str, int] | None = None,
     ) -> SleepReport:
-        """Change the weights of ``model`` in place. Modules with a single neuron are left alone.
+        """Change the weights of ``model`` in place and return a report with a row for every layer.
 
         Args:
-            model: its `LocallyConnected2d` layers change one after the other, in the order of ``model.modules()``.
-            seed: any non-negative integer; decides the stimuli, if there are any.
+            model: a model with `LocallyConnected2d` layers.
+            seed: any non-negative integer, the seed of the stimuli.
             progress: show a bar for a layer that takes longer than two seconds.
-            measure: whether to spend time on SNR, spread and drift; the report has NaN for them without.
-            optimizer: whose ``moments`` are shared or reset.
-            keep: name of a layer and number of an output channel, whose weights the report keeps and draws.
-
-        Returns:
-            What happened, a layer a row.
+            measure: measure SNR, spread and drift; NaN in the report otherwise.
+            optimizer: the optimiser whose ``moments`` are shared or reset.
+            keep: name of a layer and number of an output channel, whose weights the report stores and draws.
 
         Raises:
-            TypeError, ValueError: the model has no locally connected layer, or one with weights that aren't finite;
-                ``moments`` need an optimizer; ``keep`` names nothing; or the way of sharing refuses a layer (see the
-                class). No weight was changed.
-            DivergenceError: a simulated sleep diverges; layers and modules before the one that does have slept.
+            TypeError, ValueError: the model has no locally connected layer, or a weight is not finite; ``moments``
+                need an optimizer; ``keep`` names nothing; or a layer cannot share (see the class). No weight has
+                changed.
+            DivergenceError: a simulated sleep diverges. No weight has changed, except in a relayed or noisy sleep,
+                where the layers before the diverging layer have slept.
         """
         whole("seed", seed, "a non-negative integer", at_least=0)
-        follow = Moments.of(self.moments, optimizer)
-        layers = sharing_layers(model)
-        changes = self._changes(layers, seed, progress)
-        changes.check()
-        reports, kept = report_changes(
-            layers,
-            changes.change_of,
-            border=self.border,
-            rescale=changes.rescale,
-            moments=follow,
-            measured=measure,
-            keep=keep,
-        )
-        return SleepReport(reports, kept=kept, **vars(changes.costs()))
+        moments = Moments.of(self.moments, optimizer)
+        layers = self._layers(model)
+        _check_channel(keep, dict(layers))
+        if moments:
+            moments.check_layers(layers)
+        map_seconds, rows, kept = list[float](), list[LayerReport](), None
+        for (name, layer), change in zip(layers, self._changes(layers, seed, progress, map_seconds), strict=True):
+            start, values, channel = time.perf_counter(), [], keep[1] if keep and keep[0] == name else None
+            before = None if channel is None else layer.weight[:, :, channel].detach().cpu().clone()
+            note = (lambda *groups, values=values: values.append(measure_groups(*groups))) if measure else None
+            self._change_layer(layer, change, moments, note)
+            if before is not None and channel is not None:
+                kept = KeptChannel(name, channel, before, layer.weight[:, :, channel].detach().cpu().clone())
+            seconds, count = time.perf_counter() - start, len(modules(layer, self.border))
+            rows.append(LayerReport(name, count, **medians(values), seconds=seconds))
+        return SleepReport(tuple(rows), len(map_seconds), sum(map_seconds), *self._pool_size(), kept)
 
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Do to the weights what a call does, to the bit, without its checks and its report: for training loops.
+        """Change the weights with the same bits as a call, without checks and report: for training loops.
 
-        Nothing here waits for a GPU, but for what a call would simulate. So `InstantSharing` can be captured in a CUDA
-        graph once it has been called for a model, which puts its indices on the device; and a `Sleep` whose pool is
-        filled only hands over work. What a call would refuse is not refused: call once before.
-
-        Args:
-            model, seed, optimizer: as for the call.
+        Only the simulation of maps may wait for a GPU. Errors are those of a call: call once before a loop.
         """
-        follow = Moments.of(self.moments, optimizer)
         layers = layers_of(model)
-        changes = self._changes(layers, seed, progress=False)
-        change_layers(layers, changes.change_of, border=self.border, rescale=changes.rescale, moments=follow)
+        self._change_layers(layers, self._changes(layers, seed, False, []), optimizer)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise TypeError or ValueError if the layers of a model cannot share, before any time is spent."""
+        self._layers(model)
+
+    def _layers(self, model: nn.Module) -> Layers:
+        """The layers of a model after all checks that need no stimuli."""
+        return checked_layers(model)
 
     @abstractmethod
-    def _changes(self, layers: Layers, seed: int, progress: bool) -> Changes:
-        """The changes of one call."""
+    def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
+        """The change of every layer in turn; the durations of simulated maps are appended to ``map_seconds``."""
+
+    def _pool_size(self) -> tuple[int, int]:
+        """Number and bytes of the maps in a pool."""
+        return 0, 0
+
+    def _change_layers(
+        self, layers: Layers, changes: Iterable[Change], optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        moments = Moments.of(self.moments, optimizer)
+        for (_, layer), change in zip(layers, changes, strict=True):
+            self._change_layer(layer, change, moments)
+
+    @torch.no_grad()
+    def _change_layer(
+        self, layer: LocallyConnected2d, change: Change, moments: Moments | None, note: Note | None = None
+    ) -> None:
+        weight, members = layer.weight, modules(layer, self.border)
+        with torch.autocast(weight.device.type, enabled=False):
+            if note is None and not self.rescale:
+                change.apply_to(weight, members)
+            else:
+                for module, before, slept in change(weight, members):
+                    after = (_rescaled(before, slept) if self.rescale else slept).to(weight.dtype)
+                    if note:
+                        note(before, after, slept)
+                    module.write(weight, after)
+            if moments:
+                moments.follow(weight, members, GroupMeans.of_layer(layer, self.border), change)
+
+
+@dataclass(frozen=True)
+class InstantSharing(Sharing):
+    """Set every sharing group to the group's mean: the limit of an ideal sleep, in place.
+
+    Args:
+        border: "share": positions whose patch reaches into the padding share too; "keep": these keep their weights.
+        moments: as for `Sleep`.
+
+    Example:
+        >>> layer = LocallyConnected2d(1, 2, 3, input_size=8)
+        >>> report = InstantSharing()(layer)
+        >>> torch.allclose(layer.weight[0, 0], layer.weight[3, 3])
+        True
+    """
+
+    border: Border = "share"
+    moments: Treatment = "keep"
+
+    def __post_init__(self) -> None:
+        check_border(self.border)
+        check_treatment(self.moments)
+
+    @property
+    def capturable(self) -> bool:
+        """True: group means need no seed."""
+        return True
+
+    def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
+        return [Averaging(GroupMeans.of_layer(layer, self.border)) for _, layer in layers]
+
+
+class MapSharing(Sharing):
+    """A phase that applies a linear map to every layer; layers with equal K, device and precision share a map."""
+
+    rule: Any
+
+    @property
+    def capturable(self) -> bool:
+        """True if the maps do not depend on the weights."""
+        return True
+
+    def tensors(self, model: nn.Module, seed: int = 0) -> tuple[Tensor, ...]:
+        """Return A, B and c of every map in turn, from the pool or simulated, one map for each kind of layer.
+
+        Raises:
+            ValueError: the phase is not `capturable`.
+            DivergenceError: a map diverges.
+        """
+        if not self.capturable:
+            raise ValueError(f'tensors need the exact engine, no noise, and patterns="drawn"; got {self!r}')
+        maps = self._maps(layers_of(model), seed, False, [])
+        return tuple(tensor for sleep in maps.values() for tensor in sleep.tensors)
+
+    def apply(
+        self, model: nn.Module, tensors: tuple[Tensor, ...], *, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Apply the maps of `tensors` to all layers; a CUDA graph can capture this after a first call."""
+        layers = layers_of(model)
+        triples = zip(tensors[::3], tensors[1::3], tensors[2::3], strict=True)
+        kinds = dict.fromkeys(kind_of(layer) for _, layer in layers)
+        maps = {kind: LinearSleep(*triple) for kind, triple in zip(kinds, triples, strict=True)}
+        self._change_layers(layers, [maps[kind_of(layer)] for _, layer in layers], optimizer)
+
+    def _layers(self, model: nn.Module) -> Layers:
+        layers = checked_layers(model)
+        for name, layer in layers:
+            check_dilation(name, layer)
+            with layer_named(name, self.rule):
+                self._check_layer(layer)
+        return layers
+
+    def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
+        maps = self._maps(layers, seed, progress, map_seconds)
+        return [maps[kind_of(layer)] for _, layer in layers]
+
+    def _maps(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> dict[Kind, LinearSleep]:
+        """The map for every kind of layer, in the order of the layers."""
+        maps = dict[Kind, LinearSleep]()
+        for name, layer in layers:
+            if (kind := kind_of(layer)) not in maps:
+                with layer_named(name, self.rule), torch.autocast(layer.weight.device.type, enabled=False):
+                    maps[kind] = self._map(layer, seed, progress, map_seconds)
+        return maps
+
+    @abstractmethod
+    def _check_layer(self, layer: LocallyConnected2d) -> None:
+        """Raise TypeError or ValueError if parameters that depend on K do not suit a layer."""
+
+    @abstractmethod
+    def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
+        """The map of a layer; appends the duration to ``map_seconds`` if simulated."""
+
+
+@contextmanager
+def layer_named(name: str, rule: object) -> Iterator[None]:
+    """Put the name of a layer, and the strength of a normalised rule, into the errors of a block."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        strength = f" (its strength is {rule.strength:g})" if isinstance(rule, NormalisedRule) else ""
+        raise type(error)(f"layer {name!r}: {error}{strength}") from error
+
+
+def _rescaled(before: Tensor, after: Tensor) -> Tensor:
+    """Scale groups (out, N, K) so that every group's mean has the norm from before the sleep."""
+    old, new = (torch.linalg.vector_norm(groups.mean(1), dim=-1) for groups in (before.to(after), after))  # (out,)
+    factor = torch.where(new > 0, old / new, torch.ones_like(new))  # a Python number would be copied to the device
+    return after * factor[:, None, None]
+
+
+def _check_channel(keep: object, layers: Mapping[str, LocallyConnected2d]) -> None:
+    """Raise TypeError or ValueError if ``keep`` names no layer and channel."""
+    if keep is None:
+        return
+    expected = "keep must be a layer's name and the number of an output channel, such as ('stages.0.0.conv1', 0)"
+    if not isinstance(keep, tuple) or len(keep) != 2 or not isinstance(keep[0], str):
+        raise TypeError(f"{expected}; got {keep!r}")
+    name, channel = keep
+    if name not in layers:
+        near = ", ".join(map(repr, difflib.get_close_matches(name, layers, cutoff=0.0)))
+        raise ValueError(f"keep must name a locally connected layer of the model; got {name!r}. Nearest: {near}")
+    channels = layers[name].out_channels
+    expected = f"an output channel of layer {name!r} (0 to {channels - 1})"
+    if whole("keep", channel, expected, at_least=0) >= channels:
+        raise ValueError(f"keep must have {expected}; got {channel}")

@@ -1,77 +1,81 @@
-"""`Sleep`: the lateral circuit of every sharing group of a model, simulated, and its weights after that."""
+"""`Sleep`: the weights of a model after the simulated sleep of every sharing group's lateral circuit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from bioshare.bridge.changes import LinearSleep
-from bioshare.bridge.dose import (
+from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation
+from bioshare.bridge.geometry import Border, Layers, check_border, inputs_of, kind_of
+from bioshare.bridge.moments import Treatment, check_treatment
+from bioshare.bridge.relay import Relay
+from bioshare.bridge.scaling import (
     MOMENTUM,
-    Dose,
+    NormalisedRule,
     PaperRule,
     PerInput,
+    check_scalars,
     count_for,
-    refuse_arrays,
     rule_for,
     settling_circuit,
 )
-from bioshare.bridge.lattice import Border, Kind, Layers, kind_of, layers_of, refuse_border, sharing_layers
-from bioshare.bridge.moments import Moments, Treatment, refuse_treatment
-from bioshare.bridge.night import Maps, Night
-from bioshare.bridge.sharing import Sharing
-from bioshare.bridge.walk import change_layers
-from bioshare.checks import real, whole
+from bioshare.bridge.sharing import MapSharing, layer_named
+from bioshare.checks import Array, real, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
-from bioshare.circuit.exact import Exact
+from bioshare.circuit.exact import Exact, sleep_map
+from bioshare.circuit.prepare import prepare_sleep
 from bioshare.circuit.problem import Engine
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import ENGINES, find_engine
-from bioshare.circuit.stimuli import Grid, Stimulus, gaussian, grid
+from bioshare.circuit.stimuli import Grid, Stimulus, derived, gaussian, grid
+from bioshare.nn import LocallyConnected2d
+
+PoolKey = tuple[int, int, torch.device, torch.dtype]
+"""K, the number of the sleep in the pool, and device and precision of the map."""
 
 
 @dataclass(frozen=True)
-class Sleep(Sharing):
-    """Let every locally connected layer of a model sleep, in place: the full lateral circuit of every group.
+class Sleep(MapSharing):
+    """Simulate the full lateral circuit of every sharing group of a model, and change the weights in place.
 
-    The pattern has one period (kh, kw) per input channel. All groups of a grouped layer see the same pattern of
-    in / groups channels. Without noise the exact engine simulates a sleep once, as one linear map of K weights; all
-    modules and all layers with K inputs per neuron see its stimuli, in their own order. Otherwise every neuron is
-    simulated, and the output channels of one position see the same noise.
+    The pattern has one period (kh, kw) per input channel; all groups of a grouped layer see the same pattern of
+    in / groups channels. Without noise the exact engine simulates a sleep once, as a linear map of K weights: all
+    modules of all layers with K inputs per neuron see the same stimuli, in an order given by the position. Otherwise
+    every neuron is simulated, and the output channels of a position see the same noise.
 
-    `Sleep.rate_circuit` and `Sleep.steady_state` are settings that work for any network; `Sleep.paper` has those of
-    Fig. 4B, at whatever they leave.
+    `Sleep.rate_circuit` and `Sleep.steady_state` suit any network; `Sleep.paper` has the parameters of Fig. 4B.
 
     Args:
         circuit: `SteadyState` or `RateCircuit`.
-        rule: `Hebbian`; or a callable that takes K to one, since |x|^2 often grows with K. It must be a pure function
-            of K, as must ``presentations``: maps are kept, and what it returns is asked for more than once.
-        stimulus: the pattern's stream, such as ``stimuli.grid()`` or ``stimuli.gaussian()``. Gaussian inputs share
-            badly at very small K: the few that there are leave some directions of the weights almost alone.
-        presentations: P, the patterns of every layer; or a callable that takes K to P, such as
+        rule: `Hebbian`, or a pure function of K that returns a `Hebbian`, since |x|^2 often grows with K.
+        stimulus: the stream of patterns, such as ``stimuli.grid()`` or ``stimuli.gaussian()``. Few Gaussian inputs,
+            at very small K, leave some directions of the weights almost unchanged.
+        presentations: P, the number of patterns; or a pure function of K that returns P, such as
             ``lambda inputs: 10 * inputs`` for ten cycles of the grid stimulus.
-        border: "share": positions whose patch reaches into the padding take part, as if the pattern continued
-            there; "keep": they keep their weights.
-        engine: as in `bioshare.simulate`. "exact" simulates a layer on the device of its weights; an ``Exact(...)``
-            of your own keeps the device that it has, the CPU unless you say otherwise.
-        patterns: "drawn" from the stimulus; or "relayed", where a layer sees what the groups of a layer before it
-            answer to their own pattern (`bioshare.bridge.relay.Relay`).
-        rescale: bring the mean of every group back to its norm before sleep (synaptic scaling).
-        pool: keep the maps of that many sleeps for each K, simulated when they are first needed, and draw one of
-            them for every sleep; None for a new one every time.
-        pool_seed: decides the stimuli of the pool.
-        moments: of an optimiser, given in the call: "keep" leaves them alone; "share" applies the linear part of the
-            sleep, without rescaling, to sums of gradients and averages sums of squares within groups; "reset" sets
-            those of all locally connected layers to 0.
-        memory: most bytes of the exact engine for single neurons, beside the patterns and the new weights. Other
-            engines get as many neurons at a time.
-        silence: presentations without input (x = 0) before the first pattern, in which the circuit settles at its
-            bias. The rule's k counts their updates too; with noise, that is all the neurons see.
+        border: "share": positions whose patch reaches into the padding share too, as if the pattern continued
+            there; "keep": these positions keep their weights.
+        engine: as in `bioshare.simulate`. "exact" simulates on the device of the weights; an ``Exact(...)`` object
+            keeps the device of the object, by default the CPU.
+        patterns: "drawn" from the stimulus; or "relayed": a layer sees the responses of an earlier layer's groups
+            (`bioshare.bridge.relay.Relay`).
+        rescale: bring the mean of every group back to the norm before sleep (synaptic scaling).
+        pool: number of sleeps per K whose maps are stored at the first use; every sleep draws a map from this pool.
+            None: every sleep simulates new maps.
+        pool_seed: seed of the stimuli of the pool.
+        moments: treatment of the moments of the optimiser in the call: "keep"; "share" applies the linear part of
+            the sleep, without rescaling, to sums of gradients and averages sums of squares within groups; "reset"
+            sets the moments of all locally connected layers to 0.
+        memory: largest number of bytes of the exact engine for single neurons, without patterns and new weights.
+            Other engines get the same number of neurons at a time.
+        silence: presentations without input (x = 0) before the first pattern, in which the circuit settles at the
+            bias. The rule's k counts these updates too; with noise, neurons see only the noise.
     """
 
     circuit: Circuit
@@ -87,31 +91,43 @@ class Sleep(Sharing):
     moments: Treatment = "keep"
     memory: float = 1e9
     silence: int = 0
-    pooled: Maps = field(default_factory=dict, init=False, repr=False, compare=False)
+    pooled: dict[PoolKey, LinearSleep] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        expected = {"circuit": (RateCircuit, SteadyState), "stimulus": (Stimulus,)}
-        for name, kinds in expected.items():
-            if not isinstance(getattr(self, name), kinds):
-                told = " or a ".join(kind.__name__ for kind in kinds)
-                raise TypeError(f"{name} must be a {told}; got {getattr(self, name)!r}")
+        for name, classes in {"circuit": (RateCircuit, SteadyState), "stimulus": (Stimulus,)}.items():
+            if not isinstance(getattr(self, name), classes):
+                expected = " or a ".join(cls.__name__ for cls in classes)
+                raise TypeError(f"{name} must be a {expected}; got {getattr(self, name)!r}")
         if not callable(self.rule) and not isinstance(self.rule, Hebbian):
             raise TypeError(f"rule must be a Hebbian or a callable that takes K to one; got {self.rule!r}")
         if not callable(self.presentations):
             whole("presentations", self.presentations, "a number of presentations or a callable", at_least=1)
-        refuse_arrays(self.circuit)
-        if isinstance(self.rule, Hebbian):
-            refuse_arrays(self.rule)
+        for parameters in (self.circuit, self.rule):
+            if isinstance(parameters, Circuit | Hebbian):
+                check_scalars(parameters)
         if isinstance(self.engine, str) and self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
         if self.patterns not in ("drawn", "relayed"):
             raise ValueError(f'patterns must be "drawn" or "relayed"; got {self.patterns!r}')
-        refuse_border(self.border)
-        refuse_treatment(self.moments)
+        check_border(self.border)
+        check_treatment(self.moments)
         whole("pool_seed", self.pool_seed, "a non-negative integer", at_least=0)
         real("memory", self.memory, "a positive number of bytes", above=0, array=False)
         whole("silence", self.silence, "a number of presentations without input", at_least=0)
-        self._refuse_contradictions()
+        if self.pool is not None:
+            whole("pool", self.pool, "None or a number of sleeps to keep", at_least=1)
+        for name, set_ in {"pool": self.pool is not None, 'moments="share"': self.moments == "share"}.items():
+            if set_ and not self.collapses:
+                raise ValueError(
+                    f"{name} needs a sleep that is one linear map: no noise, and the exact engine. Leave it out"
+                )
+        if self.patterns == "relayed" and self.pool is not None:
+            raise ValueError("pool must be None for relayed patterns, which depend on the weights")
+        if self.patterns == "relayed" and isinstance(self.stimulus, Grid):
+            raise ValueError(
+                "stimulus must bring new patterns all the time for relayed patterns, as stimuli.gaussian() does: the "
+                "few that a grid has in the first layer can't span the inputs of the next ones"
+            )
 
     @classmethod
     def rate_circuit(
@@ -136,7 +152,7 @@ class Sleep(Sharing):
             alpha: strength of the inhibition.
             gamma: pull to the weights before sleep.
             times: presentations for every input of a neuron; 5 cycles of the grid.
-            strength: of a presentation, see `bioshare.bridge.dose.Dose`.
+            strength: of a presentation, see `bioshare.bridge.scaling.NormalisedRule`.
             stimulus: None for the grid in random order. A grid's presentations are so few that the last momentum
                 would not be spent: it is 0 for them, and 0.95 (appendix A.5) for other stimuli.
             rescale, options: other fields of `Sleep`, but for those that are set here.
@@ -144,9 +160,9 @@ class Sleep(Sharing):
         Raises:
             TypeError: ``options`` have a field that is set here.
         """
-        _refuse_own("rate_circuit", options, "circuit", "rule", "presentations", "silence")
+        _check_free("rate_circuit", options, "circuit", "rule", "presentations", "silence")
         circuit, stimulus = settling_circuit(alpha), stimulus or grid(shuffle=True)
-        rule = Dose(strength, circuit, stimulus, gamma, _momentum(stimulus))
+        rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), rescale=rescale, silence=1, **options)
 
     @classmethod
@@ -170,9 +186,9 @@ class Sleep(Sharing):
             alpha: strength of the inhibition.
             gamma, times, strength, stimulus, rescale, options: as for `rate_circuit`.
         """
-        _refuse_own("steady_state", options, "circuit", "rule", "presentations")
+        _check_free("steady_state", options, "circuit", "rule", "presentations")
         circuit, stimulus = SteadyState(alpha), stimulus or grid(shuffle=True)
-        rule = Dose(strength, circuit, stimulus, gamma, _momentum(stimulus))
+        rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), rescale=rescale, **options)
 
     @classmethod
@@ -190,104 +206,129 @@ class Sleep(Sharing):
         Raises:
             TypeError: ``options`` have a field that is set here.
         """
-        _refuse_own("paper", options, "circuit", "rule", "stimulus", "presentations")
+        _check_free("paper", options, "circuit", "rule", "stimulus", "presentations")
         return cls(RateCircuit(), PaperRule(gamma), gaussian(), PerInput(times), **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pool's maps, which may be large and lie on another device: they come again from its seed."""
+        """Leave out the pool's maps, which may be large; a copy simulates them again from the seed."""
         return self.__dict__ | {"pooled": {}}
-
-    def check(self, model: nn.Module) -> None:
-        """Refuse a model that cannot sleep so, before any time is spent on it.
-
-        Raises:
-            TypeError, ValueError: as the call.
-        """
-        self._changes(sharing_layers(model), 0, progress=False).check()
-
-    def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
-        if self.mapped:
-            self.apply(model, self.maps(model, seed), optimizer=optimizer)
-        else:
-            super().change(model, seed, optimizer=optimizer)
-
-    @property
-    def mapped(self) -> bool:
-        """Whether `maps` and `apply` are all of a `change`, since its maps don't depend on the weights."""
-        return self.collapses and self.patterns == "drawn"
-
-    def maps(self, model: nn.Module, seed: int = 0) -> dict[Kind, LinearSleep]:
-        """The maps of one sleep, from the pool or simulated: one for each kind of layer, in the order of the layers.
-
-        Raises:
-            ValueError: the sleep isn't `mapped`.
-            DivergenceError: it diverges.
-        """
-        if not self.mapped:
-            raise ValueError(f'maps need the exact engine, no noise, and patterns="drawn"; got {self!r}')
-        layers = layers_of(model)
-        night, found = self._changes(layers, seed, progress=False), dict[Kind, LinearSleep]()
-        for _, layer in layers:
-            with torch.autocast(layer.weight.device.type, enabled=False):
-                found[kind_of(layer)] = night.map_of(layer)
-        return found
-
-    def apply(
-        self,
-        model: nn.Module,
-        maps: Mapping[Kind, LinearSleep],
-        *,
-        optimizer: torch.optim.Optimizer | None = None,
-    ) -> None:
-        """Let a model sleep through `maps`, without a check or a report.
-
-        Nothing here waits for a GPU. It can be captured in a CUDA graph once the model has slept, which puts the
-        indices on the device; the maps may change between replays, in place.
-        """
-        follow, change_of = Moments.of(self.moments, optimizer), lambda layer, _: maps[kind_of(layer)]
-        change_layers(layers_of(model), change_of, border=self.border, rescale=self.rescale, moments=follow)
-
-    def _changes(self, layers: Layers, seed: int, progress: bool) -> Night:
-        return Night(self, seed, find_engine(self.engine), progress, layers)
 
     @property
     def collapses(self) -> bool:
-        """Whether the sleep is a linear map, the same for all neurons."""
+        """True if the sleep of a layer is a linear map, equal for all neurons."""
         return not self.stimulus.noise and (self.engine == "exact" or isinstance(self.engine, Exact))
 
+    @property
+    def capturable(self) -> bool:
+        """True if the sleep is a linear map that does not depend on the weights."""
+        return self.collapses and self.patterns == "drawn"
+
     def length(self, inputs: int) -> int:
-        """How many patterns a layer with K inputs per neuron sees."""
+        """Return P, the number of patterns of a layer with K inputs per neuron."""
         return count_for("presentations", self.presentations, inputs, "a number of presentations")
 
     def rule_for(self, inputs: int) -> Hebbian:
-        """The rule of a layer with K inputs per neuron."""
+        """Return the rule of a layer with K inputs per neuron."""
         return rule_for(self.rule, inputs)
 
-    def _refuse_contradictions(self) -> None:
-        """Refuse options that need each other, or exclude each other."""
-        if self.pool is not None:
-            whole("pool", self.pool, "None or a number of sleeps to keep", at_least=1)
-        if not self.collapses and (self.pool is not None or self.moments == "share"):
-            name = "pool" if self.pool is not None else 'moments="share"'
-            raise ValueError(
-                f"{name} needs a sleep that is one linear map: no noise, and the exact engine. Leave it out"
-            )
-        if self.patterns == "relayed" and self.pool is not None:
-            raise ValueError("pool must be None for relayed patterns, which depend on the weights")
-        if self.patterns == "relayed" and isinstance(self.stimulus, Grid):
-            raise ValueError(
-                "stimulus must bring new patterns all the time for relayed patterns, as stimuli.gaussian() does: the "
-                "few that a grid has in the first layer can't span the inputs of the next ones"
-            )
+    def check(self, model: nn.Module) -> None:
+        """Raise TypeError or ValueError if a model cannot sleep, before any time is spent.
+
+        The stimuli of every K are drawn once for the stability limit of the learning rate.
+        """
+        self._checked_patterns(self._layers(model), seed=0)
+
+    def _check_layer(self, layer: LocallyConnected2d) -> None:
+        self.rule_for(inputs_of(layer))
+        self.length(inputs_of(layer))
+
+    def _layers(self, model: nn.Module) -> Layers:
+        layers = super()._layers(model)
+        if not self.collapses and isinstance(find_engine(self.engine), Exact):
+            for name, layer in layers:
+                needed = BYTES_PER_WEIGHT * layer.weight[:, :, 0].numel()
+                if needed > self.memory:
+                    raise ValueError(
+                        f"memory must be at least {needed:.2g} bytes for one channel of layer {name!r}; "
+                        f"got {self.memory:g}"
+                    )
+        return layers
+
+    def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
+        if self.capturable:
+            return super()._changes(layers, seed, progress, map_seconds)
+        patterns = self._checked_patterns(layers, seed)
+        if self.collapses:
+            return self._relayed(layers, seed, progress, map_seconds)
+        return self._simulated(layers, patterns, seed, progress)
+
+    def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
+        inputs, device, dtype = kind_of(layer)
+        entry = self._pool_entry(inputs, seed)
+        maps = {} if self.pool is None and self.stimulus.varies else self.pooled
+        if (key := (inputs, entry, device, dtype)) not in maps:
+            maps[key] = self._sleep_map(layer, self._draw(inputs, seed), progress, map_seconds)
+        return maps[key]
+
+    def _sleep_map(
+        self, layer: LocallyConnected2d, patterns: Array, progress: bool, map_seconds: list[float]
+    ) -> LinearSleep:
+        """Simulate the map of a layer that sees the patterns (silence + P, K)."""
+        start, engine, rule = time.perf_counter(), self._engine_of(layer), self.rule_for(inputs_of(layer))
+        assert isinstance(engine, Exact), "no other engine collapses"
+        simulated = sleep_map(patterns, self.circuit, rule, engine=engine, progress=progress)
+        map_seconds.append(time.perf_counter() - start)
+        return LinearSleep.of(simulated, layer.weight)
+
+    def _relayed(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterator[LinearSleep]:
+        """Yield the map of every layer, simulated after the sleep of the layers before."""
+        relay = Relay(self.stimulus, max(self.length(inputs_of(layer)) for _, layer in layers), self.border)
+        for _, layer in layers:
+            inputs = inputs_of(layer)
+            patterns = relay.patterns(layer, derived(seed, inputs))[: self.length(inputs)]
+            yield self._sleep_map(layer, self._after_silence(patterns), progress, map_seconds)
+
+    def _simulated(self, layers: Layers, patterns: dict[int, Array], seed: int, progress: bool) -> Iterator[Simulation]:
+        """Yield the simulation of every layer neuron by neuron."""
+        for index, (_, layer) in enumerate(layers):
+            inputs = inputs_of(layer)
+            rule, noise, own = self.rule_for(inputs), self.stimulus.noise, derived(seed, inputs, index)
+            engine = self._engine_of(layer)
+            yield Simulation(patterns[inputs], self.circuit, rule, noise, own, engine, self.memory, progress)
+
+    def _engine_of(self, layer: LocallyConnected2d) -> Engine:
+        """The engine of a layer; "exact" simulates on the device of the weights."""
+        return Exact(device=str(layer.weight.device)) if self.engine == "exact" else find_engine(self.engine)
+
+    def _checked_patterns(self, layers: Layers, seed: int) -> dict[int, Array]:
+        """The patterns by K, after a check of the learning rates on two neurons."""
+        drawn = dict[int, Array]()
+        for name, layer in layers:
+            if (inputs := inputs_of(layer)) not in drawn:
+                with layer_named(name, self.rule):
+                    drawn[inputs], rule = self._draw(inputs, seed), self.rule_for(inputs)
+                    neurons, noise = np.zeros((2, inputs)), self.stimulus.noise
+                    prepare_sleep(neurons, drawn[inputs], self.circuit, rule, noise=noise, seed=seed)
+        return drawn
+
+    def _draw(self, inputs: int, seed: int) -> Array:
+        """Draw the patterns (silence + P, K) of the layers with K inputs."""
+        own = (seed, inputs) if self.pool is None else (self.pool_seed, inputs, self._pool_entry(inputs, seed))
+        return self._after_silence(self.stimulus.draw(self.length(inputs), inputs, seed=derived(*own)))
+
+    def _after_silence(self, patterns: Array) -> Array:
+        return np.concatenate([np.zeros((self.silence, patterns.shape[1])), patterns]) if self.silence else patterns
+
+    def _pool_entry(self, inputs: int, seed: int) -> int:
+        """The number of a sleep in the pool, 0 if there is no pool or all sleeps would be equal."""
+        return derived(seed, inputs) % (self.pool if self.pool and self.stimulus.varies else 1)
+
+    def _pool_size(self) -> tuple[int, int]:
+        return len(self.pooled), sum(sleep.bytes for sleep in self.pooled.values())
 
 
-def _momentum(stimulus: Stimulus) -> float:
-    """The presets' momentum: none for a grid, whose sleep is so short that the last pushes would not be spent."""
-    return 0.0 if isinstance(stimulus, Grid) else MOMENTUM
-
-
-def _refuse_own(preset: str, options: dict[str, Any], *own: str) -> None:
-    """Refuse options that a preset sets itself."""
+def _check_free(preset: str, options: dict[str, Any], *own: str) -> None:
+    """Raise TypeError if ``options`` contain a field set by the preset."""
     taken = [name for name in own if name in options]
     if taken:
         raise TypeError(

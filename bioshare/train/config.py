@@ -41,7 +41,7 @@ class TrainConfig:
         alpha: inhibition of the rate circuit.
         gamma: pull of a simulated sleep to the weights before it.
         presentations: of a simulated sleep, for every input of a neuron.
-        strength: of a presentation, below 2 (`bioshare.bridge.dose.Dose`).
+        strength: of a presentation, below 2 (`bioshare.bridge.scaling.NormalisedRule`).
         stimulus: "grid" in random order, or "gaussian".
         noise: standard deviation of what every neuron adds to its inputs; every neuron is simulated then.
         pool: draw every sleep from so many that are kept; None simulates a new one each time.

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.bridge import InstantSharing, Sleep
-from bioshare.bridge.changes import LinearSleep
-from bioshare.bridge.lattice import kind_of, layers_of
 from bioshare.circuit import stimuli
 from bioshare.train.config import TrainConfig
 from bioshare.train.data.plan import seed_at
@@ -50,19 +48,14 @@ def changing(
         record: makes CUDA graphs. Instant sharing is replayed from one, and so is a sleep through maps, for which these
             alone are new every time. Other sleeps are not.
     """
-    if record is None or (isinstance(share, Sleep) and not share.mapped):
+    if record is None or not share.capturable:
         return lambda seed: share.change(model, seed, optimizer=optimizer)
-    if isinstance(share, InstantSharing):
-        shared = Replayed(lambda: share.change(model, optimizer=optimizer), record)
-        return lambda _: shared()
-    kinds = dict.fromkeys(kind_of(layer) for _, layer in layers_of(model))
 
-    def apply(*parts: Tensor) -> None:
-        maps = map(LinearSleep, parts[::3], parts[1::3], parts[2::3])
-        share.apply(model, dict(zip(kinds, maps, strict=True)), optimizer=optimizer)
+    def apply(*tensors: Tensor) -> None:
+        share.apply(model, tensors, optimizer=optimizer)
 
-    slept = Replayed(apply, record)
-    return lambda seed: slept(*(part for one in share.maps(model, seed).values() for part in (one.A, one.B, one.c)))
+    replayed = Replayed(apply, record)
+    return lambda seed: replayed(*share.tensors(model, seed))
 
 
 def _stimulus(config: TrainConfig) -> stimuli.Stimulus:

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bioshare as bs
-from bioshare.bridge import bags, lattice
+from bioshare.bridge import geometry
 
 WAITING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero"}
 """Operations of which the host needs the result."""
@@ -111,13 +111,13 @@ def test_nor_does_instant_sharing_on_a_gpu(border, moments, forgotten):
 def forgotten():
     """Forget the indices after a test: they would have no numbers."""
     yield
-    bags._bags.cache_clear()
+    geometry._group_means.cache_clear()
 
 
 def fill(share, model):
     """Give a sleep maps on the device of a model, which nothing can simulate there."""
     for part in model if isinstance(share, bs.Sleep) else ():
-        inputs, device = lattice.inputs_of(part), part.weight.device
+        inputs, device = geometry.inputs_of(part), part.weight.device
         square = lambda dtype, inputs=inputs, device=device: torch.empty(inputs, inputs, dtype=dtype, device=device)
         c = torch.empty(inputs, dtype=torch.float64, device=device)
         sleep = bs.bridge.changes.LinearSleep(square(torch.float32), square(torch.float64), c)
@@ -175,19 +175,13 @@ def test_layers_of_two_precisions_have_maps_of_their_own(way):
     models = [nn.Sequential(layer(kernel_size=3), layer(kernel_size=3).float(), layer(kernel_size=2)) for _ in range(3)]
     way()(models[0], seed=3)
     way().change(models[1], seed=3)
-    maps = way().maps(models[2], seed=3)
-    way().apply(models[2], maps)
+    tensors = way().tensors(models[2], seed=3)
+    way().apply(models[2], tensors)
     for called, changed, applied in zip(*map(weights, models), strict=True):
         assert torch.equal(called, changed)
         assert torch.equal(called, applied)
-    assert list(maps) == [lattice.kind_of(part) for part in models[2]]
-
-
-@pytest.mark.parametrize("way", [*NOISY.values(), ALL["relayed"]], ids=[*NOISY, "relayed"])
-def test_a_sleep_that_is_no_map_of_its_own_has_none(way):
-    assert not way().mapped
-    with pytest.raises(ValueError, match="maps need the exact engine, no noise, and patterns"):
-        way().maps(network())
+    inputs = [(geometry.inputs_of(part), part.weight.dtype) for part in models[2]]
+    assert [(A.shape[0], A.dtype) for A in tensors[::3]] == inputs
 
 
 @pytest.mark.parametrize("border", ["share", "keep"])
@@ -202,14 +196,14 @@ def test_a_weight_of_another_memory_layout_is_averaged_all_the_same(border):
 
 def test_indices_are_never_forgotten():
     """Replays of a CUDA graph would read what lies in their place by then."""
-    for kept in (lattice.sharing_modules, lattice.all_modules, bags._bags):
+    for kept in (geometry._sharing_modules, geometry._all_modules, geometry._group_means):
         assert kept.cache_parameters()["maxsize"] is None
 
 
 def test_indices_are_made_once_for_layers_alike():
     first, second = layer(kernel_size=3, padding=1), layer(seed=1, kernel_size=3, padding=1)
-    assert bags.Bags.of_layer(first, "share") is bags.Bags.of_layer(second, "share")
-    assert bags.Bags.of_layer(first, "share") is not bags.Bags.of_layer(first, "keep")
-    assert lattice.modules(first) is lattice.modules(second)
-    module = lattice.modules(first)[4]
+    assert geometry.GroupMeans.of_layer(first, "share") is geometry.GroupMeans.of_layer(second, "share")
+    assert geometry.GroupMeans.of_layer(first, "share") is not geometry.GroupMeans.of_layer(first, "keep")
+    assert geometry.modules(first) is geometry.modules(second)
+    module = geometry.modules(first)[4]
     assert module.taps(first.weight.device)[0] is module.taps(torch.device("cpu"))[0]

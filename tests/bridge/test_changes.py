@@ -66,7 +66,7 @@ def test_the_mean_of_many_neurons_is_that_of_float64(neurons):
     groups, (A, B) = module.groups(model.weight.detach()), torch.stack([torch.zeros(3, 3), torch.eye(3)]).double()
     slept = LinearSleep.of(SleepMap(A.numpy(), B.numpy(), torch.zeros(3).double().numpy()), groups)
     expected = groups.double().mean(1, keepdim=True).float().expand_as(groups)
-    assert torch.equal(slept.apply(module, groups), expected)
+    assert torch.equal(slept.apply(module, groups, slept.c), expected)
 
 
 @pytest.mark.parametrize(("dtype", "narrow"), [(torch.bfloat16, 4), (torch.float32, 4), (torch.float64, 8)], ids=str)

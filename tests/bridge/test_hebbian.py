@@ -9,7 +9,7 @@ from small_layers import after, assert_agree, borders, geometries, layer, networ
 
 import bioshare as bs
 from bioshare.bridge import modules
-from bioshare.bridge.dose import PerInput
+from bioshare.bridge.scaling import PerInput
 from bioshare.circuit.problem import DivergenceError
 from bioshare.circuit.stimuli import derived
 

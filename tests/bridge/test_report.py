@@ -12,8 +12,8 @@ import xarray as xr
 from torch import nn
 
 import bioshare as bs
-from bioshare.bridge import LayerReport, SleepReport, lattice
-from bioshare.bridge.report import COLUMNS, QUANTITIES, Kept, measure, medians
+from bioshare.bridge import LayerReport, SleepReport
+from bioshare.bridge.report import COLUMNS, QUANTITIES, KeptChannel, measure_groups, medians
 from bioshare.nn import LocallyConnected2d
 
 SHARINGS = [bs.InstantSharing(), bs.HebbianSharing(updates=2), bs.Sleep.steady_state()]
@@ -53,7 +53,7 @@ def network(input_size=(7, 8)):
 def report_of(before, after, channel=0):
     """A report that kept a channel's weights (H, W, in, kh, kw) of its only layer."""
     rows = (LayerReport("conv", 1, 2.0, -3.5, 0.1, 1.0, 0.0, 0.0),)
-    return SleepReport(rows, kept=Kept("conv", channel, before, after))
+    return SleepReport(rows, kept=KeptChannel("conv", channel, before, after))
 
 
 def writer(methods=("add_scalar", "add_figure")):
@@ -77,11 +77,11 @@ def test_the_measured_quantities_are_those_computed_by_hand():
         "mean_angle": [math.degrees(math.acos(0.96)), 0.0, math.nan],
     }
     assert tuple(expected) == QUANTITIES
-    np.testing.assert_allclose(measure(BEFORE, AFTER), list(expected.values()), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(measure_groups(BEFORE, AFTER), list(expected.values()), rtol=0, atol=1e-12)
 
 
 def test_a_group_without_a_value_does_not_hide_those_that_have_one():
-    found = medians([measure(BEFORE[:2], AFTER[:2]), measure(BEFORE[2:], AFTER[2:])])
+    found = medians([measure_groups(BEFORE[:2], AFTER[:2]), measure_groups(BEFORE[2:], AFTER[2:])])
     assert found["neg_log_snr_before"] == pytest.approx(math.log(25 / 288), abs=1e-12)  # equal weights: -inf
     assert found["spread"] == pytest.approx(0.375, abs=1e-12)
     assert found["mean_norm"] == pytest.approx(0.75, abs=1e-12)
@@ -92,14 +92,14 @@ def test_a_group_without_a_value_does_not_hide_those_that_have_one():
 def test_small_angles_are_measured_as_well_as_large_ones(degrees):
     turned = [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
     before, after = (torch.tensor([[vector, vector]], dtype=torch.float64) for vector in ([2.0, 0.0], turned))
-    found = dict(zip(QUANTITIES, measure(before, after), strict=True))
+    found = dict(zip(QUANTITIES, measure_groups(before, after), strict=True))
     assert found["mean_angle"][0] == pytest.approx(degrees, abs=1e-12)
     assert found["mean_norm"][0] == pytest.approx(0.5, abs=1e-12)
 
 
 def test_a_mean_of_0_before_or_after_sleep_has_no_direction():
     some, none = torch.ones(1, 2, 3).double(), torch.zeros(1, 2, 3).double()
-    found = [dict(zip(QUANTITIES, measure(*pair), strict=True)) for pair in ((none, some), (some, none))]
+    found = [dict(zip(QUANTITIES, measure_groups(*pair), strict=True)) for pair in ((none, some), (some, none))]
     assert all(math.isnan(quantities["mean_angle"][0]) for quantities in found)
     assert math.isnan(found[0]["mean_norm"][0])
     assert found[1]["mean_norm"][0] == 0
@@ -107,7 +107,7 @@ def test_a_mean_of_0_before_or_after_sleep_has_no_direction():
 
 def test_the_snr_of_a_network_is_the_one_of_theory():
     layer = LocallyConnected2d(3, 4, 3, padding=1, input_size=7)
-    groups = [module.groups(layer.weight.detach()).double() for module in lattice.modules(layer)]
+    groups = [module.groups(layer.weight.detach()).double() for module in bs.bridge.modules(layer)]
     expected = np.median(np.concatenate([bs.theory.neg_log_snr(one) for one in groups]))
     assert bs.bridge.neg_log_snr(layer)[""] == pytest.approx(expected, rel=0, abs=1e-12)
 
@@ -124,7 +124,7 @@ def test_a_layer_that_shares_nothing_has_no_snr():
 def test_what_was_not_measured_is_nan():
     assert list(medians([])) == list(QUANTITIES)
     assert all(math.isnan(value) for value in medians([]).values())
-    assert math.isnan(medians([measure(BEFORE[2:], AFTER[2:])])["spread"])
+    assert math.isnan(medians([measure_groups(BEFORE[2:], AFTER[2:])])["spread"])
 
 
 def test_the_table_reads_well():

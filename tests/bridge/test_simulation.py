@@ -1,7 +1,6 @@
 """Sleep neuron by neuron: noise of their own, in chunks that fit into memory."""
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from small_layers import GENTLE, RATE, after, assert_agree, gentle, layer, netwo
 
 import bioshare as bs
 from bioshare.bench.harness import peak_bytes
-from bioshare.bridge.simulation import BYTES_PER_WEIGHT
+from bioshare.bridge.changes import BYTES_PER_WEIGHT
 from bioshare.circuit.stimuli import derived, generators
 from bioshare.nn import LocallyConnected2d
 
@@ -152,9 +151,8 @@ def test_peak_memory_stays_within_its_budget(monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "262144")  # glibc gives back what is freed, so that peaks are needs
     numbers = 30 * 30 * 32 * 8 * 9
     budget, new_weights = BYTES_PER_WEIGHT * numbers / 5, 4 * numbers
-    peak = peak_bytes(partial(noisy_sleep, budget, "cpu"), torch.device("cpu"))
+    peak = peak_bytes(noisy_sleep, budget, "cpu")
     if peak is None:
         pytest.skip("only Linux counts the peak of a process")
     assert peak < budget + new_weights
-    larger_peak = peak_bytes(partial(noisy_sleep, 5 * budget, "cpu"), torch.device("cpu"))
-    assert 2 * budget < larger_peak < 5 * budget + new_weights
+    assert 2 * budget < peak_bytes(noisy_sleep, 5 * budget, "cpu") < 5 * budget + new_weights

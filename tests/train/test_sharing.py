@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bioshare.bridge import InstantSharing, Sleep
-from bioshare.bridge.dose import Dose, PerInput
+from bioshare.bridge.scaling import NormalisedRule, PerInput
 from bioshare.circuit import stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.nn import LocallyConnected2d
@@ -47,7 +47,7 @@ def test_every_field_of_a_sleep_arrives(name):
         sleep=name, gamma=0.1, presentations=2.0, strength=0.25, stimulus="gaussian", pool=3, rescale=False,
         moments="share", border="keep", seed=7,
     )  # fmt: skip
-    assert isinstance(found.rule, Dose)
+    assert isinstance(found.rule, NormalisedRule)
     assert isinstance(found.presentations, PerInput)
     assert (found.rule.gamma, found.rule.strength, found.presentations.times) == (0.1, 0.25, 2.0)
     assert repr(found.stimulus) == repr(stimuli.gaussian())

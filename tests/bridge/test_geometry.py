@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_layers import any_layers, inside, layer, periodic, positions
 
 from bioshare.bridge import modules
-from bioshare.bridge.lattice import lattices
+from bioshare.bridge.geometry import all_modules
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
 
@@ -52,7 +52,7 @@ def test_groups_are_the_weights_of_their_positions_and_go_back_there(model, bord
 @given(any_layers())
 def test_lattices_cover_every_position_once(model):
     count = torch.zeros(model.output_size)
-    found = list(lattices(model))
+    found = list(all_modules(model))
     for lattice in found:
         count[lattice.rows, lattice.columns] += 1
     assert (count == 1).all()
@@ -62,14 +62,14 @@ def test_lattices_cover_every_position_once(model):
 @given(any_layers())
 def test_keep_leaves_out_exactly_the_positions_that_see_padding(model):
     count = torch.zeros(model.output_size)
-    for lattice in lattices(model, "keep"):
+    for lattice in all_modules(model, "keep"):
         count[lattice.rows, lattice.columns] += 1
     assert torch.equal(count, inside(model).float())
 
 
 @given(any_layers(largest_dilation=1))
 def test_every_neuron_sees_all_of_the_pattern(model):
-    for lattice in lattices(model):
+    for lattice in all_modules(model):
         assert sorted(lattice.seen.tolist()) == list(range(lattice.seen.numel()))
 
 
@@ -97,6 +97,6 @@ def test_padding_on_one_side_has_its_border_there():
 def test_lattices_lie_on_the_cpu_whatever_the_default_device():
     model = layer(kernel_size=3)
     with torch.device("meta"):
-        found = list(lattices(model))
-    for lattice, expected in zip(found, lattices(model), strict=True):
+        found = list(all_modules(model))
+    for lattice, expected in zip(found, all_modules(model), strict=True):
         assert torch.equal(lattice.seen, expected.seen)

@@ -10,7 +10,6 @@ from small_layers import GENTLE, RATE, after, after_network, assert_agree, gentl
 from torch import nn
 
 import bioshare as bs
-from bioshare.bridge.night import Night
 from bioshare.circuit import exact
 from bioshare.circuit.exact import Exact, sleep_map
 from bioshare.circuit.simulate import find_engine
@@ -144,7 +143,7 @@ def test_another_setting_starts_with_an_empty_pool():
 @pytest.mark.parametrize("engine", ["exact", Exact(), "loop"])
 def test_a_noisy_layer_is_simulated_where_its_weights_lie_or_in_the_engine_given(engine):
     noisy = gentle(bs.SteadyState(), bs.stimuli.noise(bs.stimuli.gaussian(), 0.1), engine=engine)
-    change = Night(noisy, 0, find_engine(engine), False, []).change_of(layer(kernel_size=3).to("meta"), 0)
+    (change,) = noisy._changes([("", layer(kernel_size=3).to("meta"))], 0, False, [])
     assert change.engine == (Exact(device="meta") if engine == "exact" else find_engine(engine))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_layers import after, layer
 
 import bioshare as bs
-from bioshare.bridge.dose import HELD, MOMENTUM, TAU, Dose, PaperRule, PerInput, settling_circuit
+from bioshare.bridge.scaling import HELD, MOMENTUM, TAU, NormalisedRule, PaperRule, PerInput, settling_circuit
 from bioshare.circuit.exact import sleep_map
 
 CIRCUITS = {
@@ -32,7 +32,7 @@ def once(circuit, strength, inputs, amplitude=1.0):
     x = np.zeros((60, inputs))
     x[1, 0] = amplitude * math.sqrt(inputs)
     stimulus = bs.stimuli.gaussian(std=amplitude)
-    sleep = sleep_map(x, circuit, Dose(strength, circuit, stimulus)(inputs))
+    sleep = sleep_map(x, circuit, NormalisedRule(strength, circuit, stimulus)(inputs))
     assert np.allclose(sleep.A[1:, 1:], np.eye(inputs - 1), rtol=0, atol=1e-12)
     return sleep.A[0, 0], sleep.B[0, 0], sleep.c[0]
 
@@ -88,7 +88,7 @@ def test_with_momentum_five_presentations_per_input_leave_as_much_spread_for_man
     spreads = []
     for inputs in (72, 144, 216):
         x = np.concatenate([np.zeros((1, inputs)), stimulus.draw(5 * inputs, inputs, seed=1)])
-        sleep = sleep_map(x, circuit, Dose(0.5, circuit, stimulus)(inputs))
+        sleep = sleep_map(x, circuit, NormalisedRule(0.5, circuit, stimulus)(inputs))
         spreads.append(math.log(np.linalg.norm(sleep.A) / math.sqrt(inputs)))
     assert max(spreads) - min(spreads) < 0.1
     assert np.mean(spreads) == pytest.approx(expected, abs=0.2)
@@ -164,7 +164,7 @@ def test_summed_rates_times_power_are_the_strength(strength, inputs, noise, mome
     )
     power = (1.5**2 if kind == "grid" else inputs * (1 + 0.5**2)) + inputs * noise**2
     for circuit in (bs.SteadyState(3.0), settling_circuit(10.0)):
-        rule = Dose(strength, circuit, stimulus, 0.02, momentum)(inputs)
+        rule = NormalisedRule(strength, circuit, stimulus, 0.02, momentum)(inputs)
         assert (rule.gamma, rule.momentum) == (0.02, momentum)
         steps = circuit.updates_per_presentation
         second = rule.rates(3 * steps)[steps : 2 * steps]
@@ -191,7 +191,7 @@ def test_the_settling_circuit_has_settled_when_it_learns(alpha):
 
 def test_the_first_presentation_of_a_rate_circuit_teaches_nothing():
     circuit = settling_circuit(10.0)
-    rates = Dose(0.5, circuit, bs.stimuli.grid())(9).rates(300)
+    rates = NormalisedRule(0.5, circuit, bs.stimuli.grid())(9).rates(300)
     assert not rates[:250].any()
     assert (rates[250:] > 0).all()
 
@@ -223,7 +223,7 @@ def test_presets_take_the_fields_of_sleep(preset):
     dream = preset(20.0, gamma=0.1, times=2.0, strength=0.3, stimulus=bs.stimuli.gaussian(), border="keep", pool=3)
     assert (dream.circuit.alpha, dream.border, dream.pool, dream.length(9)) == (20.0, "keep", 3, 18)
     assert dream.silence == isinstance(dream.circuit, bs.RateCircuit)
-    assert dream.rule == Dose(0.3, dream.circuit, bs.stimuli.gaussian(), 0.1)
+    assert dream.rule == NormalisedRule(0.3, dream.circuit, bs.stimuli.gaussian(), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,19 @@ def test_presets_refuse_the_fields_that_they_set(preset, own):
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: Dose(0.0, bs.SteadyState(), bs.stimuli.grid()), "strength must be a positive number below 2; got 0"),
-        (lambda: Dose(2.0, bs.SteadyState(), bs.stimuli.grid()), "strength must be a positive number below 2; got 2"),
-        (lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.grid(), gamma=-1.0), "gamma must be .*got -1"),
-        (lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.grid(), momentum=1.0), "momentum must be .*got 1"),
+        (
+            lambda: NormalisedRule(0.0, bs.SteadyState(), bs.stimuli.grid()),
+            "strength must be a positive number below 2; got 0",
+        ),
+        (
+            lambda: NormalisedRule(2.0, bs.SteadyState(), bs.stimuli.grid()),
+            "strength must be a positive number below 2; got 2",
+        ),
+        (lambda: NormalisedRule(1.0, bs.SteadyState(), bs.stimuli.grid(), gamma=-1.0), "gamma must be .*got -1"),
+        (lambda: NormalisedRule(1.0, bs.SteadyState(), bs.stimuli.grid(), momentum=1.0), "momentum must be .*got 1"),
         (lambda: PerInput(0), "times must be a positive number of presentations per input; got 0"),
         (
-            lambda: Dose(1.0, bs.SteadyState(), bs.stimuli.gaussian(std=0.0))(9),
+            lambda: NormalisedRule(1.0, bs.SteadyState(), bs.stimuli.gaussian(std=0.0))(9),
             "stimulus must have inputs other than 0",
         ),
         (lambda: settling_circuit(math.inf), "alpha must be a finite strength of inhibition >= 0; got inf"),

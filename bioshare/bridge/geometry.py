@@ -1,0 +1,241 @@
+"""The modules of a layer: positions with shared weights, and the part of the sleeping pattern seen at each position.
+
+The lateral connections of a k x k layer tie every k-th position in each direction. Positions with the same
+(row mod kh, column mod kw) form a *module*; each output channel of a module is a sharing group of N neurons with
+K = in / groups * kh * kw weights and an inhibitory neuron. The sleeping input repeats with the period (kh, kw),
+so all neurons of a module see the same patch, and the patches of two modules are cyclic shifts (Sec. 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from bioshare.nn import LocallyConnected2d
+from bioshare.nn.functional import physical
+
+Border = Literal["share", "keep"]
+"""Positions whose patch reaches into the padding share, as if the pattern continued there, or keep their weights."""
+
+
+class Geometry(NamedTuple):
+    """Geometry of a layer: pairs of (rows, columns); ``padding`` counts the rows at the top and columns at the left."""
+
+    channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    border: Border
+
+    @classmethod
+    def of(cls, layer: LocallyConnected2d, border: Border) -> Geometry:
+        """Read the geometry of a layer."""
+        left, _, top, _ = layer.pad
+        names = "kernel_size", "stride", "dilation", "input_size", "output_size"
+        pairs = {name: tuple(getattr(layer, name)) for name in names}
+        return cls(layer.weight.shape[3], padding=(top, left), border=border, **pairs)
+
+
+@dataclass(frozen=True)
+class SharingModule:
+    """The positions of a layer tied by lateral connections.
+
+    Attributes:
+        rows, columns: positions of the module.
+        neurons: N, the number of these positions.
+        seen: (K,) indices into the in / groups x kh x kw inputs of the pattern: the input seen by every tap of a
+            neuron, the taps in memory order.
+    """
+
+    rows: slice
+    columns: slice
+    neurons: int
+    seen: Tensor
+    placed: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def taps(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return `seen` and the inverse permutation on a device, copied there only once: no later sleep waits."""
+        if device not in self.placed:
+            self.placed[device] = self.seen.to(device), self.seen.argsort().to(device)
+        return self.placed[device]
+
+    def groups(self, weight: Tensor) -> Tensor:
+        """Read the sharing groups (out, N, K) from a layer's weight, the taps in memory order."""
+        return physical(weight)[self.rows, self.columns].flatten(0, 1).flatten(2).transpose(0, 1)
+
+    def write(self, weight: Tensor, groups: Tensor) -> None:
+        """Write the sharing groups (out, N, K) into a layer's weight."""
+        target = physical(weight)[self.rows, self.columns]
+        target.copy_(groups.transpose(0, 1).reshape(target.shape))
+
+
+def modules(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
+    """List the modules of a layer with at least two neurons; border "keep" leaves out positions at the padding."""
+    return _sharing_modules(Geometry.of(layer, border))
+
+
+def all_modules(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
+    """List all kh x kw modules of a layer; some modules of a small layer have no neurons."""
+    return _all_modules(Geometry.of(layer, border))
+
+
+@cache  # for good: CUDA graphs hold the addresses of the tensors that modules have placed on a device
+def _sharing_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
+    return tuple(module for module in _all_modules(geometry) if module.neurons > 1)
+
+
+@cache
+def _all_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
+    kh, kw = geometry.kernel_size
+    taps = torch.arange(geometry.channels * kh * kw, device="cpu").view(-1, kh, kw)  # whatever the default device
+    found = []
+    for row, row_phases in _along_axis(geometry, 0):
+        for column, column_phases in _along_axis(geometry, 1):
+            height, width = (len(range(size)[s]) for size, s in zip(geometry.output_size, (row, column), strict=True))
+            seen = taps[:, row_phases][:, :, column_phases].permute(2, 1, 0).flatten()  # (kw, kh, in), as `physical`
+            found.append(SharingModule(row, column, height * width, seen))
+    return tuple(found)
+
+
+def _along_axis(geometry: Geometry, axis: int) -> list[tuple[slice, list[int]]]:
+    """Every k-th position along an axis, and the phase of the pattern seen by each tap there."""
+    names = "output_size", "input_size", "kernel_size", "stride", "dilation", "padding"
+    outputs, size, kernel, stride, dilation, padding = (getattr(geometry, name)[axis] for name in names)
+    first, stop = 0, outputs
+    if geometry.border == "keep":
+        first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
+    phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
+    return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]
+
+
+@dataclass(frozen=True)
+class GroupMeans:
+    """The means of all sharing groups of a layer in two operations; a position that shares nothing is a set by itself.
+
+    Attributes:
+        positions: (H_out x W_out,) numbers of the positions, sorted by set: the modules first, then single positions.
+        starts: index of the first position of every set.
+        set_of: (H_out x W_out,) number of the set of every position.
+    """
+
+    positions: Tensor
+    starts: Tensor
+    set_of: Tensor
+
+    @staticmethod
+    def of_layer(layer: LocallyConnected2d, border: Border) -> GroupMeans:
+        """Return the sets of a layer on the device of the weight, made once for every geometry and device."""
+        return _group_means(Geometry.of(layer, border), layer.weight.device)
+
+    def means(self, weight: Tensor) -> Tensor:
+        """Compute the mean of every set, (sets, out x K) in memory order, in at least float32."""
+        flat = physical(weight).flatten(0, 1).flatten(1)  # (H_out x W_out, out x K)
+        wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
+        return embedding_bag(self.positions, wide, self.starts, mode="mean")
+
+    def average(self, weight: Tensor) -> None:
+        """Set every position to the mean of the set, in place."""
+        means, target = self.means(weight).to(weight.dtype), physical(weight)
+        if target.is_contiguous():  # a flat view exists
+            torch.index_select(means, 0, self.set_of, out=target.flatten(0, 1).flatten(1))
+        else:
+            target.copy_(means[self.set_of].view(target.shape))
+
+
+@cache  # for good: CUDA graphs hold the addresses of these tensors
+def _group_means(geometry: Geometry, device: torch.device) -> GroupMeans:
+    numbers = np.arange(np.prod(geometry.output_size)).reshape(geometry.output_size)
+    single = np.ones(numbers.size, dtype=bool)
+    sets = [numbers[module.rows, module.columns].ravel() for module in _sharing_modules(geometry)]
+    for positions in sets:
+        single[positions] = False
+    sets += list(np.flatnonzero(single)[:, None])
+    sizes, positions = [len(members) for members in sets], np.concatenate(sets)
+    set_of = np.empty_like(positions)
+    set_of[positions] = np.arange(len(sets)).repeat(sizes)
+    return GroupMeans(*(torch.from_numpy(x).to(device) for x in (positions, np.cumsum([0, *sizes[:-1]]), set_of)))
+
+
+def inputs_of(layer: LocallyConnected2d) -> int:
+    """K, the number of inputs to a neuron: in / groups * kh * kw."""
+    return math.prod(layer.weight.shape[3:])
+
+
+Kind = tuple[int, torch.device, torch.dtype]
+"""K, device and precision of a layer: layers with equal values can share a map of weights."""
+
+
+def kind_of(layer: LocallyConnected2d) -> Kind:
+    """Return the `Kind` of a layer."""
+    return inputs_of(layer), layer.weight.device, layer.weight.dtype
+
+
+Layers = Sequence[tuple[str, LocallyConnected2d]]
+"""Locally connected layers by name, from input to output."""
+
+
+def layers_of(model: nn.Module) -> Layers:
+    """List the locally connected layers by name, in the order of ``model.modules()``."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+
+
+def checked_layers(model: nn.Module) -> Layers:
+    """List the locally connected layers by name, after checking that all weights can be shared.
+
+    Raises:
+        TypeError: ``model`` is no module, or a weight is no Parameter.
+        ValueError: there is no such layer, a weight is not finite, or two layers have the same Parameter.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    layers = layers_of(model)
+    if not layers:
+        raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
+    owners: dict[int, str] = {}
+    for name, layer in layers:
+        if "weight" not in dict(layer.named_parameters(recurse=False)):
+            raise TypeError(
+                f"layer {name!r} must have a weight that is a Parameter; got one that is computed from others, in "
+                "which shared weights have no place. Take the parametrization or weight_norm off "
+                "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)"
+            )
+        if (owner := owners.setdefault(id(layer.weight), name)) != name:
+            raise ValueError(
+                f"layers {owner!r} and {name!r} must have a weight each; both hold the same Parameter, which would "
+                "sleep twice. Use one of the layers in both places, or give each a Parameter of its own"
+            )
+    extremes = [torch.stack(physical(layer.weight.detach()).aminmax()) for _, layer in layers]
+    flags = [pair.isfinite().all() for pair in extremes]
+    finite = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()  # waits for a GPU once, not per layer
+    for (name, _), fine in zip(layers, finite, strict=True):
+        if not fine:
+            raise ValueError(f"layer {name!r} must have finite weights; one NaN would reach its whole sharing group")
+    return layers
+
+
+def check_border(border: str) -> None:
+    """Raise ValueError unless ``border`` is a `Border`."""
+    if border not in ("share", "keep"):
+        raise ValueError(f'border must be "share" or "keep"; got {border!r}')
+
+
+def check_dilation(name: str, layer: LocallyConnected2d) -> None:
+    """Raise ValueError if the patches of a layer see only a part of the pattern."""
+    for kernel, dilation in zip(layer.kernel_size, layer.dilation, strict=True):
+        if math.gcd(kernel, dilation) > 1:
+            raise ValueError(
+                f"layer {name!r} has kernel_size={layer.kernel_size} and dilation={layer.dilation}: they share a "
+                "factor, so its taps see the same part of the sleeping pattern twice and never the rest, and "
+                "sleep cannot tell them apart. Use a dilation coprime to the kernel, or InstantSharing"
+            )

@@ -1,0 +1,97 @@
+"""`Phase`: the protocol of everything that happens to a model's weights between steps of learning."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bioshare.checks import whole
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """Report of a phase without measurements of single layers.
+
+    Attributes:
+        phase: the phase as text.
+        seconds: wall-clock time of the change.
+        layers: no rows.
+    """
+
+    phase: str
+    seconds: float
+    layers: tuple[()] = ()
+
+
+class Phase(ABC):
+    """A change of a model's weights in place while learning pauses; subclasses are frozen dataclasses.
+
+    A new phase needs only `change`:
+
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Halving(Phase):
+        ...     def change(self, model, seed=0, *, optimizer=None):
+        ...         with torch.no_grad():
+        ...             for weight in model.parameters():
+        ...                 weight.mul_(0.5)
+        >>> report = Halving()(nn.Linear(2, 1))
+        >>> report.phase
+        'Halving()'
+
+    A phase that is `capturable` splits `change` in two parts for CUDA graphs: `tensors` computes everything that
+    depends on the seed, and `apply` changes the weights.
+    """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        seed: int = 0,
+        progress: bool = True,
+        measure: bool = True,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        keep: tuple[str, int] | None = None,
+    ) -> Any:
+        """Check the model, change the weights in place and return a report.
+
+        Args:
+            model: the model to change.
+            seed: any non-negative integer.
+            progress: show a bar for work that takes longer than two seconds.
+            measure: measure the effect on every layer, if the phase can.
+            optimizer: optimiser of the model's parameters.
+            keep: name of a layer and number of an output channel, stored in the report, if the phase can.
+        """
+        whole("seed", seed, "a non-negative integer", at_least=0)
+        self.check(model)
+        start = time.perf_counter()
+        self.change(model, seed, optimizer=optimizer)
+        return PhaseReport(repr(self), time.perf_counter() - start)
+
+    @abstractmethod
+    def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Change the weights with the same bits as a call, without checks and report: for training loops."""
+
+    def check(self, model: nn.Module) -> None:  # noqa: B027 (most phases accept any model)
+        """Raise TypeError or ValueError if the phase cannot change a model, before any work starts."""
+
+    @property
+    def capturable(self) -> bool:
+        """True if a CUDA graph can replay `apply`."""
+        return False
+
+    def tensors(self, model: nn.Module, seed: int = 0) -> tuple[Tensor, ...]:
+        """Compute all tensors that depend on the seed, on the device of the weights."""
+        return ()
+
+    def apply(
+        self, model: nn.Module, tensors: tuple[Tensor, ...], *, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Change the weights by `tensors`, which a graph may overwrite between replays; never waits for a GPU."""
+        self.change(model, optimizer=optimizer)
