@@ -1,4 +1,4 @@
-"""Benchmarks, each of which measures a thing beside its baselines: ``python -m bioshare bench sleep``, for example."""
+"""Benchmarks against baselines: ``python -m bioshare bench sleep``, for example."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print the machine and the rows of a bench, and write both to a file if there is one among the options.
+    """Print the machine and the rows of a bench, and write both to the file of ``--to``.
 
     Raises:
-        ValueError: ``--to`` can't be a file. Nothing was measured.
+        ValueError: ``--to`` can't be a file; nothing was measured.
     """
     if arguments.to is not None:
         if arguments.to.is_dir():

@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Print a row for the training steps and for every kind of sleep.
 
     Raises:
-        MemoryError: the network does not fit. Nothing was measured.
+        MemoryError: the network does not fit; nothing was measured.
     """
     paper, device = NETWORKS[arguments.network], torch.device(arguments.device)
     side, batch, dtype = arguments.image or paper.side, arguments.batch or paper.batch, arguments.dtype
@@ -78,11 +78,11 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     title = f"LC {paper.title} at {side} x {side}"
     check_memory(title, weights, device)
     print(
-        f"{title}, {weights / 1e6:.1f} million weights, batch {batch}, {dtype} on {device}, {arguments.threads} "
-        f"threads; medians of {arguments.repeats} rounds in which the rows take turns.\nEvery sleep has {TIMES} "
-        f"presentations per input and a seed of its own. slower: by so much if training sleeps every {EVERY} steps; "
-        "maps: simulated in a sleep, with their share of its time;\nmedians over layers, before -> after one sleep: "
-        "spread within the groups and |mean| as ratios, -log SNR\n"
+        f"{title}, {weights / 1e6:.1f} million weights, batch {batch}, {dtype} on {device}, "
+        f"{arguments.threads} threads, medians of {arguments.repeats}.\n"
+        f"Every sleep has {TIMES} presentations per input and a seed of its own; slower: if training sleeps every "
+        f"{EVERY} steps;\nmaps: simulated in a sleep, with their share of its time; medians over layers: spread within "
+        "groups and |mean|\nafter one sleep over before, -log SNR before -> after\n"
     )
     table, model = BenchTable(BRIDGE_COLUMNS), make("auto", device)
     steps = {
@@ -119,7 +119,7 @@ def timed_steps(
 
 
 def timed_sharings(pool: int, relayed: bool) -> dict[str, Share]:
-    """The sharings in the table, by their names."""
+    """The sharings in the table, by name."""
     circuit = partial(Sleep.rate_circuit, times=TIMES)
     shares: dict[str, Share] = {
         "direct averaging": InstantSharing(),
@@ -136,7 +136,7 @@ def timed_sharings(pool: int, relayed: bool) -> dict[str, Share]:
 
 
 def noisy_sleep() -> Sleep:
-    """A sleep that takes too long to be timed more than once."""
+    """A sleep neuron by neuron, too long to be timed more than once."""
     return Sleep.steady_state(times=TIMES, stimulus=noise(grid(shuffle=True), NOISE))
 
 
@@ -184,7 +184,7 @@ def layer_medians(report: SleepReport) -> dict[str, float]:
 
 
 def check_memory(title: str, weights: int, device: torch.device) -> None:
-    """Refuse a network that does not fit.
+    """Refuse a network too large for the memory.
 
     Raises:
         MemoryError: there is too little memory for weights, gradients, two moments and a second network.

@@ -1,7 +1,7 @@
 """The least time of a training step on a device, and the measured time: ``python -m bioshare bench floor``.
 
-The floor is a bound for kernels that run in sequence and find in no cache what the kernel before wrote. A cache that
-holds whole activations can do better.
+The floor is a bound for kernels in sequence, each of which reads its inputs from memory. A cache large enough for
+whole activations can do better.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print the floor of the convolutional and of the locally connected network, and the time of their steps."""
+    """Print floor and step time of the convolutional and of the locally connected network."""
     paper, dtype, device = NETWORKS[arguments.network], arguments.dtype, torch.device(arguments.device)
     batch, side = arguments.batch or paper.batch, arguments.image or paper.side
     given = given_ceilings(arguments)
@@ -88,7 +88,7 @@ def given_ceilings(arguments: argparse.Namespace) -> Ceilings | None:
 def measured_steps(
     arguments: argparse.Namespace, form: NetworkForm, batch: int, side: int, least: float
 ) -> list[dict[str, Any]]:
-    """Print the time of a training step, and on a GPU of its graph, beside the least time."""
+    """Print the time of a training step, and on a GPU also from a graph, beside the least time."""
     device, works = torch.device(arguments.device), dict[str, Callable[[], Any]]()
     for kind in ("eager", "graph") if device.type == "cuda" else ("eager",):
         model = bench_network(arguments.network, form, device, side)
@@ -103,7 +103,7 @@ def measured_steps(
 
 
 def add_floor_rows(table: BenchTable, kernels: Sequence[Kernel], ceilings: Ceilings) -> None:
-    """Add a row for every part that some kernels belong to."""
+    """Add a row for every part among some kernels."""
     for part in dict.fromkeys(kernel.part for kernel in kernels):
         add_floor_row(table, part, [kernel for kernel in kernels if kernel.part == part], ceilings)
 

@@ -1,4 +1,4 @@
-"""The tools of all benches: options, timing, memory, and a table that is printed while it is measured."""
+"""The tools of all benches: options, timing, memory, and a table that grows while a bench measures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_common_options(parser: argparse.ArgumentParser, repeats: int, several_dt
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Compute products of fp32 without TF32, to which PyTorch would round the factors of convolutions only."""
+    """Compute all products of fp32 without TF32; by default PyTorch rounds the factors of convolutions only."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -53,38 +53,34 @@ def without_tf32() -> Iterator[None]:
 
 
 class BenchColumn(NamedTuple):
-    """Key, head, format and width of a column; text is flush left unless its format is ">s"."""
+    """Key, head, format and width of a column; text is flush left unless the format is ">s"."""
 
     key: str
     head: str
     form: str = "s"
     width: int = 10
 
-    def aligned(self, text: str) -> str:
-        """A head or a cell, padded to the width."""
+    def cell(self, value: Any) -> str:
+        """A text or a number, padded to the width."""
+        text = value if isinstance(value, str) else number(value, self.form)
         return text.ljust(self.width) if self.form == "s" else text.rjust(self.width)
 
 
 class BenchTable:
-    """Prints its head at once, and every row as soon as the row is measured.
+    """A table whose head is printed at once, and every row as soon as the row is measured.
 
     Attributes:
-        records: the rows so far, with all their numbers as measured.
+        records: the rows so far, with all numbers as measured.
     """
 
     def __init__(self, columns: Sequence[BenchColumn]) -> None:
         self.columns, self.records = columns, list[dict[str, Any]]()
-        print("".join(column.aligned(column.head) for column in columns).rstrip(), flush=True)
+        print("".join(column.cell(column.head) for column in columns).rstrip(), flush=True)
 
     def add(self, **values: Any) -> None:
-        """Print a row, with dashes for None, and keep it; values without a column are kept only."""
+        """Print a row, with dashes for None; values without a column go into the records only."""
         self.records.append(values)
-        cells = [values[column.key] for column in self.columns]
-        texts = [cell if isinstance(cell, str) else number(cell, column.form) for cell, column in self._pairs(cells)]
-        print("".join(column.aligned(text) for text, column in self._pairs(texts)).rstrip(), flush=True)
-
-    def _pairs(self, cells: Sequence[Any]) -> Iterator[tuple[Any, BenchColumn]]:
-        return zip(cells, self.columns, strict=True)
+        print("".join(column.cell(values[column.key]) for column in self.columns).rstrip(), flush=True)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -95,7 +91,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def median_seconds(works: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of works that are called once to warm up, and then take turns."""
+    """Median seconds of works in turns, after a first call of each."""
     for work in works.values():
         work()
     return dict(turns(works, repeats, device))
@@ -106,7 +102,7 @@ def turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.devic
 
     Args:
         works: calls by name, warm.
-        repeats: turns of every work. A turn is one call on a CPU, which has no queue, and `BLOCK_SECONDS` on a GPU.
+        repeats: turns of every work. A turn is a single call on a CPU, and takes `BLOCK_SECONDS` on a GPU.
     """
     calls, seconds = dict.fromkeys(works, 1), {name: list[float]() for name in works}
     if device.type != "cpu":
@@ -133,13 +129,13 @@ def seconds_per_call(work: Callable[[], Any], calls: int, device: torch.device) 
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done all its work."""
+    """Wait until a GPU is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give unused memory back, with that of networks in training, which refer to themselves."""
+    """Give unused memory back, also of networks in training, whose references are cycles."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -178,7 +174,7 @@ def _peak_of_process(prepare: Callable[[], Callable[[], Any]]) -> int | None:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory in which a new tensor could lie; None for a CPU if the system is not Linux."""
+    """Free memory of a device; None for a CPU if the system is not Linux."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return _linux_bytes("/proc/meminfo", "MemAvailable") if Path("/proc/meminfo").exists() else None

@@ -110,7 +110,7 @@ def add_layer_rows(table: BenchTable, size: LayerSize, ceilings: Ceilings, repea
 
 
 def layer_forms(device: torch.device) -> list[str]:
-    """Names of the forms that a device can compute."""
+    """Names of the forms available on a device."""
     fused = device.type == "cuda" and fused_available()
     return [name for name in LAYER_FORMS if fused or "fused" not in name]
 

@@ -1,4 +1,4 @@
-"""The networks that the benches train, in every form, and a training step on random images."""
+"""The networks of the benches, in every form, and a training step on random images."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ NETWORKS = {
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of a network and of the size of its images."""
+    """Add the choice of a network and of an image size."""
     parser.add_argument("--network", choices=NETWORKS, default="resnet20", help="(default: %(default)s)")
     parser.add_argument("--image", type=positive, help="rows and columns of an image (default: as in the data set)")
 
 
 class UnfoldEinsum2d(LocallyConnected2d):
-    """A locally connected layer in its usual form: all patches lie in memory, in both passes."""
+    """A locally connected layer in the usual form, with all patches in memory in both passes."""
 
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
@@ -144,7 +144,7 @@ class TrainingStep:
             self()
 
     def sharing(self, share: InstantSharing | Sleep) -> Callable[[int], None]:
-        """A function of a seed that shares the weights in the stream of the step, from a graph if the step has one."""
+        """Function of a seed: share the weights in the stream of the step, from a graph if the step is replayed."""
         change = changing(share, self.run.model, record=self.record)
 
         def in_lane(seed: int) -> None:
@@ -170,5 +170,5 @@ class OneBatch:
         return 1
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batch, unless ``start`` is past it."""
+        """The batch, or nothing after a start at 1."""
         yield from [(self.x, self.y)][start:]

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print the name of every row before its sleep, and its seconds after."""
+    """Print the name of every row before a sleep, and the seconds afterwards."""
     problem = fig4b_problem(arguments.presentations, arguments.runs, arguments.seed, arguments.noise)
     groups, neurons, inputs = problem.weights.shape
     print(
@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def fig4b_problem(presentations: int, runs: int, seed: int, noise: float = 0.0) -> Problem:
-    """The sleep of Fig. 4B: k = 9, N = 100, gamma = 0.01, recorded at its end."""
+    """The sleep of Fig. 4B: k = 9, N = 100, gamma = 0.01, recorded at the end."""
     rng = np.random.default_rng(seed)
     weights, stimuli = rng.normal(1, 1, (runs, 100, 81)), rng.standard_normal((runs, presentations, 81))
     rule = Hebbian(gamma=0.01, momentum=0.95, learning_rate=InverseSqrtDecay(3e-4, 2, 50))
@@ -64,7 +64,7 @@ def fig4b_problem(presentations: int, runs: int, seed: int, noise: float = 0.0) 
 
 
 def timed_sleeps(problem: Problem, repeats: int) -> Iterator[tuple[str, Callable[[], tuple[float, Array]]]]:
-    """Name of every row, and a sleep that returns seconds and weights."""
+    """Name and sleep of every row; a sleep returns seconds and weights."""
     from bioshare.circuit.brian import Brian2  # the other benches run without Brian2
 
     yield "loop, bare", lambda: phase_of_run(Loop().run(problem, progress=False), "run")

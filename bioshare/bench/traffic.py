@@ -1,6 +1,6 @@
 """The least operations and bytes of a training step, and the rates of a device.
 
-Every part of a step counts as one kernel that reads each of its inputs once and writes each of its outputs once.
+Every part of a step counts as a kernel that reads each input once and writes each output once.
 Activations have the type of automatic mixed precision, weights and gradients float32. The loss, the mean over
 positions, the copies of autocast and the preparation of images do not count.
 """
@@ -76,7 +76,7 @@ def measured_ceilings(device: torch.device, dtype: str) -> Ceilings:
 
 
 class Kernel(NamedTuple):
-    """Part of a step that a kernel belongs to, and its least operations and bytes."""
+    """The least operations and bytes of a kernel, and the part of a step to which the kernel belongs."""
 
     part: str
     operations: int
@@ -125,7 +125,7 @@ def _module_kernels(module: nn.Module, x: Tensor, y: Tensor, element: int) -> It
 
 
 def product_kernels(module: nn.Module, x: Tensor, y: Tensor, element: int) -> Iterator[Kernel]:
-    """The three products of a layer, with the zeros of its padding; images need no gradient."""
+    """The three products of a layer, the zeros of padding included; images need no gradient."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     inputs = math.prod(weight.shape[3 if isinstance(module, LocallyConnected2d) else 1 :])

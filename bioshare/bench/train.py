@@ -81,9 +81,9 @@ class Variant(NamedTuple):
 
     def share(self, step: TrainingStep, pool: int) -> Callable[[], None]:
         """The sharing between two steps, warm."""
-        phase = InstantSharing() if self.sharing == "instant" else Sleep.rate_circuit()
-        if self.sharing == "pool":
-            phase = Sleep.rate_circuit(pool=pool)
+        phase = InstantSharing()
+        if self.sharing != "instant":
+            phase = Sleep.rate_circuit(pool=pool if self.sharing == "pool" else None)
             warm_up_phase(phase, step.run.model)
         change, seeds = step.sharing(phase), itertools.count()
         for _ in range(WARM_UP + 1):
@@ -147,7 +147,7 @@ def step_variants(device: torch.device, compiled: bool = False) -> list[Variant]
 
 
 def add_step_rows(table: BenchTable, variants: Sequence[Variant], settings: StepSettings, repeats: int) -> None:
-    """Measure all variants and add a row for each; a variant that does not fit into memory has no numbers."""
+    """Measure all variants and add a row for each, without numbers if a variant does not fit into memory."""
     device = torch.device(settings.device)
     measured = dict(turns(dict(warm_works(variants, settings)), repeats, device))
     free_memory(device)
@@ -170,10 +170,7 @@ def add_step_rows(table: BenchTable, variants: Sequence[Variant], settings: Step
 
 
 def warm_works(variants: Sequence[Variant], settings: StepSettings) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The works to be timed, by the names of their variants: a step, or a sharing of the step before.
-
-    Variants that need more memory than there is are left out.
-    """
+    """Name and warm work of every variant that fits into memory: a step, or a sharing of the step before."""
     step = None
     for variant in variants:
         with suppress(torch.OutOfMemoryError):
@@ -200,7 +197,7 @@ def seconds_per_step(variants: Sequence[Variant], seconds: Mapping[str, float]) 
 
 
 def variant_peak(variant: Variant, settings: StepSettings) -> int | None:
-    """Peak of memory beyond the weights; None for compiled networks, which would be compiled again, and if unknown."""
+    """Peak of memory beyond the weights; None if unknown, or if a network would have to be compiled again."""
     device = torch.device(settings.device)
     if variant.compiled:
         return None
@@ -233,7 +230,7 @@ def first_steps(variant: Variant, settings: StepSettings, step: TrainingStep | N
 
 
 def print_hours(records: Sequence[dict[str, Any]], epochs: int, images: int, cards: Sequence[int]) -> None:
-    """Print the hours of a whole training for every row, and add the hours to its record."""
+    """Print the hours of a whole training for every row, and add the hours to the records."""
     print(
         f"\nhours for {epochs} epochs of {images} images: one card as in the table above, several as if the speed grew "
         "in proportion (not measured)\n"
@@ -261,7 +258,7 @@ def print_largest(variants: Sequence[Variant], settings: StepSettings) -> list[d
 def largest_batch(step: Callable[[int], Any], device: torch.device) -> int:
     """The largest multiple of `BATCH_STEP` for which a step does not fail, by doubling and halving; or 0.
 
-    A step fails if there is too little memory, or if the batch exceeds the indices of a library.
+    A step fails for lack of memory, or if the batch exceeds the indices of a library.
     """
     fits, fails = 0, 0
     while not fails or fails - fits > BATCH_STEP:
