@@ -17,15 +17,15 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 import xarray as xr
 from convergence import HERE, RUST, save_data, save_figure
 from matplotlib.axes import Axes
 
 from bioshare.train.commands.options import TIME_UP
 from bioshare.train.config import TrainConfig
-from bioshare.train.interrupt import Interrupted, TimeUpError
-from bioshare.train.together import fit_together
+from bioshare.train.interrupt import Interrupted
+from bioshare.train.loop import fit
+from bioshare.train.runs import Job, run_all
 
 RATES = (5e-4, 5e-3, 5e-2)
 EVERY = 10
@@ -70,43 +70,36 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> list[xr.Dataset]:
     """-log SNR of every layer after every batch, or every tenth, before and after the sharing where there is one.
 
-    The runs, one for each learning rate, are trained together.
-
     Raises:
         SystemExit: there is more to be done, or a run has failed.
     """
     if args.full:
-        how: dict[str, Any] = {"data": args.data, "record_snr": EVERY, "resume": True}
-        if args.minutes:
-            how["seconds"] = 60 * args.minutes
-        results = together(args, args.to or Path("runs/fig6"), how)
+        seconds = args.minutes and 60 * args.minutes
+        how = {"data": args.data, "record_snr": EVERY, "seconds": seconds}
+        results = trained(args, args.to or Path("runs/fig6"), how)
     else:
-        torch.set_num_threads(1)  # its layers are too small to share
         with TemporaryDirectory() as folder:
-            results = together(args, Path(folder), {"record_snr": 1})
+            results = trained(args, Path(folder), {"record_snr": 1, "threads": 1})  # the layers are too small to share
     for rate, result in zip(RATES, results, strict=True):
         accuracy = float(result.top1[-1])
         print(f"learning rate {rate:g}: test accuracy {accuracy:.1f} % after {result.sizes['epoch']} epochs")
     return [measured(result) for result in results]
 
 
-def together(args: argparse.Namespace, folder: Path, how: dict[str, Any]) -> list[xr.Dataset]:
-    """The results of all learning rates; ends this process where there is one without."""
-    outcomes: Sequence[xr.Dataset | Exception | None]
+def trained(args: argparse.Namespace, folder: Path, how: dict[str, Any]) -> list[xr.Dataset]:
+    """The results of all learning rates, trained side by side; ends this process if a result is missing."""
+    jobs = [Job(f"learning rate {rate:g}", config(rate, args), folder.absolute() / f"{rate:g}") for rate in RATES]
     try:
-        outcomes, stop = fit_together([(config(rate, args), folder / f"{rate:g}") for rate in RATES], **how), None
-    except (TimeUpError, Interrupted) as error:
-        outcomes, stop = error.outcomes, error
-    for rate, outcome in zip(RATES, outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            print(f"learning rate {rate:g} failed: {type(outcome).__name__}: {outcome}", file=sys.stderr)
-    if stop:
-        print(f"{stop}{'; the same command goes on' * args.full}", file=sys.stderr)
-        raise SystemExit(128 + stop.signal if isinstance(stop, Interrupted) else TIME_UP)
-    results = [outcome for outcome in outcomes if isinstance(outcome, xr.Dataset)]
-    if len(results) < len(RATES):
+        outcomes = run_all(jobs, fit, workers=len(jobs), **how)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(128 + stop.signal) from None
+    if outcomes.time_up:
+        print("the time is up; the same command goes on", file=sys.stderr)
+        raise SystemExit(TIME_UP)
+    if outcomes.failures:
         raise SystemExit(1)
-    return results
+    return [outcomes.results[job.name] for job in jobs]
 
 
 def config(rate: float, args: argparse.Namespace) -> TrainConfig:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bioshare.train.interrupt import Interrupted, TimeUpError
+from bioshare.train.interrupt import Interrupted
+from bioshare.train.runs import Outcomes
 
 FIGURES = Path(__file__).parents[1] / "figures"
 FULL = ["--full", "--dataset", "cifar10-jpeg", "--minutes", "9", "--data", "here"]
@@ -33,29 +34,33 @@ def result():
     )
 
 
-def stand_in(monkeypatch, fig6, outcomes, error=None):
+def stand_in(monkeypatch, fig6, outcomes):
     """Replace the training; returns what it is called with."""
     calls = []
 
-    def fit_together(runs, **options):
-        calls.append((runs, options))
-        if error is None:
-            return outcomes
-        error.outcomes = outcomes
-        raise error
+    def run_all(jobs, fit, **options):
+        calls.append((jobs, options))
+        if isinstance(outcomes, Exception | KeyboardInterrupt):
+            raise outcomes
+        return outcomes
 
-    monkeypatch.setattr(fig6, "fit_together", fit_together)
+    monkeypatch.setattr(fig6, "run_all", run_all)
     return calls
 
 
-def test_all_learning_rates_are_trained_together_and_go_on_where_they_were(fig6, monkeypatch, tmp_path):
-    calls = stand_in(monkeypatch, fig6, [result(), result(), result()])
+NAMES = ["learning rate 0.0005", "learning rate 0.005", "learning rate 0.05"]
+
+
+def test_all_learning_rates_are_trained_and_go_on_where_they_were(fig6, monkeypatch, tmp_path):
+    calls = stand_in(monkeypatch, fig6, Outcomes({name: result() for name in NAMES}))
     fig6.main([*FULL, "--out", "out"])
-    (runs, options), *others = calls
+    (jobs, options), *others = calls
     assert others == []
-    assert options == {"data": Path("here"), "record_snr": 10, "resume": True, "seconds": 540.0}
-    assert [folder for _, folder in runs] == [Path("runs/fig6", rate) for rate in ("0.0005", "0.005", "0.05")]
-    assert {(config.dataset, config.epochs, config.batch_size) for config, _ in runs} == {("cifar10-jpeg", 200, 512)}
+    assert options == {"data": Path("here"), "record_snr": 10, "seconds": 540.0, "workers": 3}
+    assert [job.name for job in jobs] == NAMES
+    assert [job.folder for job in jobs] == [tmp_path / "runs/fig6" / rate for rate in ("0.0005", "0.005", "0.05")]
+    configs = [job.config for job in jobs]
+    assert {(config.dataset, config.epochs, config.batch_size) for config in configs} == {("cifar10-jpeg", 200, 512)}
     with xr.open_dataset("out/fig6_full.nc") as stored:
         assert dict(stored["neg_log_snr"].sizes) == {"learning_rate": 3, "snr_step": 3, "layer": 2}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -63,25 +68,23 @@ def test_all_learning_rates_are_trained_together_and_go_on_where_they_were(fig6,
     ]
 
 
-def test_an_end_of_the_time_has_its_status_and_hides_no_failure(fig6, monkeypatch, capsys, tmp_path):
-    stand_in(monkeypatch, fig6, [result(), ArithmeticError("the loss is NaN"), None], TimeUpError("the time was up"))
-    with pytest.raises(SystemExit) as end:
-        fig6.main([*FULL, "--out", "out"])
-    assert end.value.code == 75
-    assert capsys.readouterr().err.splitlines() == [
-        "learning rate 0.005 failed: ArithmeticError: the loss is NaN",
-        "the time was up; the same command goes on",
-    ]
-    assert list((tmp_path / "out").iterdir()) == []
+FAILED = {NAMES[1]: "ArithmeticError: the loss is NaN"}
 
 
-@pytest.mark.parametrize(("error", "status"), [(None, 1), (Interrupted("stopped", 15), 143)])
-def test_without_all_results_nothing_is_drawn(fig6, monkeypatch, capsys, tmp_path, error, status):
-    stand_in(monkeypatch, fig6, [result(), ArithmeticError("the loss is NaN"), result()], error)
+@pytest.mark.parametrize(
+    ("outcomes", "status", "told"),
+    [
+        (Outcomes({NAMES[0]: result()}, FAILED, time_up=True), 75, "the time is up; the same command goes on\n"),
+        (Outcomes({NAMES[0]: result(), NAMES[2]: result()}, FAILED), 1, ""),
+        (Interrupted("stopped by a signal", 15), 143, "stopped by a signal\n"),
+    ],
+)
+def test_without_all_results_nothing_is_drawn(fig6, monkeypatch, capsys, tmp_path, outcomes, status, told):
+    stand_in(monkeypatch, fig6, outcomes)
     with pytest.raises(SystemExit) as end:
         fig6.main([*FULL, "--out", "out"])
     assert end.value.code == status
-    assert "learning rate 0.005 failed" in capsys.readouterr().err
+    assert capsys.readouterr().err == told
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -24,11 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal: its number; a shell expects the exit status 128 + signal.
-        outcomes: of runs that were trained together, in their order: the result or the exception of each that had
-            ended before, None for the others.
     """
-
-    outcomes: Sequence[xr.Dataset | Exception | None] = ()
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message, signal)
@@ -39,13 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class TimeUpError(RuntimeError):
-    """A run whose `seconds` are over, after its checkpoint was written: the same call with ``resume`` goes on.
-
-    Attributes:
-        outcomes: as those of `Interrupted`.
-    """
-
-    outcomes: Sequence[xr.Dataset | Exception | None] = ()
+    """A run whose `seconds` are over, after its checkpoint was written: the same call with ``resume`` goes on."""
 
 
 class TrainingDivergedError(FloatingPointError):

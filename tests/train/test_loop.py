@@ -36,7 +36,6 @@ from bioshare.train.recipe import NETWORKS, network
 from bioshare.train.results import MEANINGS, History, encoded, read_result, refuse_other, seconds_spent, write_result
 from bioshare.train.steps import Options
 from bioshare.train.stopwatch import Stopwatch
-from bioshare.train.together import fit_together
 
 
 @pytest.fixture(autouse=True)
@@ -671,13 +670,3 @@ def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, fields)
         for graphs in (False, True)
     ]
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-2)  # the order of sums on a GPU is not fixed
-
-
-@needs_gpu
-def test_runs_at_once_on_a_gpu_train_as_each_alone(tmp_path):
-    configs = [dataclasses.replace(CONFIG, seed=seed, epochs=6) for seed in range(3)]
-    jobs = [(config, tmp_path / str(config.seed)) for config in configs]
-    together = fit_together(jobs, device="cuda", progress=False)
-    for config, result in zip(configs, together, strict=True):
-        alone = fit(config, tmp_path / f"alone{config.seed}", device="cuda", progress=False)
-        np.testing.assert_allclose(result.train_loss, alone.train_loss, rtol=0, atol=1e-2)

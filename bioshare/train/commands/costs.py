@@ -12,8 +12,7 @@ from bioshare.train.results import VERSIONED, seconds_spent
 def costs(results: Iterable[xr.Dataset]) -> str:
     """Runs, minutes, device and versions in a line for every kind of machine; nothing for runs without a clock.
 
-    The minutes are those of training and of the tests after every epoch, where these were timed; runs that were trained
-    together have each its share of them.
+    The minutes are those of training and of the tests after every epoch, where these were timed.
     """
     kinds: dict[str, list[float]] = {}
     for result in results:

@@ -6,22 +6,22 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
+import xarray as xr
 
 from bioshare.nn.forms import Form
 from bioshare.nn.functional import prefer
-from bioshare.train.cluster import run_all
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
 from bioshare.train.experiments import Experiment
 from bioshare.train.gather import complete
-from bioshare.train.jobs import Fit, Job, Outcomes
 from bioshare.train.loop import CHECKPOINT
+from bioshare.train.runs import Job, Outcomes, run_all
 
 COPIES = {"cifar10-jpeg": "cifar10"}
 """Data sets whose images are another's, stored differently."""
@@ -42,7 +42,7 @@ class Computing:
         data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
         threads: of PyTorch on the CPU; None for its default.
-        checkpoint_every: seconds between two checkpoints of a run; None for 600, or 120 on workers, which may die.
+        checkpoint_every: seconds between two checkpoints of a run; None for 600, or 120 for many runs.
         minutes: stop after that time with checkpoints, and the exit status 75; the same command goes on (`train` needs
             --resume for that). None to train to the end.
         graphs: replay training steps from CUDA graphs, or not; neither for wherever that is possible.
@@ -91,8 +91,6 @@ class ManyRuns(Computing):
         scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
             and must see the same folders. None for this machine.
         workers: how many runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
-        together: how many runs at a time in a single process, a step of each in turn: small networks do not fill a GPU.
-            Not with workers or a scheduler, and on one GPU only.
         discard_checkpoints: delete the checkpoint of every run that is finished (of LC ResNet-20 0.5 GB). Its result
             stays, its weights do not. Those that had finished before lose theirs, too; not with show.
     """
@@ -102,14 +100,13 @@ class ManyRuns(Computing):
     show: bool = False
     scheduler: str | None = None
     workers: int | None = None
-    together: int = 1
     discard_checkpoints: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least_1("seeds", "workers", "together")
+        self._at_least_1("seeds", "workers")
 
-    def outcomes(self, jobs: Sequence[Job], run: Fit) -> Outcomes:
+    def outcomes(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
         """Train the jobs, or read the results of those that are finished.
 
         Raises:
@@ -133,7 +130,6 @@ class ManyRuns(Computing):
         trained = run_all(
             missing,
             run,
-            together=self.together,
             seconds=self.seconds,
             scheduler=self.scheduler,
             workers=self.workers,

@@ -15,9 +15,9 @@ from bioshare.train.commands.options import Hidden, ManyRuns, add_name, caution,
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, Grid, find, grid, grid_of
 from bioshare.train.gather import configuration, gather
-from bioshare.train.jobs import Job
 from bioshare.train.loop import fit
 from bioshare.train.results import write_result
+from bioshare.train.runs import Job
 
 Results = dict[tuple[float, float, int], xr.Dataset]
 """By learning rate, weight decay and seed."""

@@ -28,9 +28,9 @@ from bioshare.train.commands.options import (
 from bioshare.train.config import SIMULATED, DatasetName, TrainConfig
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
 from bioshare.train.gather import configuration, gather
-from bioshare.train.jobs import Job
 from bioshare.train.loop import fit
 from bioshare.train.results import write_result
+from bioshare.train.runs import Job
 
 Results = dict[tuple[str, int], xr.Dataset]
 """By row and seed."""

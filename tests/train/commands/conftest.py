@@ -1,7 +1,7 @@
 import pytest
 
-from bioshare.train.cluster import Outcomes
 from bioshare.train.commands import options
+from bioshare.train.runs import Outcomes
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.train.cluster import Outcomes
 from bioshare.train.commands import options, sweep
 from bioshare.train.experiments import find, grid
 from bioshare.train.results import encoded, write_result
+from bioshare.train.runs import Outcomes
 
 NAME = "table1/tinyimagenet/conv"
 ACCURACY = {(5e-3, 1e-4): 30.0, (1e-3, 1e-2): 40.0}

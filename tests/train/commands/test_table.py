@@ -6,10 +6,10 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.train.cluster import Outcomes
 from bioshare.train.commands import options, table
 from bioshare.train.experiments import find, matching
 from bioshare.train.results import encoded, write_result
+from bioshare.train.runs import Outcomes
 
 ROWS = ["conv", "lc", "lc-4reps", "lc-8reps", "lc-16reps", "lc-ws1", "lc-ws10", "lc-ws100"]
 
@@ -242,9 +242,9 @@ def test_a_table_in_slices(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(options, "run_all", run_all)
     with pytest.raises(SystemExit) as end:
-        command_line.main([*COLUMN, "--minutes", "1.5", "--together", "2"])
+        command_line.main([*COLUMN, "--minutes", "1.5"])
     assert end.value.code == 75
-    assert (asked[0]["seconds"], asked[0]["together"]) == (90.0, 2)
+    assert asked[0]["seconds"] == 90.0
     shown = capsys.readouterr()
     counts = "1 runs finished, 1 begun, 2 missing"
     assert shown.err == f"the time is up after 1.5 min: {counts}; the same command goes on\n"
@@ -332,7 +332,6 @@ def test_what_the_runs_cost_stands_below_the_table(monkeypatch, capsys, tmp_path
         ("sleep --noise 3", "--noise"),
         ("1 --seeds 0", "seeds must be at least 1; got 0"),
         ("1 --workers 0", "workers must be at least 1; got 0"),
-        ("1 --together 0", "together must be at least 1; got 0"),
         ("1 --minutes 0", "minutes must be above 0; got 0"),
     ],
 )

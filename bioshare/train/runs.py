@@ -1,0 +1,314 @@
+"""Many training runs: `run_all` gives every run a process of its own, on this machine or on the workers of Dask.
+
+A run continues from its last checkpoint: the death of a process costs the work since then, and the run can be started
+again. A new process imports this module and the module of ``fit``, never the script that called `run_all`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from subprocess import PIPE, Popen
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+import cloudpickle
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from bioshare.checks import whole
+from bioshare.files import replacing
+from bioshare.train.config import TrainConfig
+from bioshare.train.interrupt import Caught, Interrupted, TimeUpError, interruptible
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+RESTARTS = 3
+"""How often a run is started again after a signal has killed its process, as Dask's default is for a dead worker."""
+CHECKPOINT_EVERY = 120.0
+"""Default seconds between two checkpoints of a run: the work that a dead process may cost."""
+EVERY_GPU = ("auto", "cuda")
+"""Devices that stand for all GPUs of this machine, one per process."""
+Ending = xr.Dataset | str | None
+"""A run's history; or its error in words; or None for a run that was stopped with a checkpoint."""
+CONNECT = 10.0
+"""Seconds to wait for a scheduler."""
+POLL = 0.05
+"""Seconds between two looks at the runs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: its name in messages, its configuration, and the folder of its files."""
+
+    name: str
+    config: TrainConfig
+    folder: Path
+
+    @staticmethod
+    def of(home: str, config: TrainConfig, root: Path) -> Job:
+        """The run of a configuration in the folder root/home/seedN."""
+        name = f"{home}/seed{config.seed}"
+        return Job(name, config, root.absolute() / name)
+
+
+@dataclass
+class Outcomes:
+    """Endings of the jobs, by name.
+
+    Attributes:
+        results: histories of the finished runs.
+        failures: error and message of the failed runs.
+        time_up: whether the time was over before all runs had ended. Runs that were begun have checkpoints.
+    """
+
+    results: dict[str, xr.Dataset] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    time_up: bool = False
+
+    def add(self, name: str, ending: Ending) -> str:
+        """Add a job that has ended, and return the ending in words."""
+        if isinstance(ending, str):
+            self.failures[name] = ending
+            return ending
+        if ending is None:
+            return "not complete"
+        self.results[name] = ending
+        return "done"
+
+
+def run_all(
+    jobs: Sequence[Job],
+    fit: Callable[..., xr.Dataset],
+    *,
+    seconds: float | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    done: Callable[[Job], None] = lambda job: None,
+    **options: Any,
+) -> Outcomes:
+    """Train all jobs, a few at a time, each from its last checkpoint.
+
+    SIGTERM, Ctrl-C or the death of this process lets the runs of this machine write their checkpoints and end. The
+    workers of a scheduler finish the runs that were begun: wait for the workers before the same jobs are given again.
+
+    Args:
+        jobs: with distinct names and folders; the folders must be the same on all machines.
+        fit: called as ``fit(config, folder, resume=True, progress=..., device=..., **options)``, with the remaining
+            ``seconds`` if the time is limited. An error of ``fit`` ends the run for good.
+        seconds: stop after that time; runs that were begun write checkpoints, further runs do not begin.
+        scheduler: address of a Dask scheduler whose workers have one thread each; None for this machine.
+        workers: runs at a time; None for all workers of the scheduler, or on this machine one per GPU, or one.
+        threads: PyTorch's threads per run; None shares the threads of this process among the runs, and leaves the
+            workers of a scheduler as they are.
+        device: where to train; "auto" and "cuda" give every process of this machine a GPU of its own.
+        progress: show the name of each run that ends, and a bar over the runs, or over the images where this machine
+            trains one run at a time.
+        done: called in this process with every job that has finished.
+        options: further arguments of ``fit``; ``checkpoint_every`` is `CHECKPOINT_EVERY` by default.
+
+    Raises:
+        ValueError: two jobs have one name or one folder, the scheduler does not answer, or a worker of the scheduler
+            has several threads. Nothing was trained.
+        Interrupted: SIGTERM or Ctrl-C.
+    """
+    _check_jobs(jobs)
+    until = None if seconds is None else time.time() + seconds
+    at_once = None if workers is None else whole("workers", workers, "a number of runs", at_least=1)
+    if scheduler is None:
+        at_once = min(at_once or default_workers(device), len(jobs))
+        threads = threads or max(1, torch.get_num_threads() // at_once)
+    single = scheduler is None and at_once == 1  # shows its own bar
+    options = {"checkpoint_every": CHECKPOINT_EVERY, "progress": progress and single} | options
+    call = partial(train_job, fit=fit, until=until, threads=threads, **options)
+    outcomes, tell = Outcomes(), partial(tqdm.write, file=sys.stderr) if progress else lambda text: None
+    with ExitStack() as stack:
+        if scheduler is None:
+            submit = lambda call: stack.enter_context(RunProcess(call))
+        else:
+            client = stack.enter_context(_connected(scheduler))
+            at_once = at_once or max(1, len(cast("dict[str, int]", client.nthreads())))
+            submit = partial(client.submit, pure=False)
+        begin = lambda job, slot: submit(partial(call, job, device=device if scheduler else own_device(device, slot)))
+        caught = stack.enter_context(interruptible())
+        bar = stack.enter_context(tqdm(total=len(jobs), unit="run", disable=single or not progress))
+        for job, ending in _in_turn(jobs, begin, at_once or 1, until, caught):
+            tell(f"{job.name}: {outcomes.add(job.name, ending)}")
+            bar.update(ending is not None)
+            if job.name in outcomes.results:
+                done(job)
+    if caught.signal:
+        busy = f"the workers of {scheduler} finish the runs that were begun; once they are idle, " if scheduler else ""
+        goes_on = f"{busy}the same command goes on from the runs' last checkpoints"
+        raise Interrupted(f"stopped by signal {caught.signal}; {goes_on}", caught.signal)
+    outcomes.time_up = len(outcomes.results) + len(outcomes.failures) < len(jobs)
+    return outcomes
+
+
+def train_job(
+    job: Job, fit: Callable[..., xr.Dataset], until: float | None, threads: int | None, **options: Any
+) -> Ending:
+    """Train one run in this process, until its end or until the time ``until`` on the clock."""
+    if threads:
+        torch.set_num_threads(threads)
+    if until is not None:
+        options["seconds"] = max(0.0, until - time.time())
+    try:
+        return fit(job.config, job.folder, resume=True, **options)
+    except TimeUpError:
+        return None
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def default_workers(device: str) -> int:
+    """One run per GPU; one on a CPU, where a single run keeps all cores busy, and on a chosen GPU."""
+    return max(1, torch.cuda.device_count()) if device in EVERY_GPU else 1
+
+
+def own_device(device: str, slot: int) -> str:
+    """The device of the run in a slot: a GPU by number where all GPUs are meant."""
+    if device in EVERY_GPU and torch.cuda.is_available():
+        return f"cuda:{slot % torch.cuda.device_count()}"
+    return device
+
+
+def _check_jobs(jobs: Sequence[Job]) -> None:
+    if not jobs:
+        raise ValueError("jobs must not be empty")
+    for values in ([job.name for job in jobs], [str(job.folder) for job in jobs]):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f"jobs must have names and folders of their own; got twice: {', '.join(twice)}")
+
+
+def _connected(scheduler: str) -> Client:
+    """A connection to a scheduler whose workers have one thread each."""
+    from distributed import Client  # takes a second to import
+
+    try:
+        client = Client(scheduler, timeout=CONNECT)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"scheduler must be the address of a running Dask scheduler, such as tcp://host:8786; got {scheduler!r}, "
+            f"which does not answer ({error})"
+        ) from error
+    if any(threads > 1 for threads in cast("dict[str, int]", client.nthreads()).values()):
+        client.close()
+        raise ValueError(
+            f"the workers of {scheduler} must have one thread each, since runs in one process would share its "
+            f"random generators; start them with `dask worker {scheduler} --nthreads 1`"
+        )
+    return client
+
+
+def _in_turn(
+    jobs: Sequence[Job], begin: Callable[[Job, int], Any], at_once: int, until: float | None, caught: Caught
+) -> Iterator[tuple[Job, Ending]]:
+    """Begin the jobs, never more than ``at_once`` unfinished ones, each in a free slot, and yield each that ends."""
+    waiting, running = list(jobs), dict[int, tuple[Job, Any]]()
+    while waiting or running:
+        if caught.signal or (until is not None and time.time() >= until):
+            waiting.clear()
+        while waiting and len(running) < at_once:
+            slot = next(number for number in count() if number not in running)
+            job = waiting.pop(0)
+            running[slot] = job, begin(job, slot)
+        time.sleep(POLL)
+        for slot, (job, run) in list(running.items()):
+            if caught.signal:
+                run.cancel()
+            if run.done():
+                del running[slot]
+                try:
+                    ending = run.result()
+                except Exception as error:  # not of the run, but of its process or worker
+                    ending = None if caught.signal else f"{type(error).__name__}: {error}"
+                yield job, ending
+
+
+class RunProcess:
+    """A function call in a process of its own, started again after a signal has killed the process.
+
+    The methods are those of a future. As a context manager it kills the process at the end of the block. SIGTERM stops
+    the process when the call is cancelled and when this process dies; Ctrl-C in a terminal does not reach the process.
+    """
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.starts, self.cancelled, self.folder = 0, False, TemporaryDirectory(prefix="bioshare-")
+        self.file, self.returned = (Path(self.folder.name, name) for name in ("call", "result"))
+        self.file.write_bytes(cloudpickle.dumps(call))
+        self._start()
+
+    def _start(self) -> None:
+        code = f"import sys; sys.path = {sys.path!r}; from bioshare.train.runs import work; work({self.folder.name!r})"
+        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, start_new_session=True)
+        self.starts += 1
+
+    def __enter__(self) -> RunProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self.process:
+            self.process.kill()
+        self.folder.cleanup()
+
+    def done(self) -> bool:
+        """Whether the process has ended for good."""
+        status = self.process.poll()
+        if status is None:
+            return False
+        with self.process:  # closes the pipe
+            pass
+        killed = (status < 0 or status > 128) and not self.returned.exists()
+        if killed and not self.cancelled and self.starts <= RESTARTS:
+            self._start()
+            return False
+        return True
+
+    def result(self) -> Any:
+        """The value of the call.
+
+        Raises:
+            RuntimeError: the process ended without one.
+        """
+        if not self.returned.exists():
+            raise RuntimeError(f"its process ended with status {self.process.returncode}, at start {self.starts}")
+        return pickle.loads(self.returned.read_bytes())
+
+    def cancel(self) -> None:
+        """Stop the process by SIGTERM, upon which a run writes a checkpoint."""
+        if not self.cancelled:
+            self.cancelled = True
+            self.process.terminate()
+
+
+def work(folder: str) -> None:
+    """Make the call of a `RunProcess`, in the new process."""
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        value = pickle.loads(Path(folder, "call").read_bytes())()
+    except KeyboardInterrupt as error:
+        sys.exit(128 + getattr(error, "signal", signal.SIGINT))
+    with replacing(Path(folder, "result")) as path:
+        path.write_bytes(pickle.dumps(value))
+
+
+def _stop_with_parent() -> None:
+    os.read(0, 1)  # waits until the parent closes its end of the pipe, or dies
+    os.kill(os.getpid(), signal.SIGTERM)
