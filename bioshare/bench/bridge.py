@@ -18,7 +18,7 @@ from torch import nn
 
 from bioshare.bench.harness import BenchColumn, BenchTable, add_common_options, available_bytes, timed, turns
 from bioshare.bench.networks import NETWORKS, TrainingStep, add_network_options, bench_network
-from bioshare.bridge import HebbianSharing, InstantSharing, Sleep, SleepReport
+from bioshare.bridge import HebbianSharing, InstantSharing, Phase, Sleep, SleepReport
 from bioshare.bridge.geometry import inputs_of
 from bioshare.circuit.stimuli import gaussian, grid, noise
 from bioshare.cli import positive
@@ -51,8 +51,6 @@ BRIDGE_COLUMNS = (
 
 MEDIANS = "spread", "mean_norm", "neg_log_snr_before", "neg_log_snr_after"
 """Fields of a report's layers whose medians are the effect of a sleep."""
-
-Share = InstantSharing | HebbianSharing | Sleep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +87,10 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "training step": TrainingStep(model, (3, side, side), batch, dtype),
         "training step, convolutional": TrainingStep(make("conv", device), (3, side, side), batch, dtype),
     }
-    shares = timed_sharings(arguments.pool, arguments.relayed)
-    fresh = lambda share: share(make("auto", device), SEED, progress=False)
-    for name, seconds, reports in timed_steps(model, steps, shares, arguments.repeats, device):
-        add_sleep_row(table, name, seconds, reports, fresh(shares[name]) if reports else None)
+    phases = timed_phases(arguments.pool, arguments.relayed)
+    fresh = lambda phase: phase(make("auto", device), SEED, progress=False)
+    for name, seconds, reports in timed_steps(model, steps, phases, arguments.repeats, device):
+        add_sleep_row(table, name, seconds, reports, fresh(phases[name]) if reports else None)
     if arguments.noise:
         seconds, report = timed(partial(fresh, noisy_sleep()))
         add_sleep_row(table, f"ideal sleep, noise of {NOISE}, once", seconds, [report], report)
@@ -100,28 +98,28 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def timed_steps(
-    model: nn.Module, steps: dict[str, TrainingStep], shares: dict[str, Share], repeats: int, device: torch.device
+    model: nn.Module, steps: dict[str, TrainingStep], phases: dict[str, Phase], repeats: int, device: torch.device
 ) -> Iterator[tuple[str, float, list[SleepReport]]]:
-    """Name and median seconds of training steps, and of sharings of the model, with the reports of all turns."""
-    reports: dict[str, list[SleepReport]] = {name: [] for name in shares}
+    """Name and median seconds of training steps, and of phases of the model, with the reports of all turns."""
+    reports: dict[str, list[SleepReport]] = {name: [] for name in phases}
     seeds = itertools.count(SEED + 1)
 
     def sleep(name: str) -> None:
-        reports[name].append(shares[name](model, next(seeds), progress=False, measure=False))
+        reports[name].append(phases[name](model, next(seeds), progress=False, measure=False))
 
     for step in steps.values():
         step()  # the optimiser makes its moments
-    for share in shares.values():
-        warm_up_phase(share, model)
-    works: dict[str, Callable[[], object]] = {**steps, **{name: partial(sleep, name) for name in shares}}
+    for phase in phases.values():
+        warm_up_phase(phase, model)
+    works: dict[str, Callable[[], object]] = {**steps, **{name: partial(sleep, name) for name in phases}}
     for name, seconds in turns(works, repeats, device):
         yield name, seconds, reports.get(name, [])
 
 
-def timed_sharings(pool: int, relayed: bool) -> dict[str, Share]:
-    """The sharings in the table, by name."""
+def timed_phases(pool: int, relayed: bool) -> dict[str, Phase]:
+    """The phases in the table, by name."""
     circuit = partial(Sleep.rate_circuit, times=TIMES)
-    shares: dict[str, Share] = {
+    phases: dict[str, Phase] = {
         "direct averaging": InstantSharing(),
         "batched Hebbian updates": HebbianSharing(),
         "ideal sleep": Sleep.steady_state(times=TIMES),
@@ -131,8 +129,8 @@ def timed_sharings(pool: int, relayed: bool) -> dict[str, Share]:
         f"rate circuit, alpha = 10, from a pool of {pool}": circuit(10.0, pool=pool),
     }
     if relayed:
-        shares["rate circuit, alpha = 10, relayed"] = circuit(10.0, stimulus=gaussian(), patterns="relayed")
-    return shares
+        phases["rate circuit, alpha = 10, relayed"] = circuit(10.0, stimulus=gaussian(), patterns="relayed")
+    return phases
 
 
 def noisy_sleep() -> Sleep:
@@ -140,17 +138,17 @@ def noisy_sleep() -> Sleep:
     return Sleep.steady_state(times=TIMES, stimulus=noise(grid(shuffle=True), NOISE))
 
 
-def warm_up_phase(share: Share, model: nn.Module) -> None:
+def warm_up_phase(phase: Phase, model: nn.Module) -> None:
     """Let libraries load, and simulate the maps of a pool.
 
     Small layers of two neurons suffice, since a map depends on the number of inputs only.
     """
-    pool = (share.pool if isinstance(share, Sleep) else None) or 0
+    pool = (phase.pool if isinstance(phase, Sleep) else None) or 0
     layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d)]
     inputs = sorted({inputs_of(layer) for layer in layers}) if pool else [9]
     small = nn.ModuleList(LocallyConnected2d(many, 1, 1, input_size=(1, 2)) for many in inputs).to(layers[0].weight)
     for seed in itertools.count():
-        if share(small, seed, progress=False, measure=False).pool_maps >= len(inputs) * pool:
+        if phase(small, seed, progress=False, measure=False).pool_maps >= len(inputs) * pool:
             return
 
 

@@ -143,9 +143,9 @@ class TrainingStep:
         for _ in range(WARM_UP + 1):
             self()
 
-    def sharing(self, share: InstantSharing | Sleep) -> Callable[[int], None]:
-        """Function of a seed: share the weights in the stream of the step, from a graph if the step is replayed."""
-        change = changing(share, self.run.model, record=self.record)
+    def change(self, phase: InstantSharing | Sleep) -> Callable[[int], None]:
+        """Function of a seed: change the weights in the stream of the step, from a graph if the step is replayed."""
+        change = changing(phase, self.run.model, record=self.record)
 
         def in_lane(seed: int) -> None:
             with self.lane:

@@ -67,13 +67,13 @@ def timed_sleeps(problem: Problem, repeats: int) -> Iterator[tuple[str, Callable
     """Name and sleep of every row; a sleep returns seconds and weights."""
     from bioshare.circuit.brian import Brian2  # the other benches run without Brian2
 
-    yield "loop, bare", lambda: phase_of_run(Loop().run(problem, progress=False), "run")
+    yield "loop, bare", lambda: seconds_of(Loop().run(problem, progress=False), "run")
     yield "loop, recording the SNR at every step", partial(timed, partial(record_every_step, problem))
     for threads in (1, 2):
         sleep = cache(partial(Brian2(threads=threads).run, problem, progress=False))
-        for phase in ("compile", "run"):
-            name = f"brian2 standalone, {threads} thread{'s' * (threads > 1)}: {phase}"
-            yield name, lambda sleep=sleep, phase=phase: phase_of_run(sleep(), phase)
+        for part in ("compile", "run"):
+            name = f"brian2 standalone, {threads} thread{'s' * (threads > 1)}: {part}"
+            yield name, lambda sleep=sleep, part=part: seconds_of(sleep(), part)
     every = replace(problem, record_every=1)
     for name, recorded in (("exact, bare", problem), ("exact, recording at every presentation", every)):
         for threads in (1, 2):
@@ -81,9 +81,9 @@ def timed_sleeps(problem: Problem, repeats: int) -> Iterator[tuple[str, Callable
             yield f"{name}, {threads} thread{'s' * (threads > 1)}", partial(median_of_runs, sleep, repeats)
 
 
-def phase_of_run(outcome: Outcome, phase: str) -> tuple[float, Array]:
-    """Seconds of a phase of an engine, and the weights after sleep."""
-    return outcome.seconds[phase], outcome.weights
+def seconds_of(outcome: Outcome, part: str) -> tuple[float, Array]:
+    """Seconds of compiling or running, and the weights after sleep."""
+    return outcome.seconds[part], outcome.weights
 
 
 def median_of_runs(sleep: Callable[[], Outcome], repeats: int) -> tuple[float, Array]:

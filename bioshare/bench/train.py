@@ -85,7 +85,7 @@ class Variant(NamedTuple):
         if self.sharing != "instant":
             phase = Sleep.rate_circuit(pool=pool if self.sharing == "pool" else None)
             warm_up_phase(phase, step.run.model)
-        change, seeds = step.sharing(phase), itertools.count()
+        change, seeds = step.change(phase), itertools.count()
         for _ in range(WARM_UP + 1):
             change(next(seeds))
         return lambda: change(next(seeds))

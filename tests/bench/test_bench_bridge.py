@@ -29,7 +29,7 @@ def bridge_rows(capsys, *options):
 def test_the_bench_of_sleeps_prints_a_row_for_each(small, capsys):
     rows = bridge_rows(capsys, "--repeats", "2", "--pool", "2", "--relayed", "--noise")
     steps = ["training step", "training step, convolutional"]
-    names = [*steps, *bridge.timed_sharings(2, relayed=True), f"ideal sleep, noise of {bridge.NOISE}, once"]
+    names = [*steps, *bridge.timed_phases(2, relayed=True), f"ideal sleep, noise of {bridge.NOISE}, once"]
     assert [name for name, _ in rows] == names
     for name, cells in rows:
         numbers = [float(cell) for cell in cells if cell != "-"]
