@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for the same out of a folder, until the end of the block or of this process.
 
     Raises:
@@ -59,7 +59,7 @@ def alone(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def refuse_unwritable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Refuse a folder that can't be written, or made, before long work has gone into what it should hold.
 
     Raises:

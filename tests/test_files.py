@@ -2,7 +2,7 @@ import multiprocessing
 
 import pytest
 
-from bioshare.files import alone, replacing
+from bioshare.files import locked, replacing
 
 
 def test_an_error_leaves_the_file_as_it_was(tmp_path):
@@ -16,7 +16,7 @@ def test_an_error_leaves_the_file_as_it_was(tmp_path):
 
 
 def hold(folder, ready, done):
-    with alone(folder):
+    with locked(folder):
         ready.set()
         done.wait(30)
 
@@ -27,9 +27,9 @@ def test_a_second_process_is_kept_out_until_the_first_is_gone_even_by_a_kill(tmp
     process = context.Process(target=hold, args=(tmp_path, ready, done))
     process.start()
     assert ready.wait(30)
-    with pytest.raises(ValueError, match="folder must have no other process training in it"), alone(tmp_path):
+    with pytest.raises(ValueError, match="folder must have no other process training in it"), locked(tmp_path):
         pass
     process.kill()
     process.join(30)
-    with alone(tmp_path):
+    with locked(tmp_path):
         assert process.exitcode == -9

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bioshare.bench.harness import machine_line, without_tf32
-from bioshare.files import refuse_unwritable, replacing
+from bioshare.files import check_writable, replacing
 
 BENCHES = {
     "sleep": "one sleep of Fig. 4B in every engine",
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.to is not None:
         if arguments.to.is_dir():
             raise ValueError(f"--to must be a file; got {arguments.to}, a folder")
-        refuse_unwritable(arguments.to.parent)
+        check_writable(arguments.to.parent)
     if "threads" in arguments:
         torch.set_num_threads(arguments.threads)
     machine, start = machine_line(), time.perf_counter()

@@ -19,7 +19,7 @@ from bioshare.bridge import InstantSharing, Sleep, neg_log_snr
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import Batches
-from bioshare.train.data.plan import seed_at
+from bioshare.train.data.order import seed_at
 from bioshare.train.distributed import Processes
 from bioshare.train.evaluation import evaluate, judged
 from bioshare.train.graph import Recording, Replayed

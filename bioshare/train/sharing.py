@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bioshare.bridge import InstantSharing, Sleep
 from bioshare.circuit import stimuli
 from bioshare.train.config import TrainConfig
-from bioshare.train.data.plan import seed_at
+from bioshare.train.data.order import seed_at
 from bioshare.train.graph import Recording, Replayed
 
 

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from bioshare.files import alone, refuse_unwritable
+from bioshare.files import check_writable, locked
 from bioshare.nn.forms import Form
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
@@ -115,7 +115,7 @@ def complete_or_trainable(config: TrainConfig, folder: Path, resume: bool) -> xr
         refuse_other(config, checkpoint.read_metadata(path)["config"], path)
     found = complete(folder, config)
     if found is None:
-        refuse_unwritable(folder)
+        check_writable(folder)
     return found
 
 
@@ -141,7 +141,7 @@ def steps(
         tests = test_batches(dataset, config, here.device, here.rank, here.world)
         sizes = {"num_classes": len(dataset.classes), "input_size": dataset.input_size}
         run = Run(config, network(config, **sizes), batches, here, options.record_snr, sizes, session.record())
-        with closing(run), alone(folder) if here.rank == 0 else nullcontext():
+        with closing(run), locked(folder) if here.rank == 0 else nullcontext():
             if (folder / CHECKPOINT).exists():
                 run.restore(folder / CHECKPOINT)
             with _bar(run, options.progress, line) as bar:

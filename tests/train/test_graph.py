@@ -21,7 +21,7 @@ from bioshare.nn import resnet20, to_locally_connected
 from bioshare.train import loop
 from bioshare.train import run as training
 from bioshare.train.checkpoint import MOMENTS
-from bioshare.train.data.plan import Plan
+from bioshare.train.data.order import BatchOrder
 from bioshare.train.data.streams import sent
 from bioshare.train.distributed import Processes
 from bioshare.train.graph import WARM_UP, CudaRecording, Replayed, recorder
@@ -222,7 +222,7 @@ class NoNumbers(TorchFunctionMode):
 def steps_of(model, device, **fields):
     """One step, and then one that must not wait; the sharing's indices are on the device after the first."""
     config = dataclasses.replace(CONFIG, **{"share_every": None} | fields)
-    made = Run(config, model, Plan(150, 4), Processes(device), record=Tape)  # pyright: ignore[reportArgumentType]
+    made = Run(config, model, BatchOrder(150, 4), Processes(device), record=Tape)  # pyright: ignore[reportArgumentType]
     x, y = torch.zeros(4, 1, 8, 8, device=device), torch.zeros(4, dtype=torch.int64, device=device)
     made.step(x, y)
     with NoWaiting(), NoNumbers():

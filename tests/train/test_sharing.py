@@ -12,7 +12,7 @@ from bioshare.circuit import stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.nn import LocallyConnected2d
 from bioshare.train.config import TrainConfig
-from bioshare.train.data.plan import seed_at
+from bioshare.train.data.order import seed_at
 from bioshare.train.sharing import sharing
 
 INSTANT = TrainConfig(locally_connected=True, share_every=3)

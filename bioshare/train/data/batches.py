@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from bioshare.train.config import TrainConfig
 from bioshare.train.data.datasets import Dataset
-from bioshare.train.data.plan import Plan, seeded
+from bioshare.train.data.order import BatchOrder, seeded
 from bioshare.train.data.prepared import ImageFiles
 from bioshare.train.data.streams import StreamedBatches, sent
 
@@ -75,9 +75,9 @@ def training_batches(
             ``rank`` isn't below ``world``.
     """
     chosen = _training_images(dataset, config)
-    flip = dataset.form.flip if config.flip is None else config.flip
-    plan = Plan(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
-    return _batches(dataset, "train", chosen, config.padding, plan, device, config.imagenet_crop == "random-resized")
+    flip = dataset.usage.flip if config.flip is None else config.flip
+    order = BatchOrder(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
+    return _batches(dataset, "train", chosen, config.padding, order, device, config.imagenet_crop == "random-resized")
 
 
 def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
@@ -90,8 +90,8 @@ def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, ra
         config: batch_size and validation count here.
     """
     chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
-    plan = Plan(len(chosen), config.batch_size, rank=rank, world=world)
-    return _batches(dataset, "train" if config.validation else "test", chosen, 0, plan, device)
+    order = BatchOrder(len(chosen), config.batch_size, rank=rank, world=world)
+    return _batches(dataset, "train" if config.validation else "test", chosen, 0, order, device)
 
 
 test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
@@ -103,7 +103,7 @@ class DecodedBatches:
 
     pixels: Tensor
     labels: Tensor
-    plan: Plan
+    order: BatchOrder
     padding: int
     side: int
     mean: Tensor
@@ -111,18 +111,18 @@ class DecodedBatches:
 
     @property
     def images(self) -> int:
-        return self.plan.images
+        return self.order.images
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in self.plan.epoch(epoch, start):
+        for part in self.order.epoch(epoch, start):
             places = np.stack([part.indices, *part.places(2 * self.padding)])
             indices, rows, columns, flips = sent(torch.from_numpy(places), self.pixels.device)
             images = (self.pixels[indices] - self.mean) / self.std  # first, so that the padding is 0
             images = crops(images, rows, columns, self.side, self.padding)
-            if self.plan.flip:
+            if self.order.flip:
                 images = torch.where(flips.bool()[:, None, None, None], images.flip(-1), images)
             yield images, self.labels[indices]
 
@@ -152,7 +152,7 @@ def _batches(
     part: Literal["train", "test"],
     chosen: np.ndarray,
     padding: int,
-    plan: Plan,
+    order: BatchOrder,
     device: torch.device,
     random_resized: bool = False,
 ) -> Batches:
@@ -160,17 +160,17 @@ def _batches(
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
     if len(chosen) < len(images):
         images, labels = images[chosen], labels[chosen]
-    side = dataset.form.side
+    side = dataset.usage.side
     mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
     if isinstance(images, ImageFiles):
-        return StreamedBatches(images, labels, plan, side, mean, std, random_resized)
+        return StreamedBatches(images, labels, order, side, mean, std, random_resized)
     most = (images.shape[-1] - side) // 2
     if most and padding > most:
         raise ValueError(
             f"padding must be at most {most} for {dataset.name}, since {side} + 2 padding of the "
             f"{images.shape[-1]} rows and columns of an image are used; got {padding}"
         )
-    return DecodedBatches(images.to(device), labels.to(device), plan, padding, side, mean, std)
+    return DecodedBatches(images.to(device), labels.to(device), order, padding, side, mean, std)
 
 
 def _training_images(dataset: Dataset, config: TrainConfig) -> np.ndarray:
@@ -187,7 +187,7 @@ def _training_images(dataset: Dataset, config: TrainConfig) -> np.ndarray:
 
 def _held_out(dataset: Dataset) -> np.ndarray:
     """Indices of the validation images among those for training, whatever the seed of a run."""
-    held_out, images = dataset.form.validation, len(dataset.train_labels)
+    held_out, images = dataset.usage.validation, len(dataset.train_labels)
     if held_out >= images:
         raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
     return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))

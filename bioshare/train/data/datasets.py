@@ -11,24 +11,23 @@ import torch
 from torch import Tensor
 
 from bioshare.train.config import DatasetName
-from bioshare.train.data.prepare import pixel_statistics, prepared_file
-from bioshare.train.data.prepared import ImageFiles, read_prepared
+from bioshare.train.data.prepared import ImageFiles, pixel_statistics, prepared_file, read_prepared
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation per channel that the paper normalises TinyImageNet and ImageNet with."""
+"""Mean and standard deviation per channel in the paper for TinyImageNet and ImageNet."""
 DIGITS_FOR_TRAINING = 1437
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a data set is used in Sec. 5 of the paper.
+class Usage:
+    """Treatment of a data set in Sec. 5 of the paper.
 
     Attributes:
-        side: rows and columns that networks see.
-        validation: how many training images are held out for tuning.
+        side: rows and columns of the network's input.
+        validation: number of training images to hold out for tuning.
         flip: whether half of the training images are mirrored.
-        imagenet_statistics: whether images are normalised with ImageNet's mean and standard deviation, and not with
-            those of all training pixels.
+        imagenet_statistics: whether images are normalised with ImageNet's mean and standard deviation, rather than
+            with the mean and standard deviation of all training pixels.
     """
 
     side: int
@@ -37,13 +36,13 @@ class Form:
     imagenet_statistics: bool = False
 
 
-FORMS = {
-    "cifar10": Form(32, 5_000),
-    "cifar10-jpeg": Form(32, 5_000),
-    "cifar100": Form(32, 5_000),
-    "tinyimagenet": Form(48, 10_000, imagenet_statistics=True),
-    "imagenet": Form(224, 10_000, flip=True, imagenet_statistics=True),
-    "digits": Form(8, DIGITS_FOR_TRAINING // 5),
+USAGES = {
+    "cifar10": Usage(32, 5_000),
+    "cifar10-jpeg": Usage(32, 5_000),
+    "cifar100": Usage(32, 5_000),
+    "tinyimagenet": Usage(48, 10_000, imagenet_statistics=True),
+    "imagenet": Usage(224, 10_000, flip=True, imagenet_statistics=True),
+    "digits": Usage(8, DIGITS_FOR_TRAINING // 5),
 }
 
 
@@ -52,11 +51,11 @@ class Dataset:
     """Images with their classes.
 
     Attributes:
-        name: a key of `FORMS`.
-        classes: their names, in the order of the labels.
+        name: a key of `USAGES`.
+        classes: names of the classes, in the order of the labels.
         train_images, test_images: (n, channels, rows, columns) uint8; or image files of any size.
         train_labels, test_labels: (n,) int64.
-        mean, std: per channel, where the brightest pixel is 1; what images are normalised with.
+        mean, std: per channel, for normalisation; the brightest pixel counts as 1.
     """
 
     name: str
@@ -69,25 +68,25 @@ class Dataset:
     std: tuple[float, ...]
 
     @property
-    def form(self) -> Form:
-        return FORMS[self.name]
+    def usage(self) -> Usage:
+        return USAGES[self.name]
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(channels, rows, columns) that networks see."""
-        return len(self.mean), self.form.side, self.form.side
+        """(channels, rows, columns) of the network's input."""
+        return len(self.mean), self.usage.side, self.usage.side
 
 
 def load(name: str, folder: Path | str | None = None) -> Dataset:
-    """A data set by name. Its images stay on disk until they are used: the file is mapped into memory.
+    """A data set by name. Images stay on disk until their first use: the file is mapped into memory.
 
-    "digits" are scikit-learn's 1,797 handwritten digits of 8 x 8, whose 17 levels of grey become 0 to 255. They need
-    no file. They are shuffled with a fixed seed: the first 1,437 train, the last 360 test.
+    "digits" are scikit-learn's 1,797 handwritten digits of 8 x 8, and need no file. The 17 levels of grey become 0 to
+    255. In a shuffled order with a fixed seed, the first 1,437 train and the last 360 test.
 
     Args:
-        name: one of the names in `FORMS`.
-        folder: where ``python -m bioshare prepare`` put the file; None for the environment variable BIOSHARE_DATA, or
-            ``data``.
+        name: a key of `USAGES`.
+        folder: folder of the file from ``python -m bioshare prepare``; None for the environment variable
+            BIOSHARE_DATA, or ``data``.
 
     Raises:
         FileNotFoundError: the data set was not prepared; gives the command.
@@ -98,12 +97,12 @@ def load(name: str, folder: Path | str | None = None) -> Dataset:
     if name == "digits":
         return _digits()
     train, test, facts = read_prepared(prepared_file(name, folder), name)
-    mean, std = IMAGENET_STATISTICS if FORMS[name].imagenet_statistics else (facts["mean"], facts["std"])
+    mean, std = IMAGENET_STATISTICS if USAGES[name].imagenet_statistics else (facts["mean"], facts["std"])
     return Dataset(name, tuple(facts["classes"]), *train, *test, tuple(mean), tuple(std))
 
 
 def _digits() -> Dataset:
-    from sklearn.datasets import load_digits  # half a second that the other data sets can do without
+    from sklearn.datasets import load_digits  # takes half a second
 
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))

@@ -1,30 +1,16 @@
-"""``python -m bioshare prepare``: from the form in which a data set is published to one file that training maps.
-
-The file ``NAME.safetensors`` holds ``train_images`` (n, channels, rows, columns) uint8, ``train_labels`` (n,) int64,
-``test_images`` and ``test_labels``; and as JSON, in the metadata field "bioshare": ``name``, ``classes``, ``source``
-and its ``sha256`` (of a single file), the ``version`` that wrote it, ``mean`` and ``std`` of the training pixels, a
-number from 0 to 1 per channel.
-
-ImageNet's images differ in size and would fill 300 GB: they stay where they are, in ``folder`` of the metadata, and
-``train_images`` is replaced by their names, ``train_names`` (bytes,) uint8 in UTF-8, one after the other, and
-``train_ends`` (n,) int64, where each of them ends.
-"""
+"""``python -m bioshare prepare``: turn a published data set into the one file that training maps into memory."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
-import bioshare
-from bioshare.files import refuse_unwritable, replacing
+from bioshare.files import check_writable
 from bioshare.train.data.image_folders import ImageFolder
-from bioshare.train.data.sources import CifarArchive, Contents, JpegArrays, Source, Split
+from bioshare.train.data.prepared import prepared_file, write_prepared
+from bioshare.train.data.sources import CifarArchive, JpegArrays, Source
 
 SOURCES: dict[str, Source] = {
     "cifar10": CifarArchive(
@@ -73,93 +59,47 @@ def prepare(
     source: Source | None = None,
     progress: bool = True,
 ) -> Path:
-    """Turn a published data set into the one file that `bioshare.train.data.load` reads.
+    """Turn a published data set into the one file for `bioshare.train.data.load`.
 
-    The file appears whole or not at all, and replaces one that was there.
+    The file appears whole or not at all, and replaces an older file. Images are decoded in several processes: a script
+    that calls this function needs ``if __name__ == "__main__":``.
 
     Args:
         name: a key of `SOURCES`.
-        path: the archive or the folder that was fetched.
-        folder: where ``NAME.safetensors`` goes; None as in `data_folder`.
-        source: what ``path`` must be; None for ``SOURCES[name]``.
+        path: the published archive or folder.
+        folder: folder of the new file ``NAME.safetensors``; None for $BIOSHARE_DATA, or ``data``.
+        source: form of ``path``; None for ``SOURCES[name]``.
         progress: show a bar over the images.
 
-    Images are decoded in processes of their own: a script that calls this needs ``if __name__ == "__main__":``.
-
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         FileNotFoundError: there is no ``path``.
         PermissionError: ``folder`` can't be written.
-        ValueError: the name is unknown, or the source isn't what it should be; names the file. Nothing was written.
+        ValueError: the name is unknown, or the source is damaged or of another form. Nothing was written.
     """
     if name not in SOURCES:
-        told = "digits needs no preparation" if name == "digits" else f"got {name!r}"
-        raise ValueError(f"name must be one of {', '.join(SOURCES)}; {told}")
+        detail = "digits needs no preparation" if name == "digits" else f"got {name!r}"
+        raise ValueError(f"name must be one of {', '.join(SOURCES)}; {detail}")
     source, path, target = source or SOURCES[name], Path(path), prepared_file(name, folder)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; it must be {source.form}")
-    refuse_unwritable(target.parent)
+    check_writable(target.parent)
     with tqdm(total=sum(source.images.values()), desc=name, unit="image", disable=not progress, leave=False) as bar:
         contents = source.read(path, bar)
-    tensors = _tensors("train", contents.train) | _tensors("test", contents.test)
-    metadata = {"bioshare": json.dumps(_facts(name, path, contents))}
-    with replacing(target) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_prepared(target, name, path, contents)
     return target
 
 
-def data_folder(folder: Path | str | None = None) -> Path:
-    """``folder``; or the environment variable BIOSHARE_DATA; or ``data``."""
-    return Path(folder or os.environ.get("BIOSHARE_DATA") or "data")
-
-
-def prepared_file(name: str, folder: Path | str | None = None) -> Path:
-    """Where the prepared data set of that name is."""
-    return data_folder(folder) / f"{name}.safetensors"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command line."""
+    """Add the options of ``prepare``."""
     forms = "; ".join(f"{name}: {source.form}" for name, source in SOURCES.items())
     parser.add_argument("name", choices=SOURCES, help="the data set")
-    parser.add_argument("--from", dest="path", type=Path, required=True, help=f"what was fetched. {forms}")
+    parser.add_argument("--from", dest="path", type=Path, required=True, help=f"the published files. {forms}")
     parser.add_argument("--to", type=Path, help="folder of NAME.safetensors (default: $BIOSHARE_DATA, or data)")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Prepare a data set and say where it is."""
+    """Prepare a data set and print the path of the file."""
     print(prepare(arguments.name, arguments.path, arguments.to))
-
-
-def _tensors(part: str, split: Split) -> dict[str, np.ndarray]:
-    """What a part is stored as, by name."""
-    labels = {f"{part}_labels": split.labels}
-    if isinstance(split.images, np.ndarray):
-        return labels | {f"{part}_images": split.images}
-    encoded = [name.encode() for name in split.images]
-    names = np.frombuffer(b"".join(encoded), np.uint8)
-    return labels | {f"{part}_names": names, f"{part}_ends": np.cumsum([len(name) for name in encoded])}
-
-
-def _facts(name: str, path: Path, contents: Contents) -> dict:
-    """The metadata."""
-    facts = {"name": name, "classes": contents.classes, "source": path.resolve().name, "sha256": contents.sha256}
-    facts["version"] = bioshare.__version__
-    if contents.folder:
-        facts["folder"] = str(contents.folder.resolve())
-    if isinstance(contents.train.images, np.ndarray):
-        facts["mean"], facts["std"] = pixel_statistics(contents.train.images)
-    return facts
-
-
-def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of (n, channels, rows, columns) uint8, where 255 counts as 1."""
-    counts = np.zeros((images.shape[1], 256))
-    for part in np.array_split(images, -(-len(images) // 1000)):  # bincount needs eight bytes per pixel
-        counts += [np.bincount(part[:, channel].ravel(), minlength=256) for channel in range(len(counts))]
-    values, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
-    mean = shares @ values
-    variance = (shares * (values - mean[:, None]) ** 2).sum(1)
-    return mean.tolist(), np.sqrt(variance).tolist()

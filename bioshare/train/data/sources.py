@@ -123,7 +123,7 @@ class CifarArchive:
                 )
             table = np.frombuffer(found[name], np.uint8).reshape(records, size)
             labels.append(table[:, self.label_bytes - 1].astype(np.int64))
-            refuse_labels(f"{path}: {name}", labels[-1], self.classes)
+            check_labels(f"{path}: {name}", labels[-1], self.classes)
             images.append(table[:, self.label_bytes :].reshape(records, 3, 32, 32))
             bar.update(records)
         return Split(np.concatenate(images), np.concatenate(labels))
@@ -169,7 +169,7 @@ class JpegArrays:
         bounds = np.concatenate([[0], ends.astype(np.int64)])
         if jpeg.dtype != np.uint8 or (np.diff(bounds) <= 0).any() or bounds[-1] != len(jpeg):
             raise ValueError(f"{path}: {part}_end must rise to {len(jpeg)}, the number of bytes in {part}_jpeg (uint8)")
-        refuse_labels(f"{path}: {part}_label", labels, self.classes)
+        check_labels(f"{path}: {part}_label", labels, self.classes)
 
         def images() -> Iterator[Encoded]:
             for index in range(count):
@@ -186,7 +186,7 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_labels(name: str, labels: np.ndarray, classes: int) -> None:
+def check_labels(name: str, labels: np.ndarray, classes: int) -> None:
     """Refuse labels that aren't the index of a class."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):

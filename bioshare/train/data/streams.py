@@ -16,14 +16,14 @@ from torch.utils.data import Dataset as MapDataset
 
 from bioshare.machine import cores
 from bioshare.train.data.images import random_resized_crop, resized_crop
-from bioshare.train.data.plan import Plan
+from bioshare.train.data.order import BatchOrder
 from bioshare.train.data.prepared import ImageFiles
 
 RESIZE = 256
 """Pixels of the smaller side before the crop."""
 
 Item = tuple[int, np.ndarray, bool]
-"""Which image, its draws as in `Part`, and whether it is mirrored."""
+"""Which image, its draws as in `BatchPart`, and whether it is mirrored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class StreamedBatches:
     Attributes:
         files: the images.
         labels: (n,) int64.
-        plan: what the batches hold.
+        order: what the batches hold.
         side: rows and columns of the crops.
         random_resized: crop a random part and resize it, and not the other way round.
         mean, std: of the pixels from 0 to 255, (channels, 1, 1), on the device.
@@ -46,7 +46,7 @@ class StreamedBatches:
 
     files: ImageFiles
     labels: Tensor
-    plan: Plan
+    order: BatchOrder
     side: int
     mean: Tensor
     std: Tensor
@@ -55,17 +55,17 @@ class StreamedBatches:
 
     @property
     def images(self) -> int:
-        return self.plan.images
+        return self.order.images
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.mean.device
         workers = _free_cores() if self.workers is None else self.workers
         loader = DataLoader(
             _Crops(self.files, self.side, self.random_resized),
-            batch_sampler=_Items(self.plan, epoch, start),
+            batch_sampler=_Items(self.order, epoch, start),
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent,
             collate_fn=partial(_collate, side=self.side),
@@ -104,15 +104,15 @@ class _Crops(MapDataset):
 class _Items:
     """The items of every batch of an epoch."""
 
-    plan: Plan
+    order: BatchOrder
     epoch: int
     start: int
 
     def __len__(self) -> int:
-        return len(self.plan) - self.start
+        return len(self.order) - self.start
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for part in self.plan.epoch(self.epoch, self.start):
+        for part in self.order.epoch(self.epoch, self.start):
             yield list(zip(part.indices.tolist(), part.draws, part.flips.astype(bool), strict=True))
 
 

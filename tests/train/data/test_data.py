@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from bioshare.train import data
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import datasets
-from bioshare.train.data.plan import PURPOSES, seeded
+from bioshare.train.data.order import PURPOSES, seeded
 
 CPU = torch.device("cpu")
 
@@ -214,7 +214,7 @@ def test_validation_images_are_held_out_whatever_the_seed():
 
 
 def test_the_validation_splits_are_the_papers():
-    sizes = {name: form.validation for name, form in datasets.FORMS.items()}
+    sizes = {name: usage.validation for name, usage in datasets.USAGES.items()}
     assert sizes == {
         "cifar10": 5000,
         "cifar10-jpeg": 5000,

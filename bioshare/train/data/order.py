@@ -1,4 +1,4 @@
-"""Which images a batch holds, and how they are cropped: pure functions of the seed, the epoch and the batch."""
+"""Order and crops of the images in every batch: pure functions of the seed, the epoch and the batch."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 def seeded(purpose: Purpose, seed: int, *when: int) -> np.random.Generator:
-    """A generator of its own for every purpose, seed and moment."""
+    """An independent generator for every purpose, seed and moment."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *when)))
 
 
 def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
-    """A seed of its own for every purpose, run's seed and moment, such as a step, or a step and a process."""
+    """An independent seed for every purpose, seed of a run, and moment (a step, or a step and a process)."""
     return int(seeded(purpose, seed, *when).integers(2**63))
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One process's part of a batch.
+class BatchPart:
+    """The part of a batch for one process.
 
     Attributes:
-        indices: of the images, (b,).
-        draws: where each of them is cropped, whether it is mirrored, the area and the aspect of its crop where these
-            are random, (b, 5), uniform between 0 and 1; row and column 0.5 are the centre.
-        flip: whether images are mirrored at all.
+        indices: numbers of the images, (b,).
+        draws: uniform numbers between 0 and 1 for the row and the column of a crop, the mirroring, and the area and
+            the aspect of a random-resized crop, (b, 5). Row and column 0.5 are the centre.
+        flip: whether any image is mirrored.
     """
 
     indices: np.ndarray
@@ -49,16 +49,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchOrder:
     """The batches of every epoch.
 
     Attributes:
-        images: how many there are.
-        batch_size: images in a batch, repetitions included; over all processes.
-        repetitions: how many times in a row every image stands in its batch.
-        seed: of the orders and the crops; None to keep the images in order and their centre.
-        flip: mirror half of the images.
-        rank, world: this process, and how many there are.
+        images: number of different images.
+        batch_size: images in a batch, repetitions included, over all processes.
+        repetitions: copies of every image in its batch, in a row.
+        seed: seed of the orders and the crops; None for images in order, cropped at the centre.
+        flip: whether half of the images are mirrored.
+        rank, world: number of this process, and of all processes.
     """
 
     images: int
@@ -74,11 +74,11 @@ class Plan:
             raise ValueError(f"rank must be from 0 to world - 1 = {self.world - 1}; got {self.rank}")
 
     def __len__(self) -> int:
-        """Batches in an epoch, the last, smaller one included."""
+        """Batches in an epoch, the last, smaller batch included."""
         return -(-self.images * self.repetitions // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Part]:
-        """This process's parts of the batches from number ``start`` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchPart]:
+        """The parts for this process of the batches from number ``start`` on."""
         order = (
             np.arange(self.images) if self.seed is None else seeded("order", self.seed, epoch).permutation(self.images)
         )
@@ -90,4 +90,4 @@ class Plan:
                 rng = seeded("crops", self.seed, epoch, batch)
                 draws = np.hstack([rng.random((len(indices), width)) for width in (3, 2)])
             first, stop = (len(indices) * rank // self.world for rank in (self.rank, self.rank + 1))
-            yield Part(indices[first:stop], draws[first:stop], self.flip)
+            yield BatchPart(indices[first:stop], draws[first:stop], self.flip)
