@@ -1,7 +1,7 @@
-"""One channel of a locally connected layer before and after one sleep: the picture that a report of a sleep draws.
+"""The weights of a channel of a locally connected layer before and after a sleep, as drawn by the report of the sleep.
 
 A layer of 16 channels (3 x 3 kernels) and a linear readout learn scikit-learn's digits on a canvas of 14 x 14, for
-600 steps; then the layer sleeps once through the rate circuit (Eq. 8, alpha = 10).
+600 steps. Then the layer sleeps once through the rate circuit (Eq. 8, alpha = 10).
 """
 
 import argparse
@@ -23,14 +23,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the picture")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    model = awake(args.seed)
+    model = trained_model(args.seed)
     report = bs.Sleep.rate_circuit(alpha=10.0)(model, seed=args.seed, keep=("0", CHANNEL))
     print(report)
     save_figure(report.draw(), args.out / "asleep")
 
 
-def awake(seed: int) -> nn.Module:
-    """A small network after its training; it begins with equal weights at all positions, as a convolution has them."""
+def trained_model(seed: int) -> nn.Module:
+    """A small network after training from equal weights at all positions, as in a convolution."""
     torch.manual_seed(seed)
     images, labels = map(torch.as_tensor, load_digits(return_X_y=True))
     pad = (CANVAS - 8) // 2

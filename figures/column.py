@@ -1,10 +1,10 @@
-"""A column of Table 1 from stored runs: the table as Markdown, and the curves of training. Trains nothing.
+"""A column of Table 1 from stored runs: the table as Markdown, and the curves of training.
 
-Reads what `python -m bioshare table` has written, several files for rows that were trained by several commands:
+The files are written by `python -m bioshare table`, several if several commands trained the rows:
 ``python figures/column.py runs/table1-cifar10-conv-lc.nc runs/sleep-cifar10-lc-ws10-ideal.nc --to figures/column``
 writes column.md, column.png and column.svg. Left: test accuracy over epochs, mean and range over seeds. Right:
--log SNR at the end of every epoch, the median over layers, of the locally connected rows; rows whose weights are equal
-there, as with ws(1), have none.
+-log SNR at the end of every epoch, the median over layers, of the locally connected rows; rows with equal weights
+at that time, as with ws(1), are left out.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ plt.style.use("bioshare.figure")
 
 HEADS = ("network", "seeds", "top-1, %", "difference to conv", "the paper's", "difference", "minutes a run")
 IMAGES = ("cifar10", "cifar10-jpeg")
-"""Data sets that the paper's numbers are of."""
+"""Data sets of the paper's numbers."""
 SETTING = ("dataset", "epochs", "batch_size", "padding", "train_images")
 NAMES = {"conv": "conv", "lc": "LC", "ideal": "ideal", "alpha10": "α = 10", "alpha50": "α = 50", "alpha5": "α = 5"}
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 GAP = 0.052
-"""Of an axis' height, between two labels."""
+"""Smallest distance of two labels, as a part of the height of an axis."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="what `python -m bioshare table` wrote")
-    parser.add_argument("--to", type=Path, default=Path("column"), help="where to, without an ending (%(default)s)")
+    parser.add_argument("files", nargs="+", type=Path, help="files of `python -m bioshare table`")
+    parser.add_argument("--to", type=Path, default=Path("column"), help="path without an ending (default: %(default)s)")
     args = parser.parse_args(arguments)
     try:
         rows, paper, notes = read(args.files)
@@ -51,15 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.to.parent.mkdir(parents=True, exist_ok=True)
     ending(args.to, ".md").write_text(text)
     print(text)
-    draw(rows, args.to)
+    draw_column(rows, args.to)
 
 
 def read(files: Sequence[Path]) -> tuple[dict[str, xr.Dataset], dict[str, tuple[float, float]], str]:
-    """The finished runs of every row; the paper's accuracies and differences to conv; and the settings and costs.
+    """The finished runs of every row, the paper's accuracies and differences to conv, and a text on settings and costs.
 
     Raises:
         FileNotFoundError: a file isn't there.
-        ValueError: one is no table's, no run is finished, or two files have the same row.
+        ValueError: a file is not a table, no run is finished, or two files have the same row.
     """
     rows: dict[str, xr.Dataset] = {}
     paper: dict[str, tuple[float, float]] = {}
@@ -83,7 +83,7 @@ def read(files: Sequence[Path]) -> tuple[dict[str, xr.Dataset], dict[str, tuple[
 
 
 def stored(path: Path) -> xr.Dataset:
-    """What `python -m bioshare table` wrote."""
+    """Read a file of `python -m bioshare table`."""
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; files must be what `python -m bioshare table` wrote")
     table = read_result(path)
@@ -95,13 +95,13 @@ def stored(path: Path) -> xr.Dataset:
 
 
 def setting(attributes: dict[str, Any]) -> str:
-    """What all runs of a file were trained with, in words."""
+    """The common setting of all runs of a file as text."""
     known = [f"{name} {attributes[name]}" for name in SETTING if attributes.get(name, "none") != "none"]
     return f"Setting: {', '.join(known)}." if known else ""
 
 
 def markdown(rows: dict[str, xr.Dataset], paper: dict[str, tuple[float, float]]) -> str:
-    """The table."""
+    """The table as Markdown."""
     conv = float(last(rows["conv"]).mean()) if "conv" in rows else np.nan
     lines = [HEADS, ("---", *("---:",) * (len(HEADS) - 1))]
     for row, runs in rows.items():
@@ -115,18 +115,18 @@ def markdown(rows: dict[str, xr.Dataset], paper: dict[str, tuple[float, float]])
 
 
 def last(runs: xr.Dataset) -> np.ndarray:
-    """The accuracy of the last epoch, a number for every seed."""
+    """The accuracy of the last epoch, (seeds,)."""
     return runs["top1"].isel(epoch=-1).values
 
 
 def label(row: str) -> str:
-    """A row's name for people: "lc-ws10-alpha10" is "LC, ws(10), α = 10"."""
+    """The title of a row: "LC, ws(10), α = 10" for "lc-ws10-alpha10"."""
     parts = row.split("-")
     return ", ".join(NAMES.get(part, f"ws({part[2:]})" if part.startswith("ws") else part) for part in parts)
 
 
-def draw(rows: dict[str, xr.Dataset], stem: Path) -> None:
-    """Both panels, as PNG and SVG."""
+def draw_column(rows: dict[str, xr.Dataset], stem: Path) -> None:
+    """Draw both panels, as PNG and SVG."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.2))
     colors = plt.get_cmap("viridis_r")(np.linspace(0.15, 1, len(rows)))
     looks = {row: (color, DASHES[i % len(DASHES)]) for i, (row, color) in enumerate(zip(rows, colors, strict=True))}
@@ -141,12 +141,12 @@ def draw(rows: dict[str, xr.Dataset], stem: Path) -> None:
 
 
 def ending(stem: Path, suffix: str) -> Path:
-    """A name with an ending more; `Path.with_suffix` would take ".1" for one."""
+    """A path with an ending added; `Path.with_suffix` would replace the end of a name such as "run.1"."""
     return stem.with_name(stem.name + suffix)
 
 
 def panel(axes: Axes, curves: dict[str, xr.DataArray], looks: dict[str, tuple]) -> None:
-    """Mean and range over seeds along the epochs, and the name of every row at its end."""
+    """Draw mean and range over seeds along the epochs, and the title of a row at the end of the curve."""
     ends = {}
     for row, values in curves.items():
         color, dashes = looks[row]
@@ -167,7 +167,7 @@ def panel(axes: Axes, curves: dict[str, xr.DataArray], looks: dict[str, tuple]) 
 
 
 def limits(curves: dict[str, xr.DataArray], longest: int) -> tuple[float, float]:
-    """Of the vertical axis: room for all but the first twentieth of the epochs, whose steep rise would take it all."""
+    """Limits of the vertical axis, without the steep rise in the first twentieth of the epochs."""
     values = np.concatenate([rows.sel(epoch=slice(longest // 20, None)).values.ravel() for rows in curves.values()])
     values = values[np.isfinite(values)]
     margin = 0.04 * (values.max() - values.min())
@@ -175,7 +175,7 @@ def limits(curves: dict[str, xr.DataArray], longest: int) -> tuple[float, float]
 
 
 def spaced(heights: dict[str, float]) -> dict[str, float]:
-    """Heights moved apart until none is nearer to the next than the gap, and none above 1."""
+    """Heights moved apart to distances of at least the gap, all at most 1."""
     order, moved = sorted(heights, key=lambda row: heights[row]), dict(heights)
     for below, row in pairwise(order):
         moved[row] = max(moved[row], moved[below] + GAP)

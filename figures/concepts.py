@@ -1,6 +1,6 @@
 """The three drawings of the documentation: the lateral circuit, the modules of a layer, the training cycle.
 
-The cycle's curve is the lower panel of Fig. 3, from the data that fig3.py wrote. Each is legible on a phone.
+The curve of the cycle is the lower panel of Fig. 3, from the data of fig3.py. All drawings are legible on a phone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch, FancyBboxPat
 Point = tuple[float, float]
 
 WIDTH = 4.6
-"""Inches. On a screen of 360 pixels, letters of 10 points are 11 pixels high."""
+"""Width of a drawing in inches. On a screen of 360 pixels, letters of 10 points are 11 pixels high."""
 KERNEL, PIXELS = 3, 9
-"""Rows and columns of a kernel, and of the input of the drawn layer."""
+"""Rows and columns of a kernel, and of the input to the layer."""
 TWINS, OTHER = ((1, 0), (4, 3)), (0, 5)
-"""Neurons by row and column: two of one module, and one of another."""
+"""Row and column of neurons: two of the same module, and a third of another module."""
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def circuit() -> Figure:
-    """N excitatory neurons that see the same input, and the inhibitory neuron that they share (Eq. 8)."""
+    """N excitatory neurons with the same input, and a common inhibitory neuron (Eq. 8)."""
     figure, axes = plt.subplots(figsize=(WIDTH, WIDTH))
     blank(axes, 10, 10)
     source, inhibitory = (5.0, 1.75), (5.0, 8.0)
@@ -64,7 +64,7 @@ def circuit() -> Figure:
 
 
 def modules() -> Figure:
-    """A sleeping input of period k, and the k x k modules of the layer that sees it; each cell a pixel or a neuron."""
+    """An input of period k in sleep, and the k x k modules of a layer; every cell is a pixel or a neuron."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.75), width_ratios=(PIXELS, PIXELS - KERNEL + 1))
     positions = PIXELS - KERNEL + 1
     rows, columns = np.indices((PIXELS, PIXELS))
@@ -92,7 +92,7 @@ def modules() -> Figure:
 
 
 def cycle(data: xr.Dataset) -> Figure:
-    """Awake, weights move apart; asleep, together: as a loop, and as -log SNR of a real run."""
+    """Weights diverge awake and converge asleep: as a loop, and as -log SNR of a real run."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(WIDTH, 4.9), height_ratios=(1.4, 1))
     blank(top, 10, 6)
     for x, title, text, spread in ((2.1, "awake", "SGD on images", 1), (7.9, "asleep", "circuit, Eq. 4", -1)):
@@ -119,7 +119,7 @@ def cycle(data: xr.Dataset) -> Figure:
 
 
 def blank(axes: Axes, width: float, height: float) -> None:
-    """Axes to draw on: of that size in both directions alike, without frame, ticks or grid."""
+    """Prepare axes of a size, with equal units, without frame, ticks or grid."""
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     axes.axis("off")
 
@@ -147,7 +147,7 @@ def arrow(
     bend: float = 0.0,
     between: tuple[float, float] = (0, 0),
 ) -> None:
-    """An arrow, bent, that leaves out so many points at its ends."""
+    """Draw a bent arrow, shortened at both ends by some points."""
     axes.add_patch(
         FancyArrowPatch(
             start,

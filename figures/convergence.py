@@ -1,4 +1,4 @@
-"""What the convergence figures share: the settings of appendix A.5, the runs, the panels."""
+"""The settings of appendix A.5, the runs and the panels of the convergence figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ plt.style.use("bioshare.figure")
 
 KERNELS = (3, 6, 9)
 GAMMAS = np.array([0.1, 0.01, 0.001])
-AMBER, RUST, NAVY = "#e3a857", "#c1502e", "#12355b"  # light to dark: told apart in grey
+AMBER, RUST, NAVY = "#e3a857", "#c1502e", "#12355b"  # light to dark, distinct in grey
 COLORS = {0.1: AMBER, 0.01: RUST, 0.001: NAVY}
 NEURONS, RUNS, MOMENTUM, RECORDS = 100, 10, 0.95, 500
 
@@ -71,12 +71,12 @@ def converge(
 
 
 def save_data(data: xr.Dataset, path: Path) -> None:
-    """Write netCDF, compressed."""
+    """Write compressed netCDF."""
     data.to_netcdf(path, engine="h5netcdf", encoding={name: {"zlib": True} for name in data.data_vars})
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write PNG and SVG, with one legend over all panels."""
+    """Write PNG and SVG, with a legend over all panels."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     figure.savefig(stem.with_suffix(".png"))
@@ -85,14 +85,14 @@ def save_figure(figure: Figure, stem: Path) -> None:
 
 
 def spread(axes: Axes, data: xr.DataArray, color: str, label: str | None = None) -> None:
-    """The mean over runs, and one standard deviation to either side."""
+    """Draw the mean over runs, and a standard deviation to either side."""
     mean, std = data.mean("run"), data.std("run")
     axes.fill_between(data.presentation, mean - std, mean + std, color=color, alpha=0.25, linewidth=0)
     axes.plot(data.presentation, mean, color=color, label=label)
 
 
 def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, theory: Callable[[float], np.ndarray]) -> None:
-    """One row of axes, a kernel size each: -log SNR for every gamma; dotted, what theory says of gamma."""
+    """Draw -log SNR for every gamma, an axes per kernel size; dotted, the value of a theory of gamma."""
     for axes, k in zip(row, KERNELS, strict=True):
         for gamma in GAMMAS:
             spread(axes, data.neg_log_snr.sel(k=k, gamma=gamma), COLORS[gamma], rf"$\gamma$ = {gamma:g}")
@@ -106,12 +106,12 @@ def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, theory: C
 
 
 def end_of_sleep(alpha: float) -> Callable[[float], np.ndarray]:
-    """-log SNR where a sleep at finite alpha ends (Eq. 25), for weights of mean 1 and variance 1."""
+    """-log SNR at the end of a sleep at finite alpha (Eq. 25), for weights of mean 1 and variance 1."""
     weights = [[0.0], [2.0]]
     return lambda gamma: bs.theory.neg_log_snr(bs.theory.fixed_point_white(weights, gamma, alpha))
 
 
-def tell(data: xr.Dataset, name: str, presentations: list[int]) -> None:
+def print_means(data: xr.Dataset, name: str, presentations: list[int]) -> None:
     """Print the mean over runs at some presentations."""
     at = data.neg_log_snr.mean("run").sel(presentation=presentations, method="nearest")
     print(f"{name}: -log SNR, mean over {data.sizes['run']} runs, seed {data.attrs['seed']}")

@@ -1,4 +1,4 @@
-"""A photograph of the stand-alone explorer in Chromium, for README. Not part of `make figures`: it needs Chromium."""
+"""A screenshot of the stand-alone explorer, for README. Needs Chromium, and so is not a part of `make figures`."""
 
 import argparse
 import shutil
@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
-        parser.error("no Chromium is installed here")
+        parser.error("Chromium must be installed")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page = bs.explore().save(Path(folder) / "explorer.html")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

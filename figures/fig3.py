@@ -22,7 +22,7 @@ import bioshare as bs
 from bioshare.bridge import neg_log_snr
 from bioshare.train.demo import rate_circuit_sleep
 
-STEPS, DAYS, CYCLES, BATCH = 60, 5, 4, 32
+STEPS, ROUNDS, CYCLES, BATCH = 60, 5, 4, 32
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the picture and the data")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    data = live(args.seed)
+    data = train_and_sleep(args.seed)
     save_data(data, args.out / "fig3.nc")
 
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.2, 4.2), sharex=True, height_ratios=(2, 1))
@@ -52,8 +52,8 @@ def main() -> None:
     save_figure(figure, args.out / "fig3")
 
 
-def live(seed: int) -> xr.Dataset:
-    """Train and sleep in turns; weights of one group, and -log SNR, after every step and every presentation."""
+def train_and_sleep(seed: int) -> xr.Dataset:
+    """Train and sleep in turns, and record the weights of a group and -log SNR after every step and presentation."""
     torch.manual_seed(seed)
     images, labels = map(torch.as_tensor, load_digits(return_X_y=True))
     images = images.float().view(-1, 1, 8, 8) / 16
@@ -61,15 +61,15 @@ def live(seed: int) -> xr.Dataset:
     model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     records = []
-    for day in range(DAYS):
+    for number in range(ROUNDS):
         for _ in range(STEPS):
             chosen = torch.randint(len(images), (BATCH,))
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
             optimizer.step()
-            records.append((*look(layer), False))
-        records += [(*seen, True) for seen in sleep(layer)]
-        records = records[-1:] if day == 0 else records  # independent initial weights would fill the axes
+            records.append((*snapshot(layer), False))
+        records += [(*snap, True) for snap in sleep(layer)]
+        records = records[-1:] if number == 0 else records  # independent initial weights would fill the axes
     weights, snr, asleep = map(np.array, zip(*records, strict=True))
     return xr.Dataset(
         {
@@ -77,28 +77,28 @@ def live(seed: int) -> xr.Dataset:
             "neg_log_snr": ("time", snr),
             "asleep": ("time", asleep.astype(np.int8)),
         },
-        attrs={"seed": seed, "steps": STEPS, "batch": BATCH, "sleep": repr(night(CYCLES * 9 + 1))},
+        attrs={"seed": seed, "steps": STEPS, "batch": BATCH, "sleep": repr(sleep_of(CYCLES * 9 + 1))},
     )
 
 
 def sleep(layer: bs.nn.LocallyConnected2d) -> list[tuple[np.ndarray, float]]:
-    """Put the layer to sleep, and look at it after every presentation: each is the end of a sleep of its own."""
+    """Put the layer to sleep, and return a snapshot after every presentation: the end of a sleep up to then."""
     trace = []
-    for presentations in range(1, CYCLES * 9 + 2):  # the first one only settles the circuit
+    for presentations in range(1, CYCLES * 9 + 2):  # the first presentation only settles the circuit
         sleeper = copy.deepcopy(layer)
-        night(presentations)(sleeper, progress=False)
-        trace.append(look(sleeper))
+        sleep_of(presentations)(sleeper, progress=False)
+        trace.append(snapshot(sleeper))
     layer.load_state_dict(sleeper.state_dict())  # pyright: ignore[reportPossiblyUnboundVariable]
     return trace
 
 
-def night(presentations: int) -> bs.Sleep:
-    """A sleep of so many presentations."""
+def sleep_of(presentations: int) -> bs.Sleep:
+    """A sleep with some number of presentations."""
     return dataclasses.replace(rate_circuit_sleep(), presentations=presentations)
 
 
-def look(layer: bs.nn.LocallyConnected2d) -> tuple[np.ndarray, float]:
-    """The centre weights of one group, (N,): of the first channel and the module of position (1, 1); -log SNR."""
+def snapshot(layer: bs.nn.LocallyConnected2d) -> tuple[np.ndarray, float]:
+    """The centre weights (N,) of a group, in the first channel and the module of position (1, 1); and -log SNR."""
     return layer.weight.detach()[1::3, 1::3, 0, 0, 1, 1].flatten().numpy(), neg_log_snr(layer)[""]
 
 

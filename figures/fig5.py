@@ -1,15 +1,15 @@
 """Fig. 5 of Pogodin 2021: finite inhibition biases the end point.
 
 A: the steady-state circuit with alpha = 10 (Eq. 21), 10,000 presentations. B: the rate circuit (Eq. 8) with
-alpha = 10, the same simulation as Fig. 4B, read from what fig4.py wrote where it is the same.
-Dotted: where the circuits would end, Eq. 25.
+alpha = 10, the simulation of Fig. 4B, read from the data of fig4.py if made with the same settings.
+Dotted: the end points of the circuits, Eq. 25.
 """
 
 import argparse
 
 import matplotlib.pyplot as plt
 import xarray as xr
-from convergence import arguments, converge, end_of_sleep, panels, save_data, save_figure, tell
+from convergence import arguments, converge, end_of_sleep, panels, print_means, save_data, save_figure
 
 import bioshare as bs
 
@@ -36,7 +36,7 @@ def main() -> None:
     panels(axes[0], steady, "A", r"steady state, $\alpha$ = 10", end_of_sleep(10.0))
     panels(axes[1], rate, "B", r"rate circuit, $\alpha$ = 10", end_of_sleep(10.0))
     save_figure(figure, args.out / "fig5")
-    tell(steady, "Fig. 5A", [500, 2_000, 10_000])
+    print_means(steady, "Fig. 5A", [500, 2_000, 10_000])
 
 
 if __name__ == "__main__":

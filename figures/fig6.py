@@ -1,10 +1,10 @@
 """Fig. 6 (conference appendix): weights diverge awake and converge asleep, at three learning rates.
 
--log SNR of the layers of a locally connected ResNet-20 in training, their weights shared after every tenth batch. The
-paper's runs are on CIFAR-10; the default here is scikit-learn's digits (8 x 8), on which one core needs a minute;
-there the 3 x 3 layers of the last stage see 2 x 2 positions, have nothing to share, and no SNR.
-``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs. Its runs live in runs/fig6 and go on where they
-were stopped; with ``--minutes`` they stop by themselves, and the exit status is 75 until all of them are complete.
+-log SNR of the layers of a locally connected ResNet-20 in training, with a sharing after every tenth batch. The
+paper's runs are on CIFAR-10; the default is scikit-learn's digits (8 x 8), a minute on a core. On digits the 3 x 3
+layers of the last stage have 2 x 2 positions, nothing to share, and no SNR.
+``--full`` is the paper's size: CIFAR-10, batches of 512, 200 epochs. The runs are stored in runs/fig6 and continue
+after a stop; with ``--minutes`` all runs stop in time, and the exit status is 75 until all are complete.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.2), sharey=True)
     for panel, letter, rate in zip(panels, "ABC", RATES, strict=True):
-        draw(panel, data.sel(learning_rate=rate))
+        draw_layers(panel, data.sel(learning_rate=rate))
         panel.set_title(f"{letter}. learning rate {rate:g}")
     panels[0].set_ylabel(r"$-\log\,\mathrm{SNR}_w$, median over groups")
     save_figure(figure, args.out / ("fig6_full" if args.full else "fig6"))
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the paper's size; needs a prepared data set")
     parser.add_argument("--dataset", default="cifar10", help="of --full, such as cifar10-jpeg (default: %(default)s)")
@@ -68,7 +68,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> list[xr.Dataset]:
-    """-log SNR of every layer after every batch, or every tenth, before and after the sharing where there is one.
+    """-log SNR of every layer after every batch, or every tenth, before and after a sharing.
 
     Raises:
         SystemExit: there is more to be done, or a run has failed.
@@ -103,7 +103,7 @@ def trained(args: argparse.Namespace, folder: Path, how: dict[str, Any]) -> list
 
 
 def config(rate: float, args: argparse.Namespace) -> TrainConfig:
-    """Of the run with a learning rate."""
+    """Configuration of the run at a learning rate."""
     return TrainConfig(
         dataset=args.dataset if args.full else "digits",
         locally_connected=True,
@@ -118,13 +118,13 @@ def config(rate: float, args: argparse.Namespace) -> TrainConfig:
 
 
 def measured(result: xr.Dataset) -> xr.Dataset:
-    """-log SNR of the layers that have one: modules of a single neuron have none."""
+    """-log SNR, without the layers whose modules have a single neuron and no SNR."""
     facts = {name: value for name, value in result.attrs.items() if name != "date"}  # the same bytes every time
     return result.neg_log_snr.dropna("layer", how="all").to_dataset().assign_attrs(facts)
 
 
-def draw(panel: Axes, data: xr.Dataset) -> None:
-    """A line for every layer that shares, after the first from light to dark; sharing takes it to -inf."""
+def draw_layers(panel: Axes, data: xr.Dataset) -> None:
+    """Draw a line for every layer that shares, after the first from light to dark; a sharing ends at -inf."""
     values = np.maximum(data.neg_log_snr.values, FLOOR - 1)
     colors = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, data.sizes["layer"]))
     looks: list[dict[str, Any]] = [{"color": color, "linewidth": 0.7} for color in colors]

@@ -1,6 +1,6 @@
-"""Run every notebook from top to bottom at full length, tell the seconds, and keep one picture of each.
+"""Run every notebook at full length, print the seconds, and write a picture of each.
 
-Not part of `make figures`: it needs nbclient, and takes a minute and a half.
+Needs nbclient and a minute and a half, and so is not a part of `make figures`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SHOWN = {
     "05_sleep_in_a_network": "code-06",
     "06_your_own_circuit": "code-07",
 }
-"""The cell whose picture is kept, by notebook."""
+"""The cell whose picture is written, by notebook."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def run(path: Path, shown: str) -> bytes:
-    """Run a notebook in an empty folder; the PNG that a cell shows."""
+    """Run a notebook in an empty folder, and return the PNG of a cell."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()

@@ -1,4 +1,4 @@
-"""Why stop early: stronger inhibition converges deeper and keeps the mean longer. Not in the paper.
+"""Why stop early (not in the paper): stronger inhibition converges deeper and preserves the mean longer.
 
 The rate circuit (Eq. 8) with alpha from 1 to 50, k = 3, gamma = 0.01, otherwise as Fig. 4B. Deviations from the
 mean decay like exp(-a), the mean itself like exp(-a / (1 + alpha)): past the minimum of -log SNR a sleep loses more of
