@@ -22,15 +22,11 @@ COMMANDS = {
     "explore": ("bioshare.explorer.command", "move alpha and gamma by hand, in a browser or in a page for others"),
     "bench": ("bioshare.bench", "time the engines, the layer and a training step against their baselines"),
 }
-
-
-EPILOG = (
-    "Errors are told in one line; where they came from is shown, too, with BIOSHARE_TRACEBACK=1 in the environment."
-)
+EPILOG = "An error is one line; BIOSHARE_TRACEBACK=1 in the environment shows the traceback, too."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its options live next to its code."""
+    """Run one command; the module of a command adds the options."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m bioshare", description=__doc__, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=bioshare.__version__)
@@ -49,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         return 128 + getattr(error, "signal", signal.SIGINT)
-    except BrokenPipeError:  # who reads has enough, as in `list | head`
+    except BrokenPipeError:  # the reader has stopped, as in `list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
         return 128 + signal.SIGPIPE
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:

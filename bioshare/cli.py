@@ -1,10 +1,10 @@
-"""What the options of all commands share."""
+"""Types of command-line options."""
 
 import argparse
 
 
 def positive(text: str) -> int:
-    """An option that is a number of at least 1."""
+    """A whole number of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1; got {number}")
@@ -12,8 +12,8 @@ def positive(text: str) -> int:
 
 
 def device(text: str) -> str:
-    """An option that is a device of PyTorch which is there."""
-    import torch  # takes a second, which the other commands need not wait
+    """A device that PyTorch sees."""
+    import torch  # takes a second
 
     try:
         wanted = torch.device(text)

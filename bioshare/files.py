@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Files that are never half written, and folders of one process at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ except ImportError:  # Windows
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place at the end; after an error ``path`` is as it was.
+    """A temporary file beside ``path`` that replaces ``path`` at the end of the block, unless an error is raised.
 
     The data are on the disk before the name changes, so that a kill or a power cut leaves the old file or the new.
     """
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     mode = temporary.stat().st_mode
     try:
         yield temporary
-        temporary.chmod(mode)  # what safetensors writes, only its owner may read
+        temporary.chmod(mode)  # safetensors makes files for their owner only
         _to_disk(temporary)
         os.replace(temporary, path)
         _to_disk(path.parent)
@@ -35,10 +35,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder, until the end of the block or of this process.
+    """Keep a folder from other processes that use this lock, until the end of the block or of this process.
 
     Raises:
-        ValueError: another process is there.
+        ValueError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
@@ -60,11 +60,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be written, or made, before long work has gone into what it should hold.
+    """Check, before long work, that files can be written to a folder, or the folder made.
 
     Raises:
-        ValueError: it would be in a file.
-        PermissionError: it can't be written.
+        ValueError: the path leads through a file.
+        PermissionError: the folder can't be written.
     """
     exists = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not exists.is_dir():

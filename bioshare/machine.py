@@ -1,4 +1,4 @@
-"""Where a result was made: processor, cores, versions."""
+"""Facts about this machine for results: processor, cores, versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The name of the processor, and how many of its cores this process may use."""
+    """Name of the processor, and number of cores for this process."""
     names, info = [platform.processor() or platform.machine()], Path("/proc/cpuinfo")
     if info.exists():
         lines = (line.partition(":") for line in info.read_text().splitlines())
@@ -18,12 +18,12 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores for this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of Python, of bioshare and of some packages, by name."""
+    """Versions of Python, bioshare and further packages, by name."""
     return {"python": platform.python_version(), "bioshare": _version("bioshare")} | {p: _version(p) for p in packages}
 
 

@@ -1,8 +1,8 @@
 """The idea in minutes: digits at random places, learned with and without weight sharing, with and without sleep.
 
-Every training image is seen at one place only. A convolution knows what it has learned at every other place; a
-locally connected network doesn't, unless sleep carries it there. Sharing ties every third position (a 3 x 3 kernel
-has nine modules), so that it closes part of the gap.
+Every training image is seen at one place only. A convolution applies the learned kernel at every place; a locally
+connected network does not, unless sleep carries the kernel there. Sharing ties every third position (a 3 x 3 kernel
+has nine modules), so that sharing closes part of the gap.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from bioshare.circuit.rules import Gated, Hebbian
 from bioshare.circuit.stimuli import grid
 from bioshare.cli import positive
 from bioshare.nn import to_locally_connected
+from bioshare.text import aligned, mean_and_deviation, number
 
 CANVAS = 14
-"""Rows and columns of the input; the digits have 8."""
+"""Rows and columns of the input; the digits have 8 x 8 pixels."""
 
 
 def rate_circuit_sleep() -> Sleep:
-    """One cycle of the grid through the rate circuit at alpha = 10, after one presentation for it to settle.
+    """One cycle of the grid through the rate circuit at alpha = 10, after a presentation in which the circuit settles.
 
     The summed learning rate of a presentation, momentum included, is 100 x 5e-4 / (1 - 0.95) = 1: deviations fall
     to about 1/e, and the mean to exp(-1/11) = 0.91.
@@ -47,8 +48,8 @@ def ideal_sleep() -> Sleep:
 
 
 @dataclass(frozen=True)
-class Network:
-    """A row of the table: whether the network is locally connected, and how it shares."""
+class DemoNetwork:
+    """One network of the demo: a name, and the phase between steps of learning, if any."""
 
     name: str
     locally_connected: bool = True
@@ -56,24 +57,24 @@ class Network:
 
 
 NETWORKS = (
-    Network("convolutional", locally_connected=False),
-    Network("locally connected"),
-    Network("... instant sharing", sharing=InstantSharing()),
-    Network("... ideal sleep", sharing=ideal_sleep()),
-    Network("... rate-circuit sleep, alpha = 10", sharing=rate_circuit_sleep()),
+    DemoNetwork("convolutional", locally_connected=False),
+    DemoNetwork("locally connected"),
+    DemoNetwork("... instant sharing", sharing=InstantSharing()),
+    DemoNetwork("... ideal sleep", sharing=ideal_sleep()),
+    DemoNetwork("... rate-circuit sleep, alpha = 10", sharing=rate_circuit_sleep()),
 )
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all networks have in common.
+class DemoSettings:
+    """Training of all networks.
 
     Args:
-        images: for training; all others test.
-        steps: of SGD with Nesterov momentum 0.9; the learning rate falls to 0 along a cosine.
+        images: number of training images; all further images are for testing.
+        steps: number of steps of SGD with Nesterov momentum 0.9; the learning rate falls to 0 along a cosine.
         batch: images per step.
-        every: steps from one sleep to the next; the first follows the first step.
-        learning_rate: at the start.
+        every: steps from one sleep to the next; the first sleep follows the first step.
+        learning_rate: learning rate at the start.
     """
 
     images: int = 400
@@ -88,9 +89,9 @@ class Trial:
     """One network, trained from one seed.
 
     Attributes:
-        accuracy: percentage of the test images that it names.
-        neg_log_snr: at the end: median over groups, then over layers; NaN for a convolution.
-        seconds: of all steps of the optimiser.
+        accuracy: percentage of test images with the right class.
+        neg_log_snr: median over groups, then over layers, at the end; NaN for a convolution.
+        seconds: time of all optimiser steps.
         sleeps: seconds of every sleep.
     """
 
@@ -101,53 +102,47 @@ class Trial:
 
 
 @dataclass(frozen=True, repr=False)
-class Results:
+class DemoResults:
     """The trials of every network, by name; prints as a table."""
 
-    settings: Settings
+    settings: DemoSettings
     trials: dict[str, list[Trial]]
 
     def __repr__(self) -> str:
-        heads = ("network", "test accuracy %", "-log SNR", "ms / step", "ms / sleep", "% asleep")
-        rows = [heads, *(self._row(name, trials) for name, trials in self.trials.items() if trials)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        rows = [("network", "test accuracy %", "-log SNR", "ms / step", "ms / sleep", "% asleep")]
+        for name, trials in self.trials.items():
+            if trials:
+                steps = sum(trial.seconds for trial in trials)
+                sleeps = [seconds for trial in trials for seconds in trial.sleeps]
+                cells = (
+                    mean_and_deviation([trial.accuracy for trial in trials]),
+                    number(statistics.fmean(trial.neg_log_snr for trial in trials)),
+                    number(1e3 * steps / (len(trials) * self.settings.steps)),
+                    number(1e3 * statistics.fmean(sleeps) if sleeps else None),
+                    number(100 * sum(sleeps) / (steps + sum(sleeps)) if sleeps else None, ".0f"),
+                )
+                rows.append((name, *cells))
         seeds = max(map(len, self.trials.values()))
-        return "\n".join([*lines, f"mean +- standard deviation over {seeds} seeds; {self.settings}"])
-
-    def _row(self, name: str, trials: list[Trial]) -> tuple[str, ...]:
-        accuracies = [trial.accuracy for trial in trials]
-        spread = statistics.stdev(accuracies) if len(trials) > 1 else math.nan
-        snr = statistics.fmean(trial.neg_log_snr for trial in trials)
-        steps = sum(trial.seconds for trial in trials)
-        sleeps = [seconds for trial in trials for seconds in trial.sleeps]
-        return (
-            name,
-            f"{statistics.fmean(accuracies):.1f} +- {spread:.1f}",
-            "" if math.isnan(snr) else f"{snr:.1f}",
-            f"{1e3 * steps / (len(trials) * self.settings.steps):.1f}",
-            f"{1e3 * statistics.fmean(sleeps):.1f}" if sleeps else "",
-            f"{100 * sum(sleeps) / (steps + sum(sleeps)):.0f}" if sleeps else "",
-        )
+        return f"{aligned(rows)}\nmean +- standard deviation over {seeds} seeds; {self.settings}"
 
 
-def run(
+def run_demo(
     seeds: Iterable[int] = range(5),
-    settings: Settings | None = None,
-    networks: Sequence[Network] = NETWORKS,
+    settings: DemoSettings | None = None,
+    networks: Sequence[DemoNetwork] = NETWORKS,
     progress: bool = True,
-) -> Results:
-    """Train every network from every seed; Ctrl-C ends it with the trials that are complete.
+) -> DemoResults:
+    """Train every network from every seed; after Ctrl-C the results are the complete trials.
 
     Args:
-        seeds: each draws the split into training and test images, their places, the weights and the batches. The
-            state of torch's global generator stays as it was.
-        settings: what all networks have in common; None for the defaults.
+        seeds: each seed draws the split into training and test images, the places, the weights and the batches. The
+            state of torch's global generator is restored.
+        settings: training of all networks; None for the defaults.
         networks: the rows of the table.
         progress: show a bar.
     """
-    seeds, settings = list(seeds), settings or Settings()
-    results = Results(settings, {network.name: [] for network in networks})
+    seeds, settings = list(seeds), settings or DemoSettings()
+    results = DemoResults(settings, {network.name: [] for network in networks})
     total = len(seeds) * len(networks) * settings.steps
     with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
         try:
@@ -164,20 +159,21 @@ def run(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command line."""
-    parser.add_argument("--seeds", type=positive, default=5, help="how many seeds (default: %(default)s)")
-    parser.add_argument("--steps", type=positive, default=Settings.steps, help="training steps (default: %(default)s)")
+    """Add the options of ``demo``."""
+    parser.add_argument("--seeds", type=positive, default=5, help="number of seeds (default: %(default)s)")
+    steps = DemoSettings.steps
+    parser.add_argument("--steps", type=positive, default=steps, help="training steps (default: %(default)s)")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Run the demo and print its table."""
     torch.set_num_threads(1)  # the layers are so small that a second thread costs more than it brings
-    print(run(range(arguments.seeds), Settings(steps=arguments.steps)))
+    print(run_demo(range(arguments.seeds), DemoSettings(steps=arguments.steps)))
 
 
-def _trial(network: Network, settings: Settings, seed: int, bar: tqdm) -> Trial:
-    images, labels, test_images, test_labels = _digits(settings.images)
-    model = _model()
+def _trial(network: DemoNetwork, settings: DemoSettings, seed: int, bar: tqdm) -> Trial:
+    images, labels, test_images, test_labels = _placed_digits(settings.images)
+    model = _convolutions()
     if network.locally_connected:
         model = to_locally_connected(model, (1, CANVAS, CANVAS))
     optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True)
@@ -196,15 +192,15 @@ def _trial(network: Network, settings: Settings, seed: int, bar: tqdm) -> Trial:
             trial.sleeps.append(sum(layer.seconds for layer in report.layers))
         bar.update()
     with torch.no_grad():
-        named = model.eval()(test_images).argmax(1)
-    trial.accuracy = 100 * (named == test_labels).double().mean().item()
+        predicted = model.eval()(test_images).argmax(1)
+    trial.accuracy = 100 * (predicted == test_labels).double().mean().item()
     if network.locally_connected:
         trial.neg_log_snr = statistics.median(neg_log_snr(model).values())
     return trial
 
 
-def _model() -> nn.Sequential:
-    """Two 3 x 3 convolutions at stride 1, and a linear readout of their average over the positions."""
+def _convolutions() -> nn.Sequential:
+    """Two 3 x 3 convolutions at stride 1, and a linear readout of the average over positions."""
     block = lambda inputs, outputs: (
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -213,8 +209,8 @@ def _model() -> nn.Sequential:
     return nn.Sequential(*block(1, 16), *block(16, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
-def _digits(training: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, test images and labels, each image at a random place of its own."""
+def _placed_digits(training: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images and labels, test images and labels, each image at a random place."""
     images, labels = map(torch.as_tensor, load_digits(return_X_y=True))
     order = torch.randperm(len(labels))
     images, labels = _placed(images[order].float().view(-1, 8, 8) / 16), labels[order]

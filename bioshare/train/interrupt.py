@@ -1,6 +1,6 @@
-"""What ends a run before its time: signals, the clock, or numbers that are no longer finite.
+"""Events that end a run before its time: signals, the clock, or numbers that are not finite.
 
-SIGTERM, Ctrl-C and the clock wait for the end of a batch, so that a run can save what it has.
+SIGTERM, Ctrl-C and the clock wait for the end of a batch, so that a run can write a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that a signal has stopped, after its checkpoint was written.
+    """A signal has stopped a run after its checkpoint was written.
 
     Attributes:
-        signal: its number; a shell expects the exit status 128 + signal.
+        signal: number of the signal; a shell expects the exit status 128 + signal.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -31,15 +31,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class TimeUpError(RuntimeError):
-    """A run whose `seconds` are over, after its checkpoint was written: the same call with ``resume`` goes on."""
+    """The `seconds` of a run are over, and its checkpoint was written: the same call with ``resume`` goes on."""
 
 
 class TrainingDivergedError(FloatingPointError):
-    """A run whose loss or weights are no longer finite.
+    """The loss or the weights of a run are not finite.
 
     Attributes:
-        epoch, step: where, both from 0 (from 1 in the message); the step counts the batches of the whole run.
-        learning_rate: at that step.
+        epoch, step: epoch, and batch of the whole run, both from 0 (from 1 in the message).
+        learning_rate: learning rate of the step.
     """
 
     def __init__(self, message: str, epoch: int, step: int, learning_rate: float) -> None:
@@ -52,7 +52,7 @@ class TrainingDivergedError(FloatingPointError):
 
 @dataclass
 class Caught:
-    """The first signal that came, 0 for none."""
+    """Number of the first signal since the start, 0 for none."""
 
     signal: int = 0
 
@@ -65,12 +65,12 @@ class Caught:
 
 @contextmanager
 def interruptible(caught: Caught | None = None) -> Iterator[Caught]:
-    """Note SIGTERM and SIGINT in the block and go on; the handlers come back after it.
+    """Note SIGTERM and SIGINT in the block instead of stopping; the old handlers come back after the block.
 
-    Only a process's main thread can have handlers: elsewhere signals do what they did.
+    Only the main thread of a process can have handlers: in other threads signals keep their effect.
 
     Args:
-        caught: where they are noted; None for a new one.
+        caught: record of the signal; None for a new record.
     """
     caught = caught or Caught()
     if threading.current_thread() is not threading.main_thread():

@@ -7,13 +7,13 @@ import torch
 import bioshare as bs
 from bioshare.train import demo
 
-TINY = demo.Settings(images=50, steps=4, batch=8, every=2)
+TINY = demo.DemoSettings(images=50, steps=4, batch=8, every=2)
 
 
 @pytest.fixture(scope="module")
 def results():
     state = torch.random.get_rng_state()
-    found = demo.run([0, 1], TINY, progress=False)
+    found = demo.run_demo([0, 1], TINY, progress=False)
     assert torch.equal(torch.random.get_rng_state(), state)  # the global generator stays as it was
     return found
 
@@ -22,7 +22,7 @@ def test_the_table_has_a_row_for_every_network(results):
     heads, *rows, note = str(results).splitlines()
     assert [row.split("  ")[0] for row in rows] == [network.name for network in demo.NETWORKS]
     assert {len(row) for row in rows} == {len(heads)}
-    assert note.startswith("mean +- standard deviation over 2 seeds; Settings(images=50")
+    assert note.startswith("mean +- standard deviation over 2 seeds; DemoSettings(images=50")
 
 
 def test_trials_hold_what_was_measured(results):
@@ -40,7 +40,7 @@ def test_sharing_makes_the_weights_of_a_group_agree(results):
 
 
 def test_the_same_seed_gives_the_same_network(results):
-    again = demo.run([1], TINY, demo.NETWORKS[-1:], progress=False).trials[demo.NETWORKS[-1].name][0]
+    again = demo.run_demo([1], TINY, demo.NETWORKS[-1:], progress=False).trials[demo.NETWORKS[-1].name][0]
     first = results.trials[demo.NETWORKS[-1].name][1]
     assert (again.accuracy, again.neg_log_snr) == (first.accuracy, first.neg_log_snr)
 
@@ -78,18 +78,18 @@ def test_interruption_returns_the_complete_trials(monkeypatch):
         return trial(*arguments)
 
     monkeypatch.setattr(demo, "_trial", interrupted)
-    results = demo.run([0], TINY, progress=False)
+    results = demo.run_demo([0], TINY, progress=False)
     assert [len(trials) for trials in results.trials.values()] == [1, 1, 0, 0, 0]
     assert len(str(results).splitlines()) == 4
     calls[:] = [None, None]
     with pytest.raises(KeyboardInterrupt):
-        demo.run([0], TINY, progress=False)
+        demo.run_demo([0], TINY, progress=False)
 
 
 def test_the_command_line(monkeypatch, capsys):
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
-    assert vars(parser.parse_args([])) == {"seeds": 5, "steps": demo.Settings().steps}
-    monkeypatch.setattr(demo, "run", lambda seeds, settings: f"{list(seeds)} {settings.steps}")
+    assert vars(parser.parse_args([])) == {"seeds": 5, "steps": demo.DemoSettings().steps}
+    monkeypatch.setattr(demo, "run_demo", lambda seeds, settings: f"{list(seeds)} {settings.steps}")
     demo.main(parser.parse_args(["--seeds", "2", "--steps", "7"]))
     assert capsys.readouterr().out == "[0, 1] 7\n"

@@ -16,7 +16,7 @@ HEADS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``list``."""
+    """Add the options of ``list``."""
     help_text = "names that match or begin with it, such as table1 or '*/cifar10/lc*' (default: all)"
     parser.add_argument("pattern", nargs="?", default="*", help=help_text)
 

@@ -1,4 +1,4 @@
-"""Data sets: from their published form to one file (`prepare`), and from that to batches."""
+"""Data sets: one prepared file for each, and batches of images."""
 
 from bioshare.train.data.batches import Batches as Batches
 from bioshare.train.data.batches import test_batches as test_batches

@@ -1,8 +1,8 @@
-"""What networks are trained and tested on: the batches of a data set.
+"""The batches of a data set, for training and testing.
 
-A batch is a pure function of the seed, the epoch and its index: to resume is to jump there, and there is no state to
-save. All random numbers come from the CPU, a few per image, so that every device and every number of processes sees
-the same crops.
+A batch is a pure function of the seed, the epoch and the index, so that a run resumes at any batch without a saved
+state. All random numbers come from the CPU, a few per image: every device and every number of processes has the same
+crops.
 """
 
 # ruff: noqa: PT028 (test_batches is no test)
@@ -25,21 +25,21 @@ from bioshare.train.data.streams import StreamedBatches, sent
 
 
 class Batches(Protocol):
-    """The batches of an epoch, or one process's part of them.
+    """The batches of an epoch, or the part for one process.
 
     Attributes:
-        images: different images in an epoch, whatever the repetitions, in all processes together.
+        images: number of different images in an epoch, over all processes.
     """
 
     @property
     def images(self) -> int: ...
 
     def __len__(self) -> int:
-        """Batches in an epoch, the last, smaller one included."""
+        """Batches in an epoch, the last, smaller batch included."""
         ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches from number ``start`` on, just as the whole epoch has them.
+        """The batches of an epoch from number ``start`` on.
 
         Yields:
             Normalised images (b, channels, rows, columns) float32, and labels (b,) int64, both on the device.
@@ -52,23 +52,21 @@ def training_batches(
 ) -> Batches:
     """The training images of a run, in a new order and in new crops in every epoch.
 
-    An epoch is one pass over the images. Of ``config.batch_size`` images in a batch, only batch_size / repetitions
-    differ; each stands there ``config.repetitions`` times in a row, in crops of its own. So every image is seen that
-    many times in an epoch, in that many times more batches.
+    An epoch is one pass over the images. A batch has batch_size / repetitions different images, each
+    ``config.repetitions`` times in a row, in different crops; an epoch has ``config.repetitions`` times as many batches
+    as without repetitions.
 
     Crops (Sec. 5.1): CIFAR's images and digits have a border of ``config.padding`` pixels that are 0 after
     normalisation, and are cropped to their size; TinyImageNet's central (48 + 2 padding) x (48 + 2 padding) pixels are
-    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224, or as
-    ``config.imagenet_crop`` says, whatever the padding. Half of the images are mirrored if ``config.flip`` says so, or
-    if it is None and they are ImageNet's.
+    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224 or by
+    ``config.imagenet_crop``, at any padding. ``config.flip`` mirrors half of the images; None mirrors ImageNet only.
 
     Args:
-        dataset: what `load` returned.
-        config: batch_size, repetitions, padding, flip, train_images, validation and seed count here.
-        device: where the batches are wanted; images that are decoded already go there whole.
-        rank, world: this process and how many there are. Each of them gets a run of consecutive images of every
-            batch; the runs differ by one image at most, and together they are the batch of a single process. In a
-            batch of fewer than ``world`` images, some get none.
+        dataset: a data set from `load`.
+        config: the configuration of the run.
+        device: device of the batches; decoded images move there whole.
+        rank, world: number of this process, and of all processes. Each process gets consecutive images of every batch;
+            the numbers differ by one image at most, and may be 0 in a small batch.
 
     Raises:
         ValueError: ``config`` asks for more images than there are, or for more padding than TinyImageNet has;
@@ -81,13 +79,9 @@ def training_batches(
 
 
 def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
-    """The test images in their order, or with ``config.validation`` the training images held out; the same every epoch.
+    """The test images in order, or with ``config.validation`` the held-out training images; the same every epoch.
 
-    Images aren't padded; of those that are larger than what the network sees, the centre counts.
-
-    Args:
-        dataset, device, rank, world: as for `training_batches`.
-        config: batch_size and validation count here.
+    Images are not padded; the network sees the centre of larger images. The arguments are as for `training_batches`.
     """
     chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
     order = BatchOrder(len(chosen), config.batch_size, rank=rank, world=world)
@@ -99,7 +93,7 @@ test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (no
 
 @dataclass(frozen=True, eq=False)
 class DecodedBatches:
-    """Batches of images that are on the device whole, as uint8; cropped and normalised there, all at once."""
+    """Batches of uint8 images on the device, where a whole batch is cropped and normalised at once."""
 
     pixels: Tensor
     labels: Tensor
@@ -118,7 +112,7 @@ class DecodedBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for part in self.order.epoch(epoch, start):
-            places = np.stack([part.indices, *part.places(2 * self.padding)])
+            places = np.stack([part.indices, *part.places(2 * self.padding)])  # (4, b)
             indices, rows, columns, flips = sent(torch.from_numpy(places), self.pixels.device)
             images = (self.pixels[indices] - self.mean) / self.std  # first, so that the padding is 0
             images = crops(images, rows, columns, self.side, self.padding)
@@ -128,22 +122,22 @@ class DecodedBatches:
 
 
 def crops(images: Tensor, rows: Tensor, columns: Tensor, side: int, padding: int) -> Tensor:
-    """Cut side x side pixels out of every image, in one go.
+    """Cut side x side pixels out of every image.
 
-    The places are counted in the central (side + 2 padding) x (side + 2 padding) pixels, zeros beyond the image.
+    Places count from the corner of the central (side + 2 padding) x (side + 2 padding) pixels, zeros beyond the image.
 
     Args:
         images: (b, channels, rows, columns), square.
-        rows, columns: of the upper left corner, (b,), from 0 to 2 padding.
-        side: rows and columns of what is cut out.
-        padding: pixels that a crop can move to each side.
+        rows, columns: place of the upper left corner, (b,), from 0 to 2 padding.
+        side: rows and columns of a crop.
+        padding: largest shift of a crop from the centre, in pixels.
 
     Returns:
         (b, channels, side, side).
     """
     margin = (side + 2 * padding - images.shape[-1]) // 2  # negative: pixels to leave out
     framed = pad(images, (margin,) * 4)
-    views = framed.unfold(2, side, 1).unfold(3, side, 1)
+    views = framed.unfold(2, side, 1).unfold(3, side, 1)  # (b, channels, 2 padding + 1, 2 padding + 1, side, side)
     return views[torch.arange(len(images), device=images.device), :, rows, columns]
 
 
@@ -156,7 +150,7 @@ def _batches(
     device: torch.device,
     random_resized: bool = False,
 ) -> Batches:
-    """The batches of some images of a part."""
+    """The batches of the chosen training or test images."""
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
     if len(chosen) < len(images):
         images, labels = images[chosen], labels[chosen]
@@ -174,7 +168,7 @@ def _batches(
 
 
 def _training_images(dataset: Dataset, config: TrainConfig) -> np.ndarray:
-    """Indices of the images to train on."""
+    """Indices of the images for training."""
     chosen = np.arange(len(dataset.train_labels))
     if config.validation:
         chosen = np.setdiff1d(chosen, _held_out(dataset))
@@ -186,7 +180,7 @@ def _training_images(dataset: Dataset, config: TrainConfig) -> np.ndarray:
 
 
 def _held_out(dataset: Dataset) -> np.ndarray:
-    """Indices of the validation images among those for training, whatever the seed of a run."""
+    """Indices of the validation images among the training images, the same for all seeds."""
     held_out, images = dataset.usage.validation, len(dataset.train_labels)
     if held_out >= images:
         raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")

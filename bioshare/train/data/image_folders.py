@@ -1,4 +1,4 @@
-"""Data sets that are published as folders with an image file each: TinyImageNet and ImageNet."""
+"""Published folders with a file per image: TinyImageNet and ImageNet."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from bioshare.train.data.images import Encoded, check_all, decode_all
 from bioshare.train.data.sources import Contents, Split, checksum
 
 ANNOTATIONS = "val/val_annotations.txt", "val_annotations.txt"
-"""Where the classes of a flat validation folder are looked for: lines that start with the image's name and class."""
+"""Files with the classes of a flat validation folder: a line starts with the image's name and class."""
 CLASS_LIST = "wnids.txt"
-"""TinyImageNet's names of the classes."""
+"""File with TinyImageNet's class names."""
 SUFFIXES = ".jpeg", ".jpg", ".png"
 TOP = "tiny-imagenet-200/"
-"""Folder that may be there on top of train and val."""
+"""Optional folder around train and val."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder, or a zip file of one, with an image file each; the official validation set is the test set.
+    """A folder or zip file with a file per image; the official validation set is the test set.
 
-    Training images are below ``train/CLASS``; classes count in the order of their names. Test images are below
-    ``val/CLASS``; or in ``val`` or ``val/images``, with their classes in one of the files `ANNOTATIONS`. Files that
-    don't end in `SUFFIXES`, in capitals or not, or that start with a dot are ignored.
+    Training images are below ``train/CLASS``; classes are in the order of the names. Test images are below
+    ``val/CLASS``; or in ``val`` or ``val/images``, with the classes in one of the files `ANNOTATIONS`. Files without
+    one of the `SUFFIXES`, in capitals or not, and files with a leading dot are ignored.
 
     Attributes:
-        form: what the source must be, in words.
-        classes: how many there must be.
-        side: rows and columns of every image; None if they differ: images then stay where they are, in a folder.
-        images: how many of them "train" and "test" must have.
+        form: the source in words.
+        classes: number of classes.
+        side: rows and columns of every image; None for images of different sizes, which stay in their folder.
+        images: number of images in "train" and "test".
     """
 
     form: str
@@ -89,7 +89,7 @@ class ImageFolder:
 
 
 def _test(path: Path, files: _Files, classes: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Names and labels of the test images, in the order of their names."""
+    """Names and labels of the test images, ordered by name."""
     images = [name for name in files.names if name.startswith("val/") and _is_image(name)]
     if all(name.count("/") == 1 or name.startswith("val/images/") for name in images):
         named = _annotated(path, files, images)
@@ -127,7 +127,7 @@ def _is_image(name: str) -> bool:
 
 
 class _Files(Protocol):
-    """Files below a folder, or in a zip file; ``names`` are relative, with an end of / for folders."""
+    """Files below a folder or in a zip file; ``names`` are relative, and end in / for folders."""
 
     names: dict[str, None]
 

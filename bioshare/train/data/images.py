@@ -1,4 +1,4 @@
-"""Image files to arrays of pixels, with Pillow: one by one, and many at once in processes of their own."""
+"""Decoding of image files with Pillow: one image, or many images in parallel processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bioshare.machine import cores
 
 CHUNK = 256
-"""Images that one process works on at a time; up to that many need no process of their own."""
+"""Images per task of a process; fewer images are decoded in this process."""
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")
@@ -29,11 +29,11 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image as JPEG, PNG or whatever else Pillow reads.
+    """An image as JPEG, PNG or another format of Pillow.
 
     Attributes:
-        name: what an error calls it; its path where there is one.
-        data: its bytes; None to read the file ``name``.
+        name: name in error messages, and path of a file.
+        data: bytes of the image; None to read the file ``name``.
     """
 
     name: str
@@ -58,10 +58,10 @@ def resized_crop(image: Encoded, resize: int, side: int, row: float, column: flo
 
     Args:
         image: of any size.
-        resize: rows or columns, whichever are fewer, before the crop.
+        resize: pixels of the smaller side before the crop.
         side: rows and columns of the crop.
-        row, column: where it lies, from 0 (top, left) to just under 1 (bottom, right); 0.5 is the centre. If they
-            are uniform, so are the places.
+        row, column: place of the crop, from 0 (top, left) to just under 1 (bottom, right); 0.5 is the centre. Uniform
+            numbers give uniform places.
 
     Returns:
         (3, side, side) uint8.
@@ -78,15 +78,15 @@ def resized_crop(image: Encoded, resize: int, side: int, row: float, column: flo
 
 
 def random_resized_crop(image: Encoded, side: int, row: float, column: float, area: float, aspect: float) -> np.ndarray:
-    """Crop a part of an image, and resize it.
+    """Crop a part of an image and resize the part.
 
     Args:
         image: of any size.
         side: rows and columns of the result.
-        row, column: where the part lies, as for `resized_crop`.
-        area: how large it is, from 0 (8 % of the image) to 1 (all of it).
-        aspect: of its columns to its rows, from 0 (3/4) to 1 (4/3), on a logarithmic scale. A part that would reach
-            beyond the image ends there.
+        row, column: place of the part, as for `resized_crop`.
+        area: area of the part, from 0 (8 % of the image) to 1 (the whole image).
+        aspect: columns over rows of the part, from 0 (3/4) to 1 (4/3), on a logarithmic scale. The part ends at the
+            edge of the image.
 
     Returns:
         (3, side, side) uint8.
@@ -115,10 +115,10 @@ def decode_all(images: Iterable[Encoded], count: int, side: int, bar: tqdm) -> n
 
 
 def check_all(images: Iterable[Encoded], count: int, bar: tqdm) -> None:
-    """Read every image to its end, at an eighth of its size where its form allows.
+    """Read every image to the end, JPEGs at an eighth of the size.
 
     Raises:
-        ValueError: an image can't be read; names it.
+        ValueError: an image can't be read; gives its name.
     """
     for checked in _in_parallel(_check_chunk, _chunks(images), count):
         bar.update(checked)
@@ -126,7 +126,7 @@ def check_all(images: Iterable[Encoded], count: int, bar: tqdm) -> None:
 
 @contextmanager
 def _opened(image: Encoded) -> Iterator[Image.Image]:
-    """An image whose pixels are read on first use; whatever goes wrong until the end names the image."""
+    """An open image, whose pixels are read on first use; errors in the block name the image."""
     try:
         with Image.open(image.name if image.data is None else io.BytesIO(image.data)) as picture:
             yield picture
@@ -153,16 +153,16 @@ def _chunks(images: Iterable[Encoded]) -> Iterator[list[Encoded]]:
 
 
 def _in_parallel(work: Callable[[Work], Done], chunks: Iterable[Work], count: int) -> Iterator[Done]:
-    """The results in order, at most two chunks per process waiting.
+    """The results in order, with at most two waiting chunks per process.
 
-    Processes, because threads make small images slower (measured on two cores with JPEGs of 32 x 32: 1.0 s in one
-    thread, 1.7 s in two, 0.7 s in two processes); only from about 400 x 400 do they keep up.
+    Threads make small images slower (two cores, JPEGs of 32 x 32: 1.0 s in one thread, 1.7 s in two, 0.7 s in two
+    processes), and are as fast as processes from about 400 x 400.
     """
     if count <= CHUNK:
         yield from map(work, chunks)
         return
     processes = cores()
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks that other threads hold
+    context = multiprocessing.get_context("spawn")  # a fork would copy locked locks of other threads
     pending = deque()
     with ProcessPoolExecutor(processes, context, _leave_interrupts_to_the_parent) as pool:
         try:

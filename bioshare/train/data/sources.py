@@ -1,4 +1,4 @@
-"""The files that data sets are published in, read whole and checked: what `bioshare.train.data.prepare` starts from."""
+"""Published archives of data sets, read whole and checked for `bioshare.train.data.prepare`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bioshare.train.data.images import Encoded, decode_all
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (n, 3, rows, columns) uint8, or the names of their files, and their labels (n,) int64."""
+    """Images (n, 3, rows, columns) uint8, or names of image files, and labels (n,) int64."""
 
     images: np.ndarray | list[str]
     labels: np.ndarray
@@ -27,13 +27,13 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What was read from a source.
+    """The contents of a source.
 
     Attributes:
-        classes: their names, in the order of the labels.
+        classes: names of the classes, in the order of the labels.
         train, test: the images.
-        sha256: of the source, where it is one file.
-        folder: where the images stay, if they are not decoded.
+        sha256: checksum of a source in one file.
+        folder: folder of images that are not decoded.
     """
 
     classes: tuple[str, ...]
@@ -44,11 +44,11 @@ class Contents:
 
 
 class Source(Protocol):
-    """A form in which a data set is published.
+    """A published form of a data set.
 
     Attributes:
-        form: what the source must be, in words.
-        images: how many of them the "train" and the "test" part must have.
+        form: the source in words.
+        images: number of images in "train" and "test".
     """
 
     @property
@@ -60,7 +60,7 @@ class Source(Protocol):
 
         Raises:
             FileNotFoundError: nothing is there.
-            ValueError: it isn't what it should be; names the file.
+            ValueError: the source is damaged or of another form; names the file.
         """
         ...
 
@@ -69,8 +69,8 @@ class Source(Protocol):
 class CifarArchive:
     """CIFAR's official archive of binary files, ``cifar-NN-binary.tar.gz``.
 
-    A record is ``label_bytes`` bytes, the last of which is the label, and 3072 bytes of pixels: red, green and blue
-    planes of 32 rows of 32.
+    A record is ``label_bytes`` bytes, the last byte the label, and 3072 bytes of pixels: red, green and blue planes of
+    32 rows of 32.
     """
 
     form: str
@@ -97,7 +97,7 @@ class CifarArchive:
         return Contents(classes, *splits, sha256=digest)
 
     def _members(self, path: Path) -> dict[str, bytes]:
-        """The files in the archive that matter, by name; nothing is extracted to disk."""
+        """The needed files of the archive, by name, without extraction to disk."""
         wanted, found = {self.names, *self.files["train"], *self.files["test"]}, {}
         try:
             with tarfile.open(path, "r|gz") as archive:
@@ -131,10 +131,10 @@ class CifarArchive:
 
 @dataclass(frozen=True)
 class JpegArrays:
-    """A NumPy ``.npz`` file with every image as a JPEG file of its own; no pickled objects.
+    """A NumPy ``.npz`` file with every image as JPEG; no pickled objects.
 
-    Its arrays, for "train" and "test": ``train_jpeg`` (bytes,) uint8, all JPEG files one after the other;
-    ``train_end`` (n,), where each of them ends; ``train_label`` (n,), class indices; and ``classes``, their names.
+    The arrays, for "train" and "test": ``train_jpeg`` (bytes,) uint8, all JPEG files one after the next; ``train_end``
+    (n,), the end of each file; ``train_label`` (n,), class indices; and ``classes``, the class names.
     """
 
     form: str
@@ -187,7 +187,7 @@ def checksum(path: Path) -> str:
 
 
 def check_labels(name: str, labels: np.ndarray, classes: int) -> None:
-    """Refuse labels that aren't the index of a class."""
+    """Check for labels beyond the classes."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise ValueError(f"{name} must have labels from 0 to {classes - 1}; record {wrong[0]} has {labels[wrong[0]]}")

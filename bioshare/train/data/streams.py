@@ -1,4 +1,4 @@
-"""Batches of images that are too many to keep in memory: decoded, resized and cropped by a pool of workers."""
+"""Batches of too many images for the memory, which a pool of workers decodes, resizes and crops."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ RESIZE = 256
 """Pixels of the smaller side before the crop."""
 
 Item = tuple[int, np.ndarray, bool]
-"""Which image, its draws as in `BatchPart`, and whether it is mirrored."""
+"""Number of an image, its draws (see `BatchPart`), and whether the crop is mirrored."""
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedBatches:
     """Batches of image files.
 
-    What a worker does is told to it image by image, so that their number changes nothing. They hand over uint8;
+    Workers get instructions image by image, so that the number of workers changes nothing. Workers return uint8;
     images are normalised on the device.
 
     Attributes:
         files: the images.
         labels: (n,) int64.
-        order: what the batches hold.
+        order: indices and crops of every batch.
         side: rows and columns of the crops.
-        random_resized: crop a random part and resize it, and not the other way round.
-        mean, std: of the pixels from 0 to 255, (channels, 1, 1), on the device.
-        workers: processes that decode; None for one per core, shared with the other processes of torchrun on this
+        random_resized: whether a random part is cropped and then resized, instead of resized and then cropped.
+        mean, std: statistics of the pixels from 0 to 255, (channels, 1, 1), on the device.
+        workers: number of decoding processes; None for one per core, shared with the processes of torchrun on this
             machine; 0 to decode in this process.
     """
 
@@ -70,7 +70,7 @@ class StreamedBatches:
             worker_init_fn=_leave_signals_to_the_parent,
             collate_fn=partial(_collate, side=self.side),
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from the global one
+            generator=torch.Generator(),  # instead of the global generator
         )
         for pixels, indices in loader:
             images = sent(pixels, device)
@@ -78,14 +78,14 @@ class StreamedBatches:
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host on a device; the host does not wait for the copy, whose source must be pinned for that."""
+    """A copy of the host's values on a device; the host does not wait, since the source is pinned."""
     if device.type == "cuda":
-        values = values.pin_memory()  # itself if it is
+        values = values.pin_memory()  # no copy of pinned values
     return values.to(device, non_blocking=True)
 
 
 class _Crops(MapDataset):
-    """The crop that an item asks for."""
+    """The crops of items."""
 
     def __init__(self, files: ImageFiles, side: int, random_resized: bool) -> None:
         self.files, self.side, self.random_resized = files, side, random_resized
@@ -117,9 +117,9 @@ class _Items:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """A worker that died of a signal to the whole group would take the run down before its checkpoint."""
+    """Move a worker out of the process group: its death by Ctrl-C would end the run before the checkpoint."""
     if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # a group of its own
+        os.setpgid(0, 0)
 
 
 def _collate(crops: list[tuple[np.ndarray, int]], side: int) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ def _collate(crops: list[tuple[np.ndarray, int]], side: int) -> tuple[Tensor, Te
 
 
 def _free_cores() -> int:
-    """Cores for each of the processes that torchrun started on this machine; 0 where no process may be started."""
+    """Cores per process of torchrun on this machine; 0 in a daemonic process, which may not start another."""
     if multiprocessing.current_process().daemon:
         return 0
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
