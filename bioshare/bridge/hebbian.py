@@ -13,9 +13,9 @@ from bioshare.bridge.moments import Treatment, check_treatment
 from bioshare.bridge.scaling import PerInput, check_scalars, count_for, mean_power, rule_for
 from bioshare.bridge.sharing import MapSharing
 from bioshare.checks import whole
-from bioshare.circuit.batches import batch_map
 from bioshare.circuit.circuits import SteadyState
 from bioshare.circuit.exact import Exact
+from bioshare.circuit.exact.batches import batch_map
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, derived, gaussian
 from bioshare.nn import LocallyConnected2d

@@ -82,6 +82,12 @@ class Problem:
         """Size of a weight beyond which the sleep has diverged."""
         return DIVERGED * (1 + float(np.abs(self.weights).max()))
 
+    @cached_property
+    def mean_init(self) -> Array:
+        """Mean of the weights of a group, (B, 1, K); equal weights deviate from the mean by exactly 0."""
+        first = self.weights[:, :1]
+        return first + (self.weights - first).mean(1, keepdims=True)
+
     @property
     def per_neuron(self) -> bool:
         """True if the neurons of a group see different inputs."""
@@ -95,7 +101,7 @@ class Problem:
     def stimulus_of(self) -> NDArray[np.int64]:
         """Index of the drawn stimulus of every group, (B,)."""
         numbers = np.arange(math.prod(self.stimulus_batch)).reshape(self.stimulus_batch)
-        return np.broadcast_to(numbers, self.batch).reshape(-1)
+        return np.broadcast_to(numbers, self.batch).flatten()
 
     def drawn(self, length: int) -> Iterator[tuple[int, Array]]:
         """The inputs of the S stimuli, in consecutive chunks: (first presentation, (S, T, K) or (S, T, N, K)).

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bioshare.checks import Array
-from bioshare.circuit.exact import RECORDED, Exact, groups_of, noise_together
+from bioshare.circuit.exact.engine import RECORDED, Exact, chunk_length, groups_for
 from bioshare.circuit.problem import Outcome, Problem, Progress, measure_weights, reported
 
 NEURONS, INPUTS = 24, 9
@@ -53,7 +53,8 @@ class Watching:
         mean = problem.weights.mean(-2)
         last = problem.weights, problem.weights[..., 0], problem.weights[:, 0, 0]
         with engine.torch_threads(problem.weights.size), reported(progress, problem.presentations) as tell:
-            for i, (weights, r, r_inh) in enumerate(self._visited(problem, engine, tell)):
+            for i, end in enumerate(self._visited(problem, engine, tell)):
+                weights, r, r_inh = map(np.asarray, end)
                 lost = self.lost[:, None, None]
                 last = np.where(lost, problem.weights, weights), r, r_inh
                 self.curves[..., i] = np.where(self.lost, np.nan, list(measure_weights(last[0], mean).values()))
@@ -61,34 +62,28 @@ class Watching:
         ends: dict[str, Array] = dict(zip(RECORDED, self.curves[..., [0, -1]], strict=True))
         return Outcome(*last, ends, problem.presentations)
 
-    def _visited(
-        self, problem: Problem, engine: Exact, tell: Callable[[int], object]
-    ) -> Iterator[tuple[Array, Array, Array]]:
+    def _visited(self, problem: Problem, engine: Exact, tell: Callable[[int], object]) -> Iterator[Any]:
         """Weights (B, N, K), r (B, N) and r_inh (B,) after every presentation that is written down."""
-        groups, visited = groups_of(problem, engine), set(self.presentation.tolist())
-        groups.lost = torch.from_numpy(self.lost)
-        inputs = (problem.drawn if problem.per_neuron else problem.blocks)(1)
+        groups, visited = groups_for(problem, engine), set(self.presentation.tolist())
+        inputs = problem.drawn(1)
         together = _together(problem)
         state = groups.at_rest()
-        yield _arrays(*groups.end(state))
+        yield groups.end(state)
         for start, stop in pairwise(sorted(visited | set(range(0, problem.presentations, together)))):
             if self.lost.all():
                 break
             x = np.concatenate([x for _, x in islice(inputs, stop - start)], 1)
-            state, _ = groups.live(state, engine.tensor(x), start)
+            state, within, *_ = groups.advance(state, x, start, [])
+            self.lost |= ~np.asarray(within).all(1)
             tell(stop)
             if stop in visited:
-                yield _arrays(*groups.end(state))
+                yield groups.end(state)
         tell(problem.presentations)
 
 
 def _together(problem: Problem) -> int:
     """How many presentations are computed at once."""
     if problem.per_neuron:
-        return min(TOGETHER, noise_together(problem))
+        return min(TOGETHER, chunk_length(problem))
     groups, neurons, inputs = problem.weights.shape
     return max(1, min(TOGETHER, NUMBERS // (groups * min(neurons, inputs) * inputs)))
-
-
-def _arrays(weights: Tensor, r: Tensor, r_inh: Tensor) -> tuple[Array, Array, Array]:
-    return weights.numpy(), r.numpy(), r_inh.numpy()

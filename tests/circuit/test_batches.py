@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import bioshare as bs
-from bioshare.circuit.batches import batch_map
 from bioshare.circuit.exact import Exact, sleep_map
+from bioshare.circuit.exact.batches import batch_map
 from bioshare.circuit.problem import DivergenceError
 
 ALPHAS = pytest.mark.parametrize("alpha", [math.inf, 10.0, 1.0, 0.0])

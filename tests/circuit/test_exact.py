@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bioshare as bs
-from bioshare.circuit import exact
+from bioshare.circuit.exact import engine as exact
 
 assert_close = partial(np.testing.assert_allclose, rtol=0)
 CIRCUITS = {
@@ -103,7 +103,7 @@ def test_presentations_taken_together_do_not_change_a_sleep(noisy, monkeypatch):
     w, x = initial(2, 6, 4), inputs(2, 70, 6, 4)
     sleep = partial(bs.simulate, w, x if noisy else x[:, :, 0], CIRCUITS["rate"], RULE, record_every=3)
     together = sleep()
-    monkeypatch.setattr(exact, "MAPS", 1)
+    monkeypatch.setattr(exact, "TOGETHER", 1)
     monkeypatch.setattr(exact, "NOISE", 1)
     few = sleep()
     assert_close(few.weights, together.weights, atol=1e-14)

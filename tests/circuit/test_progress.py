@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.circuit import exact
+from bioshare.circuit.exact import engine as exact
 
 CIRCUITS = {
     "ideal": bs.SteadyState(),
@@ -28,7 +28,7 @@ def inputs(*shape):
 
 def few_together(monkeypatch):
     """So that the exact engine tells of a short sleep more than once."""
-    for limit in ("MAPS", "NOISE"):
+    for limit in ("TOGETHER", "NOISE"):
         monkeypatch.setattr(exact, limit, 1)
 
 

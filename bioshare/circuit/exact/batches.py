@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bioshare.checks import finite_array
 from bioshare.circuit.circuits import SteadyState
-from bioshare.circuit.exact import Exact, SleepMap
+from bioshare.circuit.exact.engine import Exact, SleepMap
 from bioshare.circuit.problem import DIVERGED, DivergenceError
 from bioshare.circuit.rules import Hebbian
 
@@ -21,12 +21,12 @@ def batch_map(stimuli: ArrayLike, circuit: SteadyState, rule: Hebbian, *, engine
     """A sleep whose weights are updated once for a batch of patterns, as one linear map.
 
     dw_i = eta_k ( -mean_m (r_im - b) x_m - gamma (w_i - w_i^init) ), with momentum: Eq. 4 with C = mean_m x_m x_m^T.
-    With v = w - w^init this is v -> C (w^init + v) + gamma v for deviations, and C / (1 + alpha) for the mean.
+    With v = w - w^init the gradient is C (w^init + v) + gamma v for deviations, with C / (1 + alpha) for the mean.
 
     Args:
         stimuli: (updates, M, K), M patterns for each update, the same for all neurons.
-        circuit: its alpha is one number.
-        rule: its gamma and momentum are single numbers; k counts updates.
+        circuit: a SteadyState with a single number alpha.
+        rule: plasticity with single numbers gamma and momentum; k counts updates.
         engine: precision, device and threads; None for float64 on the CPU.
 
     Returns:
@@ -35,8 +35,8 @@ def batch_map(stimuli: ArrayLike, circuit: SteadyState, rule: Hebbian, *, engine
     Raises:
         ValueError: in most updates the learning rate is not below 2 (1 + momentum) / (the largest eigenvalue of
             C + gamma).
-        DivergenceError: the weights grow without bound nevertheless, as momentum can make them where C or the rate
-            goes up and down.
+        DivergenceError: the weights grow without bound nevertheless, through momentum, where C or the rate goes up
+            and down.
     """
     engine = engine or Exact()
     batches = finite_array("stimuli", stimuli, "(updates, M, K)")
@@ -47,30 +47,34 @@ def batch_map(stimuli: ArrayLike, circuit: SteadyState, rule: Hebbian, *, engine
         raise ValueError(f"alpha, gamma and momentum must be single numbers; got {circuit!r}, {rule!r}")
     with engine.torch_threads(2 * batches.shape[-1] ** 2):
         x = engine.tensor(batches)
-        _refuse_unstable_rates(x, rule)
-        A, B = _mapped(x, float(scalars[0]), rule).cpu().numpy()
+        _check_batch_rates(x, rule)
+        A, B = _batch_map(x, float(scalars[0]), rule).cpu().numpy()
     return SleepMap(A, B, np.zeros(batches.shape[-1]))
 
 
-def _mapped(x: Tensor, alpha: float, rule: Hebbian) -> Tensor:
+def _batch_map(x: Tensor, alpha: float, rule: Hebbian) -> Tensor:
     """A and B, (2, K, K), of batches x (updates, M, K)."""
     identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    v, m = torch.zeros(2, 2, *identity.shape, dtype=x.dtype, device=x.device)  # of deviations, and of the mean
+    # v and m of the identity's columns, as deviations and as the mean, (2, K, K)
+    v, m = torch.zeros(2, 2, *identity.shape, dtype=x.dtype, device=x.device)
+    # the mean feels C / (1 + alpha)
     feedforward = x.new_tensor([1.0, 1 / (1 + alpha)])[:, None, None] / x.shape[1]
     for update, eta in enumerate(rule.rates(len(x))):
+        # z (2, M, K), then m <- beta m - eta (mean_m z_m x_m^T + gamma v), v <- v + m
         response = x[update] @ (identity + v)
         m = rule.momentum * m - eta * (feedforward * (x[update].mT @ response) + rule.gamma * v)
         v = v + m
         if not v.abs().max() < DIVERGED:
-            told = f"the weights diverged in update {update}, at the learning rate {eta:.3g}: lower learning_rate"
-            raise DivergenceError(told, update)
+            message = f"the weights diverged in update {update}, at the learning rate {eta:.3g}: lower learning_rate"
+            raise DivergenceError(message, update)
     return identity + v
 
 
-def _refuse_unstable_rates(x: Tensor, rule: Hebbian) -> None:
-    """Raise where most updates of the batches x (updates, M, K) overshoot by more than there was.
+def _check_batch_rates(x: Tensor, rule: Hebbian) -> None:
+    """Raise where most updates of the batches x (updates, M, K) overshoot by more than the distance to the fixed point.
 
-    A single one may: of few random patterns some batch is far above the others, and the next ones make up for it.
+    A single update may overshoot: of few random patterns some batch is far above the rest, and later batches correct
+    the error.
     """
     rates, limit = rule.rates(len(x)), 2 * (1 + float(rule.momentum))
     largest = np.array([_largest_eigenvalue(batch) for batch in x])
@@ -88,7 +92,7 @@ def _refuse_unstable_rates(x: Tensor, rule: Hebbian) -> None:
 
 
 def _largest_eigenvalue(batch: Tensor) -> float:
-    """Of the mean x x^T of a batch (M, K)."""
+    """Largest eigenvalue of the mean x x^T of a batch (M, K)."""
     patterns, inputs = batch.shape
     gram = batch @ batch.mT if patterns < inputs else batch.mT @ batch
     return float(torch.linalg.eigvalsh(gram)[-1]) / patterns
