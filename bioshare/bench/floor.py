@@ -54,8 +54,7 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         model = bench_network(arguments.network, form, "meta", side)
         kernels = traffic.step_kernels(model, (batch, 3, side, side), DTYPES[dtype].itemsize)
         table = BenchTable(FLOOR_COLUMNS)
-        add_floor_rows(table, kernels, ceilings)
-        add_floor_row(table, "floor of a step", kernels, ceilings)
+        add_floor_rows(table, kernels, ceilings, total="floor of a step")
         if form != "conv":
             add_floor_rows(table, traffic.sharing_kernels(model), ceilings)
         records += [{"network": name, "batch": batch, "dtype": dtype} | record for record in table.records]
@@ -102,20 +101,20 @@ def measured_steps(
     return records
 
 
-def add_floor_rows(table: BenchTable, kernels: Sequence[Kernel], ceilings: Ceilings) -> None:
-    """Add a row for every part among some kernels."""
-    for part in dict.fromkeys(kernel.part for kernel in kernels):
-        add_floor_row(table, part, [kernel for kernel in kernels if kernel.part == part], ceilings)
-
-
-def add_floor_row(table: BenchTable, part: str, kernels: Sequence[Kernel], ceilings: Ceilings) -> None:
-    """Add a row with the least work and time of some kernels."""
-    moved = sum(kernel.bytes for kernel in kernels)
-    table.add(
-        part=part,
-        gigaoperations=sum(kernel.operations for kernel in kernels) / 1e9,
-        megabytes=moved / 1e6,
-        rate_ms=1e3 * sum(kernel.operations / kernel.rate(ceilings) for kernel in kernels),
-        bandwidth_ms=1e3 * moved / ceilings.bandwidth,
-        least_ms=1e3 * sum(kernel.seconds(ceilings) for kernel in kernels),
-    )
+def add_floor_rows(table: BenchTable, kernels: Sequence[Kernel], ceilings: Ceilings, total: str | None = None) -> None:
+    """Add a row for every part among some kernels, and a row with the title ``total`` for all kernels."""
+    groups: dict[str, Sequence[Kernel]] = {}
+    for kernel in kernels:
+        groups[kernel.part] = [*groups.get(kernel.part, []), kernel]
+    if total:
+        groups[total] = kernels
+    for part, members in groups.items():
+        moved = sum(kernel.bytes for kernel in members)
+        table.add(
+            part=part,
+            gigaoperations=sum(kernel.operations for kernel in members) / 1e9,
+            megabytes=moved / 1e6,
+            rate_ms=1e3 * sum(kernel.operations / kernel.rate(ceilings) for kernel in members),
+            bandwidth_ms=1e3 * moved / ceilings.bandwidth,
+            least_ms=1e3 * sum(kernel.seconds(ceilings) for kernel in members),
+        )

@@ -32,7 +32,7 @@ TRAIN_COLUMNS = (
 )
 
 EVERY = 10
-"""Steps between two simulated sleeps."""
+"""Steps from a simulated sleep to the next."""
 
 PEAK_STEPS = 2
 """Steps in which a peak of memory is measured; gradients and the optimiser's moments exist in the second."""
@@ -40,52 +40,38 @@ PEAK_STEPS = 2
 BATCH_STEP = 512
 """The largest batch is searched among the multiples of this number."""
 
-SHARINGS = {
-    "instant": "instant sharing every step",
-    "pool": f"sleep from a pool every {EVERY} steps",
-    "new": f"new sleep every {EVERY} steps",
-}
-"""Name of every kind of sharing in the table."""
-
 
 class StepSettings(NamedTuple):
-    """Settings of all rows of a table; `side` is the size of images, `pool` the number of sleeps in a pool."""
+    """Settings of all rows of a table; `side` is the size of images."""
 
     network: str
     side: int
     batch: int
     dtype: str
     device: str
-    pool: int
 
 
 class Variant(NamedTuple):
-    """A row of the table: a network in some form, with a sharing between its steps or none.
-
-    Attributes:
-        graph: replay the step as a CUDA graph.
-        sharing: a kind of `SHARINGS`.
-    """
+    """A row of the table: a network in some form, with a phase after every ``every`` steps or without."""
 
     name: str
     form: NetworkForm
     compiled: bool = False
     graph: bool = False
-    sharing: str | None = None
+    phase: InstantSharing | Sleep | None = None
+    every: int = 1
 
     def step(self, settings: StepSettings) -> TrainingStep:
-        """The training step, without sharing."""
-        network, side, batch, dtype, device, _ = settings
+        """The training step, without the phase."""
+        network, side, batch, dtype, device = settings
         model = bench_network(network, self.form, device, side)
         return TrainingStep(model, (3, side, side), batch, dtype, self.form, self.compiled, self.graph)
 
-    def share(self, step: TrainingStep, pool: int) -> Callable[[], None]:
-        """The sharing between two steps, warm."""
-        phase = InstantSharing()
-        if self.sharing != "instant":
-            phase = Sleep.rate_circuit(pool=pool if self.sharing == "pool" else None)
-            warm_up_phase(phase, step.run.model)
-        change, seeds = step.change(phase), itertools.count()
+    def change(self, step: TrainingStep) -> Callable[[], None]:
+        """The change of weights by the phase, warm."""
+        assert self.phase
+        warm_up_phase(self.phase, step.run.model)
+        change, seeds = step.change(self.phase), itertools.count()
         for _ in range(WARM_UP + 1):
             change(next(seeds))
         return lambda: change(next(seeds))
@@ -119,11 +105,11 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "which is more\n"
     )
     settings = [
-        StepSettings(arguments.network, side, batch, dtype, arguments.device, arguments.pool)
+        StepSettings(arguments.network, side, batch, dtype, arguments.device)
         for dtype in arguments.dtypes
         for batch in batches
     ]
-    table, variants = BenchTable(TRAIN_COLUMNS), step_variants(device, arguments.compile)
+    table, variants = BenchTable(TRAIN_COLUMNS), step_variants(device, arguments.pool, arguments.compile)
     for setting in settings:
         add_step_rows(table, variants, setting, arguments.repeats)
     if arguments.epochs:
@@ -132,15 +118,22 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return table.records + [record for setting in largest for record in print_largest(variants, setting)]
 
 
-def step_variants(device: torch.device, compiled: bool = False) -> list[Variant]:
-    """All rows for a device; a row with sharing shares the weights of the last row before without sharing."""
+def step_variants(device: torch.device, pool: int = 1, compiled: bool = False) -> list[Variant]:
+    """All rows for a device; a phase changes the weights of the last row before without a phase."""
     variants = [Variant("conv", "conv"), Variant("LC, unfold + einsum", "naive"), Variant("LC, batched", "batched")]
     graph = device.type == "cuda"
     if graph:
         variants += [Variant("LC, fused", "fused")] * fused_available()
         variants += [Variant("conv, graph", "conv", graph=True), Variant("LC, graph", "auto", graph=True)]
     base = variants[-1]
-    variants += [base._replace(name=f"{base.name}, {name}", sharing=kind) for kind, name in SHARINGS.items()]
+    variants += [
+        base._replace(name=f"{base.name}, {name}", phase=phase, every=every)
+        for name, phase, every in (
+            ("instant sharing every step", InstantSharing(), 1),
+            (f"sleep from a pool every {EVERY} steps", Sleep.rate_circuit(pool=pool), EVERY),
+            (f"new sleep every {EVERY} steps", Sleep.rate_circuit(), EVERY),
+        )
+    ]
     if compiled:
         variants += [Variant("conv, compiled", "conv", True, graph), Variant("LC, compiled", "auto", True, graph)]
     return variants
@@ -170,29 +163,29 @@ def add_step_rows(table: BenchTable, variants: Sequence[Variant], settings: Step
 
 
 def warm_works(variants: Sequence[Variant], settings: StepSettings) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Name and warm work of every variant that fits into memory: a step, or a sharing of the step before."""
+    """Name and warm work of every variant that fits into memory: a step, or a phase after the step before."""
     step = None
     for variant in variants:
         with suppress(torch.OutOfMemoryError):
-            if variant.sharing is None:
+            if variant.phase is None:
                 step = None  # free the memory of a step that is not timed
                 step = variant.step(settings)
                 step.warm_up()
                 yield variant.name, step
             elif step:
-                yield variant.name, variant.share(step, settings.pool)
+                yield variant.name, variant.change(step)
 
 
 def seconds_per_step(variants: Sequence[Variant], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of a step with its part of a sharing, from the seconds of steps and of sharings."""
+    """Seconds of a step with a share of the phase, from the seconds of steps and of phases."""
     totals, base = dict[str, float](), 0.0
     for variant in variants:
         if variant.name not in seconds:
             continue
-        if variant.sharing is None:
+        if variant.phase is None:
             base = totals[variant.name] = seconds[variant.name]
         else:
-            totals[variant.name] = base + seconds[variant.name] / (1 if variant.sharing == "instant" else EVERY)
+            totals[variant.name] = base + seconds[variant.name] / variant.every
     return totals
 
 
@@ -217,14 +210,14 @@ def variant_peak(variant: Variant, settings: StepSettings) -> int | None:
 
 
 def first_steps(variant: Variant, settings: StepSettings, step: TrainingStep | None = None) -> Callable[[], None]:
-    """Some steps of a variant, with a warm sharing after each."""
+    """Some steps of a variant, with the phase after each."""
     step = step or variant.step(settings)
-    share = variant.share(step, settings.pool) if variant.sharing else lambda: None
+    change = variant.change(step) if variant.phase else lambda: None
 
     def work() -> None:
         for _ in range(PEAK_STEPS):
             step()
-            share()
+            change()
 
     return work
 
@@ -244,11 +237,11 @@ def print_hours(records: Sequence[dict[str, Any]], epochs: int, images: int, car
 
 
 def print_largest(variants: Sequence[Variant], settings: StepSettings) -> list[dict[str, Any]]:
-    """Print the largest batch of every eager network without sharing."""
+    """Print the largest batch of every eager network without a phase."""
     records, device = [], torch.device(settings.device)
     print(f"\nlargest batch that can be trained, in steps of {BATCH_STEP}\n")
     for variant in variants:
-        if not (variant.graph or variant.compiled or variant.sharing):
+        if not (variant.graph or variant.compiled or variant.phase):
             batch = largest_batch(lambda batch, new=variant: new.step(settings._replace(batch=batch))(), device)
             print(f"{settings.dtype:7s}{variant.name:54s}{batch:6d}", flush=True)
             records.append({"dtype": settings.dtype, "name": variant.name, "largest_batch": batch})

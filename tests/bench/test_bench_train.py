@@ -8,7 +8,8 @@ from bioshare.__main__ import main
 from bioshare.bench import networks, train
 from bioshare.bench.harness import BenchTable, available_bytes
 from bioshare.bench.networks import bench_network
-from bioshare.bench.train import SHARINGS, StepSettings, Variant, largest_batch, step_variants, variant_peak
+from bioshare.bench.train import StepSettings, Variant, largest_batch, step_variants, variant_peak
+from bioshare.bridge import InstantSharing
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,7 @@ def small(monkeypatch):
 
 
 def settings(**changes):
-    return StepSettings("resnet20", 8, 2, "fp32", "cpu", 1)._replace(**changes)
+    return StepSettings("resnet20", 8, 2, "fp32", "cpu")._replace(**changes)
 
 
 class Recorded:
@@ -36,12 +37,10 @@ def test_the_rows_of_a_gpu_have_every_form_and_graph(monkeypatch):
     monkeypatch.setattr(train, "fused_available", lambda: True)
     variants = step_variants(torch.device("cuda"), compiled=True)
     assert [variant.form for variant in variants[:4]] == ["conv", "naive", "batched", "fused"]
-    assert [variant.sharing for variant in variants if variant.graph and not variant.compiled] == [
-        None,
-        None,
-        *SHARINGS,
-    ]
-    assert {variant.form for variant in variants if variant.sharing} == {"auto"}
+    bases = [variant.name for variant in variants if variant.graph and not (variant.compiled or variant.phase)]
+    assert bases == ["conv, graph", "LC, graph"]
+    assert [variant.every for variant in variants if variant.phase] == [1, train.EVERY, train.EVERY]
+    assert {(variant.form, variant.graph) for variant in variants if variant.phase} == {("auto", True)}
     assert [variant.name for variant in variants if variant.compiled] == ["conv, compiled", "LC, compiled"]
 
 
@@ -81,9 +80,9 @@ def test_a_row_without_memory_is_left_out_and_those_that_share_its_weights_with_
     assert capsys.readouterr().out.splitlines()[-1].split()[-6:] == ["-"] * 6
 
 
-def test_the_cost_of_a_sharing_is_spread_over_the_steps_between():
+def test_the_cost_of_a_phase_is_spread_over_the_steps_between():
     variants = step_variants(CPU)
-    seconds = {variant.name: 5.0 if variant.sharing else 2.0 for variant in variants}
+    seconds = {variant.name: 5.0 if variant.phase else 2.0 for variant in variants}
     spread = train.seconds_per_step(variants, seconds)
     assert [spread[variant.name] for variant in variants] == [2.0, 2.0, 2.0, 7.0, 2.5, 2.5]
 
@@ -108,8 +107,8 @@ def test_the_peak_of_training_grows_with_the_batch_and_holds_the_moments():
     assert 12 * weights < small < large
 
 
-@pytest.mark.parametrize("sharing", [None, "instant"])
-def test_the_peak_of_a_graph_is_what_is_reserved_while_it_is_replayed(small, monkeypatch, sharing):
+@pytest.mark.parametrize("phase", [None, InstantSharing()])
+def test_the_peak_of_a_graph_is_what_is_reserved_while_it_is_replayed(small, monkeypatch, phase):
     """On a GPU that is only spoken of, where every recording reserves 50 bytes and ordinary steps leave nothing."""
     log = []
 
@@ -127,8 +126,8 @@ def test_the_peak_of_a_graph_is_what_is_reserved_while_it_is_replayed(small, mon
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 + 50 * log.count("recorded"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: log.append("reset"))
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 100 + 50 * log.count("recorded"))
-    graphs = 2 if sharing else 1
-    assert variant_peak(Variant("LC", "auto", graph=True, sharing=sharing), settings()) == 50 * graphs
+    graphs = 2 if phase else 1
+    assert variant_peak(Variant("LC", "auto", graph=True, phase=phase), settings()) == 50 * graphs
     assert log.count("recorded") == graphs
     assert log[0] == "freed"
     assert log[-2 * graphs - 2 :] == ["freed", "reset", *["replayed"] * 2 * graphs]
