@@ -78,7 +78,7 @@ def test_the_explorer_imports_circuit_and_only_the_command_line_and_the_public_n
         ours = {name for name in IMPORTS[module] if inside(name, "bioshare")} - {"bioshare"}
         allowed = ("bioshare.explorer", "bioshare.circuit", "bioshare.files", CHECKS)
         assert all(inside(name, *allowed) for name in ours), module
-    assert "bioshare.explorer.answer" in importers("bioshare.circuit")
+    assert "bioshare.explorer.result" in importers("bioshare.circuit")
     assert importers("bioshare.explorer") - within(IMPORTS, "bioshare.explorer") == {"bioshare"}
 
 

@@ -1,10 +1,10 @@
-"""Explore alpha and gamma by hand: sliders, and the circuit and the weights that answer.
+"""Explore alpha and gamma by hand: sliders beside the responses and the weights of one sharing group.
 
 * `explore`: the live explorer, in a notebook.
-* `setting`, `answer`, `sweep`: what the sliders say, what a setting gives, and the map over alpha and gamma.
-* `literal`: a setting in Brian2.
-* `columns`, `panels`: these in Bokeh, for the live explorer and the saved page.
-* `live`, `controls`, `slider`, `view`, `worker`: the live explorer. `page`: the saved one. `command`: the command line.
+* `setting`, `result`, `sweep`: the values of the sliders, the sleep of a setting, and the map over alpha and gamma.
+* `sources`, `panels`: data and figures in Bokeh, for the live explorer and the saved page.
+* `live`, `widgets`, `worker`, `brian_process`: the live explorer.
+* `page`, `page_data`, `snapshots`: the saved page. `command`: the command line.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def explore(**values: Any) -> Explorer:
-    """Explore a sleep by hand: sliders for alpha, gamma and the rest, with panels that answer at once.
+    """Explore a sleep by hand: sliders for alpha, gamma and the rest, with panels that follow every move.
 
-    In a notebook, as the last line of a cell. Elsewhere: ``explore().save("explorer.html")`` writes a page that works
-    without Python, and ``python -m bioshare explore`` opens the live one in a browser.
+    In a notebook, as the last line of a cell. Elsewhere: ``explore().save("explorer.html")`` writes a page for a
+    browser without Python, and ``python -m bioshare explore`` opens the live explorer in a browser.
 
     Args:
-        values: where sliders stand at first, by the fields of `Setting`, such as ``alpha=5.0`` or ``k=6``.
+        values: initial values of the sliders, by the fields of `Setting`, such as ``alpha=5.0`` or ``k=6``.
 
     Returns:
         A Jupyter widget.
 
     Raises:
-        TypeError: there is no slider of that name, or a value is no number.
+        TypeError: there is no slider of this name, or a value is no number.
         ValueError: a value is beyond the ends of its slider.
     """
     names = [slider.name for slider in SLIDERS]

@@ -1,11 +1,11 @@
-"""The live explorer: sliders, panels that answer, buttons."""
+"""The live explorer: sliders and buttons beside panels that follow every move."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ipywidgets
 import numpy as np
@@ -13,88 +13,97 @@ from numpy.typing import NDArray
 
 from bioshare.checks import Array
 from bioshare.circuit.theory import max_alpha
-from bioshare.explorer import columns
-from bioshare.explorer.answer import Answer, Progress, answer
-from bioshare.explorer.controls import Controls, close
-from bioshare.explorer.grid import size
-from bioshare.explorer.literal import run_elsewhere
-from bioshare.explorer.panels import ANSWER_PANELS, layout, properties
+from bioshare.explorer.brian_process import run_brian2_process
+from bioshare.explorer.page_data import count_sleeps
+from bioshare.explorer.panels import RESULT_PANELS, layout, result_properties
+from bioshare.explorer.result import ProgressFunction, SettingResult, simulate_setting
 from bioshare.explorer.setting import DT, SLIDERS, Setting, Unstable
+from bioshare.explorer.sources import (
+    brian2_source,
+    empty_map_sources,
+    map_sources,
+    nearest_cell,
+    result_sources,
+    setting_source,
+)
 from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
-from bioshare.explorer.view import View, packed
-from bioshare.explorer.worker import Latest, running_loop
+from bioshare.explorer.widgets import Controls, PanelsWidget, close_widgets, wire_format
+from bioshare.explorer.worker import Worker, running_loop
 
 if TYPE_CHECKING:
     import xarray as xr
 
 PATIENCE = 0.3
-"""Seconds that an answer may still take when the slider has moved on."""
+"""Seconds until a new move cancels the simulation of an old move."""
 
-PRESS = "press “Map over α and γ”"
 PAGE = "explorer.html"
 
 
 class Explorer(ipywidgets.VBox):
-    """Sliders for a `Setting`, and the circuit and the weights that answer. Made by `bioshare.explore`.
+    """Sliders of a `Setting` beside the circuit's responses and the weights. Made by `bioshare.explore`.
 
-    In a notebook, work is done in the background and the last complete picture stays until the next is there; in
-    plain Python, everything is computed before a call returns.
+    In a notebook, work is done in the background and the last complete picture stays until the next picture is ready;
+    in plain Python, a call returns when all is computed.
 
     Args:
-        setting: where the sliders stand at first.
+        setting: initial values of the sliders.
 
     Attributes:
-        answer: the last complete `Answer`, which the panels show.
+        answer: the `SettingResult` in the panels, of the last stable setting.
         map: the last map over alpha and gamma (`sweep`), or None.
-        controls: the sliders, buttons and texts.
-        view: the panels.
+        controls: sliders, buttons and texts.
+        panels: the widget of the Bokeh panels.
     """
 
     def __init__(self, setting: Setting | None = None) -> None:
         self._start = self._setting = setting or Setting()
         self.map: xr.Dataset | None = None
         self._mapped = self._start
-        self._quiet = self._literal_shown = False
+        self._quiet = self._brian2_shown = False
         self.controls = Controls(self._start)
-        first = answer(self._start)
-        self.answer = first if isinstance(first, Answer) else _stable(answer(Setting()))
-        clickable = {"map_panel": self._click_map, "snr_panel": self._click_time, "mean_panel": self._click_time}
-        self.view = View(layout(self.answer), list(clickable), lambda panel, x, y: clickable[panel](x, y))
+        first = simulate_setting(self._start)
+        shown = first if isinstance(first, SettingResult) else simulate_setting(Setting())
+        assert isinstance(shown, SettingResult), "the default setting is stable"
+        self.answer = shown
+        clicks = {"map_panel": self._click_map, "snr_panel": self._click_time, "mean_panel": self._click_time}
+        self.panels = PanelsWidget(layout(shown), clicks)
         self._start_workers()
         self._observe()
-        self._prepare()
-        self._show(first)
-        self.controls.say_timing("")  # the first answer took the time to load what the others find loaded
-        grid = ipywidgets.Box(
-            [self.controls.top, ipywidgets.VBox([self.view]).add_class("bioshare-panels"), self.controls.bottom]
-        )
-        super().__init__([grid.add_class("bioshare-grid")])
+        self._show_new_setting()
+        self._show_result(first)
+        self.controls.show_timing("")  # the first simulation includes the time to load libraries
+        panels = ipywidgets.VBox([self.panels]).add_class("bioshare-panels")
+        grid = ipywidgets.Box([self.controls.top, panels, self.controls.bottom]).add_class("bioshare-grid")
+        super().__init__([grid])
         self.add_class("bioshare-explorer")
         if running_loop():
-            self._compiled.submit(_compile)
+            self._compilation.submit(_compile)
 
     def _start_workers(self) -> None:
-        fail = lambda what: lambda error: self.controls.say_report(f"{what}: {error}")
-        self._answers = Latest(self._show, lambda error: self._refuse(str(error)), patience=PATIENCE)
-        self._maps = Latest(self._show_map, fail("No map"), self._tell_map)
-        self._literal = Latest(self._show_brian2, fail("Brian2"))
-        saved = lambda path: self.controls.say_report(f"Saved {Path(path).resolve()}")
-        self._pages = Latest(saved, fail("Not saved"), self._tell_page)
-        self._compiled = Latest(lambda _: None, lambda error: self._refuse(str(error)))
+        status = self.controls.show_status
+        fail = lambda work: lambda error: status(f"{work}: {error}")
+        refuse = lambda error: self._show_trouble(str(error))
+        self._simulations = Worker(self._show_result, refuse, patience=PATIENCE)
+        self._maps = Worker(self._show_map, fail("No map"), self._show_map_progress)
+        self._brian2 = Worker(self._show_brian2, fail("Brian2"))
+        saved = lambda path: status(f"Saved {Path(path).resolve()}")
+        self._pages = Worker(saved, fail("Not saved"), self._show_page_progress)
+        self._compilation = Worker(lambda _: None, refuse)
+        self._workers = self._simulations, self._maps, self._brian2, self._pages, self._compilation
 
     def _observe(self) -> None:
         controls = self.controls
         for name, slider in controls.sliders.items():
-            slider.observe(lambda _, name=name: self._moved(name), "value")
-        controls.now.observe(lambda _: self._now_moved(), "value")
-        controls.follow.observe(lambda _: self._ask(), "value")
+            slider.observe(lambda change, name=name: self._move(name, change["new"]), "value")
+        controls.now.observe(lambda _: self._move_now(), "value")
+        controls.follow.observe(lambda _: self._simulate(), "value")
         actions = {"brian2": self.run_in_brian2, "map": self.run_map, "save": self._save_page, "reset": self._reset}
         for name, action in actions.items():
             controls.buttons[name].on_click(lambda _, action=action: action())
 
     @property
     def setting(self) -> Setting:
-        """Where the sliders stand; set it to move them."""
+        """The setting of the sliders; assign a setting to move the sliders."""
         return self._setting
 
     @setting.setter
@@ -104,38 +113,37 @@ class Explorer(ipywidgets.VBox):
         self._setting = setting
         with self._silence():
             self.controls.move(setting)
-        self._prepare()
-        self._ask()
+        self._show_new_setting()
+        self._simulate()
 
     def save(self, path: str | Path = PAGE) -> Path:
-        """Write the stand-alone page of this setting (`bioshare.explorer.page.save`)."""
-        return _page(path, self._setting)
+        """Write the saved page of this setting (`bioshare.explorer.page.save`)."""
+        return _save(path, self._setting)
 
     def run_in_brian2(self) -> None:
-        """Simulate the setting step by step in Brian2, and draw it over the curve."""
-        if self._answers.busy:
-            self.controls.say_report("Brian2 runs what the panels show: press again when the answer is there.")
-            return
-        if self.answer.setting != self._setting:
-            self.controls.say_report("Brian2 runs what the panels show: move to a stable setting first.")
-            return
-        self.controls.say_report("Brian2 compiles the circuit, and simulates every millisecond ...")
-        setting = self._setting
-        self._literal.submit(lambda progress: run_elsewhere(setting, progress))
+        """Simulate the setting step by step in Brian2, and draw the curve over the panel."""
+        if self._simulations.busy:
+            self.controls.show_status("Brian2 runs what the panels show: press again when the answer is there.")
+        elif self.answer.setting != self._setting:
+            self.controls.show_status("Brian2 runs what the panels show: move to a stable setting first.")
+        else:
+            self.controls.show_status("Brian2 compiles the circuit, and simulates every millisecond ...")
+            setting = self._setting
+            self._brian2.submit(lambda progress: run_brian2_process(setting, progress))
 
     def run_map(self) -> None:
         """Simulate the setting at a grid of alphas and gammas."""
-        self.controls.say_report(f"Map: {len(ALPHAS)} × {len(GAMMAS)} settings in one simulation ...")
+        self.controls.show_status(f"Map: {len(ALPHAS)} × {len(GAMMAS)} settings in one simulation ...")
         self._mapped = setting = self._setting
-        self._maps.submit(lambda progress: sweep(setting, progress=self._answers.first(progress)))
+        self._maps.submit(lambda progress: sweep(setting, progress=self._simulations.before(progress)))
 
     def close(self) -> None:
-        """Stop all work, and take the widgets off the page."""
-        if self.comm is None:  # it is closed, or was never made: Jupyter closes what is collected
+        """Stop all work, and remove the widgets from the page."""
+        if self.comm is None:  # closed before, or never complete: Jupyter closes a widget without references
             return
-        for worker in (self._answers, self._maps, self._literal, self._pages, self._compiled):
+        for worker in self._workers:
             worker.cancel()
-        close(*self.children, self.layout)
+        close_widgets(*self.children, self.layout)
         super().close()
 
     def __repr__(self) -> str:
@@ -145,26 +153,28 @@ class Explorer(ipywidgets.VBox):
             "`python -m bioshare explore` opens a page, and .save(path) writes one>"
         )
 
-    def _moved(self, name: str) -> None:
+    # ---- the user moves a slider, clicks a panel or presses a button
+
+    def _move(self, name: str, value: float) -> None:
         if self._quiet:
             return
-        self._setting = self._setting.moved(**{name: self.controls.value(name)})
-        self._prepare()
-        self._ask()
+        self._setting = self._setting.moved(**{name: round(value) if self.controls.sliders[name].whole else value})
+        self._show_new_setting()
+        self._simulate()
 
-    def _now_moved(self) -> None:
+    def _move_now(self) -> None:
         if self._quiet:
             return
         with self._silence():
             self.controls.follow.value = False
-        self._ask()
+        self._simulate()
 
     def _click_map(self, alpha: float, gamma: float) -> None:
-        shown = (ALPHAS, GAMMAS, self._setting.tau)
+        axes = ALPHAS, GAMMAS, self._setting.tau
         if self.map is not None:
-            shown = (self.map.alpha, self.map.gamma, self.map.attrs["tau"])
-        at = columns.cell((alpha, gamma), *shown)
-        self.setting = self._setting.moved(alpha=at[0], gamma=at[1])
+            axes = self.map.alpha, self.map.gamma, self.map.attrs["tau"]
+        alpha, gamma = nearest_cell((alpha, gamma), *axes)
+        self.setting = self._setting.moved(alpha=alpha, gamma=gamma)
 
     def _click_time(self, presentation: float, _: float) -> None:
         self.controls.now.value = round(presentation)
@@ -172,118 +182,117 @@ class Explorer(ipywidgets.VBox):
     def _reset(self) -> None:
         with self._silence():
             self.controls.follow.value = True
-        self.controls.say_report("")
+        self.controls.show_status("")
         self.setting = self._start
 
     def _save_page(self) -> None:
-        self.controls.say_report(f"Computing the curves of {PAGE} ...")
-        setting, self._page_size = self._setting, size(self._setting)
-        self._pages.submit(lambda progress: _page(PAGE, setting, self._answers.first(progress)))
+        self.controls.show_status(f"Computing the curves of {PAGE} ...")
+        setting, self._page_sleeps = self._setting, count_sleeps(self._setting)
+        self._pages.submit(lambda progress: _save(PAGE, setting, self._simulations.before(progress)))
 
-    def _prepare(self) -> None:
-        """What a new setting changes before it is computed."""
-        setting, controls = self._setting, self.controls
-        controls.say_limit(float(max_alpha(DT, setting.tau)))
-        with self._silence():
-            controls.now.high = float(setting.presentations)
-        self._literal.cancel()
-        self._literal_shown = False
-        self.view.overlay = packed({"brian2": columns.brian2(), "here": columns.here(setting)})
-        if self.map is None:
-            self.view.map = packed(columns.empty_map(setting, PRESS))
-
-    def _ask(self) -> None:
-        """Compute the answer to the sliders."""
+    def _simulate(self) -> None:
         if self._quiet:
             return
-        setting, at = self._setting, None if self.controls.follow.value else round(self.controls.now.value)
-        self._answers.submit(lambda progress: answer(setting, at, progress))
+        setting, now_at = self._setting, None if self.controls.follow.value else round(self.controls.now.value)
+        self._simulations.submit(lambda progress: simulate_setting(setting, now_at, progress))
         if loop := running_loop():
-            loop.call_later(PATIENCE, lambda: self._answers.busy and self.controls.say_timing("computing ..."))
-
-    def _show(self, result: Answer | Unstable) -> None:
-        if isinstance(result, Unstable):
-            self._refuse(result.words, result.name)
-            return
-        self.answer = result
-        with self._silence():
-            self.controls.now.value = result.now_at
-        self.controls.say_trouble("")
-        self.controls.say_timing(f"answered in {result.seconds:.2f} s")
-        self.view.answer = packed({name: data for name, data in columns.columns(result).items() if name != "here"})
-        self._look()
-
-    def _refuse(self, words: str, slider: str = "") -> None:
-        shown = _difference(self.answer.setting, self._setting)
-        self.controls.say_trouble(f"{words} The panels show the last stable setting{shown and f': {shown}'}.", slider)
-        self.controls.say_timing("")
-        self._look(dimmed=True)
-
-    def _look(self, dimmed: bool = False) -> None:
-        """Set what is no column: ranges, titles, and how pale a panel is that is not of the setting."""
-        title, stale = "Map over α and γ: click a cell", False
-        if self.map is not None:
-            mapped = self._mapped.moved(alpha=self._setting.alpha, gamma=self._setting.gamma)
-            if stale := mapped != self._setting:
-                title = f"Map of another setting: {_difference(mapped, self._setting)}"
-        styles = {name: _pale(dimmed) for name in ANSWER_PANELS} | {"map_panel": _pale(stale)}
-        texts = {"map_title": {"text": title}, "legend Brian2": {"visible": self._literal_shown}}
-        self.view.properties = {**properties(self.answer), **styles, **texts}
-
-    def _tell_map(self, done: int) -> None:
-        self.controls.say_report(f"Map: {done / self._mapped.presentations:.0%} of {self._mapped.presentations:,}")
-
-    def _tell_page(self, done: int) -> None:
-        self.controls.say_report(f"Page: {done / self._page_size:.0%} of {self._page_size:,} sleeps")
-
-    def _show_map(self, found: xr.Dataset) -> None:
-        self.map = found
-        self.view.map = packed(columns.map_columns(found))
-        self.controls.say_report("The map is there: click a cell.")
-        self._look(dimmed=self.answer.setting != self._setting)
-
-    def _show_brian2(self, run: tuple[NDArray[np.int64], Array]) -> None:
-        presentation, curve = run
-        difference = np.abs(curve - self.answer.neg_log_snr).max()
-        self.view.overlay = packed({"brian2": columns.brian2(presentation, curve), "here": columns.here(self._setting)})
-        self._literal_shown = True
-        self._look()
-        self.controls.say_report(f"Brian2: −log SNR differs by {difference:.1e} at most, over {len(curve)} records.")
+            loop.call_later(PATIENCE, lambda: self._simulations.busy and self.controls.show_timing("computing ..."))
 
     @contextlib.contextmanager
     def _silence(self) -> Iterator[None]:
-        """Move widgets without an answer."""
+        """Move widgets without a simulation."""
         before, self._quiet = self._quiet, True
         try:
             yield
         finally:
             self._quiet = before
 
+    # ---- the panels follow
 
-def _compile(progress: Progress) -> None:
-    """Let the noisy sleeps be compiled, so that the first move of the slider need not wait for it."""
-    answer(Setting(noise=0.1, neurons=10, presentations=100), progress=progress)
+    def _show_new_setting(self) -> None:
+        """Show all parts of a new setting that need no simulation."""
+        setting = self._setting
+        self.controls.show_limit(float(max_alpha(DT, setting.tau)))
+        with self._silence():
+            self.controls.now.high = float(setting.presentations)
+        self._brian2.cancel()
+        self._brian2_shown = False
+        self.panels.overlay = wire_format({"brian2": brian2_source(), "setting": setting_source(setting)})
+        if self.map is None:
+            self.panels.map = wire_format(empty_map_sources(setting, "press “Map over α and γ”"))
+
+    def _show_result(self, result: SettingResult | Unstable) -> None:
+        if isinstance(result, Unstable):
+            self._show_trouble(result.words, result.name)
+            return
+        self.answer = result
+        with self._silence():
+            self.controls.now.value = result.now_at
+        self.controls.show_trouble("")
+        self.controls.show_timing(f"answered in {result.seconds:.2f} s")
+        sources = result_sources(result)
+        del sources["setting"]
+        self.panels.answer = wire_format(sources)
+        self._show_properties()
+
+    def _show_trouble(self, text: str, slider: str = "") -> None:
+        shown = _differences(self.answer.setting, self._setting)
+        text += f" The panels show the last stable setting{shown and f': {shown}'}."
+        self.controls.show_trouble(text, slider)
+        self.controls.show_timing("")
+        self._show_properties(dimmed=True)
+
+    def _show_properties(self, dimmed: bool = False) -> None:
+        """Set ranges and titles, and dim the panels of another setting."""
+        title, old_map = "Map over α and γ: click a cell", False
+        if self.map is not None:
+            mapped = self._mapped.moved(alpha=self._setting.alpha, gamma=self._setting.gamma)
+            if old_map := mapped != self._setting:
+                title = f"Map of another setting: {_differences(mapped, self._setting)}"
+        pale = dict.fromkeys(RESULT_PANELS, dimmed) | {"map_panel": old_map}
+        self.panels.properties = {
+            **result_properties(self.answer),
+            **{name: {"styles": {"opacity": "0.35" if pale[name] else "1"}} for name in pale},
+            "map_title": {"text": title},
+            "legend Brian2": {"visible": self._brian2_shown},
+        }
+
+    def _show_map_progress(self, done: int) -> None:
+        self.controls.show_status(f"Map: {done / self._mapped.presentations:.0%} of {self._mapped.presentations:,}")
+
+    def _show_page_progress(self, done: int) -> None:
+        self.controls.show_status(f"Page: {done / self._page_sleeps:.0%} of {self._page_sleeps:,} sleeps")
+
+    def _show_map(self, data: xr.Dataset) -> None:
+        self.map = data
+        self.panels.map = wire_format(map_sources(data))
+        self.controls.show_status("The map is there: click a cell.")
+        self._show_properties(dimmed=self.answer.setting != self._setting)
+
+    def _show_brian2(self, run: tuple[NDArray[np.int64], Array]) -> None:
+        source, curve = brian2_source(*run), run[1]
+        difference = np.abs(curve - self.answer.neg_log_snr).max()
+        self.panels.overlay = wire_format({"brian2": source, "setting": setting_source(self._setting)})
+        self._brian2_shown = True
+        self._show_properties()
+        self.controls.show_status(f"Brian2: −log SNR differs by {difference:.1e} at most, over {len(curve)} records.")
 
 
-def _page(path: str | Path, setting: Setting, progress: bool | Progress = True) -> Path:
+def _compile(progress: ProgressFunction) -> None:
+    """Compile the code of noisy sleeps before the first move of the slider."""
+    simulate_setting(Setting(noise=0.1, neurons=10, presentations=100), progress=progress)
+
+
+def _save(path: str | Path, setting: Setting, progress: bool | ProgressFunction = True) -> Path:
     from bioshare.explorer.page import save
 
     return save(path, setting, progress=progress)
 
 
-def _stable(result: Answer | Unstable) -> Answer:
-    assert isinstance(result, Answer), "the default setting is stable"
-    return result
-
-
-def _difference(setting: Setting, other: Setting) -> str:
-    """The values of a setting that another one does not share, such as "α = 10, k = 3"."""
+def _differences(setting: Setting, other: Setting) -> str:
+    """The values of a setting that differ from another setting, such as "α = 10, k = 3"."""
     symbols = {slider.name: slider.label.split()[0] for slider in SLIDERS}
-    theirs = other.values()
+    values = other.values()
     return ", ".join(
-        f"{symbols[name]} = {value:g}" for name, value in setting.values().items() if value != theirs[name]
+        f"{symbols[name]} = {value:g}" for name, value in setting.values().items() if value != values[name]
     )
-
-
-def _pale(pale: bool) -> dict[str, Any]:
-    return {"styles": {"opacity": "0.35" if pale else "1"}}

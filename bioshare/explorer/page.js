@@ -1,5 +1,5 @@
-// The stand-alone page. What the sliders say is looked up among the sleeps computed beforehand; the responses in the
-// first presentations, which are not among them, are simulated here step by step.
+// The saved page. Curves and weights come from precomputed sleeps; the responses in the first presentations are simulated
+// in the browser, step by step.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const AXES = ["learning_rate", "noise", "alpha", "gamma"]; // of the table of sleeps, the last one fastest
@@ -14,17 +14,17 @@ function decoded({ type, base64 }) {
 
 const arrays = Object.fromEntries(Object.entries(data.arrays).map(([name, packed]) => [name, decoded(packed)]));
 const records = data.presentation.length;
-const first = data.presentation[1]; // the axis is logarithmic: the record before sleep has no place on it
-const words = (number) => number.toFixed(2).replace("-", "−");
+const first = data.presentation[1]; // a logarithmic axis has no place for the record before sleep
+const rounded = (number) => number.toFixed(2).replace("-", "−");
 const counted = (number) => number.toLocaleString("en");
 
-// ---- the table of sleeps; `at` holds an index on every axis
+// ---- the grid of sleeps; `at` is an index on every axis
 
 const value = (at, name) => data.axes[name][at[name]];
 
-/** Which sleep, or -1 - j where there is none, for the reason data.words[j]. */
-function cell(at) {
-  return arrays.cell[AXES.reduce((place, name) => place * data.axes[name].length + at[name], 0)];
+/** The index of a sleep, or -1 - j for an unstable setting with data.reasons[j]. */
+function sleepAt(at) {
+  return arrays.index[AXES.reduce((place, name) => place * data.axes[name].length + at[name], 0)];
 }
 
 function curve(name, sleep) {
@@ -37,7 +37,7 @@ function lowest(sleep) {
   return values.indexOf(Math.min(...values));
 }
 
-// ---- responses: Eq. 4 and 8 at every time step, and what the circuit would settle to (Eq. 9)
+// ---- responses: Eq. 4 and 8 at every time step, and the fixed point of Eq. 9
 
 function drive(w, x, z) {
   const inputs = x.length / z.length;
@@ -57,8 +57,8 @@ function learn({ w, m, r, x }, rate, gamma, { inputs, momentum, bias }) {
   }
 }
 
-/** What the neurons see in a presentation, (N, K). */
-function seen(presentation, noise, size, inputs) {
+/** The inputs of all neurons in a presentation, (N, K). */
+function inputsOf(presentation, noise, size, inputs) {
   const shared = (j) => arrays.x[presentation * inputs + (j % inputs)];
   const own = (j) => (noise ? noise * arrays.xi[presentation * size + j] : 0);
   return Float64Array.from({ length: size }, (_, j) => shared(j) + own(j));
@@ -67,17 +67,17 @@ function seen(presentation, noise, size, inputs) {
 const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
 
 function responses(at) {
-  const { neurons, inputs, watched, updates, shown, h, dt, bias } = data.circuit;
+  const { neurons, inputs, presentations, updates, shown, h, dt, bias } = data.circuit;
   const [alpha, gamma, noise] = ["alpha", "gamma", "noise"].map((name) => value(at, name));
-  const [size, steps] = [neurons * inputs, watched * updates];
+  const [size, steps] = [neurons * inputs, presentations * updates];
   const group = { w: arrays.w_init.slice(), m: filled(size, 0), r: filled(neurons, 0), x: null };
   const z = filled(neurons, 0);
   const names = ["time", "r_inh", ...range(shown).flatMap((i) => [`r_${i}`, `fixed_${i}`])];
-  const found = Object.fromEntries(names.map((name) => [name, filled(steps, 0)]));
+  const columns = Object.fromEntries(names.map((name) => [name, filled(steps, 0)]));
   let r_inh = 0;
   for (const step of range(steps)) {
     if (step % updates === 0) {
-      group.x = seen(step / updates, noise, size, inputs);
+      group.x = inputsOf(step / updates, noise, size, inputs);
       drive(group.w, group.x, z);
     }
     const before = mean(group.r);
@@ -86,17 +86,17 @@ function responses(at) {
     learn(group, arrays.rates[at.learning_rate * steps + step], gamma, data.circuit);
     drive(group.w, group.x, z);
     const inhibition = (alpha / (1 + alpha)) * mean(z);
-    found.time[step] = dt * (step + 1);
-    found.r_inh[step] = r_inh;
+    columns.time[step] = dt * (step + 1);
+    columns.r_inh[step] = r_inh;
     for (let i = 0; i < shown; i++) {
-      found[`r_${i}`][step] = group.r[i];
-      found[`fixed_${i}`][step] = bias + z[i] - inhibition;
+      columns[`r_${i}`][step] = group.r[i];
+      columns[`fixed_${i}`][step] = bias + z[i] - inhibition;
     }
   }
-  return found;
+  return columns;
 }
 
-// ---- the columns of the panels
+// ---- the sources of the panels
 
 function curves(at, sleep) {
   const best = lowest(sleep), deepest = curve("neg_log_snr", sleep)[best], when = data.presentation[best];
@@ -113,13 +113,13 @@ function curves(at, sleep) {
     best: {
       presentation: [Math.max(when, first)],
       neg_log_snr: [deepest],
-      label: [`${words(deepest)} at ${counted(when)}`],
+      label: [`${rounded(deepest)} at ${counted(when)}`],
     },
   };
 }
 
-/** Weights before, after one of the presentations that are kept (the last place: at the lowest), and at the end. */
-function weights(sleep, kept) {
+/** Weights before sleep, at a snapshot (the last snapshot is at the lowest -log SNR), and at the end. */
+function weights(sleep, snapshot) {
   const { shape, low, high, presentations } = data.weights;
   const size = shape[0] * shape[1], places = presentations.length + 1;
   const image = (numbers) =>
@@ -128,11 +128,11 @@ function weights(sleep, kept) {
     const start = (sleep * places + place) * size;
     return image(Array.from(arrays.weights.subarray(start, start + size), (w) => low + ((high - low) / 255) * w));
   };
-  const when = kept < presentations.length ? presentations[kept] : data.presentation[lowest(sleep)];
+  const when = snapshot < presentations.length ? presentations[snapshot] : data.presentation[lowest(sleep)];
   return {
     now: { presentation: [Math.max(when, first)] },
     weights: {
-      image: [image(arrays.before), after(kept), after(presentations.length - 1)],
+      image: [image(arrays.before), after(snapshot), after(presentations.length - 1)],
       x: [0, 1, 2],
       neurons: filled(3, shape[0]),
       label: ["before", `now: ${counted(when)}`, `end: ${counted(presentations.at(-1))}`],
@@ -142,16 +142,16 @@ function weights(sleep, kept) {
 
 /** The map over alpha and gamma at the learning rate and noise of `at`. */
 function map(at) {
-  const { sides, levels } = data.map;
+  const { alpha_edges: x, gamma_edges: y } = data.map;
   const names = ["alpha", "gamma", "left", "right", "bottom", "top", "end", "best", "time_of_best", "drift"];
   const columns = Object.fromEntries(names.map((name) => [name, []]));
-  for (const alpha of range(sides.length - 1))
-    for (const gamma of range(levels.length - 1)) {
-      const there = { ...at, alpha, gamma }, sleep = cell(there);
+  for (const alpha of range(x.length - 1))
+    for (const gamma of range(y.length - 1)) {
+      const place = { ...at, alpha, gamma }, sleep = sleepAt(place);
       if (sleep < 0) continue;
       const best = lowest(sleep), values = curve("neg_log_snr", sleep);
-      const row = [value(there, "alpha"), value(there, "gamma")];
-      row.push(sides[alpha], sides[alpha + 1], levels[gamma], levels[gamma + 1], values.at(-1), values[best]);
+      const row = [value(place, "alpha"), value(place, "gamma")];
+      row.push(x[alpha], x[alpha + 1], y[gamma], y[gamma + 1], values.at(-1), values[best]);
       row.push(data.presentation[best], curve("mean_drift", sleep).at(-1));
       names.forEach((name, i) => columns[name].push(row[i]));
     }
@@ -160,39 +160,39 @@ function map(at) {
 
 // ---- the page
 
-const page = { at: { ...data.opening }, stable: null, kept: data.weights.presentations.length, waiting: false };
+const page = { at: { ...data.opening }, stable: null, snapshot: data.weights.presentations.length, waiting: false };
 let panels; // Bokeh's document
 
 function fill(sources) {
   for (const [name, columns] of Object.entries(sources)) panels.get_model_by_name(name).data = columns;
 }
 
-/** Where the last stable setting differs from the sliders. */
-function told() {
+/** The values of the last stable setting that differ from the sliders. */
+function differences() {
   const moved = Object.entries(data.symbols).filter(([name]) => page.at[name] !== page.stable[name]);
   return moved.map(([name, symbol]) => `${symbol} = ${value(page.stable, name)}`).join(", ");
 }
 
 function summary(sleep) {
   const [values, best] = [curve("neg_log_snr", sleep), lowest(sleep)];
-  const kept = (record) => `${Math.round(100 * curve("mean_kept", sleep)[record])} %`;
+  const norm = (record) => `${Math.round(100 * curve("mean_kept", sleep)[record])} %`;
   return (
-    `Lowest −log SNR ${words(values[best])} after ${counted(data.presentation[best])} presentations, with ${kept(best)} ` +
-    `of the mean left; at the end ${words(values.at(-1))} and ${kept(records - 1)}.`
+    `Lowest −log SNR ${rounded(values[best])} after ${counted(data.presentation[best])} presentations, with ${norm(best)} ` +
+    `of the mean left; at the end ${rounded(values.at(-1))} and ${norm(records - 1)}.`
   );
 }
 
-/** Say what is unstable and dim the last stable picture; nothing where the setting is stable. */
+/** Show the reason of an unstable setting and dim the last stable picture; an empty reason removes both. */
 function warn(reason) {
   element("trouble").hidden = !reason;
-  element("trouble").textContent = reason && `${reason} The panels show the last stable setting, ${told()}.`;
+  element("trouble").textContent = reason && `${reason} The panels show the last stable setting, ${differences()}.`;
   element("summary").style.visibility = reason ? "hidden" : "visible";
-  for (const name of data.answer_panels) panels.get_model_by_name(name).styles = { opacity: reason ? "0.35" : "1" };
+  for (const name of data.result_panels) panels.get_model_by_name(name).styles = { opacity: reason ? "0.35" : "1" };
 }
 
-/** Bring sliders and panels up to date; the responses take longest, and only where an axis has moved. */
+/** Update sliders and panels; the slow responses only after a move on an axis. */
 function show() {
-  const sleep = cell(page.at);
+  const sleep = sleepAt(page.at);
   for (const name of AXES) label(name, page.at[name], `${value(page.at, name)}`);
   if (sleep >= 0 && AXES.some((name) => page.at[name] !== page.stable?.[name])) {
     page.stable = { ...page.at };
@@ -200,10 +200,11 @@ function show() {
     element("summary").textContent = summary(sleep);
   }
   const { presentations } = data.weights;
-  label("now", page.kept, page.kept < presentations.length ? `after ${counted(presentations[page.kept])}` : "at the lowest");
-  const here = { alpha: [value(page.at, "alpha")], gamma: [value(page.at, "gamma")] };
-  fill({ ...weights(cell(page.stable), page.kept), here, map: map(page.at) });
-  warn(sleep < 0 ? data.words[-1 - sleep] : "");
+  const now = page.snapshot < presentations.length ? `after ${counted(presentations[page.snapshot])}` : "at the lowest";
+  label("now", page.snapshot, now);
+  const setting = { alpha: [value(page.at, "alpha")], gamma: [value(page.at, "gamma")] };
+  fill({ ...weights(sleepAt(page.stable), page.snapshot), setting, map: map(page.at) });
+  warn(sleep < 0 ? data.reasons[-1 - sleep] : "");
 }
 
 function label(name, index, text) {
@@ -212,7 +213,7 @@ function label(name, index, text) {
   element(`${name}_value`).textContent = text;
 }
 
-/** Show once per frame, however fast a slider moves. */
+/** Update at most once per frame. */
 function later() {
   if (page.waiting) return;
   page.waiting = true;
@@ -227,10 +228,10 @@ function move(values) {
   later();
 }
 
-/** The cell of the map that was clicked, or none. */
+/** Move to the clicked cell of the map. */
 function clicked({ x, y }) {
-  const place = (borders, at) => range(borders.length - 1).findIndex((i) => borders[i] <= at && at < borders[i + 1]);
-  const [alpha, gamma] = [place(data.map.sides, x), place(data.map.levels, y)];
+  const cell = (edges, at) => range(edges.length - 1).findIndex((i) => edges[i] <= at && at < edges[i + 1]);
+  const [alpha, gamma] = [cell(data.map.alpha_edges, x), cell(data.map.gamma_edges, y)];
   if (alpha >= 0 && gamma >= 0) move({ alpha, gamma });
 }
 
@@ -239,11 +240,11 @@ async function open() {
   panels = views.roots[0].model.document;
   for (const name of AXES) element(name).addEventListener("input", (event) => move({ [name]: +event.target.value }));
   element("now").addEventListener("input", (event) => {
-    page.kept = +event.target.value;
+    page.snapshot = +event.target.value;
     later();
   });
   element("reset").addEventListener("click", () => {
-    page.kept = data.weights.presentations.length;
+    page.snapshot = data.weights.presentations.length;
     move(data.own);
   });
   panels.get_model_by_name("map_panel").on_event("tap", clicked);

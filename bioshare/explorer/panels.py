@@ -1,4 +1,4 @@
-"""The explorer's panels: Bokeh figures over the named sources of `bioshare.explorer.columns`, live and saved alike."""
+"""The explorer's panels: Bokeh figures of the sources in `bioshare.explorer.sources`, live and saved alike."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from bokeh.models import (
 from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
-from bioshare.explorer.answer import SHOWN, WATCHED, Answer
-from bioshare.explorer.columns import QUANTITIES, brian2, columns, edges, empty_map
+from bioshare.explorer.result import RESPONSE_NEURONS, RESPONSE_PRESENTATIONS, SettingResult
 from bioshare.explorer.setting import DURATION
+from bioshare.explorer.sources import MAP_QUANTITIES, brian2_source, cell_edges, empty_map_sources, result_sources
 from bioshare.explorer.sweep import ALPHAS, GAMMAS
 
 NEURON_COLORS = ("#b3cde3", "#8aaac9", "#6187af", "#376493", "#12355b")
 DARK, RED, OCHRE, PURPLE, GREEN, GREY = "#12355b", "#c1502e", "#e3a857", "#6f2f72", "#2f7d6b", "#5f5f5f"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 HEIGHT = 330
-"""Of a panel, pixels."""
+"""Height of a panel in pixels."""
 
 LABELS = 1.1
-"""Height of the weights with their labels, of that of the weights."""
+"""Height of the weights with labels, divided by the height without labels."""
 
-ANSWER_PANELS = ("responses_panel", "snr_panel", "weights_panel", "mean_panel")
-"""Names of the figures that show an answer: to be dimmed when it is not that of the sliders."""
+RESULT_PANELS = ("responses_panel", "snr_panel", "weights_panel", "mean_panel")
+"""Names of the figures of a result; dimmed while the setting is unstable."""
 
-GRID = """
+STYLE = """
 :host {
   display: grid !important; gap: 18px; container-type: inline-size;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
@@ -55,68 +55,70 @@ GRID = """
 Sources = dict[str, ColumnDataSource]
 
 
-def layout(answer: Answer, quantity: str = "end") -> Column:
-    """All panels in a grid of as many columns as fit: each at least 400 pixels wide, or as wide as the screen.
+def layout(result: SettingResult, quantity: str = "end") -> Column:
+    """Arrange all panels in a grid; each panel is at least 400 pixels wide, or as wide as the screen.
 
     Args:
-        answer: what they show at first.
-        quantity: what the map shows, one of `QUANTITIES`.
+        result: the first result in the panels.
+        quantity: the quantity of the map, one of `MAP_QUANTITIES`.
 
     Returns:
-        A column "panels" of the figures `ANSWER_PANELS` and, last, the column "map_column" with the figure
-        "map_panel" and its select "map_quantity". Find sources and figures by ``select_one({"name": ...})``.
+        A column "panels" of the figures `RESULT_PANELS` and, last, the column "map_column" with the figure
+        "map_panel" and the select "map_quantity". Find sources and figures by ``select_one({"name": ...})``.
     """
-    data: dict[str, Any] = columns(answer) | {"brian2": brian2()} | empty_map(answer.setting, "")
+    data: dict[str, Any] = result_sources(result) | {"brian2": brian2_source()} | empty_map_sources(result.setting, "")
     sources = {name: ColumnDataSource(values, name=name) for name, values in data.items()}
-    panels = [
-        responses_panel(sources),
-        snr_panel(sources),
-        weights_panel(sources),
-        mean_panel(sources),
-        map_column(sources, quantity),
-    ]
-    root = Column(*panels, name="panels", sizing_mode="stretch_width", stylesheets=[InlineStyleSheet(css=GRID)])
-    for name, values in properties(answer).items():
-        model = root.select_one({"name": name})
-        assert model is not None, f"no model is named {name}"
-        model.update(**values)
+    panels: list[Any] = [panel(sources) for panel in (responses_panel, snr_panel, weights_panel, mean_panel)]
+    panels.append(map_column(sources, quantity))
+    style = InlineStyleSheet(css=STYLE)
+    root = Column(children=panels, name="panels", sizing_mode="stretch_width", stylesheets=[style])
+    update_models(root, result_properties(result))
     return root
 
 
-def properties(answer: Answer) -> dict[str, dict[str, Any]]:
-    """What moves with an answer and is no column: properties of models, by their names."""
+def update_models(root: Column, properties: dict[str, dict[str, Any]]) -> None:
+    """Set properties of models, by the name of the model."""
+    for name, values in properties.items():
+        model = root.select_one({"name": name})
+        assert model is not None, f"no model is named {name}"
+        model.update(**values)
+
+
+def result_properties(result: SettingResult) -> dict[str, dict[str, Any]]:
+    """Colour range, axis range and legend of a result: properties of models, by the name of the model."""
     return {
-        "weight_colors": {"low": float(answer.before.min()), "high": float(answer.before.max())},
-        "neurons_range": {"end": LABELS * answer.setting.neurons},
+        "weight_colors": {"low": float(result.before.min()), "high": float(result.before.max())},
+        "neurons_range": {"end": LABELS * result.setting.neurons},
         "legend Brian2": {"visible": False},
     }
 
 
 def responses_panel(sources: Sources) -> figure:
-    """r_i(t) and r_inh(t) in the first presentations, with the fixed points of Eq. 9."""
-    panel = _panel("responses_panel", f"Responses in the first {WATCHED} presentations", "time, ms", "rate")
-    panel.x_range = Range1d(start=0, end=WATCHED * DURATION)
-    panel.xaxis.ticker = FixedTicker(ticks=[75.0 * i for i in range(2 * WATCHED + 1)])
-    for i in range(1, WATCHED, 2):
+    """Plot r_i(t) and r_inh(t) in the first presentations, with the fixed points of Eq. 9."""
+    title = f"Responses in the first {RESPONSE_PRESENTATIONS} presentations"
+    panel = _panel("responses_panel", title, "time, ms", "rate")
+    panel.x_range = Range1d(start=0, end=RESPONSE_PRESENTATIONS * DURATION)
+    panel.xaxis.ticker = FixedTicker(ticks=[75.0 * i for i in range(2 * RESPONSE_PRESENTATIONS + 1)])
+    for i in range(1, RESPONSE_PRESENTATIONS, 2):
         band = BoxAnnotation(left=i * DURATION, right=(i + 1) * DURATION, fill_color="#000000", fill_alpha=0.04)
         panel.add_layout(band)
     source, rates, points = sources["responses"], [], []
-    for i, color in enumerate(NEURON_COLORS[:SHOWN]):
+    for i, color in enumerate(NEURON_COLORS[:RESPONSE_NEURONS]):
         points.append(panel.line("time", f"fixed_{i}", source=source, color=color, line_dash="dotted", line_width=1.5))
         rates.append(panel.line("time", f"r_{i}", source=source, color=color, line_width=1.8))
     inhibition = panel.line("time", "r_inh", source=source, color=RED, line_dash="dashed", line_width=2)
-    middle = rates[SHOWN // 2 :]
-    _legend(panel, {f"r_i of {SHOWN} neurons": middle, "r_inh": [inhibition]})
-    _legend(panel, {"where they would settle, Eq. 9": points[SHOWN // 2 :]})
-    tips = [("time", "@time{0} ms"), *((f"r_{i + 1}", f"@r_{i}{{0.000}}") for i in range(SHOWN))]
+    middle = rates[RESPONSE_NEURONS // 2 :]
+    _legend(panel, {f"r_i of {RESPONSE_NEURONS} neurons": middle, "r_inh": [inhibition]})
+    _legend(panel, {"where they would settle, Eq. 9": points[RESPONSE_NEURONS // 2 :]})
+    tips = [("time", "@time{0} ms"), *((f"r_{i + 1}", f"@r_{i}{{0.000}}") for i in range(RESPONSE_NEURONS))]
     _hover(panel, [inhibition], [*tips, ("r_inh", "@r_inh{0.000}")], mode="vline")
     return panel
 
 
 def snr_panel(sources: Sources) -> figure:
-    """-log SNR over presentations with what theory says of it."""
+    """Plot -log SNR over presentations, with the fixed points of theory."""
     panel = _panel("snr_panel", "−log SNR of the weights", "presentations", "−log SNR, nats", x_axis_type="log")
-    now = _now(panel, sources["now"])
+    now = _now_line(panel, sources["now"])
     levels, best = sources["levels"], sources["best"]
     floor = panel.line("presentation", "theory_minimum", source=levels, color=GREY, line_dash="dotted", line_width=2)
     end = panel.line("presentation", "theory_end", source=levels, color=PURPLE, line_dash="dashed", line_width=1.6)
@@ -125,10 +127,9 @@ def snr_panel(sources: Sources) -> figure:
         "presentation", "neg_log_snr", source=sources["brian2"], size=8, color=RED, fill_alpha=0, line_width=1.6
     )
     dot = panel.scatter("presentation", "neg_log_snr", source=best, size=9, color=DARK)
-    panel.text(
-        "presentation", "neg_log_snr", "label", source=best, y_offset=8, text_align="right", text_baseline="top",
-        text_font_size="12px", text_font=value(FONT), text_color=DARK, text_font_style="bold",
-        background_fill_color="#ffffff", background_fill_alpha=0.75,
+    _label_text(
+        panel, "presentation", "neg_log_snr", "label", best, y_offset=8, text_align="right", text_baseline="top",
+        text_color=DARK, text_font_style="bold", background_fill_color="#ffffff", background_fill_alpha=0.75,
     )  # fmt: skip
     panel.y_range = DataRange1d(renderers=[floor, end, curve, literal], range_padding=0.14)
     panel.x_range = DataRange1d(renderers=[curve], range_padding=0.03)
@@ -140,15 +141,13 @@ def snr_panel(sources: Sources) -> figure:
 
 
 def mean_panel(sources: Sources) -> figure:
-    """What sleep costs: the norm of the mean that is left, and how far the mean has moved."""
+    """Plot the cost of sleep: the norm of the mean, and the drift of the mean."""
     panel = _panel("mean_panel", "Mean of the weights over neurons", "presentations", "of its norm", x_axis_type="log")
-    now, source = _now(panel, sources["now"]), sources["curve"]
+    now, source = _now_line(panel, sources["now"]), sources["curve"]
     kept = panel.line("presentation", "mean_kept", source=source, color=DARK, line_width=2.2)
     drift = panel.line("presentation", "mean_drift", source=source, color=RED, line_dash="dashed", line_width=2.2)
-    panel.x_range, panel.y_range = (
-        DataRange1d(renderers=[kept], range_padding=0.03),
-        DataRange1d(renderers=[kept, drift], start=0, range_padding=0.05),
-    )
+    panel.x_range = DataRange1d(renderers=[kept], range_padding=0.03)
+    panel.y_range = DataRange1d(renderers=[kept, drift], start=0, range_padding=0.05)
     panel.yaxis.formatter = NumeralTickFormatter(format="0 %")
     _legend(panel, {"norm kept": [kept], "drift": [drift], "now": [now]})
     tips = [("presentation", "@presentation{0,0}"), ("norm kept", "@mean_kept{0.0 %}"), ("drift", "@mean_drift{0.0 %}")]
@@ -157,51 +156,45 @@ def mean_panel(sources: Sources) -> figure:
 
 
 def weights_panel(sources: Sources) -> figure:
-    """Weights as neurons x inputs: before, now and at the end, on one colour scale."""
+    """Show weights as neurons x inputs: before, now and at the end, on one colour scale."""
     panel = _panel("weights_panel", "Weights: neurons × inputs", "inputs, side by side", "neuron")
     colors = LinearColorMapper(palette=Cividis256, name="weight_colors")
-    images = panel.image(
-        "image", "x", 0, 0.94, "neurons", source=sources["weights"], color_mapper=colors, level="image"
-    )
-    panel.text(
-        "x", "neurons", "label", source=sources["weights"], x_offset=1, y_offset=-4, text_font_size="12px",
-        text_font=value(FONT), text_color="#333333",
-    )  # fmt: skip
+    source, options = sources["weights"], {"color_mapper": colors, "level": "image"}
+    images = panel.image("image", "x", 0, 0.94, "neurons", source=source, **options)
+    _label_text(panel, "x", "neurons", "label", source, x_offset=1, y_offset=-4, text_color="#333333")
     panel.x_range, panel.y_range = Range1d(start=-0.02, end=2.96), Range1d(start=0, end=LABELS, name="neurons_range")
     panel.xaxis.ticker, panel.grid.visible = FixedTicker(ticks=[]), False
-    panel.add_layout(_bar(colors, "weight"), "right")
+    panel.add_layout(_color_bar(colors, "weight"), "right")
     _hover(panel, [images], [("weight", "@image{0.000}"), ("neuron", "$y{0}")], mode="mouse")
     return panel
 
 
 def map_column(sources: Sources, quantity: str) -> Column:
-    """The map over alpha and gamma under the select that says what it shows."""
+    """Show the map over alpha and gamma, below the select of the quantity."""
     panel = _panel("map_panel", "Map over α and γ: click a cell", "α", "γ", x_axis_type="log", y_axis_type="log")
-    panel.title.name, panel.min_border_right = "map_title", 64  # room for the numbers that a map brings
-    panel.x_range, panel.y_range = (Range1d(*edges(grid)[[0, -1]]) for grid in (ALPHAS, GAMMAS))
+    panel.title.name, panel.min_border_right = "map_title", 64  # room for the numbers of the colour bar
+    panel.x_range, panel.y_range = (Range1d(*cell_edges(grid)[[0, -1]]) for grid in (ALPHAS, GAMMAS))
     panel.grid.visible = False
-    cells = {name: _cells(panel, sources["map"], name, visible=name == quantity) for name in QUANTITIES}
+    cells = {name: _cells(panel, sources["map"], name, visible=name == quantity) for name in MAP_QUANTITIES}
     _unstable(panel, sources["unstable"])
-    marks = {"x": "alpha", "y": "gamma", "source": sources["here"], "fill_alpha": 0}
+    marks = {"x": "alpha", "y": "gamma", "source": sources["setting"], "fill_alpha": 0}
     panel.scatter(**marks, size=15, color="#000000", line_width=4)
     panel.scatter(**marks, size=15, color="#ffffff", line_width=2)
-    panel.text(
-        "x", "y", "text", source=sources["map_words"], text_align="center", text_font_size="13px",
-        text_font=value(FONT), text_color=GREY,
-    )  # fmt: skip
+    _label_text(
+        panel, "x", "y", "text", sources["map_text"], text_align="center", text_font_size="13px", text_color=GREY
+    )
     tips = [("α, γ", "@alpha{0.00}, @gamma{0.0000}"), ("−log SNR at the end", "@end{0.00}")]
     tips += [("lowest", "@best{0.00} at @time_of_best{0,0}"), ("drift of the mean", "@drift{0.0 %}")]
     _hover(panel, list(cells.values()), tips, mode="mouse")
     select = Select(
-        name="map_quantity", title="The map shows", value=quantity, options=list(QUANTITIES.items()),
+        name="map_quantity", title="The map shows", value=quantity, options=list(MAP_QUANTITIES.items()),
         sizing_mode="stretch_width", max_width=420,
     )  # fmt: skip
-    bars = {name: next(bar for bar in panel.right if bar.name == f"bar_{name}") for name in QUANTITIES}
+    bars = {name: panel.select_one({"name": f"bar_{name}"}) for name in MAP_QUANTITIES}
     shown = "for (const [name, cell] of Object.entries(cells)) cell.visible = bars[name].visible = name == this.value;"
     select.js_on_change("value", CustomJS(args={"cells": cells, "bars": bars}, code=shown))
-    return Column(
-        children=[select, panel], name="map_column", sizing_mode="stretch_width", css_classes=["bioshare-map"]
-    )
+    children: list[Any] = [select, panel]
+    return Column(children=children, name="map_column", sizing_mode="stretch_width", css_classes=["bioshare-map"])
 
 
 def _cells(panel: Any, source: ColumnDataSource, name: str, visible: bool) -> GlyphRenderer:
@@ -212,7 +205,7 @@ def _cells(panel: Any, source: ColumnDataSource, name: str, visible: bool) -> Gl
     )  # fmt: skip
     cells.nonselection_glyph = cells.selection_glyph = None
     colors.domain = [(cells, name)]
-    bar = _bar(colors, "", name=f"bar_{name}", visible=visible)
+    bar = _color_bar(colors, "", name=f"bar_{name}", visible=visible)
     if name == "drift":
         bar.formatter = NumeralTickFormatter(format="0 %")
     panel.add_layout(bar, "right")
@@ -225,19 +218,19 @@ def _unstable(panel: Any, source: ColumnDataSource) -> None:
         hatch_pattern="/", hatch_color="#9a9a9a", hatch_scale=9, hatch_weight=0.6, line_color=None,
     )  # fmt: skip
     panel.segment("left", "bottom", "left", "top", source=source, line_color="#222222", line_width=2)
-    panel.text(
-        "middle_x", "middle_y", "label", source=source, angle=1.5708, text_align="center", text_baseline="middle",
-        text_font=value(FONT), text_font_size="12px", text_color="#222222", background_fill_color="#f4f4f4", padding=3,
+    _label_text(
+        panel, "middle_x", "middle_y", "label", source, angle=1.5708, text_align="center", text_baseline="middle",
+        text_color="#222222", background_fill_color="#f4f4f4", padding=3,
     )  # fmt: skip
 
 
-def _panel(name: str, title: str, x: str, y: str, **options: Any) -> Any:  # what Bokeh's stubs know is too little
+def _panel(name: str, title: str, x: str, y: str, **options: Any) -> Any:  # the stubs of Bokeh are incomplete
     panel: Any = figure(
         name=name, title=title, x_axis_label=x, y_axis_label=y, height=HEIGHT, sizing_mode="stretch_width",
         tools="box_zoom,reset", toolbar_location="above", frame_align=False, **options,
     )  # fmt: skip
     panel.toolbar.logo, panel.toolbar.autohide = None, True
-    panel.toolbar.active_drag = None  # else a finger on a panel could not scroll the page
+    panel.toolbar.active_drag = None  # a finger on a panel scrolls the page
     panel.outline_line_color, panel.border_fill_color, panel.background_fill_color = None, None, None
     panel.title.update(text_font=FONT, text_font_size="14px", text_color="#222222")
     for axis in panel.axis:
@@ -248,13 +241,16 @@ def _panel(name: str, title: str, x: str, y: str, **options: Any) -> Any:  # wha
     return panel
 
 
-def _now(panel: Any, source: ColumnDataSource) -> GlyphRenderer:
-    """A vertical line at the presentation that the weights "now" are from."""
+def _label_text(panel: Any, x: str, y: str, text: str, source: ColumnDataSource, **options: Any) -> None:
+    panel.text(x, y, text, source=source, **{"text_font": value(FONT), "text_font_size": "12px", **options})
+
+
+def _now_line(panel: Any, source: ColumnDataSource) -> GlyphRenderer:
     return panel.vspan("presentation", source=source, line_color=GREEN, line_width=1.6, line_dash="dashdot")
 
 
 def _legend(panel: Any, items: dict[str, list[Any]]) -> None:
-    """A row of the legend under the axes, where it hides nothing."""
+    """Add a row of the legend below the axes, outside of the plot."""
     entries = [LegendItem(label=label, renderers=marks, name=f"legend {label}") for label, marks in items.items()]
     legend = Legend(items=entries, orientation="horizontal", location="left", border_line_color=None)
     legend.update(label_text_font=FONT, label_text_font_size="12px", padding=0, margin=2, spacing=10)
@@ -266,7 +262,7 @@ def _hover(panel: Any, renderers: list[Any], tips: list[tuple[str, str]], mode: 
     panel.add_tools(HoverTool(renderers=renderers, tooltips=tips, mode=mode, line_policy="nearest", visible=False))
 
 
-def _bar(colors: LinearColorMapper, title: str, **options: Any) -> ColorBar:
+def _color_bar(colors: LinearColorMapper, title: str, **options: Any) -> ColorBar:
     bar = ColorBar(color_mapper=colors, width=10, padding=4, ticker=BasicTicker(desired_num_ticks=5), **options)
     bar.update(title=title or None, background_fill_color=None, major_label_text_font=FONT, title_text_font=FONT)
     bar.title_text_font_style = "normal"

@@ -1,4 +1,4 @@
-"""What the explorer's sliders say: one sleep of one sharing group through the rate circuit, as in Fig. 4B."""
+"""The values of the sliders: one sleep of one sharing group through the rate circuit, as in Fig. 4B."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
 
 DT, DURATION, MOMENTUM, PERIOD, START = 1.0, 150.0, 0.95, 2.0, 50
-"""What has no slider: milliseconds, and the plasticity of Fig. 4B (appendix A.5)."""
+"""Milliseconds, and the plasticity of Fig. 4B (appendix A.5), without sliders."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Slider:
 
     Attributes:
         name: the field.
-        label: the paper's symbol and what it is, for the eye.
-        low, high: the ends.
-        step: of a linear slider; 0 for a logarithmic one, which has about 100 positions in a factor of ten, each
+        label: symbol of the paper and a description.
+        low, high: ends of the slider.
+        step: step of a linear slider; 0 for a logarithmic slider with about 100 positions in a factor of ten, each
             rounded to three digits.
     """
 
@@ -54,11 +54,11 @@ WHOLE = {"k", "neurons", "presentations", "seed"}
 
 @dataclass(frozen=True)
 class Unstable:
-    """Why a setting has no picture.
+    """The reason why the sleep of a setting is unstable.
 
     Attributes:
         name: the slider to move.
-        limit: where it becomes stable: below ``limit``; of the learning rate, `Setting.learning_rate_limit`.
+        limit: a setting is stable below this value; `Setting.learning_rate_limit` for the learning rate.
         words: both in a sentence.
     """
 
@@ -79,12 +79,12 @@ class Setting:
         k: kernel size, K = k^2 weights per neuron.
         neurons: N.
         learning_rate: scale of the schedule of Fig. 4B, eta_t = scale / sqrt(1 + t / 2) from 50 ms on.
-        noise: standard deviation sigma of what every neuron sees on its own.
+        noise: standard deviation sigma of the noise of each neuron.
         presentations: inputs, 150 ms each.
         seed: of weights, inputs and noise.
 
     Raises:
-        TypeError, ValueError: a value is no number, or beyond the ends of its slider.
+        TypeError, ValueError: a value is no number, or beyond the ends of a slider.
     """
 
     alpha: float = 10.0
@@ -111,7 +111,7 @@ class Setting:
             object.__setattr__(self, slider.name, value)
 
     def moved(self, **values: Any) -> Setting:
-        """The same setting with some sliders moved."""
+        """Return a setting with some sliders moved."""
         return replace(self, **values)
 
     def values(self) -> dict[str, float]:
@@ -120,12 +120,12 @@ class Setting:
 
     @property
     def weights(self) -> Array:
-        """Before sleep, (N, K)."""
+        """The weights before sleep, (N, K)."""
         return np.random.default_rng([self.seed, self.k]).normal(1, 1, (self.neurons, self.k**2))
 
     @property
     def stimulus(self) -> stimuli.Stimulus:
-        """The inputs."""
+        """The distribution of the inputs."""
         return stimuli.noise(stimuli.gaussian(), self.noise)
 
     @property
@@ -140,7 +140,7 @@ class Setting:
 
     @property
     def unstable(self) -> Unstable | None:
-        """Where the circuit itself is unstable (forward Euler of Eq. 8): dt >= 2 tau / (1 + alpha)."""
+        """The reason why the circuit is unstable (forward Euler of Eq. 8): dt >= 2 tau / (1 + alpha)."""
         limit = float(theory.max_alpha(DT, self.tau))
         if self.alpha < limit:
             return None
@@ -153,14 +153,14 @@ class Setting:
 
     @property
     def learning_rate_limit(self) -> float:
-        """The learning rate above which the first updates of a typical input, |x|^2 = K (1 + sigma^2), overshoot."""
+        """The largest learning rate without overshoot in the first updates, for inputs of |x|^2 = K (1 + sigma^2)."""
         power = self.k**2 * (1 + self.noise**2)
         return float(theory.max_learning_rate(power, self.gamma, MOMENTUM, DT / self.tau)) * math.sqrt(
             1 + START / PERIOD
         )
 
     def diverged(self) -> Unstable:
-        """Say why a sleep of this setting can't be shown although its circuit is stable: its weights diverge."""
+        """The reason why the weights diverge although the circuit is stable."""
         limit = self.learning_rate_limit
         if self.learning_rate < limit:
             remedy = f"Lower the learning rate, η = {self.learning_rate:.3g}, or the inhibition, α = {self.alpha:.3g}."
@@ -173,6 +173,6 @@ class Setting:
 
 
 def rounded(value: float, up: bool = False, digits: int = 3) -> float:
-    """A positive number to a few significant digits, down or up: a limit that is told must lie on its stable side."""
+    """Round a positive number down or up to a few significant digits: a rounded limit stays on the stable side."""
     context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_FLOOR)
     return float(context.create_decimal(repr(float(value))))

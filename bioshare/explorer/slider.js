@@ -1,6 +1,6 @@
-// A labelled slider with a field for its number: plain form elements, for keyboards, screen readers and phones.
+// A label, a number field and a slider: plain form elements, for keyboards, screen readers and phones.
 
-const POSITIONS = 100; // of a logarithmic slider, in a factor of ten
+const POSITIONS = 100; // positions of a logarithmic slider in a factor of ten
 
 function digits(value, whole) {
   return whole ? Math.round(value) : Number(value.toPrecision(3));
@@ -10,7 +10,7 @@ export default {
   render({ model, el }) {
     const id = `bioshare-${Math.random().toString(36).slice(2)}`;
     el.classList.add("bioshare-slider");
-    el.dataset.lmSuppressShortcuts = "true"; // JupyterLab and its notebook would take the arrow keys
+    el.dataset.lmSuppressShortcuts = "true"; // or JupyterLab would take the arrow keys
     el.addEventListener("keydown", (event) => event.stopPropagation());
     el.innerHTML = `<label for="${id}"></label><input type="number" step="any"><input type="range" id="${id}">`;
     const [label, field, range] = el.children;

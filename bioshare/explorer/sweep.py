@@ -1,4 +1,4 @@
-"""The map over alpha and gamma: where a sleep ends, how deep it gets, when, and what it costs the mean."""
+"""The map over alpha and gamma: -log SNR at the end, the lowest -log SNR, its time, and the drift of the mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
 from bioshare.circuit.theory import max_alpha
-from bioshare.explorer.answer import Progress, record_every, recorded
+from bioshare.explorer.result import ProgressFunction, record_every, records_of
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, Setting
 
 if TYPE_CHECKING:
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 ALPHAS, GAMMAS = (
     np.array([float(f"{value:.3g}") for value in np.geomspace(*ends)]) for ends in ((0.5, 100, 12), (1e-4, 1, 13))
 )
-"""Of the map, rounded to the three digits that a slider shows."""
+"""Axes of the map, with the three digits of a slider."""
 
 
 def sweep(
-    setting: Setting, alphas: ArrayLike = ALPHAS, gammas: ArrayLike = GAMMAS, progress: Progress | None = None
+    setting: Setting, alphas: ArrayLike = ALPHAS, gammas: ArrayLike = GAMMAS, progress: ProgressFunction | None = None
 ) -> xr.Dataset:
-    """Let the group sleep at every alpha and gamma, all in one call of `bioshare.simulate`.
+    """Simulate a setting at every alpha and gamma, in one call of `bioshare.simulate`.
 
     Args:
-        setting: everything but alpha and gamma.
-        alphas, gammas: the grid, (A,) and (G,).
-        progress: called with the number of presentations done; what it raises ends the simulation.
+        setting: all values but alpha and gamma.
+        alphas, gammas: axes of the map, (A,) and (G,).
+        progress: called with the number of finished presentations; an exception of this function ends the simulation.
 
     Returns:
-        A Dataset over alpha, gamma and presentation: ``neg_log_snr`` and ``mean_kept`` of every record, and
-        ``end``, ``best``, ``time_of_best`` (presentations) and ``drift`` (of the mean at the end, of its norm before
-        sleep). NaN where alpha is unstable.
+        A Dataset over alpha, gamma and presentation: ``neg_log_snr`` and ``mean_kept`` at every record, and over alpha
+        and gamma ``end``, ``best``, ``time_of_best`` (presentations) and ``drift`` (of the mean at the end, divided by
+        the norm before sleep). NaN where alpha is unstable.
 
     Raises:
-        ValueError: no alpha of the grid is stable.
-        DivergenceError: the learning rate makes a sleep of the grid diverge.
+        ValueError: no alpha is stable.
+        DivergenceError: the learning rate makes a sleep diverge.
     """
     import xarray as xr
 
-    alphas, gammas = _axis("alphas", alphas), _axis("gammas", gammas)
+    alphas, gammas = _check_axis("alphas", alphas), _check_axis("gammas", gammas)
     stable = alphas < max_alpha(DT, setting.tau)
     if not stable.any():
         raise ValueError(f"alphas must have one below {float(max_alpha(DT, setting.tau)):g}; got {alphas}")
@@ -59,7 +59,7 @@ def sweep(
         seed=setting.seed,
         progress=progress or False,
     )
-    records, axes = recorded(run, setting.weights), ("alpha", "gamma", "presentation")
+    records, axes = records_of(run, setting.weights), ("alpha", "gamma", "presentation")
     data = xr.Dataset(
         {"neg_log_snr": (axes, records.neg_log_snr), "mean_kept": (axes, records.mean_kept)},
         {"alpha": alphas[stable], "gamma": gammas, "presentation": records.presentation},
@@ -72,7 +72,7 @@ def sweep(
     return data.reindex(alpha=alphas)
 
 
-def _axis(name: str, values: ArrayLike) -> Array:
+def _check_axis(name: str, values: ArrayLike) -> Array:
     array = np.atleast_1d(real_array(name, values, "a row of positive numbers"))
     if array.ndim != 1 or not np.all((array > 0) & np.isfinite(array)) or np.any(np.diff(array) <= 0):
         raise ValueError(f"{name} must be a row of positive numbers that rise; got {values}")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
 
 from bioshare.__main__ import main
@@ -78,8 +79,8 @@ def shell(folder, line):
 
 def test_the_notebook_opens_the_setting_in_this_python_and_folder(tmp_path):
     setting = Setting(alpha=5.0, seed=7)
-    cells = json.loads(command.write_notebook(setting, tmp_path).read_text())["cells"]
-    source = cells[-1]["source"].replace("bs.explore(", "found = dict(")
+    notebook = nbformat.read(command.write_notebook(setting, tmp_path), as_version=4)
+    source = notebook.cells[-1].source.replace("bs.explore(", "found = dict(")
     scope = {}
     exec(source, scope)
     assert Setting(**scope["found"]) == setting
@@ -92,12 +93,12 @@ def test_a_browser_is_opened_unless_it_is_not_wanted(tmp_path):
     for browser in (True, False):
         folder = tmp_path / str(browser)
         folder.mkdir()
-        command.configure(folder, 8866, browser)
+        command.write_voila_settings(folder, 8866, browser)
         assert json.loads((folder / "voila.json").read_text())["Voila"]["open_browser"] is browser
 
 
 def test_kernels_of_closed_pages_end(tmp_path):
-    command.configure(tmp_path, 8866, browser=False)
+    command.write_voila_settings(tmp_path, 8866, browser=False)
     settings = json.loads((tmp_path / "voila.json").read_text())
     assert settings["Voila"]["tornado_settings"]["disable_check_xsrf"] is True
     for manager in ("MappingKernelManager", "VoilaKernelManager"):
@@ -108,11 +109,11 @@ def test_kernels_of_closed_pages_end(tmp_path):
 def test_sigterm_ends_what_was_started():
     code = (
         "import subprocess, sys; from bioshare.explorer import command\n"
-        "with command.terminable():\n"
+        "with command.sigterm_as_interrupt():\n"
         "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "    print(child.pid, flush=True)\n"
         "    try: child.wait()\n"
-        "    finally: command.stop(child)\n"
+        "    finally: command.stop_process(child)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer import columns, live
-from bioshare.explorer.answer import Answer, answer
+from bioshare.explorer import live, sources
+from bioshare.explorer.result import SettingResult, simulate_setting
 from bioshare.explorer.setting import SLIDERS, Setting
-from bioshare.explorer.view import packed
+from bioshare.explorer.widgets import wire_format
 
 SMALL = {"k": 2, "neurons": 30, "presentations": 150, "seed": 2}
 
@@ -28,23 +28,23 @@ def slide(explorer, **values):
 
 def sent(explorer, source, column, trait="answer"):
     """A column as the browser reads it."""
-    wire = getattr(explorer.view, trait)[source][column]
+    wire = getattr(explorer.panels, trait)[source][column]
     return np.frombuffer(wire["data"], wire["dtype"]).reshape(wire["shape"])
 
 
 def opacity(explorer, panel="snr_panel"):
-    return explorer.view.properties[panel]["styles"]["opacity"]
+    return explorer.panels.properties[panel]["styles"]["opacity"]
 
 
 def test_a_moved_slider_is_answered_with_what_bioshare_computes(explorer):
     slide(explorer, alpha=3.0, gamma=0.2)
     setting = Setting(**SMALL, alpha=3.0, gamma=0.2)
-    expected = answer(setting)
-    assert isinstance(expected, Answer)
+    expected = simulate_setting(setting)
+    assert isinstance(expected, SettingResult)
     assert explorer.setting == explorer.answer.setting == setting
     np.testing.assert_array_equal(sent(explorer, "curve", "neg_log_snr"), expected.neg_log_snr[1:])
     np.testing.assert_array_equal(sent(explorer, "responses", "r_0"), expected.responses.r[:, 0])
-    assert sent(explorer, "here", "alpha", "overlay") == [3.0]
+    assert sent(explorer, "setting", "alpha", "overlay") == [3.0]
 
 
 @pytest.mark.parametrize("slider", SLIDERS, ids=lambda slider: slider.name)
@@ -56,13 +56,13 @@ def test_every_slider_moves_its_field(explorer, slider):
 
 
 def test_an_unstable_alpha_is_told_and_the_last_picture_stays_pale(explorer):
-    before = explorer.view.answer
+    before = explorer.panels.answer
     slide(explorer, alpha=80.0)
     assert 'role="alert"' in explorer.controls.trouble.value
     assert "Stable below α = 2τ/dt − 1 = 59" in explorer.controls.trouble.value
     assert "the last stable setting: α = 10" in explorer.controls.trouble.value
     assert explorer.controls.sliders["alpha"].unstable
-    assert explorer.view.answer is before
+    assert explorer.panels.answer is before
     assert (opacity(explorer), explorer.answer.setting.alpha) == ("0.35", 10.0)
     slide(explorer, alpha=20.0)
     assert explorer.controls.trouble.value == '<div role="alert"></div>'
@@ -95,7 +95,7 @@ def test_now_is_at_the_lowest_point_until_its_slider_is_moved(explorer):
     assert controls.now.value == explorer.answer.presentation[explorer.answer.best]
     controls.now.value = 20
     assert not controls.follow.value
-    np.testing.assert_array_equal(explorer.answer.now, answer(explorer.setting, 20).now)
+    np.testing.assert_array_equal(explorer.answer.now, simulate_setting(explorer.setting, 20).now)
     slide(explorer, alpha=4.0)
     assert explorer.answer.now_at == 20
     controls.follow.value = True
@@ -109,7 +109,7 @@ def test_now_ends_with_the_presentations(explorer):
 
 
 def test_a_click_on_the_curve_sets_now(explorer):
-    explorer.view._handle_custom_msg({"panel": "snr_panel", "x": 33.4, "y": -1.0}, [])
+    explorer.panels._handle_custom_msg({"panel": "snr_panel", "x": 33.4, "y": -1.0}, [])
     assert explorer.answer.now_at == 33
 
 
@@ -122,7 +122,7 @@ def test_a_setting_may_be_set_from_python_as_it_is(explorer):
 
 
 def test_a_click_beside_the_limit_goes_to_a_stable_cell_of_the_map(explorer):
-    explorer.view._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
+    explorer.panels._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
     assert (explorer.setting.alpha, explorer.setting.gamma) == (38.2, 0.215)
     assert explorer.answer.setting == explorer.setting
 
@@ -140,11 +140,11 @@ def test_the_map_is_computed_on_demand_and_a_click_on_a_cell_goes_there(explorer
     grid = (np.array([2.0, 20.0]), np.array([0.01, 0.3]))
     monkeypatch.setattr(live, "sweep", lambda setting, progress: bs.explorer.sweep.sweep(setting, *grid, progress))
     assert explorer.map is None
-    assert "press" in explorer.view.map["map_words"]["text"][0]
+    assert "press" in explorer.panels.map["map_text"]["text"][0]
     explorer.controls.buttons["map"].click()
-    assert "The map is there" in explorer.controls.report.value
+    assert "The map is there" in explorer.controls.status.value
     assert list(sent(explorer, "map", "alpha", "map")) == [2.0, 2.0, 20.0, 20.0]
-    explorer.view._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
+    explorer.panels._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
     assert (explorer.setting.alpha, explorer.setting.gamma) == (20.0, 0.3)
     assert (explorer.answer.setting, opacity(explorer, "map_panel")) == (explorer.setting, "1")
 
@@ -154,7 +154,7 @@ def test_a_map_of_another_setting_is_pale_and_says_of_which(explorer, monkeypatc
     monkeypatch.setattr(live, "sweep", lambda setting, progress: bs.explorer.sweep.sweep(setting, *grid, progress))
     explorer.run_map()
     slide(explorer, tau=20.0)
-    assert explorer.view.properties["map_title"]["text"] == "Map of another setting: τ = 30"
+    assert explorer.panels.properties["map_title"]["text"] == "Map of another setting: τ = 30"
     assert opacity(explorer, "map_panel") == "0.35"
     slide(explorer, tau=30.0, alpha=4.0)
     assert opacity(explorer, "map_panel") == "1"
@@ -163,29 +163,29 @@ def test_a_map_of_another_setting_is_pale_and_says_of_which(explorer, monkeypatc
 def test_a_map_that_cannot_be_made_says_why(explorer):
     slide(explorer, learning_rate=0.1)
     explorer.run_map()
-    assert "No map: " in explorer.controls.report.value
-    assert "learning_rate" in explorer.controls.report.value
+    assert "No map: " in explorer.controls.status.value
+    assert "learning_rate" in explorer.controls.status.value
 
 
 def test_brian2_is_drawn_over_the_curve_and_the_difference_is_told(explorer, monkeypatch):
     shift = 1e-5
     run = lambda setting, progress: (explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
-    monkeypatch.setattr(live, "run_elsewhere", run)
+    monkeypatch.setattr(live, "run_brian2_process", run)
     explorer.controls.buttons["brian2"].click()
-    assert "differs by 1.0e-05" in explorer.controls.report.value
-    expected = columns.brian2(explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
+    assert "differs by 1.0e-05" in explorer.controls.status.value
+    expected = sources.brian2_source(explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
     np.testing.assert_array_equal(sent(explorer, "brian2", "neg_log_snr", "overlay"), expected["neg_log_snr"])
-    assert explorer.view.properties["legend Brian2"] == {"visible": True}
+    assert explorer.panels.properties["legend Brian2"] == {"visible": True}
     slide(explorer, alpha=4.0)
     assert sent(explorer, "brian2", "neg_log_snr", "overlay").size == 0
-    assert explorer.view.properties["legend Brian2"] == {"visible": False}
+    assert explorer.panels.properties["legend Brian2"] == {"visible": False}
 
 
 def test_brian2_does_not_run_what_is_not_shown(explorer, monkeypatch):
-    monkeypatch.setattr(live, "run_elsewhere", lambda *arguments: pytest.fail("it ran"))
+    monkeypatch.setattr(live, "run_brian2_process", lambda *arguments: pytest.fail("it ran"))
     slide(explorer, alpha=80.0)
     explorer.run_in_brian2()
-    assert "stable setting first" in explorer.controls.report.value
+    assert "stable setting first" in explorer.controls.status.value
 
 
 def test_the_save_button_writes_the_page_of_the_setting(explorer, monkeypatch, tmp_path):
@@ -195,7 +195,7 @@ def test_the_save_button_writes_the_page_of_the_setting(explorer, monkeypatch, t
     slide(explorer, alpha=4.0)
     explorer.controls.buttons["save"].click()
     assert saved == [explorer.setting]
-    assert str(tmp_path / "explorer.html") in explorer.controls.report.value
+    assert str(tmp_path / "explorer.html") in explorer.controls.status.value
 
 
 def test_what_goes_wrong_while_saving_is_told(explorer, monkeypatch):
@@ -204,14 +204,14 @@ def test_what_goes_wrong_while_saving_is_told(explorer, monkeypatch):
 
     monkeypatch.setattr("bioshare.explorer.page.save", fail)
     explorer.controls.buttons["save"].click()
-    assert "Not saved: the disk is full" in explorer.controls.report.value
+    assert "Not saved: the disk is full" in explorer.controls.status.value
 
 
 def test_an_unexpected_error_is_told_in_words(explorer, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("no <memory>")
 
-    monkeypatch.setattr(live, "answer", fail)
+    monkeypatch.setattr(live, "simulate_setting", fail)
     slide(explorer, alpha=4.0)
     assert "no &lt;memory&gt;" in explorer.controls.trouble.value
     assert opacity(explorer) == "0.35"
@@ -232,7 +232,7 @@ def test_outside_of_a_notebook_it_says_how_to_see_it(explorer):
 
 
 def test_arrays_go_over_the_wire_as_bytes_and_images_as_single_precision():
-    wire = packed({"a": {"x": np.array([0.1, 0.2]), "image": [np.eye(2)], "label": ["one"]}})["a"]
+    wire = wire_format({"a": {"x": np.array([0.1, 0.2]), "image": [np.eye(2)], "label": ["one"]}})["a"]
     assert np.frombuffer(wire["x"]["data"]).tolist() == [0.1, 0.2]
     assert (wire["x"]["dtype"], wire["x"]["shape"]) == ("float64", [2])
     assert (wire["image"][0]["dtype"], wire["image"][0]["shape"]) == ("float32", [2, 2])
@@ -268,7 +268,7 @@ def test_a_page_that_is_computed_is_told_in_percent_and_not_written_after_close(
     async def close_on_the_way():
         explorer = bs.explore(**SMALL)
         explorer.controls.buttons["save"].click()
-        await until(lambda: "% of" in explorer.controls.report.value)
+        await until(lambda: "% of" in explorer.controls.status.value)
         explorer.close()
         await until(lambda: not explorer._pages.busy)
 
@@ -278,13 +278,13 @@ def test_a_page_that_is_computed_is_told_in_percent_and_not_written_after_close(
 
 def test_brian2_does_not_run_while_an_answer_is_computed(monkeypatch):
     monkeypatch.setattr(live, "_compile", lambda progress: None)
-    monkeypatch.setattr(live, "run_elsewhere", lambda *arguments: pytest.fail("it ran"))
+    monkeypatch.setattr(live, "run_brian2_process", lambda *arguments: pytest.fail("it ran"))
 
     async def press_early():
         explorer = bs.explore(**SMALL)
         slide(explorer, alpha=3.0)
         explorer.run_in_brian2()
-        assert "press again when the answer is there" in explorer.controls.report.value
+        assert "press again when the answer is there" in explorer.controls.status.value
         await until(lambda: explorer.answer.setting == explorer.setting)
         explorer.close()
 

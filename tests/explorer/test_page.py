@@ -10,13 +10,12 @@ import pytest
 from bokeh.plotting import figure
 
 import bioshare
-from bioshare.explorer import grid as grid_module
-from bioshare.explorer import page
-from bioshare.explorer.answer import answer
-from bioshare.explorer.grid import compute, size
+from bioshare.explorer import page, page_data
 from bioshare.explorer.page import save
+from bioshare.explorer.page_data import compute_page_data, count_sleeps
+from bioshare.explorer.result import simulate_setting
 from bioshare.explorer.setting import Setting
-from bioshare.explorer.watching import INPUTS, NEURONS
+from bioshare.explorer.snapshots import INPUTS, NEURONS
 
 ROOT = Path(bioshare.__file__).parents[1]
 SETTING = Setting(k=2, neurons=12, presentations=100, seed=5)
@@ -24,25 +23,25 @@ SETTING = Setting(k=2, neurons=12, presentations=100, seed=5)
 
 @pytest.fixture(scope="module")
 def grid():
-    return compute(SETTING, progress=False)
+    return compute_page_data(SETTING, progress=False)
 
 
 @pytest.fixture(scope="module")
 def text(grid):
-    return page.page(grid)
+    return page.page_html(grid)
 
 
 @pytest.fixture
 def computed(grid, monkeypatch):
-    monkeypatch.setattr(page, "compute", lambda setting, progress: grid)
+    monkeypatch.setattr(page, "compute_page_data", lambda setting, progress: grid)
 
 
 @pytest.fixture
 def nothing_is_computed(monkeypatch):
-    def compute(setting, progress):
+    def fail(setting, progress):
         raise AssertionError("computed")
 
-    monkeypatch.setattr(page, "compute", compute)
+    monkeypatch.setattr(page, "compute_page_data", fail)
 
 
 class Parts(HTMLParser):
@@ -80,7 +79,7 @@ def test_save_writes_the_page_and_says_where(computed, tmp_path, text):
 def test_a_function_is_told_how_far_it_is_and_can_stop_the_page_until_it_is_written(computed, tmp_path):
     told = []
     save(tmp_path / "told.html", SETTING, told.append)
-    assert told == [size(SETTING)]
+    assert told == [count_sleeps(SETTING)]
 
     def stop(done):
         raise InterruptedError
@@ -92,7 +91,7 @@ def test_a_function_is_told_how_far_it_is_and_can_stop_the_page_until_it_is_writ
 
 def test_the_same_setting_gives_the_same_bytes_whatever_bokeh_made_before(text):
     figure()
-    assert page.page(compute(SETTING, progress=False)) == text
+    assert page.page_html(compute_page_data(SETTING, progress=False)) == text
 
 
 def test_the_file_is_as_it_was_when_something_goes_wrong(tmp_path, monkeypatch):
@@ -102,7 +101,7 @@ def test_the_file_is_as_it_was_when_something_goes_wrong(tmp_path, monkeypatch):
     def interrupted(setting, progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(page, "compute", interrupted)
+    monkeypatch.setattr(page, "compute_page_data", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(path, SETTING)
     assert path.read_text() == "mine"
@@ -133,7 +132,7 @@ def test_the_page_refers_to_nothing_that_a_browser_would_load(text):
 
 def test_the_arrays_are_those_of_the_grid(text, grid):
     data = data_of(text)
-    for name in ("cell", "neg_log_snr", "mean_kept", "mean_drift", "before", "weights"):
+    for name in ("index", "neg_log_snr", "mean_kept", "mean_drift", "before", "weights"):
         found, expected = array(data["arrays"][name]), getattr(grid, name)
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected.ravel())
@@ -145,7 +144,7 @@ def test_what_theory_says_is_what_the_live_explorer_shows(text, grid):
     data = data_of(text)
     for s, a, g in [(0, 0, 0), (1, 5, 3), (2, 10, 8)]:
         values = {name: grid.axes[name][i] for name, i in (("noise", s), ("alpha", a), ("gamma", g))}
-        live = answer(SETTING.moved(**values))
+        live = simulate_setting(SETTING.moved(**values))
         assert data["theory_end"][s][a][g] == pytest.approx(live.theory_end, abs=1e-12)
         assert data["theory_minimum"][s][g] == pytest.approx(live.theory_minimum, abs=1e-12)
 
@@ -164,7 +163,7 @@ def test_the_page_says_what_it_shows_and_whose_the_model_is(text):
 
 
 def test_a_page_of_an_unstable_setting_has_a_stable_one_near_it_behind_the_message():
-    data = data_of(page.page(compute(SETTING.moved(alpha=80.0), progress=False)))
+    data = data_of(page.page_html(compute_page_data(SETTING.moved(alpha=80.0), progress=False)))
     assert data["axes"]["alpha"][data["own"]["alpha"]] == 80
     assert data["axes"]["alpha"][data["opening"]["alpha"]] == 50
     assert data["own"] | {"alpha": 0} == data["opening"] | {"alpha": 0}
@@ -172,14 +171,14 @@ def test_a_page_of_an_unstable_setting_has_a_stable_one_near_it_behind_the_messa
 
 def test_the_page_of_the_largest_group_is_smaller_than_6_megabytes_even_if_all_of_its_sleeps_are_stable(monkeypatch):
     setting = Setting(k=9, neurons=400, tau=60.0, alpha=12.0, gamma=0.02, noise=0.2, presentations=10_000)
-    at, kept, rng = grid_module.records(10_000), grid_module.snapshots(10_000), np.random.default_rng(0)
+    at, kept, rng = page_data.record_times(10_000), page_data.snapshot_times(10_000), np.random.default_rng(0)
 
     def slept(settings, tell):  # curves and weights that nothing could make smaller
         drawn = rng.normal(size=3 * len(at)), rng.normal(size=(len(kept) + 1) * NEURONS * INPUTS)
         shapes = (3, len(at)), (len(kept) + 1, NEURONS, INPUTS)
         return [
-            grid_module._Sleep(*(d.astype(np.float32).reshape(s) for d, s in zip(drawn, shapes, strict=True)))
+            page_data._StoredSleep(*(d.astype(np.float32).reshape(s) for d, s in zip(drawn, shapes, strict=True)))
         ] * len(settings)
 
-    monkeypatch.setattr(grid_module, "_together", slept)
-    assert len(page.page(compute(setting, progress=False)).encode()) < 6e6
+    monkeypatch.setattr(page_data, "_simulate_stable", slept)
+    assert len(page.page_html(compute_page_data(setting, progress=False)).encode()) < 6e6

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bioshare.circuit.simulate import simulate
-from bioshare.explorer.answer import watch
 from bioshare.explorer.page import save
+from bioshare.explorer.result import first_responses
 from bioshare.explorer.setting import Setting
-from bioshare.explorer.watching import NEURONS
+from bioshare.explorer.snapshots import NEURONS
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
@@ -139,7 +139,7 @@ def test_the_responses_are_simulated_in_the_browser_as_by_bioshare(opened, moves
     for slider, index in moves.items():
         page.fill(f"#{slider}", str(index))
     settled(page)
-    found, expected = columns(page, "responses"), watch(setting_of(page))
+    found, expected = columns(page, "responses"), first_responses(setting_of(page))
     allowed = {"rtol": 0, "atol": 1e-6 if "noise" in moves else 1e-9}  # the noise has single precision there
     np.testing.assert_allclose(found["time"], expected.time, **allowed)
     np.testing.assert_allclose(found["r_inh"], expected.r_inh, **allowed)
@@ -176,7 +176,7 @@ def test_a_click_on_the_map_sets_alpha_and_gamma(opened):
     setting = setting_of(page)
     assert setting == SETTING.moved(alpha=3.0, gamma=0.001)
     assert_shows(page, setting)
-    assert columns(page, "here") == {"alpha": [3], "gamma": [0.001]}
+    assert columns(page, "setting") == {"alpha": [3], "gamma": [0.001]}
     page.wait_for_timeout(500)  # or it would be a double click
     page.mouse.click(*place_on_map(page, 90, 0.0011))
     settled(page)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer.answer import answer
+from bioshare.explorer.result import simulate_setting
 from bioshare.explorer.setting import SLIDERS, Setting, Unstable, rounded
 
 
@@ -65,12 +65,12 @@ def test_the_words_name_a_tau_that_would_be_stable():
 @pytest.mark.parametrize("k", [1, 3, 6, 9])
 def test_below_the_stated_learning_rate_limit_a_sleep_does_not_diverge(k):
     setting = Setting(k=k, presentations=300)
-    assert not isinstance(answer(setting.moved(learning_rate=0.9 * setting.learning_rate_limit)), Unstable)
+    assert not isinstance(simulate_setting(setting.moved(learning_rate=0.9 * setting.learning_rate_limit)), Unstable)
 
 
 def test_a_learning_rate_far_above_its_limit_is_answered_with_the_limit():
     setting = Setting(learning_rate=0.1, presentations=100)
-    trouble = answer(setting)
+    trouble = simulate_setting(setting)
     assert isinstance(trouble, Unstable)
     assert (trouble.name, trouble.limit) == ("learning_rate", setting.learning_rate_limit)
     assert "η should stay below about 0.0025; it is 0.1." in trouble.words

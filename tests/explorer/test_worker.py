@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bioshare.explorer.worker import Latest
+from bioshare.explorer.worker import Worker
 
 WAIT = 20.0
 
@@ -37,12 +37,12 @@ def shown():
 
 
 def make(shown, **options):
-    return Latest(shown.append, lambda error: shown.append(repr(error)), **options)
+    return Worker(shown.append, lambda error: shown.append(repr(error)), **options)
 
 
 def test_without_a_loop_a_job_is_done_at_once(shown):
     told = []
-    worker = make(shown, tell=told.append)
+    worker = make(shown, show_progress=told.append)
     worker.submit(lambda progress: progress(3) or "done")
     assert (shown, told, worker.busy) == (["done"], [3], False)
 
@@ -102,7 +102,7 @@ def test_results_and_progress_come_in_the_thread_of_the_loop():
 
     async def moves():
         here = lambda value: threads.add(threading.current_thread())
-        worker = Latest(here, here, here)
+        worker = Worker(here, here, here)
         worker.submit(lambda progress: progress(1))
         await until(lambda: not worker.busy)
         worker.submit(lambda progress: 1 / 0)
@@ -146,7 +146,7 @@ def test_a_job_is_held_up_while_another_worker_is_busy(shown):
         told = threading.Event()
 
         def job(progress):
-            answers.first(lambda done: told.set())(1)
+            answers.before(lambda done: told.set())(1)
             order.append("map goes on")
             return "map"
 
@@ -165,7 +165,7 @@ def test_a_job_that_is_held_up_can_be_cancelled(shown):
         answers, maps, held, told = make(shown), make(shown), Held("answer"), threading.Event()
         answers.submit(held)
         await asyncio.to_thread(held.started.wait, WAIT)
-        maps.submit(lambda progress: answers.first(lambda done: told.set() or progress(done))(1) or "map")
+        maps.submit(lambda progress: answers.before(lambda done: told.set() or progress(done))(1) or "map")
         await asyncio.to_thread(told.wait, WAIT)
         maps.cancel()
         await until(lambda: not maps.busy)

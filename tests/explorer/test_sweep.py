@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer.answer import Answer, answer
+from bioshare.explorer.result import SettingResult, simulate_setting
 from bioshare.explorer.setting import SLIDERS, Setting
 from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
 
@@ -19,8 +19,8 @@ def test_every_stable_cell_is_the_answer_to_its_setting(found):
     for alpha in (2.0, 20.0):
         for gamma in GRID[1]:
             cell = found.sel(alpha=alpha, gamma=gamma)
-            shown = answer(SETTING.moved(alpha=alpha, gamma=gamma))
-            assert isinstance(shown, Answer)
+            shown = simulate_setting(SETTING.moved(alpha=alpha, gamma=gamma))
+            assert isinstance(shown, SettingResult)
             np.testing.assert_allclose(cell.neg_log_snr, shown.neg_log_snr, rtol=0, atol=1e-10)
             np.testing.assert_allclose(cell.mean_kept, shown.mean_kept, rtol=0, atol=1e-10)
             assert float(cell.end) == pytest.approx(shown.neg_log_snr[-1], abs=1e-10)
@@ -50,8 +50,8 @@ def test_the_grid_lies_on_the_sliders_in_three_digits():
 def test_the_last_record_is_the_end_where_it_lies_between_two():
     setting = SETTING.moved(presentations=401)
     found = sweep(setting, *GRID)
-    shown = answer(setting.moved(alpha=2.0, gamma=0.3))
-    assert isinstance(shown, Answer)
+    shown = simulate_setting(setting.moved(alpha=2.0, gamma=0.3))
+    assert isinstance(shown, SettingResult)
     np.testing.assert_array_equal(found.presentation, shown.presentation)
     assert found.presentation[-1] == 401
     assert float(found.end.sel(alpha=2.0, gamma=0.3)) == pytest.approx(shown.neg_log_snr[-1], abs=1e-10)

@@ -1,4 +1,4 @@
-"""A setting in Brian2, in a process of its own: Brian2 wants a main thread, and its device may be in use here."""
+"""Brian2 in a process of its own: Brian2 needs a main thread and a device without other users."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bioshare.checks import Array
-from bioshare.explorer.answer import in_brian2
+from bioshare.explorer.result import simulate_in_brian2
 from bioshare.explorer.setting import Setting
 
-CODE = "from bioshare.explorer.literal import main; main()"
-POLL = 0.05
-"""Seconds between two looks whether it is done."""
+CODE = "from bioshare.explorer.brian_process import main; main()"
 
 
-def run_elsewhere(setting: Setting, progress: Callable[[int], object]) -> tuple[NDArray[np.int64], Array]:
-    """`in_brian2` in a new process of this Python.
+def run_brian2_process(setting: Setting, progress: Callable[[int], object]) -> tuple[NDArray[np.int64], Array]:
+    """Call `simulate_in_brian2` in a new process of this Python.
 
     Args:
-        setting: a stable one.
-        progress: called with 0 all the time; what it raises ends the process.
+        setting: a stable setting.
+        progress: called with 0 every 50 ms; an exception of this function ends the process.
 
     Returns:
         Presentations (R,) and -log SNR (R,).
 
     Raises:
-        RuntimeError: the process failed, with the last line that it wrote.
+        RuntimeError: the process failed; the message is the last line of its output.
     """
     with tempfile.TemporaryDirectory(prefix="bioshare-brian2-") as folder:
         path, log = Path(folder) / "run.npz", Path(folder) / "log"
@@ -43,7 +41,7 @@ def run_elsewhere(setting: Setting, progress: Callable[[int], object]) -> tuple[
             try:
                 while process.poll() is None:
                     progress(0)
-                    time.sleep(POLL)
+                    time.sleep(0.05)
             finally:
                 process.kill()
                 process.wait()
@@ -55,6 +53,6 @@ def run_elsewhere(setting: Setting, progress: Callable[[int], object]) -> tuple[
 
 
 def main() -> None:
-    """Run the setting of the first argument, as JSON, into the file of the second."""
-    presentation, curve = in_brian2(Setting(**json.loads(sys.argv[1])))
+    """Simulate the setting of the first argument, in JSON, and save the curve in the file of the second."""
+    presentation, curve = simulate_in_brian2(Setting(**json.loads(sys.argv[1])))
     np.savez(sys.argv[2], presentation=presentation, neg_log_snr=curve)

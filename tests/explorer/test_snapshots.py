@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer.watching import INPUTS, NEURONS, Watching
+from bioshare.explorer.snapshots import INPUTS, NEURONS, SnapshotEngine
 
 PRESENTATION = np.array([0, 1, 2, 10, 64, 90, 100])
 
@@ -16,7 +16,7 @@ def test_what_is_written_down_on_the_way_is_what_shorter_sleeps_end_with(noise):
         arguments = (weights, bs.stimuli.noise(bs.stimuli.gaussian(), noise), circuit, rule, engine)
         return bs.simulate(*arguments, presentations, presentations=presentations, seed=3, progress=False)
 
-    engine = Watching(PRESENTATION)
+    engine = SnapshotEngine(PRESENTATION)
     whole = sleep(100, engine)
     assert engine.weights.shape == (len(PRESENTATION), 2, NEURONS, INPUTS)
     for i, presentations in enumerate(PRESENTATION[1:], start=1):
@@ -38,17 +38,17 @@ def rule(gamma):
 def test_where_a_group_diverges_the_others_live_on(noise):
     weights = np.random.default_rng(0).normal(1, 1, (12, 4))
     arguments = (weights, bs.stimuli.noise(bs.stimuli.gaussian(), noise), bs.RateCircuit())
-    gamma, engine, told = np.array([0.01, 5e3, 0.1]), Watching(PRESENTATION), []
+    gamma, engine, told = np.array([0.01, 5e3, 0.1]), SnapshotEngine(PRESENTATION), []
     options = {"presentations": 100, "seed": 3}
     run = bs.simulate(*arguments, rule(gamma), engine, 100, progress=told.append, **options)
-    assert engine.lost.tolist() == [False, True, False]
-    assert np.isfinite(engine.curves[:, ~engine.lost]).all()
+    assert engine.diverged.tolist() == [False, True, False]
+    assert np.isfinite(engine.curves[:, ~engine.diverged]).all()
     found = PRESENTATION >= 64
     assert np.isnan(engine.curves[:, 1, found]).all()
     assert np.isfinite(engine.curves[:, 1, PRESENTATION <= 10]).all()
     np.testing.assert_array_equal(run.weights[1], weights)
-    kept = bs.simulate(*arguments, rule(gamma[~engine.lost]), progress=False, **options)
-    np.testing.assert_allclose(run.weights[~engine.lost], kept.weights, rtol=0, atol=1e-12)
+    kept = bs.simulate(*arguments, rule(gamma[~engine.diverged]), progress=False, **options)
+    np.testing.assert_allclose(run.weights[~engine.diverged], kept.weights, rtol=0, atol=1e-12)
     assert told[-1] == 100
     with pytest.raises(bs.DivergenceError):
         bs.simulate(*arguments, rule(gamma), progress=False, **options)
@@ -56,9 +56,9 @@ def test_where_a_group_diverges_the_others_live_on(noise):
 
 def test_where_all_groups_diverge_the_sleep_ends_early():
     weights, told = np.random.default_rng(0).normal(1, 1, (12, 4)), []
-    engine, gamma = Watching(np.arange(1001)), np.array([5e3, 6e3])
+    engine, gamma = SnapshotEngine(np.arange(1001)), np.array([5e3, 6e3])
     arguments = (weights, bs.stimuli.gaussian(), bs.RateCircuit(), rule(gamma), engine, 1000)
     bs.simulate(*arguments, presentations=1000, seed=3, progress=told.append)
-    assert engine.lost.all()
+    assert engine.diverged.all()
     assert told[-1] == 1000
     assert len(told) < 40

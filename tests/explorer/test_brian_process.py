@@ -3,8 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from bioshare.explorer import literal
-from bioshare.explorer.answer import Answer, answer
+from bioshare.explorer import brian_process
+from bioshare.explorer.result import SettingResult, simulate_setting
 from bioshare.explorer.setting import Setting
 
 SETTING = Setting(k=2, neurons=10, presentations=100, seed=2)
@@ -12,27 +12,27 @@ SETTING = Setting(k=2, neurons=10, presentations=100, seed=2)
 
 @pytest.mark.slow
 def test_another_process_runs_brian2_and_gives_the_same_curve():
-    presentation, curve = literal.run_elsewhere(SETTING, lambda done: None)
-    shown = answer(SETTING)
-    assert isinstance(shown, Answer)
+    presentation, curve = brian_process.run_brian2_process(SETTING, lambda done: None)
+    shown = simulate_setting(SETTING)
+    assert isinstance(shown, SettingResult)
     np.testing.assert_array_equal(presentation, shown.presentation)
     np.testing.assert_allclose(curve, shown.neg_log_snr, rtol=0, atol=1e-10)
 
 
 def test_an_error_over_there_is_raised_here_with_its_last_line(monkeypatch):
-    monkeypatch.setattr(literal, "CODE", "raise SystemError('no compiler')")
+    monkeypatch.setattr(brian_process, "CODE", "raise SystemError('no compiler')")
     with pytest.raises(RuntimeError, match="SystemError: no compiler"):
-        literal.run_elsewhere(SETTING, lambda done: None)
+        brian_process.run_brian2_process(SETTING, lambda done: None)
 
 
 def test_what_progress_raises_ends_the_process(monkeypatch, tmp_path):
     alive = tmp_path / "alive"
-    monkeypatch.setattr(literal, "CODE", f"import time; time.sleep(2); open({str(alive)!r}, 'w')")
+    monkeypatch.setattr(brian_process, "CODE", f"import time; time.sleep(2); open({str(alive)!r}, 'w')")
 
     def stop(done):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        literal.run_elsewhere(SETTING, stop)
+        brian_process.run_brian2_process(SETTING, stop)
     time.sleep(3)
     assert not alive.exists()

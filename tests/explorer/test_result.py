@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer.answer import (
-    RECORDS,
-    SHOWN,
-    WATCHED,
-    Answer,
-    answer,
+from bioshare.explorer.result import (
+    MAX_RECORDS,
+    RESPONSE_NEURONS,
+    RESPONSE_PRESENTATIONS,
+    SettingResult,
+    first_responses,
+    simulate_setting,
     theory_end,
     theory_minimum,
-    watch,
 )
 from bioshare.explorer.setting import Setting, Unstable
 from bioshare.explorer.sweep import sweep
@@ -19,8 +19,8 @@ SETTING = Setting(alpha=7.0, gamma=0.03, k=2, neurons=30, presentations=150, see
 
 
 def answered(setting, *arguments):
-    result = answer(setting, *arguments)
-    assert isinstance(result, Answer)
+    result = simulate_setting(setting, *arguments)
+    assert isinstance(result, SettingResult)
     return result
 
 
@@ -70,10 +70,10 @@ def test_now_may_be_any_presentation_and_0_is_before_sleep():
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_the_responses_are_those_of_the_first_presentations(noise):
     setting = SETTING.moved(noise=noise)
-    responses, run = answered(setting).responses, literal(setting, WATCHED)
-    assert responses.r.shape == responses.r_fixed.shape == (150 * WATCHED, SHOWN)
-    np.testing.assert_array_equal(responses.time, np.arange(1, 150 * WATCHED + 1))
-    np.testing.assert_allclose(responses.r[-1], run.r[:SHOWN], rtol=0, atol=1e-12)
+    responses, run = answered(setting).responses, literal(setting, RESPONSE_PRESENTATIONS)
+    assert responses.r.shape == responses.r_fixed.shape == (150 * RESPONSE_PRESENTATIONS, RESPONSE_NEURONS)
+    np.testing.assert_array_equal(responses.time, np.arange(1, 150 * RESPONSE_PRESENTATIONS + 1))
+    np.testing.assert_allclose(responses.r[-1], run.r[:RESPONSE_NEURONS], rtol=0, atol=1e-12)
     np.testing.assert_allclose(responses.r_inh[-1], run.r_inh, rtol=0, atol=1e-12)
 
 
@@ -103,7 +103,7 @@ def test_the_end_of_theory_is_that_of_eq_24():
 @pytest.mark.parametrize("presentations", [100, 400, 401, 1001, 10_000])
 def test_there_are_not_more_records_than_a_screen_shows_and_the_last_is_the_end(presentations):
     shown = answered(SETTING.moved(presentations=presentations))
-    assert len(shown.presentation) <= RECORDS + 2
+    assert len(shown.presentation) <= MAX_RECORDS + 2
     assert (shown.presentation[0], shown.presentation[-1]) == (0, presentations)
     assert np.all(np.diff(shown.presentation) > 0)
     assert len(shown.neg_log_snr) == len(shown.mean_kept) == len(shown.mean_drift) == len(shown.presentation)
@@ -121,11 +121,11 @@ def test_answer_and_map_agree_on_what_is_stable(rate):
         swept = float(sweep(setting, [setting.alpha], [setting.gamma]).end.item())
     except (ValueError, bs.DivergenceError):
         swept = None
-    shown = answer(setting)
+    shown = simulate_setting(setting)
     if swept is None:
         assert isinstance(shown, Unstable)
     else:
-        assert isinstance(shown, Answer)
+        assert isinstance(shown, SettingResult)
         assert shown.neg_log_snr[-1] == pytest.approx(swept, abs=1e-9)
     assert (swept is not None) == (rate < 0.05)
 
@@ -134,17 +134,22 @@ def test_high_rates_at_the_start_of_a_stable_sleep_do_not_hide_its_first_present
     setting = Setting(learning_rate=1e-2)
     with pytest.raises(ValueError, match="stability limit"):  # by themselves, they are refused
         bs.simulate(
-            setting.weights, setting.stimulus, setting.circuit, setting.rule, presentations=WATCHED, seed=setting.seed
+            setting.weights,
+            setting.stimulus,
+            setting.circuit,
+            setting.rule,
+            presentations=RESPONSE_PRESENTATIONS,
+            seed=setting.seed,
         )
-    shown = answered(setting, WATCHED)
-    assert shown.now_at == WATCHED
+    shown = answered(setting, RESPONSE_PRESENTATIONS)
+    assert shown.now_at == RESPONSE_PRESENTATIONS
     responses = shown.responses.r
-    assert len(responses) == 150 * WATCHED
-    np.testing.assert_array_equal(responses, watch(setting).r)
+    assert len(responses) == 150 * RESPONSE_PRESENTATIONS
+    np.testing.assert_array_equal(responses, first_responses(setting).r)
 
 
 def test_an_unstable_alpha_is_answered_without_a_simulation():
-    trouble = answer(SETTING.moved(alpha=60.0), progress=lambda done: pytest.fail("it was simulated"))
+    trouble = simulate_setting(SETTING.moved(alpha=60.0), progress=lambda done: pytest.fail("it was simulated"))
     assert isinstance(trouble, Unstable)
 
 
@@ -153,4 +158,4 @@ def test_what_progress_raises_ends_the_answer():
         raise InterruptedError(done)
 
     with pytest.raises(InterruptedError):
-        answer(SETTING, progress=stop)
+        simulate_setting(SETTING, progress=stop)

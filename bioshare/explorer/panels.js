@@ -1,15 +1,14 @@
-// Shows a Bokeh layout in a notebook: loads BokehJS, follows the columns and properties that Python sends, and tells
-// Python where a panel was clicked.
+// A Bokeh layout in a notebook: loads BokehJS, applies sources and properties from Python, and sends clicks to Python.
 
 function load(model) {
   const name = `bioshare_bokeh_${model.get("version")}`;
   if (!window[name]) {
-    const theirs = window.Bokeh; // another program's, perhaps of another version
+    const other = window.Bokeh; // of another program, perhaps in another version
     const script = document.createElement("script");
     script.textContent = model.get("bokehjs");
     document.head.append(script);
     window[name] = window.Bokeh;
-    if (theirs) window.Bokeh = theirs;
+    if (other) window.Bokeh = other;
   }
   return window[name];
 }
@@ -39,11 +38,11 @@ export default {
     el.append(target);
     const views = await bokeh.embed.embed_item(model.get("item"), target);
     const document = views.roots[0].model.document;
-    const look = () => {
+    const update = () => {
       for (const [name, values] of Object.entries(model.get("properties")))
         document.get_model_by_name(name).setv(values);
     };
-    const handlers = { "change:properties": look };
+    const handlers = { "change:properties": update };
     for (const trait of ["answer", "overlay", "map"])
       handlers[`change:${trait}`] = () => apply(bokeh, document, model.get(trait));
     for (const [event, handler] of Object.entries(handlers)) {

@@ -1,0 +1,219 @@
+"""The sleep of a setting in numbers: responses, -log SNR, the mean and the weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bioshare.checks import Array
+from bioshare.circuit import theory
+from bioshare.circuit.exact import Exact
+from bioshare.circuit.loop import literal_steps
+from bioshare.circuit.prepare import prepare_sleep
+from bioshare.circuit.problem import DivergenceError, Problem, measure_weights
+from bioshare.circuit.run import SleepRun
+from bioshare.circuit.simulate import simulate
+from bioshare.explorer.setting import DT, Setting, Unstable
+
+RESPONSE_PRESENTATIONS, RESPONSE_NEURONS = 3, 5
+"""The responses of the first neurons in the first presentations are shown."""
+
+MAX_RECORDS = 400
+"""The largest number of records of -log SNR after the start."""
+
+ProgressFunction = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Responses in the first presentations at T time steps, and the fixed points of Eq. 9.
+
+    Attributes:
+        time: milliseconds, (T,).
+        r, r_fixed: the first n excitatory neurons, (T, n).
+        r_inh, r_inh_fixed: the inhibitory neuron, (T,).
+    """
+
+    time: Array
+    r: Array
+    r_fixed: Array
+    r_inh: Array
+    r_inh_fixed: Array
+
+
+class SleepRecords(NamedTuple):
+    """Records of one or more sleeps, the last at the end of the sleep.
+
+    Attributes:
+        presentation: number of presentations before each record, (R,), from 0.
+        neg_log_snr: -log SNR, (..., R).
+        mean_kept: norm of the mean, divided by the norm before sleep, (..., R).
+        mean_drift: distance of the mean from the mean before sleep, divided by the norm before sleep, (..., R).
+    """
+
+    presentation: NDArray[np.int64]
+    neg_log_snr: Array
+    mean_kept: Array
+    mean_drift: Array
+
+
+@dataclass(frozen=True, eq=False)
+class SettingResult:
+    """All numbers of a setting that the panels show.
+
+    Attributes:
+        setting: the setting of the sliders.
+        responses: the first presentations, time step by time step.
+        presentation, neg_log_snr, mean_kept, mean_drift: the `SleepRecords`, (R,), from before sleep to the end.
+        theory_minimum: -log SNR at the fixed point of the ideal circuit (Eq. 5).
+        theory_end: -log SNR at the fixed point of this circuit in its steady state (Eq. 24).
+        before, now, end: weights before sleep, after ``now_at`` presentations, and after sleep, (N, K).
+        now_at: number of presentations before ``now``.
+        seconds: computing time.
+    """
+
+    setting: Setting
+    responses: Responses
+    presentation: NDArray[np.int64]
+    neg_log_snr: Array
+    mean_kept: Array
+    mean_drift: Array
+    theory_minimum: float
+    theory_end: float
+    before: Array
+    now: Array
+    end: Array
+    now_at: int
+    seconds: float
+
+    @property
+    def best(self) -> int:
+        """Index of the record with the lowest -log SNR."""
+        return int(np.argmin(self.neg_log_snr))
+
+
+def simulate_setting(
+    setting: Setting, now_at: int | None = None, progress: ProgressFunction | None = None
+) -> SettingResult | Unstable:
+    """Simulate a setting with the engine "exact".
+
+    Args:
+        setting: the values of the sliders.
+        now_at: number of presentations before the weights ``now``; None for the lowest -log SNR.
+        progress: called with the number of finished presentations; an exception of this function ends the simulation.
+
+    Returns:
+        The numbers of the panels, or the reason why the setting is unstable.
+    """
+    start = time.perf_counter()
+    if reason := setting.unstable:
+        return reason
+    try:
+        problem = prepare_sleep(**_simulate_arguments(setting))
+        run = _run_exact(problem, progress)
+        records = records_of(run, setting.weights)
+        best = int(records.presentation[np.argmin(records.neg_log_snr)])
+        now_at = min(best if now_at is None else now_at, setting.presentations)
+        if now_at in (0, setting.presentations):
+            now = run.weights if now_at else setting.weights
+        else:  # prepare might refuse the first learning rates by themselves
+            first = replace(problem, rates=problem.rates[:now_at], record_every=now_at)
+            now = _run_exact(first, progress).weights
+    except (DivergenceError, ValueError):
+        return setting.diverged()
+    return SettingResult(
+        setting,
+        _responses_of(setting, problem),
+        *records,
+        theory_minimum(setting),
+        theory_end(setting),
+        setting.weights,
+        now,
+        run.weights,
+        now_at,
+        time.perf_counter() - start,
+    )
+
+
+def _simulate_arguments(setting: Setting) -> dict[str, Any]:
+    return {
+        "weights": setting.weights,
+        "stimuli": setting.stimulus,
+        "circuit": setting.circuit,
+        "rule": setting.rule,
+        "record_every": record_every(setting),
+        "presentations": setting.presentations,
+        "seed": setting.seed,
+    }
+
+
+def _run_exact(problem: Problem, progress: ProgressFunction | None) -> SleepRun:
+    engine = Exact()
+    run = SleepRun.of(problem, engine.run(problem, progress or False), engine)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
+def records_of(run: SleepRun, before: Array) -> SleepRecords:
+    """Records of a run from the weights ``before``, (N, K), with an additional record at the end if necessary."""
+    at, values = run.presentation, np.stack([run.neg_log_snr, run.mean_norm, run.mean_drift])
+    if at[-1] < run.presentations:
+        end = np.stack(list(measure_weights(run.weights, before.mean(-2)).values()))
+        at, values = np.append(at, run.presentations), np.concatenate([values, end[..., None]], -1)
+    neg_log_snr, norm, drift = values
+    return SleepRecords(at, neg_log_snr, norm / norm[..., :1], drift / norm[..., :1])
+
+
+def record_every(setting: Setting) -> int:
+    """Number of presentations between two records."""
+    return math.ceil(setting.presentations / MAX_RECORDS)
+
+
+def theory_minimum(setting: Setting) -> float:
+    """-log SNR at the fixed point of the ideal circuit (Eq. 5), with noise as in `theory.fixed_point`."""
+    return _theory(setting, math.inf)
+
+
+def theory_end(setting: Setting) -> float:
+    """-log SNR at the fixed point of the steady-state circuit (Eq. 24), with noise as in `theory.fixed_point`."""
+    return _theory(setting, setting.alpha)
+
+
+def _theory(setting: Setting, alpha: float) -> float:
+    end = theory.fixed_point(setting.weights, np.eye(setting.k**2), setting.gamma, alpha, setting.noise)
+    return float(theory.neg_log_snr(end))
+
+
+def first_responses(setting: Setting) -> Responses:
+    """Responses of a stable setting; the fixed point at a time step belongs to the weights of this time step."""
+    return _responses_of(setting, prepare_sleep(**_simulate_arguments(setting)))
+
+
+def _responses_of(setting: Setting, problem: Problem) -> Responses:
+    literal, steps = literal_steps(problem), setting.circuit.updates_per_presentation
+    r, r_inh, z = [], [], []
+    for _, x in islice(problem.blocks(1), RESPONSE_PRESENTATIONS):
+        for weights, rates, inhibition in islice(literal, steps):
+            z.append((weights[0] * x[0, 0]).sum(-1))  # w_i^T x, (N,)
+            r.append(rates[0, :RESPONSE_NEURONS])
+            r_inh.append(inhibition[0, 0])
+    drive = np.array(z)
+    fixed = theory.response(drive[..., None], np.ones(1), setting.alpha, setting.bias)  # Eq. 9, (T, N)
+    time = DT * np.arange(1, len(drive) + 1, dtype=np.float64)
+    inhibition = fixed.mean(-1) - setting.bias  # Eq. 8b at rest, (T,)
+    return Responses(time, np.array(r), fixed[:, :RESPONSE_NEURONS], np.array(r_inh), inhibition)
+
+
+def simulate_in_brian2(setting: Setting) -> tuple[NDArray[np.int64], Array]:
+    """Simulate a stable setting step by step in Brian2: presentations (R,) and -log SNR (R,)."""
+    run = simulate(**_simulate_arguments(setting), engine="brian2", progress=False)
+    records = records_of(run, setting.weights)
+    return records.presentation, records.neg_log_snr

@@ -1,0 +1,187 @@
+"""Jupyter widgets of the live explorer: a slider, the panels, and the controls beside the panels."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import bokeh
+import ipywidgets
+import numpy as np
+import traitlets
+from bokeh.embed import json_item
+from bokeh.models import UIElement
+from bokeh.resources import Resources
+
+from bioshare.explorer.setting import SLIDERS, WHOLE, Setting, rounded
+from bioshare.explorer.sources import SourceData
+
+HERE = Path(__file__).parent
+
+BUTTONS = {
+    "brian2": ("Run this in Brian2", "Simulate the setting step by step in Brian2, and draw the curve over the panel"),
+    "map": ("Map over α and γ", "Simulate the setting at 156 pairs of alpha and gamma"),
+    "save": ("Save page", "Write explorer.html, a page for a browser without Python"),
+    "reset": ("Reset", "Move all sliders back to the start"),
+}
+
+
+class SliderWidget(anywidget.AnyWidget):
+    """A label, a number field and a slider without rounding: ipywidgets rounds a value to a step of the slider.
+
+    Attributes:
+        name: name of the slider in tests and style sheets.
+        label: text above the slider.
+        low, high: ends of the slider.
+        step: step of a linear slider; 0 for a logarithmic slider with three significant digits.
+        whole: True for whole numbers.
+        value: the number.
+        limit: beginning of the unstable part of the track; None for no such part.
+        unstable: True to mark the whole slider.
+    """
+
+    _esm = HERE / "slider.js"
+    name = traitlets.Unicode().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    low = traitlets.Float().tag(sync=True)
+    high = traitlets.Float().tag(sync=True)
+    step = traitlets.Float().tag(sync=True)
+    whole = traitlets.Bool().tag(sync=True)
+    value = traitlets.Float().tag(sync=True)
+    limit = traitlets.Float(None, allow_none=True).tag(sync=True)
+    unstable = traitlets.Bool(False).tag(sync=True)
+
+    @traitlets.validate("value")
+    def _clip(self, proposal: Any) -> float:
+        return min(max(proposal["value"], self.low), self.high)
+
+    @traitlets.observe("high")
+    def _clip_again(self, change: Any) -> None:
+        self.value = min(self.value, change["new"])
+
+
+class PanelsWidget(anywidget.AnyWidget):
+    """A Bokeh layout in a notebook; sources travel to the browser as bytes, and clicks travel back.
+
+    Args:
+        layout: the Bokeh models.
+        on_click: functions of a place in data coordinates, by the name of the figure.
+
+    Attributes:
+        answer, overlay, map: sources in the `wire_format`.
+        properties: properties of Bokeh models, by the name of the model.
+    """
+
+    _esm = HERE / "panels.js"
+    _css = HERE / "live.css"
+    version = traitlets.Unicode(bokeh.__version__).tag(sync=True)
+    bokehjs = traitlets.Unicode().tag(sync=True)
+    item = traitlets.Dict().tag(sync=True)
+    clickable = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    answer = traitlets.Dict().tag(sync=True)
+    overlay = traitlets.Dict().tag(sync=True)
+    map = traitlets.Dict().tag(sync=True)
+    properties = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, layout: UIElement, on_click: dict[str, Callable[[float, float], object]]) -> None:
+        super().__init__(bokehjs=bokehjs(), item=dict(json_item(layout)), clickable=list(on_click))
+        self.on_msg(lambda _, message, buffers: on_click[message["panel"]](message["x"], message["y"]))
+
+
+@cache
+def bokehjs() -> str:
+    """The JavaScript of the installed Bokeh with widgets, minified."""
+    return "\n".join(Resources(mode="inline", components=["bokeh", "bokeh-widgets"]).js_raw)
+
+
+def wire_format(sources: SourceData) -> dict[str, dict[str, Any]]:
+    """Convert arrays to bytes with a dtype and a shape, images to float32; texts remain."""
+
+    def bytes_of(array: np.ndarray) -> dict[str, Any]:
+        return {"data": array.tobytes(), "dtype": str(array.dtype), "shape": list(array.shape)}
+
+    def convert(column: Any) -> Any:
+        if isinstance(column, np.ndarray):
+            return bytes_of(column.astype(float))
+        return [bytes_of(row.astype(np.float32)) if isinstance(row, np.ndarray) else row for row in column]
+
+    return {source: {name: convert(column) for name, column in data.items()} for source, data in sources.items()}
+
+
+def close_widgets(*widgets: ipywidgets.Widget) -> None:
+    """Close widgets with all children, layouts and styles: Jupyter keeps every open widget in memory."""
+    for widget in widgets:
+        if widget.comm is None:
+            continue
+        parts = *getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None)
+        widget.close()
+        close_widgets(*(part for part in parts if isinstance(part, ipywidgets.Widget)))
+
+
+class Controls:
+    """Sliders, buttons and lines of text, without behaviour.
+
+    Attributes:
+        sliders: by the fields of `Setting`.
+        now: slider for the presentation of the weights "now".
+        follow: checkbox, True if "now" is at the lowest -log SNR.
+        buttons: by the names of `BUTTONS`.
+        trouble: reason why the setting is unstable; a screen reader reads every change.
+        timing: computing time of the panels.
+        status: progress and result of a button's work.
+        top, bottom: boxes around all of the above.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self.sliders = {
+            slider.name: SliderWidget(
+                name=slider.name, label=slider.label, low=slider.low, high=slider.high, step=slider.step,
+                whole=slider.name in WHOLE, value=getattr(setting, slider.name),
+            )
+            for slider in SLIDERS
+        }  # fmt: skip
+        self.now = SliderWidget(
+            name="now", label="“now”: after presentation", low=0.0, high=float(setting.presentations), step=1.0,
+            whole=True,
+        )  # fmt: skip
+        self.follow = ipywidgets.Checkbox(value=True, description="at the lowest −log SNR", indent=False)
+        self.buttons = {
+            name: ipywidgets.Button(description=text, tooltip=tooltip) for name, (text, tooltip) in BUTTONS.items()
+        }
+        self.trouble, self.timing, self.status = (
+            ipywidgets.HTML().add_class(f"bioshare-{name}") for name in ("trouble", "line", "line")
+        )
+        first, second, *others = self.sliders.values()  # on a narrow screen only these two stay on top
+        self.top = ipywidgets.VBox([first, second, self.now, self.follow, self.timing, self.trouble])
+        buttons = ipywidgets.Box(list(self.buttons.values())).add_class("bioshare-buttons")
+        self.bottom = ipywidgets.VBox([*others, buttons, self.status])
+        self.top.add_class("bioshare-top")
+        self.bottom.add_class("bioshare-bottom")
+
+    def move(self, setting: Setting) -> None:
+        """Move the sliders to a setting."""
+        for name, value in setting.values().items():
+            self.sliders[name].value = value
+
+    def show_limit(self, limit: float) -> None:
+        """Show the stability limit of alpha beside the slider."""
+        self.sliders["alpha"].label = f"{SLIDERS[0].label}; stable below {rounded(limit):g}"
+        self.sliders["alpha"].limit = limit
+
+    def show_trouble(self, text: str, slider: str = "") -> None:
+        """Show a reason, and mark a slider; an empty text removes both."""
+        self.trouble.value = f'<div role="alert">{html.escape(text)}</div>'
+        for name, widget in self.sliders.items():
+            widget.unstable = name == slider
+
+    def show_timing(self, text: str) -> None:
+        """Show the computing time."""
+        self.timing.value = html.escape(text)
+
+    def show_status(self, text: str) -> None:
+        """Show the progress of a button's work."""
+        self.status.value = f'<div role="status">{html.escape(text)}</div>'
