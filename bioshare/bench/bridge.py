@@ -92,7 +92,8 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for name, seconds, reports in timed_steps(model, steps, phases, arguments.repeats, device):
         add_sleep_row(table, name, seconds, reports, fresh(phases[name]) if reports else None)
     if arguments.noise:
-        seconds, report = timed(partial(fresh, noisy_sleep()))
+        noisy_sleep = Sleep.steady_state(times=TIMES, stimulus=noise(grid(shuffle=True), NOISE))
+        seconds, report = timed(partial(fresh, noisy_sleep))
         add_sleep_row(table, f"ideal sleep, noise of {NOISE}, once", seconds, [report], report)
     return table.records
 
@@ -131,11 +132,6 @@ def timed_phases(pool: int, relayed: bool) -> dict[str, Phase]:
     if relayed:
         phases["rate circuit, alpha = 10, relayed"] = circuit(10.0, stimulus=gaussian(), patterns="relayed")
     return phases
-
-
-def noisy_sleep() -> Sleep:
-    """A sleep neuron by neuron, too long to be timed more than once."""
-    return Sleep.steady_state(times=TIMES, stimulus=noise(grid(shuffle=True), NOISE))
 
 
 def warm_up_phase(phase: Phase, model: nn.Module) -> None:
