@@ -1,7 +1,7 @@
-"""Many training runs: `run_all` gives every run a process of its own, on this machine or on the workers of Dask.
+"""Many training runs, each in a process, on this machine or on the workers of a Dask scheduler.
 
-A run continues from its last checkpoint: the death of a process costs the work since then, and the run can be started
-again. A new process imports this module and the module of ``fit``, never the script that called `run_all`.
+A run continues from its last checkpoint, so that the run of a dead process is started again. A new process imports this
+module and the module of ``fit``, never the script with the call of `run_all`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from distributed import Client
 
 RESTARTS = 3
-"""How often a run is started again after a signal has killed its process, as Dask's default is for a dead worker."""
+"""New starts of a run after its process was killed by a signal, as many as Dask's default for a dead worker."""
 CHECKPOINT_EVERY = 120.0
-"""Default seconds between two checkpoints of a run: the work that a dead process may cost."""
+"""Default seconds between two checkpoints of a run: the work that is lost with a process."""
 EVERY_GPU = ("auto", "cuda")
-"""Devices that stand for all GPUs of this machine, one per process."""
+"""Names for all GPUs of this machine, one per process."""
 Ending = xr.Dataset | str | None
-"""A run's history; or its error in words; or None for a run that was stopped with a checkpoint."""
+"""History of a run; its error in words; or None for a run that has stopped with a checkpoint."""
 CONNECT = 10.0
 """Seconds to wait for a scheduler."""
 POLL = 0.05
@@ -71,7 +71,7 @@ class Outcomes:
     Attributes:
         results: histories of the finished runs.
         failures: error and message of the failed runs.
-        time_up: whether the time was over before all runs had ended. Runs that were begun have checkpoints.
+        time_up: whether the time was over before all runs had ended.
     """
 
     results: dict[str, xr.Dataset] = field(default_factory=dict)
@@ -108,18 +108,17 @@ def run_all(
     workers of a scheduler finish the runs that were begun: wait for the workers before the same jobs are given again.
 
     Args:
-        jobs: with distinct names and folders; the folders must be the same on all machines.
+        jobs: runs with distinct names and folders; the folders must be the same on all machines.
         fit: called as ``fit(config, folder, resume=True, progress=..., device=..., **options)``, with the remaining
-            ``seconds`` if the time is limited. An error of ``fit`` ends the run for good.
-        seconds: stop after that time; runs that were begun write checkpoints, further runs do not begin.
+            ``seconds`` if the time is limited. An error of ``fit`` ends a run for good.
+        seconds: time limit; unfinished runs write checkpoints, further runs do not begin.
         scheduler: address of a Dask scheduler whose workers have one thread each; None for this machine.
         workers: runs at a time; None for all workers of the scheduler, or on this machine one per GPU, or one.
         threads: PyTorch's threads per run; None shares the threads of this process among the runs, and leaves the
             workers of a scheduler as they are.
-        device: where to train; "auto" and "cuda" give every process of this machine a GPU of its own.
-        progress: show the name of each run that ends, and a bar over the runs, or over the images where this machine
-            trains one run at a time.
-        done: called in this process with every job that has finished.
+        device: device of the training; "auto" and "cuda" give every process of this machine a GPU of its own.
+        progress: show the ending of every run, and a bar over the runs, or the bar of `fit` for one run at a time.
+        done: called in this process with every finished job.
         options: further arguments of ``fit``; ``checkpoint_every`` is `CHECKPOINT_EVERY` by default.
 
     Raises:
@@ -133,7 +132,7 @@ def run_all(
     if scheduler is None:
         at_once = min(at_once or default_workers(device), len(jobs))
         threads = threads or max(1, torch.get_num_threads() // at_once)
-    single = scheduler is None and at_once == 1  # shows its own bar
+    single = scheduler is None and at_once == 1
     options = {"checkpoint_every": CHECKPOINT_EVERY, "progress": progress and single} | options
     call = partial(train_job, fit=fit, until=until, threads=threads, **options)
     outcomes, tell = Outcomes(), partial(tqdm.write, file=sys.stderr) if progress else lambda text: None
@@ -163,7 +162,7 @@ def run_all(
 def train_job(
     job: Job, fit: Callable[..., xr.Dataset], until: float | None, threads: int | None, **options: Any
 ) -> Ending:
-    """Train one run in this process, until its end or until the time ``until`` on the clock."""
+    """Train one run in this process, at most until the time ``until`` on the clock."""
     if threads:
         torch.set_num_threads(threads)
     if until is not None:
@@ -177,7 +176,7 @@ def train_job(
 
 
 def default_workers(device: str) -> int:
-    """One run per GPU; one on a CPU, where a single run keeps all cores busy, and on a chosen GPU."""
+    """A run per GPU; a single run on a CPU, where PyTorch's threads use all cores, and on a chosen GPU."""
     return max(1, torch.cuda.device_count()) if device in EVERY_GPU else 1
 
 
@@ -220,7 +219,7 @@ def _connected(scheduler: str) -> Client:
 def _in_turn(
     jobs: Sequence[Job], begin: Callable[[Job, int], Any], at_once: int, until: float | None, caught: Caught
 ) -> Iterator[tuple[Job, Ending]]:
-    """Begin the jobs, never more than ``at_once`` unfinished ones, each in a free slot, and yield each that ends."""
+    """Begin the jobs, at most ``at_once`` at a time, each in a free slot, and yield every job with its ending."""
     waiting, running = list(jobs), dict[int, tuple[Job, Any]]()
     while waiting or running:
         if caught.signal or (until is not None and time.time() >= until):
@@ -237,7 +236,7 @@ def _in_turn(
                 del running[slot]
                 try:
                     ending = run.result()
-                except Exception as error:  # not of the run, but of its process or worker
+                except Exception as error:  # of the process or the worker, not of `fit`
                     ending = None if caught.signal else f"{type(error).__name__}: {error}"
                 yield job, ending
 
@@ -245,14 +244,14 @@ def _in_turn(
 class RunProcess:
     """A function call in a process of its own, started again after a signal has killed the process.
 
-    The methods are those of a future. As a context manager it kills the process at the end of the block. SIGTERM stops
-    the process when the call is cancelled and when this process dies; Ctrl-C in a terminal does not reach the process.
+    The methods are as in a future; the end of a ``with`` block kills the process. SIGTERM stops the process when the
+    call is cancelled, and when this process dies; Ctrl-C in a terminal does not reach the process.
     """
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.starts, self.cancelled, self.folder = 0, False, TemporaryDirectory(prefix="bioshare-")
-        self.file, self.returned = (Path(self.folder.name, name) for name in ("call", "result"))
-        self.file.write_bytes(cloudpickle.dumps(call))
+        self.returned = Path(self.folder.name, "result")
+        Path(self.folder.name, "call").write_bytes(cloudpickle.dumps(call))
         self._start()
 
     def _start(self) -> None:
@@ -269,12 +268,11 @@ class RunProcess:
         self.folder.cleanup()
 
     def done(self) -> bool:
-        """Whether the process has ended for good."""
+        """Check whether the process has ended for good; start a killed process again."""
         status = self.process.poll()
         if status is None:
             return False
-        with self.process:  # closes the pipe
-            pass
+        self.process.__exit__(None, None, None)  # closes the pipe
         killed = (status < 0 or status > 128) and not self.returned.exists()
         if killed and not self.cancelled and self.starts <= RESTARTS:
             self._start()
@@ -285,14 +283,14 @@ class RunProcess:
         """The value of the call.
 
         Raises:
-            RuntimeError: the process ended without one.
+            RuntimeError: the process ended without a result.
         """
         if not self.returned.exists():
             raise RuntimeError(f"its process ended with status {self.process.returncode}, at start {self.starts}")
         return pickle.loads(self.returned.read_bytes())
 
     def cancel(self) -> None:
-        """Stop the process by SIGTERM, upon which a run writes a checkpoint."""
+        """Stop the process by SIGTERM, so that a run writes a checkpoint."""
         if not self.cancelled:
             self.cancelled = True
             self.process.terminate()
@@ -300,15 +298,15 @@ class RunProcess:
 
 def work(folder: str) -> None:
     """Make the call of a `RunProcess`, in the new process."""
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+
+    def stop_with_parent() -> None:
+        os.read(0, 1)  # returns when the parent closes its end of the pipe, or dies
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_with_parent, daemon=True).start()
     try:
         value = pickle.loads(Path(folder, "call").read_bytes())()
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     with replacing(Path(folder, "result")) as path:
         path.write_bytes(pickle.dumps(value))
-
-
-def _stop_with_parent() -> None:
-    os.read(0, 1)  # waits until the parent closes its end of the pipe, or dies
-    os.kill(os.getpid(), signal.SIGTERM)

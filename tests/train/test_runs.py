@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from bioshare.train import run as training
 from bioshare.train import runs
 from bioshare.train.config import TrainConfig
-from bioshare.train.interrupt import TimeUpError
+from bioshare.train.interrupt import Interrupted, TimeUpError
 from bioshare.train.loop import CHECKPOINT, fit
 from bioshare.train.recipe import NETWORKS
 from bioshare.train.runs import RESTARTS, Job, run_all
@@ -219,6 +219,29 @@ def test_workers_of_a_scheduler_are_told_how_to_train_and_until_when(scheduler, 
     assert late.time_up
     assert top1(late) == {"run0": 0.0, "run2": 20.0}
     assert late.failures == {}
+
+
+def waiting(config, folder, **options):
+    attempt(folder)
+    wait_for((folder.parent / "go").exists)
+    return result(config)
+
+
+def test_workers_of_a_scheduler_finish_the_runs_that_were_begun_before_ctrl_c(scheduler, tmp_path):
+    def interrupt():
+        wait_for((tmp_path / "0" / "attempts").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    told = (
+        f"stopped by signal 2; the workers of {scheduler} finish the runs that were begun; once they are idle, the same"
+    )
+    with pytest.raises(Interrupted, match=told):
+        run_all(jobs(tmp_path), waiting, scheduler=scheduler, workers=1, progress=False)
+    thread.join()
+    (tmp_path / "go").touch()
+    assert not (tmp_path / "1").exists()
 
 
 def test_workers_of_several_threads_are_refused(tmp_path):

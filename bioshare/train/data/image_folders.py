@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -48,11 +45,15 @@ class ImageFolder:
 
     def read(self, path: Path, bar: tqdm) -> Contents:
         if path.is_dir():
-            return self._read(path, _Folder(path), bar)
+            return self._read(path, _in_folder(path), bar)
         if self.side is None:
             raise ValueError(f"{path} must be {self.form}; got a file")
-        with _zip(path) as archive:
-            return self._read(path, archive, bar, checksum(path))
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{path} is not a whole zip file: {error}. Fetch it again") from error
+        with archive:
+            return self._read(path, _in_zip(path, archive), bar, checksum(path))
 
     def _read(self, path: Path, files: _Files, bar: tqdm, sha256: str | None = None) -> Contents:
         train, classes = self._training(path, files)
@@ -126,66 +127,49 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.split("/")[-1].startswith(".")
 
 
-class _Files(Protocol):
-    """Files below a folder or in a zip file; ``names`` are relative, and end in / for folders."""
+@dataclass(frozen=True)
+class _Files:
+    """Files below a folder or in a zip file.
 
+    Attributes:
+        place: start of every address in messages, and of every path below a folder.
+        names: names below ``top``, in order; folders end in /.
+        archive: the open zip file; None for a folder.
+        top: `TOP` where the names in a zip file begin so.
+    """
+
+    place: str
     names: dict[str, None]
-
-    def address(self, name: str) -> str: ...
-    def image(self, name: str) -> Encoded: ...
-    def text(self, name: str) -> str: ...
-
-
-class _Folder:
-    def __init__(self, path: Path) -> None:
-        self.path = path / TOP if (path / TOP).is_dir() else path
-        self.names = dict.fromkeys(sorted(self._walk()))
-
-    def _walk(self) -> Iterator[str]:
-        for here, folders, files in os.walk(self.path, followlinks=True):
-            start = Path(here).relative_to(self.path).as_posix() + "/"
-            start = start.removeprefix("./")
-            yield from (f"{start}{name}/" for name in folders)
-            yield from (f"{start}{name}" for name in files)
+    archive: zipfile.ZipFile | None = None
+    top: str = ""
 
     def address(self, name: str) -> str:
-        return str(self.path / name)
+        return f"{self.place}{self.top}{name}"
 
     def image(self, name: str) -> Encoded:
-        return Encoded(self.address(name))
+        return Encoded(self.address(name), self._member(name) if self.archive else None)
 
     def text(self, name: str) -> str:
-        return Path(self.address(name)).read_text("utf-8")
+        return (self._member(name) if self.archive else Path(self.address(name)).read_bytes()).decode("utf-8")
 
-
-class _Zip:
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path, self.archive = path, archive
-        stored = sorted(archive.namelist())
-        self.top = TOP if any(name.startswith(TOP) for name in stored) else ""
-        self.names = dict.fromkeys(name.removeprefix(self.top) for name in stored)
-
-    def address(self, name: str) -> str:
-        return f"{self.path}: {self.top}{name}"
-
-    def image(self, name: str) -> Encoded:
-        return Encoded(self.address(name), self._read(name))
-
-    def text(self, name: str) -> str:
-        return self._read(name).decode("utf-8")
-
-    def _read(self, name: str) -> bytes:
+    def _member(self, name: str) -> bytes:
+        assert self.archive
         try:
             return self.archive.read(self.top + name)
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{self.address(name)} is damaged: {error}. Fetch the zip file again") from error
 
 
-@contextmanager
-def _zip(path: Path) -> Iterator[_Zip]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not a whole zip file: {error}. Fetch it again") from error
-    with archive:
-        yield _Zip(path, archive)
+def _in_folder(path: Path) -> _Files:
+    path = path / TOP if (path / TOP).is_dir() else path
+    names = []
+    for folder, folders, files in os.walk(path, followlinks=True):
+        start = f"{Path(folder).relative_to(path).as_posix()}/".removeprefix("./")
+        names += [f"{start}{name}/" for name in folders] + [f"{start}{name}" for name in files]
+    return _Files(f"{path}/", dict.fromkeys(sorted(names)))
+
+
+def _in_zip(path: Path, archive: zipfile.ZipFile) -> _Files:
+    names = sorted(archive.namelist())
+    top = TOP if any(name.startswith(TOP) for name in names) else ""
+    return _Files(f"{path}: ", dict.fromkeys(name.removeprefix(top) for name in names), archive, top)

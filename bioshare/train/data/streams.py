@@ -65,7 +65,7 @@ class StreamedBatches:
         workers = _free_cores() if self.workers is None else self.workers
         loader = DataLoader(
             _Crops(self.files, self.side, self.random_resized),
-            batch_sampler=_Items(self.order, epoch, start),
+            batch_sampler=_items(self.order, epoch, start),
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent,
             collate_fn=partial(_collate, side=self.side),
@@ -100,20 +100,10 @@ class _Crops(MapDataset):
         return crop[..., ::-1] if mirrored else crop, index
 
 
-@dataclass(frozen=True)
-class _Items:
+def _items(order: BatchOrder, epoch: int, start: int) -> Iterator[list[Item]]:
     """The items of every batch of an epoch."""
-
-    order: BatchOrder
-    epoch: int
-    start: int
-
-    def __len__(self) -> int:
-        return len(self.order) - self.start
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        for part in self.order.epoch(self.epoch, self.start):
-            yield list(zip(part.indices.tolist(), part.draws, part.flips.astype(bool), strict=True))
+    for part in order.epoch(epoch, start):
+        yield list(zip(part.indices.tolist(), part.draws, part.flips.astype(bool), strict=True))
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
