@@ -82,21 +82,17 @@ class SharingModule:
 
 def modules(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
     """List the modules of a layer with at least two neurons; border "keep" leaves out positions at the padding."""
-    return _sharing_modules(Geometry.of(layer, border))
+    return _modules(Geometry.of(layer, border), 2)
 
 
 def all_modules(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
     """List all kh x kw modules of a layer; some modules of a small layer have no neurons."""
-    return _all_modules(Geometry.of(layer, border))
+    return _modules(Geometry.of(layer, border), 0)
 
 
 @cache  # for good: CUDA graphs hold the addresses of the tensors that modules have placed on a device
-def _sharing_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
-    return tuple(module for module in _all_modules(geometry) if module.neurons > 1)
-
-
-@cache
-def _all_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
+def _modules(geometry: Geometry, smallest: int) -> tuple[SharingModule, ...]:
+    """Make the modules with at least ``smallest`` neurons."""
     kh, kw = geometry.kernel_size
     taps = torch.arange(geometry.channels * kh * kw, device="cpu").view(-1, kh, kw)  # whatever the default device
     found = []
@@ -104,7 +100,8 @@ def _all_modules(geometry: Geometry) -> tuple[SharingModule, ...]:
         for column, column_phases in _along_axis(geometry, 1):
             height, width = (len(range(size)[s]) for size, s in zip(geometry.output_size, (row, column), strict=True))
             seen = taps[:, row_phases][:, :, column_phases].permute(2, 1, 0).flatten()  # (kw, kh, in), as `physical`
-            found.append(SharingModule(row, column, height * width, seen))
+            if height * width >= smallest:
+                found.append(SharingModule(row, column, height * width, seen))
     return tuple(found)
 
 
@@ -157,7 +154,7 @@ class GroupMeans:
 def _group_means(geometry: Geometry, device: torch.device) -> GroupMeans:
     numbers = np.arange(np.prod(geometry.output_size)).reshape(geometry.output_size)
     single = np.ones(numbers.size, dtype=bool)
-    sets = [numbers[module.rows, module.columns].ravel() for module in _sharing_modules(geometry)]
+    sets = [numbers[module.rows, module.columns].ravel() for module in _modules(geometry, 2)]
     for positions in sets:
         single[positions] = False
     sets += list(np.flatnonzero(single)[:, None])
@@ -222,20 +219,3 @@ def checked_layers(model: nn.Module) -> Layers:
         if not fine:
             raise ValueError(f"layer {name!r} must have finite weights; one NaN would reach its whole sharing group")
     return layers
-
-
-def check_border(border: str) -> None:
-    """Raise ValueError unless ``border`` is a `Border`."""
-    if border not in ("share", "keep"):
-        raise ValueError(f'border must be "share" or "keep"; got {border!r}')
-
-
-def check_dilation(name: str, layer: LocallyConnected2d) -> None:
-    """Raise ValueError if the patches of a layer see only a part of the pattern."""
-    for kernel, dilation in zip(layer.kernel_size, layer.dilation, strict=True):
-        if math.gcd(kernel, dilation) > 1:
-            raise ValueError(
-                f"layer {name!r} has kernel_size={layer.kernel_size} and dilation={layer.dilation}: they share a "
-                "factor, so its taps see the same part of the sleeping pattern twice and never the rest, and "
-                "sleep cannot tell them apart. Use a dilation coprime to the kernel, or InstantSharing"
-            )

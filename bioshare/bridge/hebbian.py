@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bioshare.bridge.changes import LinearSleep
-from bioshare.bridge.geometry import Border, check_border, inputs_of
-from bioshare.bridge.moments import Treatment, check_treatment
-from bioshare.bridge.scaling import PerInput, check_scalars, count_for, mean_power, rule_for
+from bioshare.bridge.geometry import Border, inputs_of
+from bioshare.bridge.moments import Treatment
+from bioshare.bridge.scaling import PerInput, check_scalars, mean_power
 from bioshare.bridge.sharing import MapSharing
 from bioshare.checks import whole
 from bioshare.circuit.circuits import SteadyState
@@ -60,6 +60,7 @@ class HebbianSharing(MapSharing):
     moments: Treatment = "keep"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole("updates", self.updates, "a number of updates", at_least=1)
         if not callable(self.batch_size):
             whole("batch_size", self.batch_size, "a number of patterns or a callable", at_least=1)
@@ -72,22 +73,21 @@ class HebbianSharing(MapSharing):
         check_scalars(SteadyState(self.alpha))
         if isinstance(self.rule, Hebbian):
             check_scalars(self.rule)
-        check_border(self.border)
-        check_treatment(self.moments)
 
     def rule_for(self, inputs: int) -> Hebbian:
         """Return the rule of layers with K inputs per neuron."""
         if self.rule is None:
             return Hebbian(gamma=0.0, momentum=0.0, learning_rate=SHARE * inputs / mean_power(self.stimulus, inputs))
-        return rule_for(self.rule, inputs)
+        return super().rule_for(inputs)
 
     def size(self, inputs: int) -> int:
         """Return M for layers with K inputs per neuron."""
-        return count_for("batch_size", self.batch_size, inputs, "a number of patterns")
+        size = self.batch_size(inputs) if callable(self.batch_size) else self.batch_size
+        return whole("batch_size", size, "a number of patterns", at_least=1)
 
-    def _check_layer(self, layer: LocallyConnected2d) -> None:
-        self.size(inputs_of(layer))
-        self.rule_for(inputs_of(layer))
+    def _check_inputs(self, inputs: int) -> None:
+        self.size(inputs)
+        self.rule_for(inputs)
 
     def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
         start, inputs, weight = time.perf_counter(), inputs_of(layer), layer.weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,12 @@ class Moments:
     treatment: Treatment
 
     @staticmethod
-    def of(treatment: Treatment, optimizer: torch.optim.Optimizer | None) -> Moments | None:
-        """None where they stay.
+    def of(treatment: Treatment, optimizer: torch.optim.Optimizer | None) -> Moments:
+        """Check that an optimiser's moments can be treated.
 
         Raises:
-            ValueError: there is no optimiser, or it keeps something that can't be treated so.
+            ValueError: there is no optimiser, or a moment of an unknown kind.
         """
-        if treatment == "keep":
-            return None
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ValueError(f'moments="{treatment}" needs the optimizer: call with optimizer=...; got {optimizer!r}')
         share = treatment == "share"
@@ -99,9 +97,3 @@ class Moments:
             (group,) = (g for g in self.optimizer.param_groups if any(p is weight for p in g["params"]))
             return group.get("initial_accumulator_value", 0.0)
         return 0.0
-
-
-def check_treatment(treatment: str) -> None:
-    """Refuse what is no `Treatment`."""
-    if treatment not in get_args(Treatment):
-        raise ValueError(f"moments must be one of {', '.join(map(repr, get_args(Treatment)))}; got {treatment!r}")

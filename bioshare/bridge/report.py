@@ -219,12 +219,15 @@ def measure_groups(before: Tensor, after: Tensor, unscaled: Tensor | None = None
     (old, old_variance), (new, new_variance) = _moments(before), _moments(after)
     left = new if unscaled is None else _moments(unscaled)[0]
     old_norm, new_norm, left_norm = (torch.linalg.vector_norm(mean, dim=-1) for mean in (old, new, left))
+    turned_from, turned_to = old / old_norm[:, None], new / new_norm[:, None]  # NaN for a mean of 0
+    differences = turned_from - turned_to, turned_from + turned_to
+    halves = (torch.linalg.vector_norm(vector, dim=-1) for vector in differences)  # exact for small angles
     quantities = (
         _neg_log_snr(old, old_variance),
         _neg_log_snr(new, new_variance),
         (new_variance.sum(-1) / old_variance.sum(-1)).sqrt(),  # equal weights have no spread
         torch.where(old_norm > 0, left_norm / old_norm, math.nan),
-        _angle(old / old_norm[:, None], new / new_norm[:, None]),  # a mean of 0 has no direction
+        2 * torch.atan2(*halves).rad2deg(),
     )
     return torch.stack(quantities).cpu().numpy()
 
@@ -243,12 +246,6 @@ def _moments(groups: Tensor) -> tuple[Tensor, Tensor]:
 def _neg_log_snr(mean: Tensor, variance: Tensor) -> Tensor:
     """`bioshare.circuit.theory.neg_log_snr` of groups on any device."""
     return torch.where(variance > 0, variance / mean.square(), 0).mean(-1).log()
-
-
-def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """Angles between vectors (..., K) of length 1, in degrees; exact for small ones, unlike those from cosines."""
-    apart, along = (torch.linalg.vector_norm(vector, dim=-1) for vector in (a - b, a + b))
-    return 2 * torch.atan2(apart, along).rad2deg()
 
 
 def medians(measured: Sequence[np.ndarray]) -> dict[str, float]:

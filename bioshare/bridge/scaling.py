@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from bioshare.checks import real, whole
+from bioshare.checks import real
 from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.rules import Gated, Hebbian, InverseSqrtDecay
 from bioshare.circuit.stimuli import Stimulus
@@ -115,25 +114,6 @@ def mean_power(stimulus: Stimulus, inputs: int) -> float:
     if not power > 0:
         raise ValueError(f"stimulus must have inputs other than 0; got {stimulus!r}")
     return power
-
-
-def count_for(name: str, count: int | Callable[[int], int], inputs: int, expected: str) -> int:
-    """Evaluate a number of presentations or patterns that may depend on K, and check the result."""
-    return whole(name, count(inputs) if callable(count) else count, expected, at_least=1)
-
-
-def rule_for(rule: Hebbian | Callable[[int], Hebbian], inputs: int) -> Hebbian:
-    """Evaluate a rule that may depend on K.
-
-    Raises:
-        TypeError: the result is no Hebbian.
-        ValueError: a parameter differs between groups.
-    """
-    hebbian = rule if isinstance(rule, Hebbian) else rule(inputs)
-    if not isinstance(hebbian, Hebbian):
-        raise TypeError(f"rule must return a Hebbian for {inputs} inputs; got {hebbian!r}")
-    check_scalars(hebbian)
-    return hebbian
 
 
 def check_scalars(parameters: Circuit | Hebbian) -> None:

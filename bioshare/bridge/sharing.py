@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,18 @@ from bioshare.bridge.geometry import (
     GroupMeans,
     Kind,
     Layers,
-    check_border,
-    check_dilation,
     checked_layers,
+    inputs_of,
     kind_of,
     layers_of,
     modules,
 )
-from bioshare.bridge.moments import Moments, Treatment, check_treatment
+from bioshare.bridge.moments import Moments, Treatment
 from bioshare.bridge.phase import Phase
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
-from bioshare.bridge.scaling import NormalisedRule
+from bioshare.bridge.scaling import NormalisedRule, check_scalars
 from bioshare.checks import whole
+from bioshare.circuit.rules import Hebbian
 from bioshare.nn import LocallyConnected2d
 
 Note = Callable[[Tensor, Tensor, Tensor], None]
@@ -46,6 +47,12 @@ class Sharing(Phase):
     border: Border
     moments: Treatment
     rescale: bool = False
+
+    def __post_init__(self) -> None:
+        for name, values in {"border": get_args(Border), "moments": get_args(Treatment)}.items():
+            if getattr(self, name) not in values:
+                expected = ", ".join(map(repr, values))
+                raise ValueError(f"{name} must be one of {expected}; got {getattr(self, name)!r}")
 
     def __call__(
         self,
@@ -75,9 +82,9 @@ class Sharing(Phase):
                 where the layers before the diverging layer have slept.
         """
         whole("seed", seed, "a non-negative integer", at_least=0)
-        moments = Moments.of(self.moments, optimizer)
-        layers = self._layers(model)
-        _check_channel(keep, dict(layers))
+        layers, moments = self._checked_layers(model), self._moments(optimizer)
+        if keep is not None:
+            _check_channel(keep, dict(layers))
         if moments:
             moments.check_layers(layers)
         map_seconds, rows, kept = list[float](), list[LayerReport](), None
@@ -98,13 +105,13 @@ class Sharing(Phase):
         Only the simulation of maps may wait for a GPU. Errors are those of a call: call once before a loop.
         """
         layers = layers_of(model)
-        self._change_layers(layers, self._changes(layers, seed, False, []), optimizer)
+        self._change_layers(layers, self._changes(layers, seed, progress=False, map_seconds=[]), optimizer)
 
     def check(self, model: nn.Module) -> None:
         """Raise TypeError or ValueError if the layers of a model cannot share, before any time is spent."""
-        self._layers(model)
+        self._checked_layers(model)
 
-    def _layers(self, model: nn.Module) -> Layers:
+    def _checked_layers(self, model: nn.Module) -> Layers:
         """The layers of a model after all checks that need no stimuli."""
         return checked_layers(model)
 
@@ -116,10 +123,13 @@ class Sharing(Phase):
         """Number and bytes of the maps in a pool."""
         return 0, 0
 
+    def _moments(self, optimizer: torch.optim.Optimizer | None) -> Moments | None:
+        return None if self.moments == "keep" else Moments.of(self.moments, optimizer)
+
     def _change_layers(
         self, layers: Layers, changes: Iterable[Change], optimizer: torch.optim.Optimizer | None
     ) -> None:
-        moments = Moments.of(self.moments, optimizer)
+        moments = self._moments(optimizer)
         for (_, layer), change in zip(layers, changes, strict=True):
             self._change_layer(layer, change, moments)
 
@@ -159,10 +169,6 @@ class InstantSharing(Sharing):
     border: Border = "share"
     moments: Treatment = "keep"
 
-    def __post_init__(self) -> None:
-        check_border(self.border)
-        check_treatment(self.moments)
-
     @property
     def capturable(self) -> bool:
         """True: group means need no seed."""
@@ -181,6 +187,19 @@ class MapSharing(Sharing):
     def capturable(self) -> bool:
         """True if the maps do not depend on the weights."""
         return True
+
+    def rule_for(self, inputs: int) -> Hebbian:
+        """Return the rule of layers with K inputs per neuron.
+
+        Raises:
+            TypeError: the rule's function returns no Hebbian.
+            ValueError: a parameter differs between groups.
+        """
+        rule = self.rule if isinstance(self.rule, Hebbian) else self.rule(inputs)
+        if not isinstance(rule, Hebbian):
+            raise TypeError(f"rule must return a Hebbian for {inputs} inputs; got {rule!r}")
+        check_scalars(rule)
+        return rule
 
     def tensors(self, model: nn.Module, seed: int = 0) -> tuple[Tensor, ...]:
         """Return A, B and c of every map in turn, from the pool or simulated, one map for each kind of layer.
@@ -204,12 +223,17 @@ class MapSharing(Sharing):
         maps = {kind: LinearSleep(*triple) for kind, triple in zip(kinds, triples, strict=True)}
         self._change_layers(layers, [maps[kind_of(layer)] for _, layer in layers], optimizer)
 
-    def _layers(self, model: nn.Module) -> Layers:
+    def _checked_layers(self, model: nn.Module) -> Layers:
         layers = checked_layers(model)
         for name, layer in layers:
-            check_dilation(name, layer)
+            if any(math.gcd(*pair) > 1 for pair in zip(layer.kernel_size, layer.dilation, strict=True)):
+                raise ValueError(
+                    f"layer {name!r} has kernel_size={layer.kernel_size} and dilation={layer.dilation}: they share a "
+                    "factor, so its taps see the same part of the sleeping pattern twice and never the rest, and "
+                    "sleep cannot tell them apart. Use a dilation coprime to the kernel, or InstantSharing"
+                )
             with layer_named(name, self.rule):
-                self._check_layer(layer)
+                self._check_inputs(inputs_of(layer))
         return layers
 
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
@@ -226,8 +250,8 @@ class MapSharing(Sharing):
         return maps
 
     @abstractmethod
-    def _check_layer(self, layer: LocallyConnected2d) -> None:
-        """Raise TypeError or ValueError if parameters that depend on K do not suit a layer."""
+    def _check_inputs(self, inputs: int) -> None:
+        """Raise TypeError or ValueError if a function of K returns a wrong parameter."""
 
     @abstractmethod
     def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
@@ -253,8 +277,6 @@ def _rescaled(before: Tensor, after: Tensor) -> Tensor:
 
 def _check_channel(keep: object, layers: Mapping[str, LocallyConnected2d]) -> None:
     """Raise TypeError or ValueError if ``keep`` names no layer and channel."""
-    if keep is None:
-        return
     expected = "keep must be a layer's name and the number of an output channel, such as ('stages.0.0.conv1', 0)"
     if not isinstance(keep, tuple) or len(keep) != 2 or not isinstance(keep[0], str):
         raise TypeError(f"{expected}; got {keep!r}")

@@ -13,17 +13,14 @@ import torch
 from torch import nn
 
 from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation
-from bioshare.bridge.geometry import Border, Layers, check_border, inputs_of, kind_of
-from bioshare.bridge.moments import Treatment, check_treatment
-from bioshare.bridge.relay import Relay
+from bioshare.bridge.geometry import Border, Layers, inputs_of, kind_of
+from bioshare.bridge.moments import Treatment
 from bioshare.bridge.scaling import (
     MOMENTUM,
     NormalisedRule,
     PaperRule,
     PerInput,
     check_scalars,
-    count_for,
-    rule_for,
     settling_circuit,
 )
 from bioshare.bridge.sharing import MapSharing, layer_named
@@ -94,6 +91,7 @@ class Sleep(MapSharing):
     pooled: dict[PoolKey, LinearSleep] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, classes in {"circuit": (RateCircuit, SteadyState), "stimulus": (Stimulus,)}.items():
             if not isinstance(getattr(self, name), classes):
                 expected = " or a ".join(cls.__name__ for cls in classes)
@@ -109,8 +107,6 @@ class Sleep(MapSharing):
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
         if self.patterns not in ("drawn", "relayed"):
             raise ValueError(f'patterns must be "drawn" or "relayed"; got {self.patterns!r}')
-        check_border(self.border)
-        check_treatment(self.moments)
         whole("pool_seed", self.pool_seed, "a non-negative integer", at_least=0)
         real("memory", self.memory, "a positive number of bytes", above=0, array=False)
         whole("silence", self.silence, "a number of presentations without input", at_least=0)
@@ -225,34 +221,19 @@ class Sleep(MapSharing):
 
     def length(self, inputs: int) -> int:
         """Return P, the number of patterns of a layer with K inputs per neuron."""
-        return count_for("presentations", self.presentations, inputs, "a number of presentations")
-
-    def rule_for(self, inputs: int) -> Hebbian:
-        """Return the rule of a layer with K inputs per neuron."""
-        return rule_for(self.rule, inputs)
+        count = self.presentations(inputs) if callable(self.presentations) else self.presentations
+        return whole("presentations", count, "a number of presentations", at_least=1)
 
     def check(self, model: nn.Module) -> None:
         """Raise TypeError or ValueError if a model cannot sleep, before any time is spent.
 
         The stimuli of every K are drawn once for the stability limit of the learning rate.
         """
-        self._checked_patterns(self._layers(model), seed=0)
+        self._checked_patterns(self._checked_layers(model), seed=0)
 
-    def _check_layer(self, layer: LocallyConnected2d) -> None:
-        self.rule_for(inputs_of(layer))
-        self.length(inputs_of(layer))
-
-    def _layers(self, model: nn.Module) -> Layers:
-        layers = super()._layers(model)
-        if not self.collapses and isinstance(find_engine(self.engine), Exact):
-            for name, layer in layers:
-                needed = BYTES_PER_WEIGHT * layer.weight[:, :, 0].numel()
-                if needed > self.memory:
-                    raise ValueError(
-                        f"memory must be at least {needed:.2g} bytes for one channel of layer {name!r}; "
-                        f"got {self.memory:g}"
-                    )
-        return layers
+    def _check_inputs(self, inputs: int) -> None:
+        self.rule_for(inputs)
+        self.length(inputs)
 
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
         if self.capturable:
@@ -267,10 +248,10 @@ class Sleep(MapSharing):
         entry = self._pool_entry(inputs, seed)
         maps = {} if self.pool is None and self.stimulus.varies else self.pooled
         if (key := (inputs, entry, device, dtype)) not in maps:
-            maps[key] = self._sleep_map(layer, self._draw(inputs, seed), progress, map_seconds)
+            maps[key] = self._simulated_map(layer, self._draw(inputs, seed), progress, map_seconds)
         return maps[key]
 
-    def _sleep_map(
+    def _simulated_map(
         self, layer: LocallyConnected2d, patterns: Array, progress: bool, map_seconds: list[float]
     ) -> LinearSleep:
         """Simulate the map of a layer that sees the patterns (silence + P, K)."""
@@ -282,11 +263,13 @@ class Sleep(MapSharing):
 
     def _relayed(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterator[LinearSleep]:
         """Yield the map of every layer, simulated after the sleep of the layers before."""
+        from bioshare.bridge.relay import Relay
+
         relay = Relay(self.stimulus, max(self.length(inputs_of(layer)) for _, layer in layers), self.border)
         for _, layer in layers:
             inputs = inputs_of(layer)
             patterns = relay.patterns(layer, derived(seed, inputs))[: self.length(inputs)]
-            yield self._sleep_map(layer, self._after_silence(patterns), progress, map_seconds)
+            yield self._simulated_map(layer, self._after_silence(patterns), progress, map_seconds)
 
     def _simulated(self, layers: Layers, patterns: dict[int, Array], seed: int, progress: bool) -> Iterator[Simulation]:
         """Yield the simulation of every layer neuron by neuron."""
@@ -303,7 +286,13 @@ class Sleep(MapSharing):
     def _checked_patterns(self, layers: Layers, seed: int) -> dict[int, Array]:
         """The patterns by K, after a check of the learning rates on two neurons."""
         drawn = dict[int, Array]()
+        limited = not self.collapses and isinstance(find_engine(self.engine), Exact)
         for name, layer in layers:
+            needed = BYTES_PER_WEIGHT * layer.weight[:, :, 0].numel()
+            if limited and needed > self.memory:
+                raise ValueError(
+                    f"memory must be at least {needed:.2g} bytes for one channel of layer {name!r}; got {self.memory:g}"
+                )
             if (inputs := inputs_of(layer)) not in drawn:
                 with layer_named(name, self.rule):
                     drawn[inputs], rule = self._draw(inputs, seed), self.rule_for(inputs)

@@ -196,7 +196,7 @@ def test_a_weight_of_another_memory_layout_is_averaged_all_the_same(border):
 
 def test_indices_are_never_forgotten():
     """Replays of a CUDA graph would read what lies in their place by then."""
-    for kept in (geometry._sharing_modules, geometry._all_modules, geometry._group_means):
+    for kept in (geometry._modules, geometry._group_means):
         assert kept.cache_parameters()["maxsize"] is None
 
 

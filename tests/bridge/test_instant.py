@@ -52,7 +52,7 @@ def test_the_report_tells_what_was_averaged_away():
 
 
 def test_bad_options_are_refused_when_it_is_made():
-    with pytest.raises(ValueError, match='border must be "share" or "keep"; got \'ignore\''):
+    with pytest.raises(ValueError, match="border must be one of 'share', 'keep'; got 'ignore'"):
         bs.InstantSharing("ignore")
     with pytest.raises(ValueError, match="moments must be one of 'keep', 'share', 'reset'; got 'forget'"):
         bs.InstantSharing(moments="forget")
