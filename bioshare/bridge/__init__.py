@@ -1,8 +1,8 @@
-"""From a network to its sharing groups and back: `Sleep` and its kin change a model's weights in place.
+"""Phases: changes of a model's weights between steps of learning, and the measurement of these changes.
 
-Layers fall into `modules`, modules into sharing groups; a *change* says what becomes of the groups, and `report`
-measures it. Changes: the mean of every group (`InstantSharing`), the linear map of a simulated sleep (`Sleep`,
-`HebbianSharing`), or the simulation of every neuron (`Sleep` with noise or another engine).
+The layers of a model consist of `modules`, and modules of sharing groups. A `Phase` changes a model in place and
+returns a report: `InstantSharing` sets every group to the mean, `HebbianSharing` and `Sleep` apply the linear map of a
+simulated sleep, and `Sleep` with noise or another engine simulates every neuron.
 """
 
 from bioshare.bridge.geometry import Border, SharingModule, modules

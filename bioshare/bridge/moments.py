@@ -1,4 +1,4 @@
-"""What becomes of an optimiser's moments when weights are shared behind its back."""
+"""Moments of an optimiser after a change of the weights that the optimiser has not made."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bioshare.bridge.changes import AffineChange, Change
 from bioshare.bridge.geometry import GroupMeans, SharingModule
 
 Treatment = Literal["keep", "share", "reset"]
-"""An optimiser's moments stay as they are, follow the weights, or start anew."""
+"""The moments of an optimiser stay unchanged, follow the weights, or start anew."""
 
 LINEAR = ("exp_avg", "momentum_buffer", "grad_avg")
-"""Sums of gradients: they have directions, as weights have."""
+"""Moments that sum gradients and so have directions, as weights have."""
 
 SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
-"""Sums of squared gradients: they must stay positive."""
+"""Moments that sum squared gradients and must stay positive."""
 
-BLANK = ("exp_inf", "acc_delta", "step", "mu_product")
-"""What else is known to start at 0, or at the `_start`, but cannot be shared: it is no sum of gradients."""
+RESETTABLE = ("exp_inf", "acc_delta", "step", "mu_product")
+"""Other moments with a known initial value; no sums of gradients, so sharing does not apply."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,16 @@ class Moments:
             for name, value in state.items()
             if isinstance(value, Tensor) and (value.ndim or not share)  # counters are not shared
         }
-        if unknown := names - {*LINEAR, *SQUARES, *(() if share else BLANK)}:
-            told = "how they should be shared is not known" if share else "what they start at is not known"
+        if unknown := names - {*LINEAR, *SQUARES, *(() if share else RESETTABLE)}:
+            reason = "how they should be shared is not known" if share else "what they start at is not known"
             raise ValueError(
                 f'moments must not be "{treatment}" for {type(optimizer).__name__}, which keeps '
-                f"{', '.join(sorted(unknown))}: {told}"
+                f"{', '.join(sorted(unknown))}: {reason}"
             )
         return Moments(optimizer, treatment)
 
     def check_layers(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
-        """Refuse layers whose weights the optimiser does not hold, unless they are frozen.
-
-        Raises:
-            ValueError: there is one; names it.
-        """
+        """Raise ValueError if the optimiser lacks the weight of a layer, unless the weight is frozen."""
         held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
         for name, layer in layers:
             weight = layer.get_parameter("weight")
@@ -72,25 +68,24 @@ class Moments:
                 )
 
     def follow(self, weight: Tensor, modules: Sequence[SharingModule], group_means: GroupMeans, change: Change) -> None:
-        """Treat the moments of a weight whose modules have changed; none before its first step.
+        """Treat the moments of a changed weight; before the first step of the optimiser there are none.
 
-        Sums of gradients obey the linear part of the change, sums of squares become the mean of their group: of its
-        positions in ``group_means``.
+        Sums of gradients obey the linear part of the change; sums of squares become the group means.
         """
         state: dict[str, Any] = self.optimizer.state.get(weight, {})
         for name, value in state.items():
             if not isinstance(value, Tensor):
                 continue
             if self.treatment == "reset":
-                value.fill_(self._start(weight, name))
+                value.fill_(self._initial(weight, name))
             elif name in SQUARES:
                 group_means.average(value)
             elif name in LINEAR:
                 assert isinstance(change, AffineChange), "Sleep refuses to share moments otherwise"
                 change.apply_linear_to(value, modules)
 
-    def _start(self, weight: Tensor, name: str) -> float:
-        """What a moment is before the first step."""
+    def _initial(self, weight: Tensor, name: str) -> float:
+        """Value of a moment before the first step."""
         if name == "mu_product":  # NAdam's product of factors
             return 1.0
         if name == "sum":  # Adagrad's

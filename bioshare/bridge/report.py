@@ -1,4 +1,4 @@
-"""What a sleep did to a model: SNR, spread and drift of the mean, layer by layer; printed, stored and drawn."""
+"""Report of a sleep: SNR, spread and drift of the mean of every layer; printed, stored and drawn."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VERSIONED = ("numpy", "torch", "xarray")
+"""Packages whose versions a stored report names."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What a sleep did to one layer; medians over its sharing groups, NaN where none has a value.
+    """Effect of a sleep on a layer: medians over the sharing groups with a value, NaN if no group has a value.
 
-    Groups without a spread before sleep have none after it to compare with, and those with a mean of 0 no drift. What
-    is measured are the weights as the layer holds them, rounded to its precision.
+    Groups without spread before sleep have no ratio of spreads, and groups with a mean of 0 have no drift. All values
+    describe the weights in the precision of the layer.
 
     Attributes:
-        name: of the layer in the model.
-        modules: how many of its modules took part.
+        name: name of the layer in the model.
+        modules: number of modules that changed.
         neg_log_snr_before, neg_log_snr_after: log mean_j(var_j / mean_j^2).
-        spread: root of the summed variance of a group's weights after sleep, over that before. Unlike the SNR it
-            knows no mean that may happen to lie near 0.
-        mean_norm: norm of a group's mean weight vector as the circuit left it, over that before sleep. Where the sleep
-            rescales means, they have their old norm again, and this says how much they had lost.
+        spread: root of the summed variance of a group's weights after sleep, over the same root before. Unlike the
+            SNR, the spread does not depend on means near 0.
+        mean_norm: norm of a group's mean weight vector after the circuit's sleep, over the norm before, without
+            rescaling: the loss that rescaling makes up for.
         mean_angle: angle between the mean weight vectors before and after sleep, in degrees.
-        seconds: wall-clock time, that of a map which this layer was the first to need included. On a GPU, without
-            measuring, it is the time to hand the work over, which may end later.
+        seconds: wall-clock time of the change, without maps made before. On a GPU and without measurement, the time
+            to queue the work, which may end later.
     """
 
     name: str
@@ -53,7 +54,7 @@ class LayerReport:
 
     @property
     def label(self) -> str:
-        """Its name for people: a model that is a layer itself has none."""
+        """Name for people, also for a model that is itself a layer."""
         return self.name or "(model)"
 
 
@@ -66,15 +67,15 @@ COLUMNS = {
     "mean_angle": ("angle", ".3f", "angle between the mean weight vectors before and after sleep, in degrees"),
     "seconds": ("seconds", ".3f", "wall-clock time in seconds"),
 }
-"""The fields of a `LayerReport` but its name: head and format in the printed table, and the meaning."""
+"""Fields of a `LayerReport` after the name: head and format in the printed table, and the meaning."""
 
 QUANTITIES = tuple(COLUMNS)[1:-1]
-"""What is measured in every group."""
+"""Names of the quantities measured in every group."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptChannel:
-    """One output channel's weights over positions, (H_out, W_out, in / groups, kh, kw), before and after a sleep."""
+    """Weights of an output channel before and after a sleep, each (H_out, W_out, in / groups, kh, kw)."""
 
     name: str
     channel: int
@@ -84,16 +85,16 @@ class KeptChannel:
 
 @dataclass(frozen=True, repr=False)
 class SleepReport:
-    """What a sleep did to a model, a layer a row; prints as a table.
+    """Effect of a sleep on a model, printed as a table with a row for every layer.
 
-    `to_xarray` stores it, `write_to` shows it in TensorBoard, and `draw` makes a picture of the kept weights.
+    `to_xarray` stores the report, `write_to` sends the report to TensorBoard, and `draw` shows the kept weights.
 
     Attributes:
-        layers: in the order in which they slept.
-        maps: how many linear maps were simulated for it.
-        map_seconds: wall-clock time of that.
-        pool_maps, pool_bytes: maps that are kept for later sleeps, and their memory.
-        kept: the weights of one channel, if they were asked for.
+        layers: rows in the order of the sleep.
+        maps: number of linear maps simulated for this sleep.
+        map_seconds: wall-clock time of these simulations.
+        pool_maps, pool_bytes: number and memory of the maps in the pool.
+        kept: weights of a channel, if a call asked for the channel.
     """
 
     layers: tuple[LayerReport, ...]
@@ -106,7 +107,7 @@ class SleepReport:
     def __repr__(self) -> str:
         heads = "layer", *(head for head, _, _ in COLUMNS.values())
         rows = [
-            (row.label, *(_text(getattr(row, name), form) for name, (_, form, _) in COLUMNS.items()))
+            (row.label, *(_cell(getattr(row, name), form) for name, (_, form, _) in COLUMNS.items()))
             for row in self.layers
         ]
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
@@ -114,10 +115,10 @@ class SleepReport:
         return "\n".join([*lines, *self._notes()])
 
     def _notes(self) -> list[str]:
-        """What stands below the table: what it shows, and what it cost."""
+        """Lines below the table: explanation and costs."""
         absent = any(math.isnan(getattr(row, name)) for name in QUANTITIES for row in self.layers)
-        told = "; -: no value" if absent else ""
-        notes = [f"(medians over groups; spread and |mean| are ratios, after / before; angle in degrees{told})"]
+        missing = "; -: no value" if absent else ""
+        notes = [f"(medians over groups; spread and |mean| are ratios, after / before; angle in degrees{missing})"]
         if len(self.layers) > 1:
             notes.append(f"{len(self.layers)} layers in {sum(row.seconds for row in self.layers):.2f} s")
         if self.maps + self.pool_maps:
@@ -126,10 +127,7 @@ class SleepReport:
         return notes
 
     def to_xarray(self) -> xr.Dataset:
-        """The report with the axis layer; the maps' cost and the versions are attributes. Without the kept weights.
-
-        ``to_netcdf(path)`` works.
-        """
+        """Return the report with the axis layer, without kept weights; costs of maps and versions are attributes."""
         import xarray as xr
 
         variables = {
@@ -141,19 +139,19 @@ class SleepReport:
         return xr.Dataset(variables, coordinates, self._costs() | versions(*VERSIONED))
 
     def write_to(self, writer: Any, step: int) -> None:
-        """Write every layer's measurements and seconds for TensorBoard, and the picture if weights were kept.
+        """Write every layer's measurements and seconds for TensorBoard, and a picture of kept weights.
 
         The tags are sleep/spread/<layer>, sleep/neg_log_snr_after/<layer>, ..., sleep/maps, ... and
-        sleep/weights/<layer>/<channel>. NaN and infinities are left out, since a curve has no place for them: where
-        sharing makes weights exactly equal, its -log SNR of -inf is a gap, and its spread is 0.
+        sleep/weights/<layer>/<channel>. Curves leave out NaN and infinities: exactly equal weights have a spread of 0
+        and a gap in place of a -log SNR of -inf.
 
         Args:
-            writer: a `torch.utils.tensorboard.SummaryWriter`, or what has its add_scalar; and its add_figure where
-                weights were kept.
-            step: where on the horizontal axis, such as the steps of the optimiser so far.
+            writer: a `torch.utils.tensorboard.SummaryWriter`, or an object with the methods add_scalar and, for kept
+                weights, add_figure.
+            step: position on the horizontal axis, such as the number of optimiser steps.
 
         Raises:
-            TypeError, ValueError: ``writer`` is no such thing, or ``step`` no whole number >= 0. Nothing was written.
+            TypeError, ValueError: ``writer`` lacks a method, or ``step`` is no whole number >= 0. Nothing was written.
         """
         whole("step", step, "a number of steps", at_least=0)
         for method in ("add_scalar", "add_figure") if self.kept else ("add_scalar",):
@@ -173,15 +171,13 @@ class SleepReport:
             writer.add_figure(tag, self.draw(), step)
 
     def draw(self, inputs: int = 0) -> Figure:
-        """The kept channel's weights over positions before and after sleep; ``draw().savefig(path)`` stores it.
-
-        Every output position is its kh x kw kernel for one input channel (see `bioshare.bridge.picture.draw_mosaics`).
+        """Draw the kept channel's kernels at all positions before and after sleep; ``draw().savefig(path)`` works.
 
         Args:
-            inputs: which input channel, of those in the output channel's group.
+            inputs: number of the input channel within the output channel's group.
 
         Raises:
-            TypeError, ValueError: no weights were kept, or there is no such input channel.
+            TypeError, ValueError: no weights were kept, or the layer has no such input channel.
         """
         from bioshare.bridge import picture
 
@@ -202,40 +198,39 @@ class SleepReport:
         return picture.draw_mosaics(before, after, title)
 
     def _costs(self) -> dict[str, Any]:
-        """What the maps cost, by name."""
+        """Costs of the maps by name."""
         return {name: getattr(self, name) for name in ("maps", "map_seconds", "pool_maps", "pool_bytes")}
 
 
-def _text(value: float, form: str) -> str:
-    """A number in the table."""
+def _cell(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
 def measure_groups(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np.ndarray:
-    """The `QUANTITIES` of groups (out, N, K) before and after a sleep, (5, out).
+    """Measure the `QUANTITIES` of groups (out, N, K) before and after a sleep, and return an array (5, out).
 
-    ``unscaled`` are the groups after sleep and before their means were rescaled; None where they were not.
+    ``unscaled`` are the groups after sleep without rescaling, if different from ``after``.
     """
-    (old, old_variance), (new, new_variance) = _moments(before), _moments(after)
-    left = new if unscaled is None else _moments(unscaled)[0]
-    old_norm, new_norm, left_norm = (torch.linalg.vector_norm(mean, dim=-1) for mean in (old, new, left))
-    turned_from, turned_to = old / old_norm[:, None], new / new_norm[:, None]  # NaN for a mean of 0
-    differences = turned_from - turned_to, turned_from + turned_to
-    halves = (torch.linalg.vector_norm(vector, dim=-1) for vector in differences)  # exact for small angles
+    (old, old_variance), (new, new_variance) = _mean_and_variance(before), _mean_and_variance(after)  # each (out, K)
+    circuit_mean = new if unscaled is None else _mean_and_variance(unscaled)[0]
+    old_norm, new_norm, circuit_norm = (torch.linalg.vector_norm(mean, dim=-1) for mean in (old, new, circuit_mean))
+    old_unit, new_unit = old / old_norm[:, None], new / new_norm[:, None]  # NaN: a mean of 0 has no direction
+    apart, along = (torch.linalg.vector_norm(vector, dim=-1) for vector in (old_unit - new_unit, old_unit + new_unit))
     quantities = (
-        _neg_log_snr(old, old_variance),
-        _neg_log_snr(new, new_variance),
-        (new_variance.sum(-1) / old_variance.sum(-1)).sqrt(),  # equal weights have no spread
-        torch.where(old_norm > 0, left_norm / old_norm, math.nan),
-        2 * torch.atan2(*halves).rad2deg(),
+        _group_neg_log_snr(old, old_variance),
+        _group_neg_log_snr(new, new_variance),
+        (new_variance.sum(-1) / old_variance.sum(-1)).sqrt(),  # NaN: equal weights have no spread
+        torch.where(old_norm > 0, circuit_norm / old_norm, math.nan),
+        2 * torch.atan2(apart, along).rad2deg(),  # exact for small angles, unlike an angle from the cosine
     )
     return torch.stack(quantities).cpu().numpy()
 
 
-def _moments(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the neurons of groups (out, N, K), both (out, K), where they lie.
+def _mean_and_variance(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the neurons of groups (out, N, K), both (out, K), on the device of the groups.
 
-    In float64 if the device has it, and as in `bioshare.circuit.theory`: equal weights deviate from the first by 0.
+    The precision is float64 if the device supports float64. As in `bioshare.circuit.theory`, deviations are taken
+    from the first neuron, so equal weights have a variance of exactly 0.
     """
     neurons = (groups.cpu() if groups.device.type == "mps" else groups).double().transpose(0, 1)  # as in memory
     deviations = neurons - neurons[:1]
@@ -243,26 +238,23 @@ def _moments(groups: Tensor) -> tuple[Tensor, Tensor]:
     return neurons[0] + shift, (deviations - shift).square_().mean(0)
 
 
-def _neg_log_snr(mean: Tensor, variance: Tensor) -> Tensor:
-    """`bioshare.circuit.theory.neg_log_snr` of groups on any device."""
+def _group_neg_log_snr(mean: Tensor, variance: Tensor) -> Tensor:
+    """`bioshare.circuit.theory.neg_log_snr` from the mean and variance (out, K) on any device, (out,)."""
     return torch.where(variance > 0, variance / mean.square(), 0).mean(-1).log()
 
 
 def medians(measured: Sequence[np.ndarray]) -> dict[str, float]:
-    """The `QUANTITIES` of a layer by name, from those of its modules: over the groups that have a value, else NaN."""
-    values = np.concatenate(measured, 1) if measured else np.empty((len(QUANTITIES), 0))
-    return {name: _median(row[~np.isnan(row)]) for name, row in zip(QUANTITIES, values, strict=True)}
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if values.size else math.nan
+    """Take the medians of the `QUANTITIES` of a layer's modules over all groups with a value; NaN without any."""
+    values = np.concatenate([np.full((len(QUANTITIES), 0), math.nan), *measured], 1)
+    finite = (row[~np.isnan(row)] for row in values)
+    return {name: float(np.median(row)) if row.size else math.nan for name, row in zip(QUANTITIES, finite, strict=True)}
 
 
 def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
-    """-log SNR of every locally connected layer by name, the median over its sharing groups (as Fig. 6)."""
+    """Measure -log SNR of every locally connected layer by name, the median over the sharing groups (as in Fig. 6)."""
     measured = {}
     for name, layer in checked_layers(model):
         groups = [module.groups(layer.weight.detach()) for module in modules(layer, border)]
-        values = [_neg_log_snr(*_moments(one)) for one in groups]
-        measured[name] = _median(torch.cat(values).cpu().numpy()) if values else math.nan
+        values = [_group_neg_log_snr(*_mean_and_variance(one)) for one in groups]
+        measured[name] = float(np.median(torch.cat(values).cpu().numpy())) if values else math.nan
     return measured

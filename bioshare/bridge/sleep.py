@@ -137,24 +137,24 @@ class Sleep(MapSharing):
         rescale: bool = True,
         **options: Any,
     ) -> Sleep:
-        """The paper's circuit in time (Eq. 8), at a dose that suits any layer.
+        """Make a sleep with the paper's circuit in time (Eq. 8) and a learning rate that suits any layer.
 
-        By default one silence, then five cycles of the grid at a strength of 0.5, which for every K leave 5 % of the
-        spread. At alpha = 10 means shrink to 80 % (at 5, to 66 %; at 50, to 95 %), so that -log SNR falls by 5.5. They
-        are brought back to their norm, the remaining spread with them (to 6.5 %): without that a network that sleeps
-        every ten steps loses its weights faster than it learns them.
+        The default, a silence and five cycles of the grid at a strength of 0.5, leaves 5 % of the spread for every K.
+        At alpha = 10 means shrink to 80 % (66 % at alpha = 5, 95 % at 50), so -log SNR falls by 5.5. Rescaling brings
+        the means back to the old norm, and the remaining spread to 6.5 %: a network that sleeps every ten steps
+        without rescaling loses weights faster than training restores them.
 
         Args:
             alpha: strength of the inhibition.
             gamma: pull to the weights before sleep.
-            times: presentations for every input of a neuron; 5 cycles of the grid.
-            strength: of a presentation, see `bioshare.bridge.scaling.NormalisedRule`.
-            stimulus: None for the grid in random order. A grid's presentations are so few that the last momentum
-                would not be spent: it is 0 for them, and 0.95 (appendix A.5) for other stimuli.
-            rescale, options: other fields of `Sleep`, but for those that are set here.
+            times: presentations for every input of a neuron; 5 means five cycles of the grid.
+            strength: strength of a presentation, see `bioshare.bridge.scaling.NormalisedRule`.
+            stimulus: None for the grid in random order. Momentum is 0 for a grid, whose few presentations would not
+                use up the last momentum, and 0.95 (appendix A.5) for all other stimuli.
+            rescale, options: fields of `Sleep` not set by the preset.
 
         Raises:
-            TypeError: ``options`` have a field that is set here.
+            TypeError: ``options`` contain a field set by the preset.
         """
         _check_free("rate_circuit", options, "circuit", "rule", "presentations", "silence")
         circuit, stimulus = settling_circuit(alpha), stimulus or grid(shuffle=True)
@@ -173,10 +173,10 @@ class Sleep(MapSharing):
         rescale: bool = True,
         **options: Any,
     ) -> Sleep:
-        """The same dose of the circuit at its fixed point: ideal (Eq. 7), or at finite alpha (Eq. 9).
+        """Make a sleep as `rate_circuit` with the circuit at the fixed point: ideal (Eq. 7), or finite alpha (Eq. 9).
 
-        By default it leaves 0.5^5 = 3 % of the spread for every K: one update halves what lies along an input. Without
-        pull, momentum and noise the grid's order, and so the seed, doesn't matter, and a pool of 1 is as good as more.
+        The default leaves 0.5^5 = 3 % of the spread for every K: an update halves the deviations along an input.
+        Without pull, momentum and noise the order of the grid, and so the seed, has no effect; a pool of 1 suffices.
 
         Args:
             alpha: strength of the inhibition.
@@ -189,18 +189,18 @@ class Sleep(MapSharing):
 
     @classmethod
     def paper(cls, gamma: float = 0.01, times: float = 5.0, **options: Any) -> Sleep:
-        """The circuit of Fig. 4B on every layer: alpha = 10, Gaussian inputs of 150 ms, its learning rates.
+        """Make a sleep with the circuit of Fig. 4B: alpha = 10, Gaussian inputs of 150 ms, the paper's learning rates.
 
-        It is far shorter than the sleep of Fig. 4B by default, and what it leaves depends on K: at K = 27, 144 and 576,
-        29, 23 and 40 % of the spread, and means of 80, 75 and 86 % of their norm, turned by 6, 10 and 6 degrees.
+        The default is far shorter than the sleep of Fig. 4B, and the effect depends on K: at K = 27, 144 and 576, the
+        spread falls to 29, 23 and 40 %; means shrink to 80, 75 and 86 % and turn by 6, 10 and 6 degrees.
 
         Args:
             gamma: pull to the weights before sleep; Fig. 4 has 0.1, 0.01 and 0.001.
             times: presentations for every input of a neuron; Fig. 4B has 10,000 for 9 to 81 inputs.
-            options: other fields of `Sleep`, but for those that are set here.
+            options: fields of `Sleep` not set by the preset.
 
         Raises:
-            TypeError: ``options`` have a field that is set here.
+            TypeError: ``options`` contain a field set by the preset.
         """
         _check_free("paper", options, "circuit", "rule", "stimulus", "presentations")
         return cls(RateCircuit(), PaperRule(gamma), gaussian(), PerInput(times), **options)

@@ -1,14 +1,16 @@
 """What a sleep refuses: when it is made, or when it is called, before any weight changes."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from small_layers import GENTLE, gentle, layer, modes, network, weights
+from small_layers import GENTLE, RATE, gentle, layer, modes, network, weights
 from torch import nn
 
 import bioshare as bs
+from bioshare.circuit.problem import DivergenceError
 
 
 def assert_refused(dream, model, error, problem, **arguments):
@@ -63,6 +65,33 @@ def test_bad_input_is_named_before_any_weight_changes(options):
     degenerate = nn.Sequential(*model, layer(inputs=4, kernel_size=(2, 3), dilation=(2, 1)))
     problem = r"layer '2' has kernel_size=\(2, 3\) and dilation=\(2, 1\): they share a factor"
     assert_refused(dream, degenerate, ValueError, problem)
+
+
+def diverging(inputs):
+    """A rule that is above the stability limit in a third of the presentations, but only for a larger K."""
+    rate = 1e-3 if inputs < 20 else 1.0
+    burst = np.where(np.arange(10_000) % 30 < 10, rate, 0.0)
+    return bs.Hebbian(gamma=0.0, momentum=0.9, learning_rate=lambda k: burst[: len(k)])
+
+
+@pytest.mark.parametrize("form", ["one map", "pool"])
+def test_a_divergence_is_an_error_before_any_weight_changes(form):
+    """The second layer diverges; no map depends on weights, so the first layer has not slept either."""
+    dream = gentle(RATE, **FORMS[form], presentations=60)
+    dream = dataclasses.replace(dream, rule=diverging)
+    dream.check(network())  # the rates pass, as they do in training
+    assert_refused(dream, network(), DivergenceError, "diverged")
+
+
+@pytest.mark.parametrize("form", ["relayed", "neuron by neuron", "noise"])
+def test_a_divergence_that_depends_on_the_weights_leaves_its_own_layer_as_it_was(form):
+    model = network()
+    before = weights(model)
+    dream = dataclasses.replace(gentle(RATE, **FORMS[form], presentations=60), rule=diverging)
+    with pytest.raises(DivergenceError, match="diverged"):
+        dream(model)
+    assert not torch.equal(model[0].weight, before[0])
+    assert torch.equal(model[1].weight, before[1])
 
 
 @modes
