@@ -43,7 +43,7 @@ def test_the_example_of_the_page_on_sleep_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/sleep.md"], re.DOTALL)
     exec(compile(example, "sleep.md", "exec"), {})
     assert "stages.0.0.conv1" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {"night.nc", "night.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"sleep.nc", "sleep.png"}
 
 
 @pytest.mark.parametrize(
