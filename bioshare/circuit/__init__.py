@@ -1,1 +1,1 @@
-"""The neuroscience: a sharing group, its lateral circuit and its plasticity. Knows nothing of networks."""
+"""The neuroscience: a sharing group, the lateral circuit and the plasticity. Knows nothing of networks."""

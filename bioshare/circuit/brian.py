@@ -1,7 +1,7 @@
-"""Engine "brian2": Eq. 8 and the plasticity of Eq. 4 word for word in Brian2. The only file that imports brian2.
+"""Engine "brian2": Eq. 8 and the plasticity of Eq. 4 word for word in Brian2. The only file with an import of brian2.
 
-The independent check of the engine "exact", and the place for a circuit of one's own. Everything happens on a Brian2
-device of its own: the caller's device, preferences and namespace are left as they were.
+The independent check of the engine "exact", and the place for a circuit of your own. A sleep has a Brian2 device to
+itself: the caller's device, preferences and namespace are put back.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights
 
 STEP = 1
-"""Order of the Euler steps in Brian2's "groups" slot; the sums into a group go one before its step. So both equations
-of Eq. 8 see the old state: z and r_mean are summed, then, in the alphabetical order of their names, r steps, then
-r_inh. In the steady state z_mean is summed after z: there the neurons are one order earlier than the inhibition."""
+"""Order of the Euler steps in Brian2's "groups" slot; the sums into a group have the order before. Both equations of
+Eq. 8 see the old state: z and r_mean are summed, then, in alphabetical order of the groups, r steps, then r_inh. In the
+steady state z_mean is summed after z: the neurons come an order before the inhibition."""
 
 
 REPORT = r"""
@@ -44,21 +44,22 @@ if (elapsed > 2) {
 class Brian2:
     """Settings of the engine "brian2".
 
-    ``neurons``, ``inhibition`` and ``plasticity`` make a circuit of one's own of a `RateCircuit`. They are in Brian2's
-    language; `bioshare.circuit.equations` has what they replace. Only the paper's circuit is checked for stability.
+    ``neurons``, ``inhibition`` and ``plasticity`` turn a `RateCircuit` into a circuit of your own. The texts are in
+    Brian2's language and replace texts of `bioshare.circuit.equations`. Only the paper's circuit is checked for
+    stability.
 
     Args:
-        target: ``"standalone"`` compiles the whole simulation to C++; ``"runtime"`` steps it from Python with
-            the code generation target that Brian2's preferences name.
+        target: ``"standalone"`` compiles the whole simulation to C++; ``"runtime"`` steps from Python with the
+            code generation target in Brian2's preferences.
         threads: OpenMP threads of the standalone target.
-        memory: most bytes that the recorded weights, or the inputs, may take.
-        neurons: equations of r, in place of Eq. 8a. They may use z (w_i . x), r_inh, alpha, tau, b, and add others.
-        inhibition: equations of r_inh, in place of Eq. 8b. They may use r_mean, tau and b.
-        plasticity: statements that change w, in place of Eq. 4, after every time step. They may use w, w_init, m,
-            x_pre, eta(t), and r_post, b_post, gamma_post, beta_post of the neuron.
+        memory: limit in bytes of the recorded weights, and of the inputs.
+        neurons: equations of r, in place of Eq. 8a, with z (w_i . x), r_inh, alpha, tau, b, and new variables.
+        inhibition: equations of r_inh, in place of Eq. 8b, with r_mean, tau and b.
+        plasticity: statements to change w, in place of Eq. 4, after every time step, with w, w_init, m, x_pre,
+            eta(t), and r_post, b_post, gamma_post, beta_post of the neuron.
 
     Raises:
-        TypeError, ValueError: a setting makes no sense, or equations don't say what r (r_inh, w) is.
+        TypeError, ValueError: a setting makes no sense, or equations do not define r (r_inh, w).
 
     Example:
         >>> Brian2(neurons="dr/dt = (-r + clip(z - alpha*r_inh + b, 0, inf)) / tau : 1").threads  # rates >= 0
@@ -82,13 +83,13 @@ class Brian2:
         for name in ("neurons", "inhibition", "plasticity"):
             if not isinstance(given := getattr(self, name), str | None):
                 raise TypeError(f"{name} must be None or text in Brian2's language; got {given!r}")
-        _refuse_equations("neurons", self.neurons, "r", equations.NEURON)
-        _refuse_equations("inhibition", self.inhibition, "r_inh", equations.INHIBITORY)
+        _check_equations("neurons", self.neurons, "r", equations.NEURON)
+        _check_equations("inhibition", self.inhibition, "r_inh", equations.INHIBITORY)
         if self.plasticity is not None and not re.search(r"\bw\s*[-+*/]?=", self.plasticity):
             raise ValueError(f'plasticity must change w, as in "w += m"; got {self.plasticity!r}')
 
-    def _refuse_steady_state(self, problem: Problem) -> None:
-        """Refuse equations of one's own where none is integrated."""
+    def _check_circuit(self, problem: Problem) -> None:
+        """Raise for equations of your own without a RateCircuit."""
         own = [name for name in ("neurons", "inhibition", "plasticity") if getattr(self, name)]
         if own and not isinstance(problem.circuit, RateCircuit):
             raise ValueError(f"{', '.join(own)} must be None without a RateCircuit; got {problem.circuit}")
@@ -100,8 +101,8 @@ class Brian2:
         neurons, inhibition = self.neurons or equations.NEURONS, self.inhibition or equations.INHIBITION
         return neurons + equations.NEURON, inhibition + equations.INHIBITORY
 
-    def _refuse_memory(self, problem: Problem) -> None:
-        """Refuse before any work what Brian2 would have to hold at once."""
+    def _check_memory(self, problem: Problem) -> None:
+        """Raise where inputs or records are larger than ``memory``."""
         size = problem.weights.nbytes
         inputs = problem.presentations * (size if problem.per_neuron else size // problem.weights.shape[1])
         if inputs > self.memory:
@@ -113,8 +114,8 @@ class Brian2:
 
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep in Brian2; a function ``progress`` is called once, at the end."""
-        self._refuse_steady_state(problem)
-        self._refuse_memory(problem)
+        self._check_circuit(problem)
+        self._check_memory(problem)
         with tempfile.TemporaryDirectory(prefix="bioshare-") as folder, _own_device(self) as device:
             sleep = _BrianSleep(problem, self)
             report = (REPORT if self.target == "standalone" else _report) if progress is True else None
@@ -133,22 +134,22 @@ class Brian2:
         return outcome
 
 
-def _refuse_equations(name: str, given: str | None, variable: str, declared: str) -> None:
-    """Refuse equations with an error in them, or that do not say what ``variable`` is."""
+def _check_equations(name: str, given: str | None, variable: str, declared: str) -> None:
+    """Raise where equations have an error, or do not define ``variable``."""
     if given is None:
         return
     try:
-        found = b2.Equations(given + declared)
+        parsed = b2.Equations(given + declared)
     except (EquationError, SyntaxError) as error:
         raise ValueError(f"{name} must be equations in Brian2's language; got {given!r}: {error}") from error
-    if variable not in found.diff_eq_names | found.subexpr_names:
+    if variable not in parsed.diff_eq_names | parsed.subexpr_names:
         raise ValueError(f'{name} must say what {variable} is, as in "d{variable}/dt = ... : 1"; got {given!r}')
-    if found.is_stochastic:
+    if parsed.is_stochastic:
         raise ValueError(f"{name} must have no xi: noise is the stimulus's, stimuli.noise, from a seed; got {given!r}")
 
 
 def _report(elapsed: Any, completed: float, start: Any, duration: Any) -> None:
-    """What `REPORT` says, from Python."""
+    """Print the line of `REPORT` from Python."""
     if elapsed > 2 * b2.second:
         end = "\n" if completed == 1 else ""
         print(f"\rbrian2: {completed:.0%} in {elapsed / b2.second:.0f} s", end=end, file=sys.stderr, flush=True)
@@ -171,11 +172,11 @@ def _own_device(settings: Brian2) -> Iterator[Any]:
 
 
 class _BrianSleep:
-    """All groups of a problem in one network.
+    """All groups of a problem in a single network.
 
     Excitatory neuron (group, i), inhibitory neuron (group), input (group, j) or, with noise, (group, i, j). The
-    synapses are stored input by input, so that neighbours in memory end on different neurons: a sum into one
-    neuron waits for the sum before it.
+    synapses are stored input by input, and neighbours in memory end on different neurons: successive sums into the
+    same neuron would wait for each other.
     """
 
     def __init__(self, problem: Problem, settings: Brian2) -> None:
@@ -198,7 +199,7 @@ class _BrianSleep:
         self.network = b2.Network(*parts, name="bioshare_network*")
 
     def _make_inputs(self) -> Any:
-        """The neurons that hold x, renewed from a TimedArray at the start of every presentation."""
+        """The input neurons of x, renewed from a TimedArray at the start of every presentation."""
         blocks = [x.transpose(1, 0, *range(2, x.ndim)) for _, x in self.problem.blocks(1024)]
         x = np.concatenate(blocks).reshape(self.problem.presentations, -1)
         stimulus = b2.TimedArray(x, dt=self.held, name="bioshare_stimulus*")
@@ -209,7 +210,7 @@ class _BrianSleep:
         return group
 
     def _make_inhibition(self) -> Any:
-        """One inhibitory neuron per group."""
+        """An inhibitory neuron for every group."""
         problem, circuit = self.problem, self.problem.circuit
         group = b2.NeuronGroup(
             len(problem.weights), self.inhibition, method="euler", namespace={}, clock=self.clock, order=STEP,
@@ -223,7 +224,7 @@ class _BrianSleep:
         return group
 
     def _make_neurons(self) -> Any:
-        """The N excitatory neurons of every group, which also carry the rule's parameters."""
+        """The N excitatory neurons of every group, with the rule's parameters."""
         problem, circuit = self.problem, self.problem.circuit
         groups, neurons, _ = problem.weights.shape
         spread = lambda scalar: np.repeat(problem.flat(scalar), neurons)
@@ -243,7 +244,7 @@ class _BrianSleep:
         return group
 
     def _connect(self) -> Any:
-        """The plastic synapses, and the rule that runs once r is new."""
+        """The plastic synapses, with the rule at the end of every step, after r."""
         problem = self.problem
         groups, neurons, inputs = problem.weights.shape
         g, j, i = (axis.ravel() for axis in np.indices((groups, inputs, neurons)))
@@ -259,18 +260,18 @@ class _BrianSleep:
         return synapses
 
     def _pool(self) -> Any:
-        """What the inhibitory neuron hears: the mean of its group."""
+        """The mean drive of the inhibitory neuron, from the neurons of the group."""
         groups, neurons, _ = self.problem.weights.shape
-        heard = "r" if self.timed else "z"
+        pooled = "r" if self.timed else "z"
         pool = b2.Synapses(
-            self.excitatory, self.inhibitory, f"{heard}_mean_post = {heard}_pre/neurons : 1 (summed)",
+            self.excitatory, self.inhibitory, f"{pooled}_mean_post = {pooled}_pre/neurons : 1 (summed)",
             namespace={"neurons": neurons}, clock=self.clock, name="bioshare_pool*",
         )  # fmt: skip
         pool.connect(i=np.arange(groups * neurons), j=np.repeat(np.arange(groups), neurons))
         return pool
 
-    def _refuse_divergence(self, trajectory: list[Any]) -> None:
-        """Stop at the first record that is too large: the sleep diverged after the one before it."""
+    def _check_divergence(self, trajectory: list[Any]) -> None:
+        """Raise at the first record above the bound: the sleep diverged since the previous record."""
         problem = self.problem
         for number, w in enumerate(trajectory):
             if not np.abs(w).max() < problem.bound:
@@ -285,7 +286,7 @@ class _BrianSleep:
         shape = lambda w: np.asarray(w).reshape(groups, inputs, neurons).mT.copy()
         weights = shape(self.synapses.w[:])
         trajectory = [*(shape(w) for w in np.asarray(self.monitor.w).T), weights]
-        self._refuse_divergence(trajectory)
+        self._check_divergence(trajectory)
         trajectory = trajectory[: problem.records]
         records = [measure_weights(w, problem.weights.mean(-2)) for w in trajectory]
         return Outcome(

@@ -1,9 +1,9 @@
-"""The circuits that turn a group's drives into responses. Parameters only: no simulator lives here.
+"""The circuits from a group's drives to the responses. Parameters only: no simulator lives here.
 
 Both answer an input x, the same for the N neurons of a group, whose drives are z_i = w_i . x:
 
-* `SteadyState`: the response at its fixed point, one weight update per presentation.
-* `RateCircuit`: the response integrated in time with one inhibitory neuron, one update per time step.
+* `SteadyState`: the response at the fixed point, with a weight update at every presentation.
+* `RateCircuit`: the response integrated in time with an inhibitory neuron, with a weight update at every time step.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from bioshare.circuit import theory
 
 @dataclass(frozen=True, eq=False)
 class SteadyState(Parameters):
-    """The lateral circuit at its fixed point: r_i - b = z_i - alpha / (1 + alpha) mean_j z_j.
+    """The lateral circuit at the fixed point: r_i - b = z_i - alpha / (1 + alpha) mean_j z_j.
 
-    ``alpha = inf`` is the ideal circuit of Eq. 4 and 7; a finite one is Eq. 9 and 21. The weights are updated
+    ``alpha = inf`` is the ideal circuit of Eq. 4 and 7; a finite alpha is Eq. 9 and 21. The weights are updated
     once per presentation.
 
     Args:
-        alpha: strength of the inhibition, at least 0; a number, or an array that broadcasts over the leading
-            axes of the weights.
+        alpha: strength of the inhibition, at least 0; a number, or an array over the leading axes of the weights.
 
     Example:
         >>> SteadyState()
@@ -40,33 +39,33 @@ class SteadyState(Parameters):
 
     @property
     def updates_per_presentation(self) -> int:
-        """Weight updates while one input is held: 1."""
+        """Number of weight updates during a presentation: 1."""
         return 1
 
     @property
     def dt_over_tau(self) -> Scalar:
-        """How far a response moves to its fixed point in one update: all the way."""
+        """Fraction of the way to the fixed point at every update: all of the way."""
         return 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class RateCircuit(Parameters):
-    """N excitatory rate neurons and one inhibitory neuron, integrated in time (Eq. 8a, 8b).
+    """N excitatory rate neurons and an inhibitory neuron, integrated in time (Eq. 8a, 8b).
 
     tau dr_i/dt   = -r_i   + z_i - alpha r_inh + b
     tau dr_inh/dt = -r_inh + mean_j r_j - b
 
-    by forward Euler; the weights are updated at every time step with the new r_i. One sleep starts at r = 0,
+    by forward Euler; the weights are updated at every time step with the new r_i. A sleep starts at r = 0,
     r_inh = 0.
 
     Args:
         alpha: strength of the inhibition, at least 0.
         tau: membrane time constant, milliseconds.
-        bias: b, the rate that keeps the responses non-negative.
+        bias: b, the rate to keep the responses non-negative.
         dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha).
-        duration: how long each input is held, milliseconds; a multiple of ``dt``.
+        duration: time of a presentation, milliseconds; a multiple of ``dt``.
 
-    ``alpha``, ``tau`` and ``bias`` may be arrays that broadcast over the leading axes of the weights.
+    ``alpha``, ``tau`` and ``bias`` may be arrays over the leading axes of the weights.
 
     Raises:
         ValueError: a parameter makes no sense, ``dt`` does not divide ``duration``, or ``dt`` is unstable.
@@ -105,12 +104,12 @@ class RateCircuit(Parameters):
 
     @property
     def updates_per_presentation(self) -> int:
-        """Weight updates, one per time step, while one input is held."""
+        """Number of weight updates during a presentation, one per time step."""
         return round(self.duration / self.dt)
 
     @property
     def dt_over_tau(self) -> Scalar:
-        """How far a response moves to its fixed point in one update."""
+        """Fraction of the way to the fixed point at every update, h."""
         return self.dt / self.tau
 
 

@@ -1,7 +1,7 @@
-"""Eq. 4, 8 and 9 as Brian2 reads them: data, which imports nothing.
+"""Eq. 4, 8 and 9 in the language of Brian2: data, without imports.
 
-`NEURONS`, `INHIBITION` and `PLASTICITY` are the rate circuit's and may be replaced by one's own, as in
-``Brian2(neurons=...)``. What follows the colon is the unit: 1 is none.
+`NEURONS`, `INHIBITION` and `PLASTICITY` describe the rate circuit and can be replaced, as in ``Brian2(neurons=...)``.
+The unit follows the colon: 1 is none.
 """
 
 NEURONS = """

@@ -27,17 +27,20 @@ def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
     alpha, h, bias = (problem.flat(value)[:, None] for value in (circuit.alpha, circuit.dt_over_tau, bias))
     r, r_inh = np.zeros(w.shape[:2]), np.zeros((len(w), 1))
     for presentation, x in problem.blocks(1):
+        # x is (B, N, K) with noise, else (B, 1, K)
         x = x[:, 0] if problem.per_neuron else x[:, :1]
         for eta in problem.rates[presentation]:
+            # z_i = w_i . x, (B, N)
             z = (w * x).sum(-1) if problem.per_neuron else (w @ x.mT)[..., 0]
-            if isinstance(circuit, RateCircuit):
+            if isinstance(circuit, RateCircuit):  # Eq. 8, forward Euler: both from the old state
                 r, r_inh = (
                     r + h * (-r + z - alpha * r_inh + bias),
                     r_inh + h * (-r_inh + r.mean(-1, keepdims=True) - bias),
                 )
-            else:
+            else:  # Eq. 9
                 r_inh = z.mean(-1, keepdims=True) / (1 + alpha)
                 r = z - z.mean(-1, keepdims=True) + r_inh
+            # Eq. 4: m <- beta m - eta ((r - b) x + gamma (w - w_init)), w <- w + m, both (B, N, K)
             m *= momentum
             m -= (eta * (r - bias))[..., None] * x
             m -= eta * gamma * (w - w_init)
@@ -47,7 +50,7 @@ def literal_steps(problem: Problem) -> Iterator[tuple[Array, Array, Array]]:
 
 @dataclass(frozen=True)
 class Loop:
-    """Settings of the engine "loop": it has none."""
+    """Settings of the engine "loop": none."""
 
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep step by step."""

@@ -26,10 +26,10 @@ def prepare_sleep(
     seed: int | None = None,
     noise: float | None = None,
 ) -> Problem:
-    """Check the arguments of `bioshare.simulate`, with its errors, and broadcast their leading axes.
+    """Check the arguments of `bioshare.simulate` and broadcast the leading axes; the errors are listed there.
 
-    With ``noise``, ``stimuli`` are an array (..., P, K) to which every neuron adds noise of its own, drawn from the
-    seed, independently for every leading entry of the stimuli.
+    With ``noise``, ``stimuli`` are an array (..., P, K), and every neuron adds independent noise, drawn from the seed,
+    anew for every leading entry of the stimuli.
     """
     if not isinstance(circuit, RateCircuit | SteadyState):
         raise TypeError(f"circuit must be a RateCircuit or a SteadyState; got {circuit!r}")

@@ -1,4 +1,4 @@
-"""A checked sleep: the arguments of an engine, its result, and the errors on the way."""
+"""A checked sleep: the arguments and the result of an engine, and the errors on the way."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Problem:
     Attributes:
         weights: before sleep, (B, N, K).
         stimuli: shared (..., P, K) or per neuron (..., P, N, K); leading axes broadcast against ``batch``.
-        noise: standard deviation of the noise that every neuron adds to a shared stimulus.
+        noise: standard deviation of every neuron's noise on a shared stimulus.
         rates: learning rates, (P, updates per presentation).
         batch: the leading axes before flattening.
-        stimulus_batch: the leading axes over which stimulus and noise are drawn independently.
+        stimulus_batch: the leading axes of independent draws of stimulus and noise.
     """
 
     weights: Array
@@ -79,7 +79,7 @@ class Problem:
 
     @cached_property
     def bound(self) -> float:
-        """Size of a weight beyond which the sleep has diverged."""
+        """Largest size of a weight in a sleep without divergence."""
         return DIVERGED * (1 + float(np.abs(self.weights).max()))
 
     @cached_property
@@ -106,7 +106,7 @@ class Problem:
     def drawn(self, length: int) -> Iterator[tuple[int, Array]]:
         """The inputs of the S stimuli, in consecutive chunks: (first presentation, (S, T, K) or (S, T, N, K)).
 
-        T <= length. The noise is drawn presentation by presentation, so its bytes do not depend on ``length``.
+        T <= length. The noise is drawn presentation by presentation, with the same bytes for every ``length``.
         """
         neurons, inputs = self.weights.shape[1:]
         rng = generators(self.seed or 0)[1]
@@ -159,7 +159,7 @@ def reported(progress: Progress, presentations: int) -> Iterator[Callable[[int],
 
 
 def measure_weights(weights: Array, mean_init: Array) -> dict[str, Array]:
-    """The recorded quantities of weights (B, N, K), each (B,): -log SNR, norm of the mean and its drift."""
+    """The recorded quantities of weights (B, N, K), each (B,): -log SNR, norm and drift of the mean."""
     mean = weights.mean(-2)
     return {
         "neg_log_snr": theory.neg_log_snr(weights),
@@ -169,7 +169,7 @@ def measure_weights(weights: Array, mean_init: Array) -> dict[str, Array]:
 
 
 def divergence(problem: Problem, presentation: int, entry: int, last: int | None = None) -> DivergenceError:
-    """The error of a sleep that grew without bound in one presentation of one batch entry.
+    """The error of a sleep with a divergence in a presentation of a batch entry.
 
     With ``last``, the presentation lies between ``presentation`` and ``last``, and the message names the likeliest.
     """

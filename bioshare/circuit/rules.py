@@ -38,7 +38,7 @@ class InverseDecay:
 class InverseSqrtDecay:
     """eta_k = scale / sqrt(1 + k / period) from update ``start`` on, 0 before: Figs. 4B and 5B (appendix A.5).
 
-    k counts weight updates, that is milliseconds at dt = 1 ms, not presentations.
+    k counts weight updates, or milliseconds at dt = 1 ms, not presentations.
 
     Example:
         >>> InverseSqrtDecay(3e-4, 2, 50)(np.array([49, 96]))
@@ -61,15 +61,15 @@ class InverseSqrtDecay:
 
 @dataclass(frozen=True)
 class Gated:
-    """Learning waits for the rate circuit: a constant rate, but none while the circuit settles.
+    """Learning waits for the rate circuit: a constant rate after the circuit has settled.
 
-    A sleep starts at r = 0, that is r - b = -b, and every new input starts from the response to the last one.
-    Without the wait, both end in the weights.
+    A sleep starts at r = 0, or r - b = -b, and every new input starts from the response to the last input. Without
+    the wait, both end in the weights.
 
     Args:
         rate: learning rate of an update after the wait.
-        wait: updates without learning at the start of every presentation; all of the first one has none.
-        held: updates of a presentation, `RateCircuit.updates_per_presentation`.
+        wait: updates without learning at the start of every presentation; the first presentation has no learning.
+        held: number of updates of a presentation, `RateCircuit.updates_per_presentation`.
 
     Example:
         >>> Gated(0.1, wait=1, held=3)(np.arange(7))
@@ -96,16 +96,16 @@ class Hebbian(Parameters):
 
     dw_i = eta_k ( -(r_i - b) x - gamma (w_i - w_i^init) );   m <- momentum m + dw;   w <- w + m
 
-    w^init is the weight when this sleep began; m starts at 0. k counts weight updates from 0: one per
-    presentation for `SteadyState`, one per time step for `RateCircuit`.
+    w^init is the weight when this sleep began; m starts at 0. k counts weight updates from 0: a
+    presentation of `SteadyState`, a time step of `RateCircuit`.
 
     Args:
         gamma: strength of the pull to w^init, at least 0.
         momentum: in [0, 1).
-        learning_rate: a number, or any callable that takes an array of update indices k and returns the rates
-            eta_k >= 0 in an array of the same shape.
+        learning_rate: a number, or any callable from an array of update indices k to the rates eta_k >= 0 in an
+            array of the same shape.
 
-    ``gamma`` and ``momentum`` may be arrays that broadcast over the leading axes of the weights.
+    ``gamma`` and ``momentum`` may be arrays over the leading axes of the weights.
     """
 
     gamma: Scalar = 1e-2
@@ -124,12 +124,12 @@ class Hebbian(Parameters):
         """The learning rates of the first ``updates`` weight updates, shape (updates,).
 
         Raises:
-            ValueError: the schedule returned another shape, a negative rate or one that is not finite.
+            ValueError: the schedule returned another shape, a negative rate, NaN or infinity.
         """
         if not callable(self.learning_rate):
             return np.full(updates, self.learning_rate)
-        told = self.learning_rate(np.arange(updates))
-        rates = real_array("learning_rate", told, "a callable that returns an array of rates")
+        returned = self.learning_rate(np.arange(updates))
+        rates = real_array("learning_rate", returned, "a callable that returns an array of rates")
         if rates.shape != (updates,):
             raise ValueError(
                 f"learning_rate must return one rate per update: got shape {rates.shape} for {updates} update "

@@ -1,4 +1,4 @@
-"""What a sleep leaves: the weights, the records, and how they came about, with labelled axes on request."""
+"""The result of a sleep: weights, records and parameters, with labelled axes on request."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ VERSIONED = ("numpy", "torch", "numba", "brian2", "xarray")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SleepRun:
-    """One call of `bioshare.simulate`; leading axes (...) are those of the weights and the parameters.
+    """Result of `bioshare.simulate`; the leading axes (...) belong to the weights and the parameters.
 
     Attributes:
         weights: after sleep, (..., N, K).
         neg_log_snr: log mean_j(var_j / mean_j^2), natural log, before sleep and after every recorded
             presentation, (..., records).
         mean_norm: Euclidean norm of the mean weight vector, (..., records).
-        mean_drift: its distance from the mean before sleep, (..., records).
-        presentation: how many presentations each record has seen, (records,), from 0.
-        summed_rate: the learning rates of all updates until then, summed, (records,).
+        mean_drift: distance of the mean weight vector from the mean before sleep, (..., records).
+        presentation: number of presentations before each record, (records,), from 0.
+        summed_rate: sum of the learning rates of all updates before each record, (records,).
         r, r_inh: responses after the last update, (..., N) and (...).
-        circuit, rule, engine: as they were given.
-        stimulus, seed: where the inputs were drawn; None where they were given as an array.
-        presentations: how many were completed.
-        interrupted: whether Ctrl-C stopped the sleep before its end.
+        circuit, rule, engine: the arguments.
+        stimulus, seed: source of the inputs; None for an array of inputs.
+        presentations: number of complete presentations.
+        interrupted: True if Ctrl-C stopped the sleep early.
         seconds: wall-clock time of each phase of the engine.
     """
 
@@ -94,9 +94,9 @@ class SleepRun:
     def to_xarray(self) -> xr.Dataset:
         """The run as a Dataset with the axes run, gamma, alpha, presentation, neuron, input.
 
-        An axis along which exactly one parameter varies has that parameter's name and values; other leading
-        axes are called run (run_1, run_2, ... from the second). Every scalar parameter, the seed and the
-        versions are attributes, and ``to_netcdf(path)`` keeps them.
+        An axis with exactly one varying parameter has the parameter's name and values; the remaining leading axes
+        are called run (run_1, run_2, ... from the second). Every scalar parameter, the seed and the versions are
+        attributes, also after ``to_netcdf(path)``.
         """
         import xarray as xr
 
@@ -118,7 +118,7 @@ class SleepRun:
         return self.circuit.fields() | self.rule.fields()
 
     def _leading_axes(self) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Names of the leading axes, and the parameters that vary along them as coordinates."""
+        """Names of the leading axes, and the varying parameters as coordinates."""
         lead = self.weights.shape[:-2]
         names: list[str | None] = [None] * len(lead)
         varying = {name: value for name, value in self._parameters().items() if isinstance(value, np.ndarray)}

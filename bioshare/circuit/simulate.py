@@ -1,4 +1,4 @@
-"""`simulate`: check a sleep, hand it to an engine, return a SleepRun."""
+"""`simulate`: check a sleep, call an engine, return a SleepRun."""
 
 from __future__ import annotations
 
@@ -33,29 +33,28 @@ def simulate(
     seed: int | None = None,
     progress: Progress = True,
 ) -> SleepRun:
-    """Let groups of neurons sleep: a lateral circuit and Hebbian plasticity pull their weights together.
+    """Let groups of neurons sleep: a lateral circuit and Hebbian plasticity pull the weights together.
 
     Args:
         weights: before sleep, (..., N, K): N neurons with K inputs; leading axes are runs and grid points.
-        stimuli: inputs (..., P, K) that all neurons of a group share, or (..., P, N, K), one per neuron, with
-            exactly one axis more than the weights; or a Stimulus, drawn anew for every leading entry of the
-            weights. Leading axes of stimuli, weights and parameters broadcast.
+        stimuli: inputs (..., P, K), shared by all neurons of a group, or (..., P, N, K), for every neuron, with exactly
+            one axis more than the weights; or a Stimulus, drawn anew for every leading entry of the weights.
+            Leading axes of stimuli, weights and parameters broadcast.
         circuit: `SteadyState` or `RateCircuit`.
         rule: `Hebbian`.
         engine: "exact", "brian2", "loop" (every step in NumPy), or an engine with settings, such as
             ``Exact(device="cuda")`` or ``Brian2(threads=2)``.
         record_every: presentations between two records of the SNR.
         presentations: P, with a Stimulus.
-        seed: of the Stimulus; the same seed gives the same bytes.
+        seed: seed of the Stimulus; the same seed gives the same bytes.
         progress: True shows a bar when the sleep takes longer than two seconds, False shows nothing. A function
-            is told how many presentations are complete, in increasing numbers that end at P: by "exact" after
-            every chunk, some hundredths of a second long with noise; by "loop" after every presentation; by
-            "brian2" once, at the end. What it raises stops the sleep and is passed on, but KeyboardInterrupt is
-            as Ctrl-C.
+            is called with the number of complete presentations, up to P: by "exact" after every chunk, some
+            hundredths of a second long with noise; by "loop" after every presentation; by "brian2" at the end.
+            An error in the function stops the sleep and is passed on, but KeyboardInterrupt is as Ctrl-C.
 
     Returns:
-        The weights after sleep and the records. After Ctrl-C it holds what was computed until then, with a
-        warning (not with "brian2", which computes all or nothing).
+        The weights after sleep and the records. After Ctrl-C the run holds the complete presentations, with a
+        warning (not with "brian2": all or nothing).
 
     Raises:
         TypeError, ValueError: an argument makes no sense, or the learning rate is above the stability limit for a
@@ -91,7 +90,7 @@ def simulate(
 
 
 def find_engine(engine: str | Engine) -> Engine:
-    """The engine from its name, or as it is."""
+    """The engine of a name, or the given engine."""
     if isinstance(engine, str):
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}")

@@ -16,8 +16,8 @@ class Stimulus(Parameters, ABC):
     """A stream of inputs x, one per presentation, shared by the neurons of a group.
 
     Args:
-        noise: standard deviation sigma of the zero-mean Gaussian noise that every neuron sees on its own, on top
-            of the shared input: x_i = x + xi_i (appendix A.3). 0 means that all neurons see the same x.
+        noise: standard deviation sigma of the zero-mean Gaussian noise of every neuron on top of the shared input:
+            x_i = x + xi_i (appendix A.3). With 0 all neurons see the same x.
     """
 
     _: KW_ONLY
@@ -34,22 +34,22 @@ class Stimulus(Parameters, ABC):
 
     @property
     def varies(self) -> bool:
-        """Whether another seed draws other inputs."""
+        """True if the inputs depend on the seed."""
         return True
 
     @abstractmethod
     def covariance(self, inputs: int) -> NDArray[np.float64]:
-        """C = E[x x^T] of the input that the neurons share, without their noise, shape (inputs, inputs)."""
+        """C = E[x x^T] of the shared input, without noise, shape (inputs, inputs)."""
 
     def power(self, inputs: int) -> float:
-        """The mean of |x|^2 of the input that the neurons share, without their noise: the trace of C."""
+        """The mean of |x|^2 of the shared input, without noise: the trace of C."""
         return float(np.trace(self.covariance(inputs)))
 
     def draw(self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Draw the shared inputs of a sleep, independently for every batch entry, without the noise.
 
         Args:
-            presentations: P, how many inputs follow one another.
+            presentations: P, number of inputs.
             inputs: K, weights per neuron.
             seed: any non-negative integer.
             batch: leading axes.
@@ -91,7 +91,7 @@ class Gaussian(Stimulus):
 
 @dataclass(frozen=True, eq=False)
 class Grid(Stimulus):
-    """One input active at a time. See `grid`."""
+    """A single active input at a time. See `grid`."""
 
     shuffle: bool = False
     amplitude: float = 1.0
@@ -136,7 +136,7 @@ def gaussian(mean: float = 0.0, std: float = 1.0) -> Stimulus:
 
 
 def grid(shuffle: bool = False, amplitude: float = 1.0) -> Stimulus:
-    """One-hot inputs: one input grid active at a time (Sec. 4.1), K presentations visit every weight once.
+    """One-hot inputs: a single input grid is active at a time (Sec. 4.1), K presentations visit every weight once.
 
     Args:
         shuffle: visit the K inputs in a new random order in every cycle, instead of in order.
@@ -152,7 +152,7 @@ def grid(shuffle: bool = False, amplitude: float = 1.0) -> Stimulus:
 
 
 def noise(stimulus: Stimulus, std: float) -> Stimulus:
-    """The same stimulus, seen by every neuron with its own noise of standard deviation ``std`` (appendix A.3).
+    """The same stimulus with independent noise of standard deviation ``std`` for every neuron (appendix A.3).
 
     Example:
         >>> noise(grid(), std=0.1)
@@ -162,7 +162,7 @@ def noise(stimulus: Stimulus, std: float) -> Stimulus:
 
 
 def generators(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
-    """Two independent generators from one seed: for the shared inputs and for the noise."""
+    """Two independent generators from a seed: for the shared inputs and for the noise."""
     seed = whole("seed", seed, "a non-negative integer", at_least=0)
     shared, private = np.random.SeedSequence(seed).spawn(2)
     return np.random.default_rng(shared), np.random.default_rng(private)
@@ -172,6 +172,6 @@ def derived(*entropy: int) -> int:
     """A seed made of non-negative integers; two tuples get the same seed with a chance of 2^-64.
 
     Tuples with the same words of 32 bits share a seed, such as (2^32 + 1,) and (1, 1); so do tuples of at most four
-    words that differ only in zeros at the end, such as (5, 18) and (5, 18, 0).
+    words with different numbers of zeros at the end, such as (5, 18) and (5, 18, 0).
     """
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

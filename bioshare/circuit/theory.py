@@ -1,7 +1,7 @@
 """Closed forms of Pogodin 2021: responses, fixed points, signal-to-noise ratio, stability limits, Theorem 1.
 
 Shapes: weights are (..., N, K), neurons by inputs; C = E[x x^T] is (..., K, K). Leading axes broadcast, and
-``alpha``, ``gamma`` and the other scalars may be arrays over them.
+``alpha``, ``gamma`` and all scalars may be arrays over the leading axes.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias
     Returns:
         Responses (..., N).
     """
+    # z_i = w_i . x, (..., N)
     z = np.einsum("...nk,...k->...n", np.asarray(weights, float), np.asarray(x, float))
     return _lift(bias, 1) + z - (1 - _lift(mean_gain(alpha), 1)) * z.mean(-1, keepdims=True)
 
 
 def mean_gain(alpha: ArrayLike) -> Array:
-    """1 / (1 + alpha): what inhibition leaves of the mean drive of a group (Eq. 9)."""
+    """The factor 1 / (1 + alpha) of the mean drive of a group under inhibition (Eq. 9)."""
     return 1 / (1 + np.asarray(alpha, float))
 
 
 def fixed_point(
     w_init: ArrayLike, covariance: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = math.inf, noise: ArrayLike = 0.0
 ) -> Array:
-    """Where sleep ends: the weights w_i* at which the mean update is zero.
+    """The fixed point of sleep: the weights w_i* with a mean update of zero.
 
     mu* = gamma (C / (1 + alpha) + gamma I)^-1 mu,
     w_i* = mu* + gamma (C + gamma I)^-1 (w_i^init - mu),
 
-    which is Eq. 24, and for ``alpha = inf`` Eq. 5. Both forms are equal; this one keeps the digits of the
-    deviations from the mean. Noise of its own pulls every neuron to 0: with standard deviation sigma, both inverses
-    are those of C + (gamma + s^2) I, where s^2 = sigma^2 (1 - alpha / ((1 + alpha) N)). Not in the paper, whose
-    Theorem 1 has it in the bound.
+    equal to Eq. 24, and for ``alpha = inf`` to Eq. 5, but with all digits of the deviations from the mean. Independent
+    noise pulls every neuron to 0: with standard deviation sigma, gamma in both inverses becomes gamma + s^2, where
+    s^2 = sigma^2 (1 - alpha / ((1 + alpha) N)). The paper has noise only in the bound of Theorem 1.
 
     Args:
         w_init: weights before sleep, (..., N, K).
-        covariance: C = E[x x^T] of the input that the neurons share, (..., K, K).
+        covariance: C = E[x x^T] of the shared input, (..., K, K).
         gamma: strength of the pull to w_init, positive.
         alpha: strength of the inhibition.
-        noise: sigma, of every neuron's own noise.
+        noise: sigma, the standard deviation of every neuron's noise.
 
     Returns:
         Weights (..., N, K).
 
     Raises:
-        ValueError: ``gamma`` is not positive: without the pull, the fixed point of a finite alpha is 0 and that
-            of a rank-deficient C is not unique.
+        ValueError: ``gamma`` is not positive: without the pull, the fixed point of a finite alpha is 0, and a
+            rank-deficient C has many.
     """
     w_init, covariance, gamma = np.asarray(w_init, float), np.asarray(covariance, float), _positive_gamma(gamma)
     if covariance.shape[-2:] != (w_init.shape[-1],) * 2:
@@ -72,6 +72,7 @@ def fixed_point(
     private = np.asarray(noise, float) ** 2 * (1 - (1 - gain) / neurons)
     leak = _lift(gamma + private, 2) * np.eye(inputs)
     mean = w_init.mean(-2, keepdims=True)
+    # mu*, (..., K, 1), and the deviations, (..., K, N)
     shrunk = np.linalg.solve(_lift(gain, 2) * covariance + leak, pull * mean.mT)
     deviations = np.linalg.solve(covariance + leak, pull * (w_init - mean).mT)
     return shrunk.mT + deviations.mT
@@ -99,26 +100,26 @@ def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = ma
 
 
 def snr(weights: ArrayLike) -> Array:
-    """SNR_w as printed in Eq. 6: mean_j( mean_i(w_ij)^2 / var_i(w_ij) ), population variance. Shape (...).
+    """The SNR_w as printed in Eq. 6: mean_j( mean_i(w_ij)^2 / var_i(w_ij) ), population variance. Shape (...).
 
     Infinite where an input has no variance.
     """
-    mean, variance = _moments(weights)
+    mean, variance = _mean_and_variance(weights)
     return np.divide(mean**2, variance, out=np.full_like(mean, np.inf), where=variance > 0).mean(-1)
 
 
 def inverse_snr(weights: ArrayLike) -> Array:
-    """The ratio that the figures plot: mean_j( var_i(w_ij) / mean_i(w_ij)^2 ). Shape (...).
+    """The ratio in the figures: mean_j( var_i(w_ij) / mean_i(w_ij)^2 ). Shape (...).
 
     Not 1 / `snr`: the ratio is inverted inside the mean over inputs. An input without variance adds nothing.
     """
-    mean, variance = _moments(weights)
+    mean, variance = _mean_and_variance(weights)
     with np.errstate(divide="ignore"):
         return np.divide(variance, mean**2, out=np.zeros_like(mean), where=variance > 0).mean(-1)
 
 
 def neg_log_snr(weights: ArrayLike) -> Array:
-    """What Figs. 4, 5 and 6 plot as -log SNR: the natural logarithm of `inverse_snr`. Shape (...).
+    """The -log SNR of Figs. 4, 5 and 6: the natural logarithm of `inverse_snr`. Shape (...).
 
     Example:
         >>> float(neg_log_snr([[1.0, 2.0], [3.0, 6.0]]).round(6))
@@ -131,15 +132,15 @@ def neg_log_snr(weights: ArrayLike) -> Array:
 def min_neg_log_snr(
     gamma: ArrayLike, covariance: ArrayLike | None = None, mean: ArrayLike = 1.0, std: ArrayLike = 1.0
 ) -> Array:
-    """The lowest -log SNR that the ideal circuit reaches (appendix A.5; the dotted lines of Fig. 4A).
+    """The lowest -log SNR of the ideal circuit (appendix A.5; the dotted lines of Fig. 4A).
 
-    For C = I it is 2 log(gamma / (1 + gamma)). For any C, initial weights with independent components of the
+    C = I gives 2 log(gamma / (1 + gamma)). For any C, initial weights with independent components of the
     given mean and std end with var_j = (std gamma)^2 [(C + gamma I)^-2]_jj around an unchanged mean.
 
     Args:
         gamma: strength of the pull to w_init, shape (...).
         covariance: C, (..., K, K); None for C = I.
-        mean, std: of the initial weights.
+        mean, std: moments of the initial weights.
 
     Returns:
         -log SNR_min, shape (...).
@@ -156,12 +157,13 @@ def min_neg_log_snr(
     if covariance is None:
         return spread + 2 * np.log(gamma / (1 + gamma))
     covariance = np.asarray(covariance, float)
+    # var_j = (std gamma)^2 [(C + gamma I)^-2]_jj; the mean over j of var_j / mean^2
     inverse = np.linalg.inv(covariance + _lift(gamma, 2) * np.eye(covariance.shape[-1]))
     return spread + np.log(gamma**2 * (inverse**2).sum(-1).mean(-1))
 
 
 def max_dt(alpha: ArrayLike, tau: ArrayLike) -> Array:
-    """The time step at which forward Euler of Eq. 8 loses stability: 2 tau / (1 + alpha), in tau's unit.
+    """The time step beyond the stability of forward Euler of Eq. 8: 2 tau / (1 + alpha), in tau's unit.
 
     The mean of the responses and r_inh rotate with eigenvalues (-1 +- i sqrt(alpha)) / tau.
     """
@@ -169,14 +171,14 @@ def max_dt(alpha: ArrayLike, tau: ArrayLike) -> Array:
 
 
 def max_alpha(dt: ArrayLike, tau: ArrayLike) -> Array:
-    """The inhibition at which forward Euler of Eq. 8 loses stability at the step ``dt``: 2 tau / dt - 1."""
+    """The inhibition beyond the stability of forward Euler of Eq. 8 with the step ``dt``: 2 tau / dt - 1."""
     return 2 * np.asarray(tau, float) / np.asarray(dt, float) - 1
 
 
 def max_learning_rate(
     power: ArrayLike, gamma: ArrayLike, momentum: ArrayLike = 0.0, dt_over_tau: ArrayLike = 1.0
 ) -> Array:
-    """The constant learning rate at which a held input's deviations from the mean stop shrinking.
+    """The constant learning rate beyond which the deviations from the mean along a held input grow.
 
     For `SteadyState`, where the response follows at once: 2 (1 + beta) / (|x|^2 + gamma). In the rate circuit
     the response lags, r <- r + h (z - r) with h = dt / tau, and the deviations along x obey
@@ -197,6 +199,7 @@ def max_learning_rate(
     """
     power, gamma, beta, h = (np.asarray(a, float) for a in (power, gamma, momentum, dt_over_tau))
     rho = 1 - h
+    # Jury's criterion: a root at -1 (flip), or a pair at the unit circle (turn), where lag changes sign
     lag = rho * (beta * h * power - gamma * (1 - beta))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         flip = 2 * (1 + beta) * (2 - h) / (h * power + (2 - h) * gamma)
@@ -228,9 +231,9 @@ def noisy_convergence_bound(
     sigma: ArrayLike,
     learning_rate: ArrayLike,
 ) -> Array:
-    """Theorem 1 by its recursion: an upper bound on E |W^k - W*|_F^2 for every update k (Eq. 53-54).
+    """The bound of Theorem 1, by recursion: an upper bound on E |W^k - W*|_F^2 for every update k (Eq. 53-54).
 
-    The sleep is ideal (alpha = inf), without momentum; each presentation is one of M patterns, chosen uniformly,
+    The sleep is ideal (alpha = inf), without momentum; each presentation is a pattern out of M, chosen uniformly,
     and every neuron adds Gaussian noise of standard deviation sigma. With c = `input_moment`, W* of Eq. 5 and
     C the patterns' second moment,
 
@@ -252,16 +255,18 @@ def noisy_convergence_bound(
     gamma, sigma = np.asarray(gamma, float), np.asarray(sigma, float)
     covariance = patterns.mT @ patterns / patterns.shape[-2]
     w_star = fixed_point(w_init, covariance, gamma)
+    # 8 (2 c + gamma^2), |W*|^2 and |W^init|^2
     growth = 8 * (2 * input_moment(patterns, sigma) + gamma**2)
     size, start = (w_star**2).sum((-2, -1)), (w_init**2).sum((-2, -1))
     bound = [((w_init - w_star) ** 2).sum((-2, -1))]
+    # e_(k+1) from e_k, each (...)
     for eta in np.atleast_1d(np.asarray(learning_rate, float)):
         floor = eta * sigma**2 * size + eta**2 * (growth * size + 4 * gamma**2 * start)
         bound.append((1 - gamma * eta + eta**2 * growth) * bound[-1] + floor)
     return np.stack(np.broadcast_arrays(*bound), axis=-1)
 
 
-def _moments(weights: ArrayLike) -> tuple[Array, Array]:
+def _mean_and_variance(weights: ArrayLike) -> tuple[Array, Array]:
     """Mean and population variance over the neurons, in two passes: near convergence var is 1e-12 of mean^2."""
     weights = np.asarray(weights, float)
     if weights.ndim < 2:
@@ -279,6 +284,6 @@ def _positive_gamma(gamma: ArrayLike) -> Array:
 
 
 def _lift(scalar: ArrayLike, axes: int) -> Array:
-    """Append axes of length 1, so that an array over the leading axes broadcasts against (..., N, K)."""
+    """Append axes of length 1 to an array over the leading axes, to broadcast against (..., N, K)."""
     scalar = np.asarray(scalar, float)
     return scalar.reshape(scalar.shape + (1,) * axes)

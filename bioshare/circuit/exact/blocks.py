@@ -1,12 +1,12 @@
 """Blocks of presentations: the weights are read and moved once a block.
 
-A *block* of T presentations needs of the weights only their products with its T inputs. Let P(s, t) be the product of
+A *block* of T presentations needs only the products of the weights with the T inputs. Let P(s, t) be the product of
 the pulls from before presentation s to before presentation t (symbols as in stepping.py). Then
 
     (u_t, q_t) = P(0, t) (v . x_t, m . x_t) + sum_{s<t} (x_s . x_t) P(s+1, t) (phi_s, psi_s),
 
-with v and m at the start of the block, and a_t = M_t (u_t, q_t, c_t, r_{t-1}, r_inh_{t-1}) for all t is one unit
-lower triangular system for the T traces. After the block
+with v and m at the start of the block, and a_t = M_t (u_t, q_t, c_t, r_{t-1}, r_inh_{t-1}) for all t is a unit lower
+triangular system for the T traces. After the block
 
     (v, m) <- P(0, T) (v, m) + sum_s P(s+1, T) (phi_s, psi_s) x_s.
 
@@ -34,7 +34,7 @@ CACHE = 2**18
 def products(pull: Tensor) -> Tensor:
     """Pulls over several presentations: (..., T, 2, 2) to (..., T + 1, T + 1, 2, 2).
 
-    Element [s, t] leads from before presentation s to before presentation t >= s; it is 0 for t < s.
+    Element [s, t] leads from before presentation s to before presentation t >= s, and is 0 for t < s.
     """
     *lead, length, _, _ = pull.shape
     product = torch.zeros(*lead, length + 1, length + 1, 2, 2, dtype=pull.dtype, device=pull.device)
@@ -45,7 +45,7 @@ def products(pull: Tensor) -> Tensor:
 
 
 class Block:
-    """The parts of a block that all weight vectors share: inputs, Gram matrix, pulls between presentations.
+    """The common parts of a block for all weight vectors: inputs, Gram matrix, pulls between presentations.
 
     Attributes:
         x: (B, T, K).
@@ -105,7 +105,7 @@ class Vectors(NamedTuple):
 
     @staticmethod
     def at_rest(w_init: Tensor, response: Tensor | float = 0.0) -> Vectors:
-        """Vectors at the start of a sleep, with r - b = ``response``, which broadcasts to (B, n)."""
+        """Vectors at the start of a sleep, with r - b = ``response``, broadcast to (B, n)."""
         state = torch.zeros(w_init.shape[0], 2, w_init.shape[2], dtype=w_init.dtype, device=w_init.device)
         state[:, 0] = response
         return Vectors(w_init, torch.zeros_like(w_init), torch.zeros_like(w_init), state)

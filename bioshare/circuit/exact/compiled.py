@@ -1,7 +1,7 @@
 """Groups with a shared stimulus on the CPU, compiled by Numba: one pass over the weights for each presentation.
 
 Symbols as in stepping.py. The presentation maps are stepped side by side, the presentations along the last axis. The
-pass that moves the weights by (phi, psi) also projects the moved weights on the next input.
+same pass moves the weights by (phi, psi) and projects the moved weights on the next input.
 
 Axes: B groups, S stimuli, T presentations, G recorded presentations, N neurons, K inputs, n weight vectors: the
 deviations from the mean, and last the mean.
@@ -45,7 +45,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @compiled
 def step_map_columns(timed: bool, rates: Array, power: Array, parameters: Array, pull: Array, maps: Array) -> None:
-    """Step the presentation maps of one group through all updates (Eq. 4, and Eq. 8 if ``timed``, else Eq. 9).
+    """Step the presentation maps of a group through all updates (Eq. 4, and Eq. 8 if ``timed``, else Eq. 9).
 
     Args:
         timed: True for a `RateCircuit`.
@@ -115,7 +115,7 @@ def project(w_init: Array, v: Array, m: Array, x: Array, received: Array) -> Non
 def move_and_project(
     w_init: Array, v: Array, m: Array, x: Array, following: Array, trace: Array, pull: Any, received: Array
 ) -> None:
-    """Move the weights (K, n) to the end of a presentation of x, and project them on the input that follows."""
+    """Move the weights (K, n) to the end of a presentation of x, and project the weights on the following input."""
     p_vv, p_vm, p_mv, p_mm = pull
     phi, psi, u, q, c = trace[0], trace[1], received[0], received[1], received[2]
     received[:] = received.dtype.type(0)
@@ -144,38 +144,19 @@ def record_shared(w_init: Array, v: Array, mean: Array, spread: Array) -> None:
 
 
 @compiled
-def present_shared(
-    timed: bool,
-    x: Array,
-    rates: Array,
-    slots: Array,
-    bound: Array,
-    stimulus_of: Array,
-    parameters: Array,
-    w_init: Array,
-    v: Array,
-    m: Array,
-    r: Array,
-    r_inh: Array,
-    means: Array,
-    spreads: Array,
-    within: Array,
-) -> None:
-    """Present inputs to groups, from the state (v, m, r - b, r_inh), which is changed in place.
+def present_shared(timed: bool, presented: Any, of_groups: Any) -> None:
+    """Present inputs to groups, from the state (v, m, r - b, r_inh), changed in place.
 
     Args:
         timed: True for a `RateCircuit`.
-        x: (S, T, K).
-        rates: (T, updates).
-        slots: (T,), the index of a presentation among the recorded presentations, or -1.
-        bound: (), beyond which a weight has diverged.
-        stimulus_of: (B,), the index of the stimulus of a group.
-        parameters: (B, 4): alpha, gamma, momentum, h.
-        w_init, v, m: (B, K, n).
-        r, r_inh: (B, n) and (B,).
-        means, spreads: result, (B, G, K).
-        within: result, (B, T), True where the weights moved less than the bound.
+        presented: inputs (S, T, K); learning rates (T, updates); slots (T,), the index of each presentation among
+            the recorded presentations, or -1; and the bound () of a weight.
+        of_groups: index of the stimulus (B,); alpha, gamma, momentum, h (B, 4); w_init, v, m (B, K, n); r (B, n);
+            r_inh (B,); and the results: means and norms of the deviations (B, G, K), and a flag (B, T) for
+            movements below the bound.
     """
+    x, rates, slots, bound = presented
+    stimulus_of, parameters, w_init, v, m, r, r_inh, means, spreads, within = of_groups
     last, vectors = x.shape[1] - 1, r.shape[1]
     received, trace = np.empty((3, vectors), x.dtype), np.empty((4, vectors), x.dtype)
     for first in range(0, last + 1, SPAN):
@@ -204,7 +185,7 @@ def present_shared(
 
 
 class Compiled:
-    """Base of groups that Numba computes: parameters, chunks and threads.
+    """Base of the groups in compiled code: parameters, chunks and threads.
 
     Attributes:
         present: the compiled function.
@@ -235,11 +216,11 @@ class Compiled:
         within, slots = np.empty((groups, length), np.bool_), np.full(length, -1)
         slots[recorded] = range(len(recorded))
         rates, bound = self.rates[start : start + length], np.array(self.problem.bound, self.dtype)
-        presented = self.timed, np.require(x, self.dtype, ("C", "W")), rates, slots, bound
+        presented = np.require(x, self.dtype, ("C", "W")), rates, slots, bound
         of_groups = self.problem.stimulus_of, self.parameters, self.w_init, *after, means, spreads, within
         threads = min(torch.get_num_threads(), groups)
         parts = zip(*(np.array_split(part, threads) for part in of_groups), strict=True)
-        present = lambda part: type(self).present(*presented, *part)
+        present = lambda part: type(self).present(self.timed, presented, part)
         if threads == 1:
             present(next(parts))
         else:
@@ -250,9 +231,9 @@ class Compiled:
 
 
 class CompiledGroups(Compiled):
-    """Groups with a shared stimulus: a group is its mean and its deviations.
+    """Groups with a shared stimulus, each as a mean and the deviations from the mean.
 
-    The variances depend on the deviations (K, N) only through their Gram matrix. With more neurons than inputs, K
+    The variances depend on the deviations (K, N) only through the Gram matrix. With more neurons than inputs, K
     virtual neurons with the same Gram matrix take the place of the neurons, and are rotated back after sleep.
     """
 

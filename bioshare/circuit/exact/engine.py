@@ -48,7 +48,7 @@ class Exact:
     Args:
         dtype: ``"float64"`` or ``"float32"``.
         device: a torch device, ``"cpu"`` or ``"cuda"``.
-        threads: number of threads on the CPU, of torch and of the groups. None for one, or for torch's own number
+        threads: number of threads on the CPU, of torch and of the groups. None for 1, or for torch's own number
             where a presentation moves very many weights: the operations are short, and where another program keeps
             a core busy, sharing an operation is a hundred times slower. torch's setting is put back after the sleep.
 
@@ -103,7 +103,7 @@ class Exact:
 
     @contextlib.contextmanager
     def torch_threads(self, moved: int) -> Iterator[None]:
-        """Set torch's threads for presentations that move ``moved`` weights, and put the number back."""
+        """Set torch's threads for presentations of ``moved`` weights, and put the number back."""
         with _THREADS.restored() as before:
             torch.set_num_threads(self.threads or (before if moved >= LARGE else 1))
             yield
@@ -153,13 +153,13 @@ def chunk_length(problem: Problem) -> int:
 
 
 def groups_for(problem: Problem, engine: Exact) -> Any:
-    """The groups of a problem in the form that is fastest on the engine's device.
+    """The groups of a problem in the fastest form on the engine's device.
 
-    Every form has the methods ``at_rest()``, the state before sleep; ``advance(state, x, start, recorded)``, which
-    presents the inputs x (S, T, [N,] K) from presentation ``start`` on, leaves ``state`` intact until the next call,
-    and returns the new state, a flag (B, T) for weights within the bound, and of the ``recorded`` presentations the
-    mean weights (B, K, G) and the norm over the neurons of the deviations (B, K, G); and ``end(state)``, the weights
-    (B, N, K), r (B, N) and r_inh (B,).
+    Every form has three methods. ``at_rest()`` returns the state before sleep. ``advance(state, x, start, recorded)``
+    presents the inputs x (S, T, [N,] K) from presentation ``start`` on and leaves ``state`` intact until the next
+    call; the results are the new state, a flag (B, T) for weights within the bound, and for the ``recorded``
+    presentations the mean weights (B, K, G) and the norm over the neurons of the deviations (B, K, G). ``end(state)``
+    returns the weights (B, N, K), r (B, N) and r_inh (B,).
     """
     # Each form is imported on use: numba takes half a second to load.
     on_cpu = torch.device(engine.device).type == "cpu"
@@ -178,7 +178,7 @@ def groups_for(problem: Problem, engine: Exact) -> Any:
 
 
 def check_divergence(problem: Problem, within: Any, start: int) -> None:
-    """Raise at the first presentation from ``start`` on after which weights left the bound; ``within`` is (B, T)."""
+    """Raise at the first presentation from ``start`` on with weights beyond the bound; ``within`` is (B, T)."""
     if not within.all():
         presentation, group = (~torch.as_tensor(within)).T.nonzero()[0].tolist()
         raise divergence(problem, start + presentation, group)

@@ -21,10 +21,9 @@ State = tuple[Vectors, Vectors]
 
 
 class SharedGroups:
-    """All neurons of a group see the same input: a group is its mean and its deviations.
+    """Groups with a shared stimulus for any device, and for groups too large for the processor's cache.
 
-    The form of `bioshare.circuit.exact.compiled.CompiledGroups`, with the same virtual neurons, for other devices
-    and for groups too large for the processor's cache.
+    The deviations have the virtual neurons of `bioshare.circuit.exact.compiled.CompiledGroups`.
     """
 
     def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
@@ -71,7 +70,7 @@ class SharedGroups:
 
 
 class IdentityGroups(SharedGroups):
-    """The columns of the identity as deviations and as means: their sleep is the map of all sleeps."""
+    """The columns of the identity as deviations and as means: the sleep of the identity is the map of all sleeps."""
 
     def at_rest(self) -> State:
         """The state before sleep."""

@@ -1,7 +1,7 @@
-"""Groups with noise: every neuron sees an input of its own, and (phi, psi, r - b) are stepped for every neuron.
+"""Groups with noise: inputs differ between neurons, and (phi, psi, r - b) are stepped for every neuron.
 
 Symbols as in stepping.py. The K weights of a neuron are read before the updates of a presentation and moved after the
-updates: on the CPU by code that Numba compiles, elsewhere by torch.
+updates: on the CPU in code compiled by Numba, elsewhere in torch.
 
 Axes: B groups, S stimuli, T presentations, G recorded presentations, N neurons, K inputs.
 """
@@ -40,15 +40,6 @@ def project_noisy(neurons: Array, w_init: Array, v: Array, m: Array, x: Array) -
 
 
 @compiled
-def total(values: Array) -> Any:
-    """The sum of some values, in their own precision."""
-    summed = values.dtype.type(0)
-    for i in range(len(values)):
-        summed += values[i]
-    return summed
-
-
-@compiled
 def hold_timed(neurons: Array, r: Array, r_inh: Any, rates: Array, parameters: Array) -> Any:
     """Hold an input through all updates (Eq. 4, 8): r_inh at the end, and the pull p_vv, p_vm, p_mv, p_mm."""
     u, q, c, power = neurons[U], neurons[Q], neurons[C], neurons[POWER]
@@ -57,7 +48,7 @@ def hold_timed(neurons: Array, r: Array, r_inh: Any, rates: Array, parameters: A
     one, zero = rates.dtype.type(1), rates.dtype.type(0)
     share = one / rates.dtype.type(len(r))
     p_vv, p_vm, p_mv, p_mm = one, zero, zero, one
-    mean = share * total(r)
+    mean = share * r.sum()
     for eta in rates:
         # Eq. 8 from the old r_inh and the old mean of r
         inhibition, gamma_eta = alpha * r_inh, gamma * eta
@@ -85,7 +76,7 @@ def hold_steady(neurons: Array, r: Array, rates: Array, parameters: Array) -> An
     # r - b = z - mean(z) + r_inh with z = u + c, r_inh = mean(z) / (1 + alpha)
     for i in range(len(r)):
         r[i] = neurons[C, i] + neurons[U, i]
-    mean = total(r) / rates.dtype.type(len(r))
+    mean = r.sum() / rates.dtype.type(len(r))
     r_inh = mean / (one + alpha)
     for i in range(len(r)):
         r[i] += r_inh - mean
@@ -127,24 +118,10 @@ def record_noisy(w_init: Array, v: Array, mean: Array, spread: Array) -> None:
 
 
 @compiled
-def present_noisy(
-    timed: bool,
-    x: Array,
-    rates: Array,
-    slots: Array,
-    bound: Array,
-    stimulus_of: Array,
-    parameters: Array,
-    w_init: Array,
-    v: Array,
-    m: Array,
-    r: Array,
-    r_inh: Array,
-    means: Array,
-    spreads: Array,
-    within: Array,
-) -> None:
-    """Present inputs x (S, T, N, K) to weights w_init, v, m (B, N, K) with r (B, N), as `compiled.present_shared`."""
+def present_noisy(timed: bool, presented: Any, of_groups: Any) -> None:
+    """Present inputs (S, T, N, K) to weights w_init, v, m (B, N, K) with r (B, N), else as `present_shared`."""
+    x, rates, slots, bound = presented
+    stimulus_of, parameters, w_init, v, m, r, r_inh, means, spreads, within = of_groups
     neurons = np.empty((6, x.shape[2]), x.dtype)
     for b in range(len(v)):
         for t in range(x.shape[1]):

@@ -1,4 +1,4 @@
-"""Presentations propagated whole: the mathematics of the engine "exact", and its steps in torch.
+"""Presentations propagated whole: the mathematics of the engine "exact", and the steps in torch.
 
 While an input x is held the circuit is linear, and only the component of each weight vector along x feels the input.
 Write v = w - w_init, m for the momentum and r for r - b, and let v_0, m_0 be v and m before the presentation. After
@@ -9,14 +9,14 @@ some of the weight updates
 with p = I and phi = psi = 0 at first. One update, with u = v_0 . x, q = m_0 . x, c = w_init . x, is
 
     z = p_vv u + p_vm q + c + |x|^2 phi
-    r, r_inh: one step of Eq. 8, or Eq. 9, under the drive z
+    r, r_inh: a step of Eq. 8, or Eq. 9, under the drive z
     psi <- beta psi - eta r - eta gamma phi,    phi <- phi + psi
     (p_mv, p_mm) <- beta (p_mv, p_mm) - eta gamma (p_vv, p_vm),    (p_vv, p_vm) <- (p_vv, p_vm) + (p_mv, p_mm).
 
 The 2 x 2 *pull* p is the same for every neuron. The *trace* a = (phi, psi, r, r_inh) at the end of the presentation
-is M (u, q, c, r, r_inh at its start), with a 4 x 5 *presentation map* M that depends only on |x|^2 and the learning
-rates. Split a group into the mean, which drives r_inh, and the deviations from the mean, which feel no inhibition
-(alpha = 0): each part has one map, the same for all its weight vectors. Only the maps are stepped, for many
+is M (u, q, c, r, r_inh at the start), with a 4 x 5 *presentation map* M, a function of |x|^2 and the learning rates
+alone. Split a group into the mean, the drive of r_inh, and the deviations from the mean, without inhibition
+(alpha = 0): each part has a map, the same for all weight vectors of the part. Only the maps are stepped, for many
 presentations at once: by Numba on the CPU (compiled.py), by torch elsewhere.
 
 Axes: B groups, P or T presentations, K inputs, n weight vectors.
@@ -66,11 +66,11 @@ def hold_input(
     rates: Tensor,
     mean: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Hold an input through all its weight updates (Eq. 4, 8 or 9).
+    """Hold an input through all weight updates (Eq. 4, 8 or 9).
 
     Args:
         constants: parameters.
-        alpha: strength of the inhibition, which broadcasts against ``r``.
+        alpha: strength of the inhibition, to broadcast against ``r``.
         r, r_inh: r - b and r_inh before the presentation.
         drive: takes (p_vv, p_vm), shape (2, ...), to the drive without the updates of this presentation,
             p_vv u + p_vm q + c.
