@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,9 @@ def finite_array(name: str, value: ArrayLike, axes: str) -> Array:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
         raise ValueError(f"{name} must be finite; {name}[{', '.join(map(str, where))}] is {numbers[where]}")
     return numbers
+
+
+def choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Check that ``value`` is one of ``choices``, of the same type."""
+    if not any(type(value) is type(one) and value == one for one in choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")

@@ -21,10 +21,11 @@ import xarray as xr
 from convergence import HERE, RUST, save_data, save_figure
 from matplotlib.axes import Axes
 
+from bioshare.bridge import InstantSharing
 from bioshare.train.commands.options import TIME_UP
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
+from bioshare.train.fitting import fit
 from bioshare.train.interrupt import Interrupted
-from bioshare.train.loop import fit
 from bioshare.train.runs import Job, run_all
 
 RATES = (5e-4, 5e-3, 5e-2)
@@ -106,13 +107,12 @@ def config(rate: float, args: argparse.Namespace) -> TrainConfig:
     """Configuration of the run at a learning rate."""
     return TrainConfig(
         dataset=args.dataset if args.full else "digits",
-        locally_connected=True,
-        share_every=EVERY,
-        share_count="run",
+        network=LocallyConnected(),
+        optimizer=AdamW(rate),
+        phases=(Every(EVERY, InstantSharing(), count="run"),),
         epochs=200 if args.full else 3 if args.quick else 8,
         batch_size=512 if args.full else 128,
         padding=4 if args.full else 1,
-        learning_rate=rate,
         seed=args.seed,
     )
 

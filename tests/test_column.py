@@ -8,8 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
-from bioshare.train.gather import gather
-from bioshare.train.results import write_result
+from bioshare.train.results import gather, write_result
 
 SCRIPT = Path(__file__).parents[1] / "figures" / "column.py"
 ACCURACY = {"conv": 90.0, "lc": 80.0, "lc-ws1": 89.0, "lc-ws10-alpha10": 86.0}

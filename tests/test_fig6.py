@@ -60,7 +60,9 @@ def test_all_learning_rates_are_trained_and_go_on_where_they_were(fig6, monkeypa
     assert [job.name for job in jobs] == NAMES
     assert [job.folder for job in jobs] == [tmp_path / "runs/fig6" / rate for rate in ("0.0005", "0.005", "0.05")]
     configs = [job.config for job in jobs]
-    assert {(config.dataset, config.epochs, config.batch_size) for config in configs} == {("cifar10-jpeg", 200, 512)}
+    assert {(config.dataset_name, config.epochs, config.batch_size) for config in configs} == {
+        ("cifar10-jpeg", 200, 512)
+    }
     with xr.open_dataset("out/fig6_full.nc") as stored:
         assert dict(stored["neg_log_snr"].sizes) == {"learning_rate": 3, "snr_step": 3, "layer": 2}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -19,9 +19,8 @@ from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_conne
 from bioshare.nn.functional import prefer
 from bioshare.train.config import TrainConfig
 from bioshare.train.distributed import Processes
-from bioshare.train.graph import WARM_UP, recorder
+from bioshare.train.graph import WARM_UP, changing, recorder
 from bioshare.train.run import Run
-from bioshare.train.sharing import changing
 
 NetworkForm = Literal["conv", "naive", "auto", "batched", "fused"]
 """Convolutional; locally connected by unfold and einsum; or a form of `bioshare.nn.functional.prefer`."""

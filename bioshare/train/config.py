@@ -1,26 +1,150 @@
-"""`TrainConfig`: everything that decides the outcome of one training run."""
+"""`TrainConfig` and the small objects that make one: everything that decides the outcome of a training run."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import nn
+
+from bioshare.bridge import Phase
+from bioshare.checks import choice, real, whole
+from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 
 DatasetName = Literal["cifar10", "cifar10-jpeg", "cifar100", "tinyimagenet", "imagenet", "digits"]
+Architecture = Literal["resnet20", "resnet18"]
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"resnet20": resnet20, "resnet18": resnet18}
 
-LEAST = {
-    **dict.fromkeys(("epochs", "batch_size", "repetitions", "share_every", "pool", "train_images"), 1),
-    **dict.fromkeys(("padding", "keep_first", "seed"), 0),
-}
-"""Of whole numbers."""
 
-POSITIVE = ("learning_rate", "presentations", "strength")
-NOT_NEGATIVE = ("weight_decay", "alpha", "gamma", "noise")
-"""Of other numbers, all finite."""
+@dataclass(frozen=True)
+class ImageData:
+    """Small images: CIFAR, TinyImageNet, or scikit-learn's digits, which need no files."""
 
-SIMULATED = ("gamma", "presentations", "strength", "stimulus", "noise", "pool", "rescale")
-"""Fields that only a simulated sleep has a use for."""
+    name: Literal["cifar10", "cifar10-jpeg", "cifar100", "tinyimagenet", "digits"]
+
+    def __post_init__(self) -> None:
+        choice("dataset", self.name, get_args(DatasetName))
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """ImageNet, whose training images are streamed from their files.
+
+    Attributes:
+        crop: "resized" crops 224 x 224 pixels from the image resized to a smaller side of 256, as in the paper's text;
+            "random-resized" takes a random part (8 to 100 % of the area, aspect 3/4 to 4/3), as in the published code.
+    """
+
+    name: ClassVar[str] = "imagenet"
+    crop: Literal["resized", "random-resized"] = "resized"
+
+    def __post_init__(self) -> None:
+        choice("crop", self.crop, ("resized", "random-resized"))
+
+
+@dataclass(frozen=True)
+class Convolutional:
+    """A network with ordinary convolutions, whose weights are the same at all positions.
+
+    Attributes:
+        architecture: "resnet20" (CIFAR form) or "resnet18" (half the usual width).
+    """
+
+    architecture: Architecture = "resnet20"
+
+    def __post_init__(self) -> None:
+        choice("architecture", self.architecture, get_args(Architecture))
+
+    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
+        """The network for images of ``input_size`` (channels, rows, columns)."""
+        return ARCHITECTURES[self.architecture](num_classes, in_channels=input_size[0])
+
+
+@dataclass(frozen=True)
+class LocallyConnected:
+    """A network whose convolutions are replaced by locally connected layers with independent weights.
+
+    Attributes:
+        architecture: "resnet20" (CIFAR form) or "resnet18" (half the usual width).
+        keep_first: number of convolutions that stay, counted from the input ("1st layer conv" is 1).
+    """
+
+    architecture: Architecture = "resnet20"
+    keep_first: int = 0
+
+    def __post_init__(self) -> None:
+        choice("architecture", self.architecture, get_args(Architecture))
+        whole("keep_first", self.keep_first, "a number of convolutions", at_least=0)
+
+    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
+        """The network for images of ``input_size`` (channels, rows, columns).
+
+        Raises:
+            ValueError: ``keep_first`` leaves no layer to be locally connected.
+        """
+        model = ARCHITECTURES[self.architecture](num_classes, in_channels=input_size[0])
+        model = to_locally_connected(model, input_size, "independent", self.keep_first)
+        if not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
+            raise ValueError(f"keep_first must leave a convolution of {self.architecture}; got {self.keep_first}")
+        return model
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """The optimiser of the paper.
+
+    Attributes:
+        learning_rate: learning rate before the first milestone.
+        weight_decay: decoupled weight decay.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        real("learning_rate", self.learning_rate, "a finite rate > 0", above=0, array=False)
+        real("weight_decay", self.weight_decay, "a finite number >= 0", at_least=0, array=False)
+
+    def build(self, model: nn.Module, capturable: bool | None = None) -> torch.optim.AdamW:
+        """The fused optimiser of a model's parameters.
+
+        Args:
+            model: the network, on its device.
+            capturable: keep the learning rate in a tensor beside the weights, so that a CUDA graph can hold the step;
+                None for True on a GPU only.
+        """
+        device = next(model.parameters()).device
+        capturable = device.type == "cuda" if capturable is None else capturable
+        optimizer = torch.optim.AdamW(
+            model.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True, capturable=capturable
+        )
+        if capturable:
+            for group in optimizer.param_groups:
+                group["lr"] = torch.full((), self.learning_rate, device=device)
+        return optimizer
+
+
+@dataclass(frozen=True)
+class Every:
+    """A phase after every n-th batch, ws(n) in the paper: after batches whose index n divides, the first one included.
+
+    Attributes:
+        n: number of batches from one phase to the next.
+        phase: change of the weights, see `bioshare.bridge.Phase`.
+        count: count batches from the start of every "epoch", as the paper does, or of the "run".
+    """
+
+    n: int
+    phase: Phase
+    count: Literal["epoch", "run"] = "epoch"
+
+    def __post_init__(self) -> None:
+        whole("every", self.n, "a number of batches", at_least=1)
+        choice("count", self.count, ("epoch", "run"))
+        if not isinstance(self.phase, Phase):
+            raise TypeError(f"phase must be a Phase, such as bs.InstantSharing(); got {self.phase!r}")
 
 
 @dataclass(frozen=True)
@@ -28,71 +152,37 @@ class TrainConfig:
     """One training run of Pogodin 2021, Sec. 5: same configuration, same machine, same weights.
 
     Attributes:
-        dataset: what to train on; "digits" needs no files.
-        network: "resnet20" (CIFAR form) or "resnet18" (half the usual width).
-        locally_connected: replace the convolutions by locally connected layers.
-        keep_first: how many convolutions stay convolutions, counted from the input ("1st layer conv" is 1).
-        share_every: weight sharing after every n-th batch, ws(n) in the paper; None for never.
-        share_count: count batches from the start of every "epoch", as the paper does, or of the "run". Sharing follows
-            the batches whose index is divisible by share_every, the first one included.
-        border: whether positions that see padding "share" with the others or "keep" their weights.
-        sleep: what happens at a sharing: "instant", weights become their means at once; or a simulated sleep, in the
-            "ideal" circuit (infinite alpha) or in the rate "circuit" in time (`bioshare.Sleep.rate_circuit`).
-        alpha: inhibition of the rate circuit.
-        gamma: pull of a simulated sleep to the weights before it.
-        presentations: of a simulated sleep, for every input of a neuron.
-        strength: of a presentation, below 2 (`bioshare.bridge.scaling.NormalisedRule`).
-        stimulus: "grid" in random order, or "gaussian".
-        noise: standard deviation of what every neuron adds to its inputs; every neuron is simulated then.
-        pool: draw every sleep from so many that are kept; None simulates a new one each time.
-        rescale: bring every group's mean back to its norm before a simulated sleep; the paper doesn't.
-        moments: AdamW's at a sharing: "keep" leaves them, "share" lets them follow the weights, "reset" sets them to 0.
+        dataset: training and test images; a name is short for `ImageData` of the name, or for ``ImageNet()``.
+        network: `Convolutional` or `LocallyConnected`.
+        optimizer: `AdamW`.
+        milestones: fractions of the epochs at which the learning rate is divided by 4.
+        phases: changes of the weights between steps of learning, each with an interval. Phases that fall due at one
+            batch run in their order.
         epochs: passes over the training images.
         batch_size: images in a batch, repetitions included; over all processes.
         repetitions: crops of the same image in a batch.
-        padding: pixels around a training image before the random crop (Sec. 5.1 says how, dataset by dataset).
-        flip: mirror half of the training images; None for what the dataset's text says (ImageNet yes, others no).
-        imagenet_crop: crop training images of ImageNet from the "resized" image, as the paper's text says, or crop a
-            "random-resized" part (8 to 100 % of its area, aspect 3/4 to 4/3), as its published code does.
-        learning_rate: of AdamW, at the start.
-        weight_decay: of AdamW.
-        milestones: fractions of the epochs at which the learning rate is divided by 4.
+        padding: pixels around a training image before the random crop (Sec. 5.1); ImageNet has none.
+        flip: mirror half of the training images; None for the choice of the paper (ImageNet yes, others no).
         precision: "fp16" and "bf16" are automatic mixed precision; "auto" is fp16 on a GPU and fp32 on a CPU.
         compile: pass the network through `torch.compile`.
-        train_images: train on a random subset of that many images; None for all of them.
-        validation: hold out the paper's validation split, and test on it instead of on the test images.
-        seed: of the weights, the order of the images, their crops and the sleeps.
+        train_images: number of training images, drawn at random; None for all.
+        validation: hold out the paper's validation split, and test on this split instead of the test images.
+        seed: seed of the initial weights, of the order and the crops of images, and of the phases.
 
     Raises:
-        ValueError: a field is of the wrong kind or out of range, or fields contradict each other.
+        TypeError, ValueError: a field is of the wrong kind or out of range.
     """
 
-    dataset: DatasetName = "cifar10"
-    network: Literal["resnet20", "resnet18"] = "resnet20"
-    locally_connected: bool = False
-    keep_first: int = 0
-    share_every: int | None = None
-    share_count: Literal["epoch", "run"] = "epoch"
-    border: Literal["share", "keep"] = "share"
-    sleep: Literal["instant", "ideal", "circuit"] = "instant"
-    alpha: float = 10.0
-    gamma: float = 0.0
-    presentations: float = 5.0
-    strength: float = 0.5
-    stimulus: Literal["grid", "gaussian"] = "grid"
-    noise: float = 0.0
-    pool: int | None = None
-    rescale: bool = True
-    moments: Literal["keep", "share", "reset"] = "keep"
+    dataset: ImageData | ImageNet | str = "cifar10"
+    network: Convolutional | LocallyConnected = Convolutional()
+    optimizer: AdamW = AdamW()
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    phases: tuple[Every, ...] = ()
     epochs: int = 200
     batch_size: int = 512
     repetitions: int = 1
     padding: int = 4
     flip: bool | None = None
-    imagenet_crop: Literal["resized", "random-resized"] = "resized"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    milestones: tuple[float, ...] = (0.5, 0.75)
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     compile: bool = False
     train_images: int | None = None
@@ -100,81 +190,58 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.milestones, list):  # as JSON has it
-            object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name, hint in get_type_hints(type(self)).items():
-            if not _fits(getattr(self, name), hint):
-                raise ValueError(f"{name} must be {_words(hint)}; got {getattr(self, name)!r}")
-        self._refuse_sizes()
-        self._refuse_quantities()
-        self._refuse_contradictions()
-
-    def _refuse_sizes(self) -> None:
-        """Refuse whole numbers that are too small, and batches that repetitions don't divide."""
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        if isinstance(self.dataset, str):
+            object.__setattr__(self, "dataset", data_named(self.dataset))
+        parts = {"dataset": (ImageData, ImageNet), "network": (Convolutional, LocallyConnected), "optimizer": (AdamW,)}
+        for name, kinds in parts.items():
+            if not isinstance(getattr(self, name), kinds):
+                kind = " or ".join(kind.__name__ for kind in kinds)
+                raise TypeError(f"{name} must be an object of type {kind}; got {getattr(self, name)!r}")
+        for name, kind in (("milestones", float | int), ("phases", Every)):
+            items = getattr(self, name)
+            if not isinstance(items, tuple) or not all(isinstance(item, kind) for item in items):
+                raise TypeError(f"{name} must be a tuple of {getattr(kind, '__name__', 'numbers')}; got {items!r}")
+        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
+        whole("epochs", self.epochs, "a number of epochs", at_least=1)
+        whole("batch_size", self.batch_size, "a number of images", at_least=1)
+        whole("repetitions", self.repetitions, "a number of crops", at_least=1)
+        whole("padding", self.padding, "a number of pixels", at_least=0)
+        whole("seed", self.seed, "an integer", at_least=0)
+        if self.train_images is not None:
+            whole("train_images", self.train_images, "a number of images or None", at_least=1)
+        choice("flip", self.flip, (None, True, False))
+        choice("compile", self.compile, (True, False))
+        choice("validation", self.validation, (True, False))
+        choice("precision", self.precision, ("auto", "fp32", "fp16", "bf16"))
         if self.batch_size % self.repetitions:
             raise ValueError(
                 f"batch_size must be a multiple of repetitions={self.repetitions}; got {self.batch_size}. A batch "
                 "holds batch_size / repetitions different images"
             )
 
-    def _refuse_quantities(self) -> None:
-        """Refuse numbers that are out of range."""
-        for name in (*POSITIVE, *NOT_NEGATIVE):
-            value, least = getattr(self, name), math.ulp(0.0) if name in POSITIVE else 0.0
-            if not (math.isfinite(value) and value >= least):
-                raise ValueError(f"{name} must be finite and {'> 0' if least else '>= 0'}; got {value!r}")
-        if self.strength >= 2:
-            raise ValueError(f"strength must be below 2, beyond which a sleep overshoots; got {self.strength!r}")
-        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
+    @property
+    def dataset_name(self) -> str:
+        """Name of the data set."""
+        return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
-    def _refuse_contradictions(self) -> None:
-        """Refuse fields that need each other, or exclude each other."""
-        if not self.locally_connected and (self.share_every is not None or self.keep_first):
-            raise ValueError("share_every and keep_first need locally_connected=True; a convolution shares by itself")
-        if self.share_every is None:
-            self._refuse_others("without share_every (--every)", "sleep", "moments", "alpha", *SIMULATED)
-        if self.sleep == "instant":
-            self._refuse_others('for sleep="instant"', "alpha", *SIMULATED)
-        if self.sleep == "ideal":
-            self._refuse_others('for sleep="ideal"', "alpha")
-        if self.noise:
-            why = f"with noise={self.noise}, where a sleep is no linear map"
-            self._refuse_others(why, "pool")
-            if self.moments == "share":
-                raise ValueError(f'moments must be "keep" or "reset" {why}; got {self.moments!r}')
+    def build_network(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
+        """The network with weights drawn from the seed; torch's global generator stays as before.
 
-    def _refuse_others(self, why: str, *names: str) -> None:
-        """Refuse any other value than their defaults."""
-        for name in names:
-            value, default = getattr(self, name), getattr(type(self), name)
-            if value != default:
-                raise ValueError(f"{name} must stay {default!r} {why}, where it has no use; got {value!r}")
+        Args:
+            num_classes: number of classes of the data set.
+            input_size: channels, rows and columns of an image.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.network.build(num_classes, input_size)
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0: divided by 4 at every milestone."""
+        passed = sum(epoch >= round(milestone * self.epochs, 9) for milestone in self.milestones)
+        return self.optimizer.learning_rate / 4**passed
 
 
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a field's kind. A whole number will do for any number, and a bool is none."""
-    if isinstance(hint, UnionType):
-        return any(_fits(value, kind) for kind in get_args(hint))
-    if get_origin(hint) is Literal:
-        return isinstance(value, str) and value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _words(hint: Any) -> str:
-    """A field's kind in words."""
-    if isinstance(hint, UnionType):
-        return " or ".join(map(_words, get_args(hint)))
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(get_args(hint))}"
-    if get_origin(hint) is tuple:
-        return f"a tuple, each item {_words(get_args(hint)[0])}"
-    return {bool: "True or False", int: "a whole number", float: "a number", type(None): "None"}[hint]
+def data_named(name: str) -> ImageData | ImageNet:
+    """The data set of a name."""
+    return ImageNet() if name == "imagenet" else ImageData(name)  # pyright: ignore[reportArgumentType]

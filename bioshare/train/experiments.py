@@ -1,6 +1,6 @@
-"""Every row of the paper's Tables 1-12 by name: how it was trained, and what came out; and a table of our own.
+"""Every row of the paper's Tables 1-12 by name, with its configuration and the printed numbers; and a table of our own.
 
-The table "sleep" is one that the paper lacks: networks whose sleep is simulated, beside those of Table 1.
+The table "sleep", which the paper lacks, has networks whose sleep is simulated beside the networks of Table 1.
 """
 
 from __future__ import annotations
@@ -14,17 +14,26 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any, Literal
 
+from bioshare.bridge import InstantSharing
 from bioshare.train import paper_tables
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import AdamW, Convolutional, Every, LocallyConnected, TrainConfig
 from bioshare.train.paper_tables import cells
+from bioshare.train.phases import (
+    CircuitOptions,
+    IdealOptions,
+    NoisyCircuitOptions,
+    NoisyIdealOptions,
+    PhaseOptions,
+    phase_of,
+)
 
 TableName = int | Literal["sleep"]
-"""A number of the paper's, or our own."""
+"""A number of the paper's table, or our own table."""
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What the paper prints for a row, in per cent; None where it prints nothing.
+    """The numbers that the paper prints for a row, in per cent; None for a blank.
 
     Attributes:
         top1, top5: test accuracy, a mean over 5 runs (ImageNet: 1 run). No top1: the paper has no such row.
@@ -46,16 +55,28 @@ class Experiment:
 
     Attributes:
         name: "table1/cifar10/lc-ws10" or "sleep/cifar10/lc-ws10-ideal": table, dataset, row.
-        config: how it is trained, in the setting of the table; seed 0.
+        setting: configuration without phases, in the setting of the table; seed 0.
+        every: interval of the phase in batches, ws(n); None for a network that never shares.
+        sleep: options of the phase, see `bioshare.train.phases.PHASES`.
         paper: the paper's numbers.
-        home: the name under which the tables show it first. Rows of one home are the same runs: those of Table 4
-            are Table 1's, of Table 7 the ranges, of Table 10 the hyperparameters.
+        home: the name under which the tables show the runs first. Rows of one home are the same runs: Table 4 shows
+            the runs of Table 1 again, Table 7 their ranges, Table 10 their hyperparameters.
     """
 
     name: str
-    config: TrainConfig
+    setting: TrainConfig
+    every: int | None
+    sleep: PhaseOptions
     paper: Paper
     home: str
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration of the run with seed 0."""
+        if self.every is None:
+            return self.setting
+        phase = phase_of(self.sleep, self.setting.seed)
+        return dataclasses.replace(self.setting, phases=(Every(self.every, phase),))
 
     @property
     def table(self) -> TableName:
@@ -70,14 +91,14 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Table:
-    """What a table is about.
+class PaperTable:
+    """A table of the paper.
 
     Attributes:
-        shows: the quantity that it prints.
-        setting: whose runs: padding 0, 4 or 8 of CIFAR and TinyImageNet, or ImageNet.
-        runs: how many seeds the paper had, and how many are trained by default.
-        note: what else to know of it.
+        shows: quantity in the cells.
+        setting: padding 0, 4 or 8 of CIFAR and TinyImageNet, or ImageNet.
+        runs: number of seeds in the paper, and by default.
+        note: a remark for the title.
     """
 
     shows: Literal["accuracy", "max - min", "hyperparameters"]
@@ -90,36 +111,38 @@ class Table:
         return f"{self.shows}, {setting}, {self.runs} run{'s' * (self.runs > 1)}{self.note and f' ({self.note})'}"
 
 
-TABLES: dict[TableName, Table] = {
-    1: Table("accuracy", 4),
-    2: Table("accuracy", "imagenet", runs=1),
-    3: Table("accuracy", 0),
-    4: Table("accuracy", 4),
-    5: Table("accuracy", 8),
-    6: Table("max - min", 0),
-    7: Table("max - min", 4),
-    8: Table("max - min", 8),
-    9: Table("hyperparameters", 0),
-    10: Table("hyperparameters", 4),
-    11: Table("hyperparameters", 8),
-    12: Table("accuracy", "imagenet", runs=1),
-    "sleep": Table("accuracy", 4, note="Table 1; simulated sleep is not in the paper"),
+TABLES: dict[TableName, PaperTable] = {
+    1: PaperTable("accuracy", 4),
+    2: PaperTable("accuracy", "imagenet", runs=1),
+    3: PaperTable("accuracy", 0),
+    4: PaperTable("accuracy", 4),
+    5: PaperTable("accuracy", 8),
+    6: PaperTable("max - min", 0),
+    7: PaperTable("max - min", 4),
+    8: PaperTable("max - min", 8),
+    9: PaperTable("hyperparameters", 0),
+    10: PaperTable("hyperparameters", 4),
+    11: PaperTable("hyperparameters", 8),
+    12: PaperTable("accuracy", "imagenet", runs=1),
+    "sleep": PaperTable("accuracy", 4, note="Table 1; simulated sleep is not in the paper"),
 }
 
-SMALL: dict[str, Any] = {"network": "resnet20", "batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
-IMAGENET: dict[str, Any] = SMALL | {"network": "resnet18", "batch_size": 256, "padding": 0}
+SMALL: dict[str, Any] = {"batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
+IMAGENET: dict[str, Any] = SMALL | {"batch_size": 256, "padding": 0}
 NOISE = 0.01
-"""Its power in all inputs of ResNet-20's widest layers, 576 x 0.01^2, is 6 % of the grid's."""
-IN_TIME = {f"alpha{alpha}": {"sleep": "circuit", "alpha": float(alpha)} for alpha in (5, 10, 50)}
-NIGHTS: dict[str, dict[str, Any]] = IN_TIME | {"ideal": {"sleep": "ideal"}}
-NOISY = {f"{name}-noise": night | {"noise": NOISE} for name, night in NIGHTS.items()}
-UNSCALED = {f"{name}-unscaled": IN_TIME[name] | {"rescale": False} for name in ("alpha10", "alpha50")}
-SLEEPS: dict[str, dict[str, dict[str, Any]]] = {
-    "lc-ws1": NIGHTS | NOISY,
-    "lc-ws10": NIGHTS | NOISY | UNSCALED,
-    "lc-ws100": NIGHTS | NOISY,
+"""Standard deviation of the noise: the power in all inputs of ResNet-20's widest layers, 576 x 0.01^2, is 6 % of the
+power of the grid."""
+_SLEEPS: dict[str, PhaseOptions] = {
+    **{f"alpha{alpha}": CircuitOptions(alpha=float(alpha)) for alpha in (5, 10, 50)},
+    "ideal": IdealOptions(),
+    **{f"alpha{alpha}-noise": NoisyCircuitOptions(alpha=float(alpha), noise=NOISE) for alpha in (5, 10, 50)},
+    "ideal-noise": NoisyIdealOptions(noise=NOISE),
 }
-"""Rows of the paper -> what our own table adds to their names -> how the weights sleep there."""
+_UNSCALED: dict[str, PhaseOptions] = {
+    f"alpha{alpha}-unscaled": CircuitOptions(alpha=float(alpha), rescale=False) for alpha in (10, 50)
+}
+SLEEPS = {"lc-ws1": _SLEEPS, "lc-ws10": _SLEEPS | _UNSCALED, "lc-ws100": _SLEEPS}
+"""Rows of the paper -> suffix of a row's name in our own table -> options of the sleep."""
 
 PRINTED = {
     0: (paper_tables.TABLE_3, paper_tables.TABLE_6, paper_tables.TABLE_9),
@@ -129,13 +152,13 @@ PRINTED = {
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridSearch:
     """A grid search of Appendix B.
 
     Attributes:
-        learning_rates, weight_decays: its axes.
-        epochs, milestones: its schedule.
-        skipped: (learning rate, weight decay) that the paper left out.
+        learning_rates, weight_decays: axes of the grid.
+        epochs, milestones: schedule of the search.
+        skipped: (learning rate, weight decay) of the points that the paper left out.
     """
 
     learning_rates: tuple[float, ...]
@@ -149,21 +172,21 @@ _CIFAR = {"weight_decays": (1e-2, 1e-4), "epochs": 200, "milestones": (100 / 200
 _TINY = {"weight_decays": (1e-2, 1e-4), "epochs": 50, "milestones": (25 / 50, 37 / 50)}
 _IMAGENET = {"epochs": 20, "milestones": (10 / 20, 15 / 20)}
 GRIDS = {
-    ("cifar", "conv"): Grid((1e-1, 5e-2, 1e-2, 5e-3), **_CIFAR),
-    ("cifar", "lc"): Grid((1e-3, 5e-4, 1e-4, 5e-5), **_CIFAR),
-    ("tinyimagenet", "conv"): Grid((5e-3, 1e-3, 5e-4), **_TINY),
-    ("tinyimagenet", "lc"): Grid((1e-3, 5e-4), **_TINY),
-    ("imagenet", "conv"): Grid((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET),
-    ("imagenet", "lc"): Grid((1e-3, 5e-4, 1e-4, 5e-5), (1e-2,), **_IMAGENET),
-    ("imagenet", "1st-layer-conv"): Grid((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET, skipped=((1e-3, 1e-2),)),
+    ("cifar", "conv"): GridSearch((1e-1, 5e-2, 1e-2, 5e-3), **_CIFAR),
+    ("cifar", "lc"): GridSearch((1e-3, 5e-4, 1e-4, 5e-5), **_CIFAR),
+    ("tinyimagenet", "conv"): GridSearch((5e-3, 1e-3, 5e-4), **_TINY),
+    ("tinyimagenet", "lc"): GridSearch((1e-3, 5e-4), **_TINY),
+    ("imagenet", "conv"): GridSearch((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET),
+    ("imagenet", "lc"): GridSearch((1e-3, 5e-4, 1e-4, 5e-5), (1e-2,), **_IMAGENET),
+    ("imagenet", "1st-layer-conv"): GridSearch((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET, skipped=((1e-3, 1e-2),)),
 }
 
 
 def find(name: str) -> Experiment:
-    """The experiment of that name.
+    """The experiment of a name.
 
     Raises:
-        ValueError: there is none; the message has the nearest names.
+        ValueError: the name is unknown; the message has the nearest names.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}{_nearest(name)}. `python -m bioshare list` prints all names")
@@ -174,7 +197,7 @@ def matching(pattern: str = "*") -> list[Experiment]:
     """The experiments whose name a shell pattern matches, or begins with: "table1", "*/cifar10/lc*".
 
     Raises:
-        ValueError: there is none.
+        ValueError: no name matches.
     """
     start = pattern.rstrip("/") + "/"
     found = [one for name, one in EXPERIMENTS.items() if fnmatchcase(name, pattern) or name.startswith(start)]
@@ -183,27 +206,28 @@ def matching(pattern: str = "*") -> list[Experiment]:
     return found
 
 
-def grid(experiment: Experiment) -> list[TrainConfig]:
-    """The grid search behind an experiment's learning rate and weight decay: a configuration per point.
-
-    The validation split is held out and tested on, in the schedule of the search. The paper tuned "1st layer
-    conv" only for LC and LC with sharing after every batch; its other rows get the same grid.
-    """
-    config, search = experiment.config, grid_of(experiment)
-    shared = dataclasses.replace(config, epochs=search.epochs, milestones=search.milestones, validation=True)
-    return [
-        dataclasses.replace(shared, learning_rate=rate, weight_decay=decay)
-        for rate, decay in product(search.learning_rates, search.weight_decays)
-        if (rate, decay) not in search.skipped
-    ]
-
-
-def grid_of(experiment: Experiment) -> Grid:
+def grid_search(experiment: Experiment) -> GridSearch:
     """The axes and the schedule of an experiment's grid search."""
-    config = experiment.config
-    dataset = "cifar" if config.dataset in ("cifar10", "cifar100") else config.dataset
-    network = "1st-layer-conv" if config.keep_first else "lc" if config.locally_connected else "conv"
-    return GRIDS[dataset, network]
+    name, network = experiment.setting.dataset_name, experiment.setting.network
+    kind = "conv" if isinstance(network, Convolutional) else "1st-layer-conv" if network.keep_first else "lc"
+    return GRIDS["cifar" if name in ("cifar10", "cifar100") else name, kind]
+
+
+def searched(experiment: Experiment) -> Experiment:
+    """The experiment in the schedule of its grid search, tested on the validation split."""
+    search = grid_search(experiment)
+    schedule = {"epochs": search.epochs, "milestones": search.milestones, "validation": True}
+    return dataclasses.replace(experiment, setting=dataclasses.replace(experiment.setting, **schedule))
+
+
+def grid_points(experiment: Experiment) -> list[AdamW]:
+    """The optimisers of an experiment's grid search.
+
+    The paper tuned "1st layer conv" only for LC and LC with sharing after every batch; other rows get the same grid.
+    """
+    search = grid_search(experiment)
+    points = product(search.learning_rates, search.weight_decays)
+    return [AdamW(*point) for point in points if point not in search.skipped]
 
 
 def _experiments() -> Iterable[Experiment]:
@@ -213,53 +237,45 @@ def _experiments() -> Iterable[Experiment]:
         if number == "sleep":
             yield from _sleeping()
             continue
-        for (dataset, row), (config, paper) in _trained(table.setting, number).items():
-            name = f"table{number}/{dataset}/{row}"
-            home = homes.setdefault((table.setting, dataset, row), name)
-            yield Experiment(name, config, paper, home)
+        for (dataset, row), one in _trained(table.setting, number).items():
+            home = homes.setdefault((table.setting, dataset, row), one.name)
+            yield dataclasses.replace(one, home=home)
 
 
-def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str, str], tuple[TrainConfig, Paper]]:
-    """(dataset, row) -> how it was trained, and the paper's numbers."""
+def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str, str], Experiment]:
+    """The experiments of a table by dataset and row."""
+    shared: dict[str, Any]
     if isinstance(setting, int):
-        (accuracy, spread, tuned), shared = map(cells, PRINTED[setting]), SMALL | {"padding": setting}
+        accuracy, spread, tuned = map(cells, PRINTED[setting])
+        architecture, shared = "resnet20", SMALL | {"padding": setting}
     else:
         accuracy, spread = cells(paper_tables.TABLE_2 if number == 2 else paper_tables.TABLE_12), {}
-        tuned, shared = cells(paper_tables.IMAGENET_HYPERPARAMETERS), IMAGENET
-    return {
-        key: (
-            TrainConfig(**shared, dataset=key[0], **_connectivity(key[1]), **tuned[key]),  # type: ignore[arg-type]
-            Paper(**printed, **spread.get(key, {})),
-        )
-        for key, printed in accuracy.items()
-    }
+        tuned = cells(paper_tables.IMAGENET_HYPERPARAMETERS)
+        architecture, shared = "resnet18", IMAGENET
+    experiments: dict[tuple[str, str], Experiment] = {}
+    for (dataset, row), printed in accuracy.items():
+        repetitions, every = re.search(r"-(\d+)reps", row), re.search(r"-ws(\d+)", row)
+        keep_first = int(row.endswith("/1st-layer-conv"))
+        network = LocallyConnected(architecture, keep_first) if row.startswith("lc") else Convolutional(architecture)
+        own: dict[str, Any] = {"repetitions": int(repetitions[1])} if repetitions else {}
+        config = TrainConfig(dataset, network, AdamW(**tuned[dataset, row]), **shared | own)
+        name, paper = f"table{number}/{dataset}/{row}", Paper(**printed, **spread.get((dataset, row), {}))
+        interval = int(every[1]) if every else None
+        experiments[dataset, row] = Experiment(name, config, interval, InstantSharing(), paper, home=name)
+    return experiments
 
 
 def _sleeping() -> Iterable[Experiment]:
     """The rows of our own table: Table 1's of CIFAR-10 without repetitions, and the same runs with simulated sleep.
 
-    What sleeps has the learning rate and the weight decay of instant sharing at the same intervals.
+    A simulated sleep has the learning rate and the weight decay of instant sharing at the same intervals.
     """
-    table = {row: found for (dataset, row), found in _trained(4, 1).items() if dataset == "cifar10"}
-    for row in ("conv", "lc"):
-        yield Experiment(f"sleep/cifar10/{row}", *table[row], home=f"table1/cifar10/{row}")
-    for row, sleeps in SLEEPS.items():
-        instant, paper = table[row]
-        yield Experiment(f"sleep/cifar10/{row}", instant, paper, home=f"table1/cifar10/{row}")
-        for name, sleep in sleeps.items():
-            name = f"sleep/cifar10/{row}-{name}"
-            yield Experiment(name, dataclasses.replace(instant, **sleep), Paper(), home=name)
-
-
-def _connectivity(row: str) -> dict[str, Any]:
-    """The fields of TrainConfig that a row's name stands for."""
-    repetitions, every = re.search(r"-(\d+)reps", row), re.search(r"-ws(\d+)", row)
-    return {
-        "locally_connected": row.startswith("lc"),
-        "keep_first": int(row.endswith("/1st-layer-conv")),
-        "repetitions": int(repetitions[1]) if repetitions else 1,
-        "share_every": int(every[1]) if every else None,
-    }
+    table = {row: one for (dataset, row), one in _trained(4, 1).items() if dataset == "cifar10"}
+    for row in ("conv", "lc", *SLEEPS):
+        yield dataclasses.replace(table[row], name=f"sleep/cifar10/{row}")
+        for suffix, sleep in SLEEPS.get(row, {}).items():
+            name = f"sleep/cifar10/{row}-{suffix}"
+            yield dataclasses.replace(table[row], name=name, sleep=sleep, paper=Paper(), home=name)
 
 
 def _nearest(name: str) -> str:
@@ -268,4 +284,4 @@ def _nearest(name: str) -> str:
 
 
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _experiments()}
-"""By name, in the order of the tables and of their rows."""
+"""Experiments by name, in the order of the tables and of their rows."""

@@ -1,8 +1,8 @@
 """CUDA graphs: all the kernels of a step, recorded once and launched as one.
 
 A step of a small network has hundreds of kernels, each of which takes the host longer to launch than the GPU to
-compute. A graph replays the kernels, not the Python: what it held in variables, such as the number of the batch, must
-not matter in what is recorded, and everything that does must lie in tensors that stay where they are.
+compute. A graph replays the kernels, not the Python: numbers of the host, such as the index of the batch, are frozen
+in a recording, so everything that changes must lie in tensors that stay in place.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bioshare.bridge import Phase
 from bioshare.train.distributed import Processes
 
 WARM_UP = 3
@@ -26,11 +28,11 @@ class Recording(Protocol):
     """Work on a device, recorded to be done again."""
 
     def capture(self, work: Callable[[], Any]) -> Any:
-        """Record what ``work`` would do, without doing it; what it returns is filled by every replay."""
+        """Record the operations of ``work`` without doing them; every replay fills the returned tensors."""
         ...
 
     def replay(self) -> None:
-        """Do it, on the current stream."""
+        """Do the recorded operations, on the current stream."""
         ...
 
 
@@ -38,8 +40,8 @@ class CudaRecording:
     """A CUDA graph; the current stream must not be the default one (`Processes.stream`).
 
     Args:
-        pool: where the graph's memory lies; graphs can share one if they never run at the same time, and none of them
-            needs what another has left in it.
+        pool: memory of the graph; graphs can share a pool if they never run at the same time, and none needs the
+            contents that another has left.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -48,7 +50,7 @@ class CudaRecording:
     def capture(self, work: Callable[[], Any]) -> Any:
         # thread_local: the thread that pins a DataLoader's memory may go on meanwhile
         stream = torch.cuda.current_stream()
-        with _collected(), torch.cuda.graph(self.graph, self.pool, stream, capture_error_mode="thread_local"):
+        with _garbage_collected(), torch.cuda.graph(self.graph, self.pool, stream, capture_error_mode="thread_local"):
             return work()
 
     def replay(self) -> None:
@@ -56,11 +58,8 @@ class CudaRecording:
 
 
 @contextmanager
-def _collected() -> Iterator[None]:
-    """A block before which Python's garbage is collected, and in which none is.
-
-    An old graph may be in it, and its end would be an error in the capture of a new one.
-    """
+def _garbage_collected() -> Iterator[None]:
+    """A block without garbage collection, just after one: the end of an old graph would spoil the capture of a new."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -74,12 +73,12 @@ def _collected() -> Iterator[None]:
 class Replayed:
     """A function of tensors that is recorded once for every shape of its arguments, and then replayed.
 
-    The first `WARM_UP` calls of a shape are ordinary ones, and count. The next is recorded, which does not execute it,
-    and replayed at once: no call is lost, and none happens twice.
+    The first `WARM_UP` calls of a shape are ordinary calls, and count. The next call is recorded, which does not
+    execute the function, and replayed at once: no call is lost, and none happens twice.
 
     Args:
-        work: a function of tensors. It must read no others but those that stay where they are, give its arguments to
-            nothing that outlives the call, and never wait for the device.
+        work: a function of tensors. Every other tensor that ``work`` reads must stay in place; the arguments must not
+            outlive the call; and ``work`` must never wait for the device.
         record: makes an empty `Recording`.
     """
 
@@ -89,7 +88,7 @@ class Replayed:
         self.recorded: dict[tuple[torch.Size, ...], tuple[Recording, list[Tensor], Any]] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """What ``work`` returns; if that is a tensor, only until the next call of any function in the same memory."""
+        """The result of ``work``; a tensor is valid until the next call of any function in the same memory."""
         shapes = tuple(tensor.shape for tensor in inputs)
         self.calls[shapes] += 1
         if self.calls[shapes] <= WARM_UP:
@@ -104,21 +103,37 @@ class Replayed:
         return output
 
 
-def recorder(graphs: bool | None, here: Processes) -> Callable[[], Recording] | None:
-    """What makes the recordings of one run, in memory that they share; None for a run without CUDA graphs.
+def changing(
+    phase: Phase,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    record: Callable[[], Recording] | None = None,
+) -> Callable[[int], None]:
+    """A function of the seed that applies a phase to a model, without checks or a report.
 
     Args:
-        graphs: whether they are wanted; None for wherever they are possible.
+        phase, model, optimizer: as for ``phase.change``.
+        record: makes CUDA graphs; phases that are ``capturable`` are then replayed, with the tensors of each seed as
+            arguments.
+    """
+    if record is None or not phase.capturable:
+        return lambda seed: phase.change(model, seed, optimizer=optimizer)
+    replayed = Replayed(lambda *tensors: phase.apply(model, tensors, optimizer=optimizer), record)
+    return lambda seed: replayed(*phase.tensors(model, seed))
+
+
+def recorder(graphs: bool | None, here: Processes) -> Callable[[], Recording] | None:
+    """A maker of the recordings of one run, in shared memory; None for a run without CUDA graphs.
+
+    Args:
+        graphs: True to demand graphs, False to refuse them, None for wherever they are possible.
         here: this process.
 
     Raises:
-        ValueError: they are wanted where they are not possible.
+        ValueError: graphs are demanded but not possible.
     """
     possible = here.device.type == "cuda" and here.world == 1
     if graphs and not possible:
-        what = f"{here.world} processes" if here.world > 1 else f"the device {str(here.device)!r}"
-        raise ValueError(f"graphs must be None or False for {what}: CUDA graphs need a GPU and a single process")
-    if not possible or graphs is False:
-        return None
-    pool = torch.cuda.graph_pool_handle()
-    return lambda: CudaRecording(pool)
+        place = f"{here.world} processes" if here.world > 1 else f"the device {str(here.device)!r}"
+        raise ValueError(f"graphs must be None or False for {place}: CUDA graphs need a GPU and a single process")
+    return partial(CudaRecording, torch.cuda.graph_pool_handle()) if possible and graphs is not False else None

@@ -1,26 +1,27 @@
-"""What a training run leaves: its history as a labelled dataset, with all that it was made with."""
+"""Results of training runs: the history of a run as a labelled dataset, and the histories of many runs in one."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from bioshare.bridge import SleepReport
 from bioshare.files import replacing
 from bioshare.machine import processor, versions
 from bioshare.train.config import TrainConfig
+from bioshare.train.stored import check_same, config_of, config_text
 
 RESULT = "result.nc"
-"""The name of its file in the folder of a run."""
+"""Name of the file of a result in the folder of a run."""
 
 VERSIONED = ("numpy", "torch", "xarray")
 MEANINGS = {
@@ -35,29 +36,31 @@ MEANINGS = {
     "images_per_second": "in training, repetitions included",
     "test_seconds": "wall-clock time of the test after the epoch, and of measuring -log SNR there",
 }
-"""What is known of an epoch, in the order of the dataset; NaN in runs that are older than the quantity."""
+"""Quantities of an epoch and their meanings, in the order of the dataset."""
 
 SPENT = ("seconds", "test_seconds")
-"""What adds up to the wall-clock time of an epoch."""
+"""Parts of the wall-clock time of an epoch."""
 
 DRIFTS = {
     "spread": "root of the summed variance of a sharing group after sleep over that before, median over groups",
     "mean_norm": "norm of a group's mean as the circuit left it over that before sleep, median over groups",
     "mean_angle": "angle between a group's means before and after sleep, in degrees, median over groups",
 }
-"""What is known of a sharing that was measured, besides -log SNR; fields of `bioshare.bridge.LayerReport`."""
+"""Measurements of a phase besides -log SNR: fields of `bioshare.bridge.LayerReport` and their meanings."""
+
+Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
 @dataclass
 class History:
-    """What happened so far.
+    """The past of a run.
 
     Attributes:
-        epochs: of every epoch that is complete, the quantities in `MEANINGS`.
-        sharings: how many times the weights were shared.
-        layers: the names of those whose -log SNR is measured.
-        snr: measurements of -log SNR: steps of the optimiser so far, whether right after a sharing, values by layer.
-        drifts: of sharings that were measured: steps of the optimiser so far, and the `DRIFTS`, each by layer.
+        epochs: the quantities in `MEANINGS` for every complete epoch.
+        sharings: number of phases so far.
+        layers: names of the layers whose -log SNR is measured.
+        snr: measurements of -log SNR: steps of the optimiser so far, whether right after a phase, values by layer.
+        drifts: measurements of phases: steps of the optimiser so far, and the `DRIFTS`, each by layer.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -67,18 +70,22 @@ class History:
     drifts: list[tuple[int, list[list[float]]]] = field(default_factory=list)
 
     def add_snr(self, steps: int, shared: bool, values: Mapping[str, float]) -> None:
-        """Add -log SNR by layer, after so many steps of the optimiser, before or right after a sharing."""
+        """Add -log SNR by layer, after so many steps of the optimiser, before or right after a phase."""
         self.layers = list(values)
         self.snr.append((steps, shared, list(values.values())))
 
-    def add_sharing(self, steps: int, report: SleepReport) -> None:
-        """Add what was measured of a sharing after so many steps: -log SNR before and after, and the drift."""
+    def add_report(self, steps: int, report: Any) -> bool:
+        """Add the measurements of a phase after so many steps; False for a report without -log SNR of the layers."""
+        layers = getattr(report, "layers", ())
+        if [layer.name for layer in layers] != self.layers or not layers:
+            return False
         for shared, name in ((False, "neg_log_snr_before"), (True, "neg_log_snr_after")):
-            self.add_snr(steps, shared, {layer.name: getattr(layer, name) for layer in report.layers})
-        self.drifts.append((steps, [[getattr(layer, name) for layer in report.layers] for name in DRIFTS]))
+            self.add_snr(steps, shared, {layer.name: getattr(layer, name) for layer in layers})
+        self.drifts.append((steps, [[getattr(layer, name) for layer in layers] for name in DRIFTS]))
+        return True
 
     def tensors(self) -> dict[str, Tensor]:
-        """The measurements: steps (n,), whether after a sharing (n,), and values (n, layers); of the drift, too."""
+        """The measurements of -log SNR, steps (n,), shared (n,), values (n, layers), and of the drift."""
         steps, shared, values = zip(*self.snr, strict=True) if self.snr else ((), (), ())
         asleep, drifts = zip(*self.drifts, strict=True) if self.drifts else ((), ())
         layers = len(self.layers)
@@ -91,20 +98,20 @@ class History:
         }
 
     def facts(self) -> dict[str, Any]:
-        """All but the measurements, as JSON can hold it."""
+        """All but the measurements, in the types of JSON."""
         return {"epochs": self.epochs, "sharings": self.sharings, "layers": self.layers}
 
     @classmethod
     def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
-        """A history from its `facts` and `tensors`; others are ignored."""
-        columns = (tensors[f"snr.{name}"].tolist() for name in ("steps", "shared", "values"))
-        drifts = (
-            tensors[f"drift.{name}"].tolist() if f"drift.{name}" in tensors else [] for name in ("steps", "values")
+        """A history from `facts` and `tensors`; other tensors are ignored."""
+        snr, drifts = (
+            list(zip(*(tensors[name].tolist() for name in names), strict=True))
+            for names in (("snr.steps", "snr.shared", "snr.values"), ("drift.steps", "drift.values"))
         )
-        return cls(**facts, snr=list(zip(*columns, strict=True)), drifts=list(zip(*drifts, strict=True)))
+        return cls(**facts, snr=snr, drifts=drifts)
 
     def write_to(self, writer: Any, since: int) -> None:
-        """Write the last epoch for TensorBoard, and what was measured since so many steps, layer by layer.
+        """Write the last epoch for TensorBoard, and the measurements since so many steps, layer by layer.
 
         Values that aren't finite, as -log SNR right after instant sharing, have no place in a curve.
         """
@@ -116,14 +123,15 @@ class History:
             for layer, value in zip(self.layers, values, strict=True):
                 if steps >= since and math.isfinite(value):
                     writer.add_scalar(f"{name}/{layer}", value, steps)
+        writer.flush()
 
     def to_xarray(self, config: TrainConfig, device: torch.device) -> xr.Dataset:
-        """The history with the axes epoch (1 for the first), and where they are known snr_step, layer and sleep_step.
+        """The history with the axes epoch (1 for the first), and where known snr_step, layer and sleep_step.
 
-        The configuration, the versions, the machine and the date are attributes.
+        Attributes are the configuration as one JSON text, the versions, the machine and the date.
         """
         variables: dict[str, Any] = {
-            name: ("epoch", np.array([epoch.get(name, np.nan) for epoch in self.epochs]), {"long_name": meaning})
+            name: ("epoch", np.array([epoch[name] for epoch in self.epochs]), {"long_name": meaning})
             for name, meaning in MEANINGS.items()
         }
         coordinates: dict[str, Any] = {"epoch": np.arange(1, len(self.epochs) + 1)}
@@ -142,48 +150,13 @@ class History:
                 for name, values in zip(DRIFTS, tensors["drift.values"].swapaxes(0, 1), strict=True):
                     variables[name] = (("sleep_step", "layer"), values, {"long_name": DRIFTS[name]})
         facts = {
+            "config": config_text(config),
             "sharings": self.sharings,
-            "device": _name(device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "machine": f"{processor()}, {torch.get_num_threads()} threads",
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        return xr.Dataset(variables, coordinates, encoded(config) | facts | versions(*VERSIONED))
-
-
-def encoded(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as netCDF's attributes can hold it."""
-    return {field.name: _encoded(getattr(config, field.name)) for field in fields(config)}
-
-
-def _encoded(value: Any) -> Any:
-    """A field's value, or what netCDF or JSON made of it, as an attribute."""
-    plain = np.array(value).tolist()
-    if plain is None or plain == []:
-        return "none"
-    if isinstance(plain, list) and len(plain) == 1:  # netCDF knows no list of one
-        return plain[0]
-    return int(plain) if isinstance(plain, bool) else plain
-
-
-def refuse_other(config: TrainConfig, found: Mapping[str, Any], path: Path) -> None:
-    """Refuse to go on from the file of another configuration.
-
-    Args:
-        config: the run that was asked for.
-        found: the fields in the file, of a result or a checkpoint. One that is newer than the file had its default.
-        path: the file.
-
-    Raises:
-        ValueError: fields differ; names them.
-    """
-    wanted = encoded(config)
-    was = encoded(TrainConfig()) | {name: _encoded(found[name]) for name in wanted if name in found}
-    differing = [f"{name} was {was[name]} and is now {value}" for name, value in wanted.items() if was[name] != value]
-    if differing:
-        raise ValueError(
-            f"config must be that of the run in {path.parent}: {', '.join(differing)}. Take another folder (--to), or "
-            "the same options"
-        )
+        return xr.Dataset(variables, coordinates, facts | versions(*VERSIONED))
 
 
 def write_result(path: Path, result: xr.Dataset) -> None:
@@ -207,10 +180,69 @@ def read_result(path: Path) -> xr.Dataset:
         ) from error
 
 
+def complete(folder: Path, config: TrainConfig | None = None) -> xr.Dataset | None:
+    """The result of a run with all epochs; None for a run that hasn't begun or ended.
+
+    Args:
+        folder: folder of the run.
+        config: configuration of the run; None for any.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration, or a damaged result.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    result = read_result(path)
+    if config:
+        check_same(config, result.attrs.get("config"), path)
+    epochs = (config or config_of(result.attrs.get("config"), path)).epochs
+    return result if result.sizes["epoch"] == epochs else None
+
+
+def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+    """Stack the histories of runs along new leading axes.
+
+    Args:
+        results: by their values along the axes, in the order of ``axes``.
+        axes: name and values of every new axis.
+
+    Returns:
+        Every numeric variable that has exactly the axis epoch, and no new axis' name, with the axes (..., epoch), from
+        epoch 1; and ``neg_log_snr``, the median over layers, where it was measured once an epoch. NaN where a run is
+        missing or shorter than others, or lacks the variable. Attributes are those that all runs agree on;
+        ``shared_config`` has the fields of the configuration that are the same in all runs, as JSON.
+    """
+    runs = [
+        _per_epoch(result, axes).expand_dims({name: [value] for name, value in zip(axes, key, strict=True)})
+        for key, result in results.items()
+    ]
+    combined = xr.combine_by_coords(runs, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+    stacked = cast(xr.Dataset, combined)
+    configs = [json.loads(result.attrs["config"]) for result in results.values() if "config" in result.attrs]
+    if configs:
+        shared = {name: value for name, value in configs[0].items() if all(one[name] == value for one in configs)}
+        stacked.attrs["shared_config"] = json.dumps(shared)
+    epochs = range(1, max(result.sizes["epoch"] for result in results.values()) + 1)
+    wanted = {name: np.array(values) for name, values in {**axes, "epoch": epochs}.items()}  # text, not objects
+    return stacked.reindex(wanted).assign_coords(wanted)
+
+
+def _per_epoch(result: xr.Dataset, axes: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+    """The numeric variables of a run along epoch alone, counted from 1."""
+    names = [
+        name
+        for name, values in result.data_vars.items()
+        if values.dims == ("epoch",) and np.issubdtype(values.dtype, np.number) and name not in axes
+    ]
+    history = result[names].reset_coords(drop=True).assign_coords(epoch=range(1, result.sizes["epoch"] + 1))
+    once_an_epoch = result.sizes.get("snr_step") == result.sizes["epoch"] + 1  # and at the start
+    if once_an_epoch and "neg_log_snr" in result and "neg_log_snr" not in axes:
+        ends = result["neg_log_snr"].dropna("layer", how="all").median("layer").values[1:]
+        history["neg_log_snr"] = "epoch", ends, {"long_name": "-log SNR at the epoch's end, median over layers"}
+    return history
+
+
 def seconds_spent(result: xr.Dataset) -> xr.DataArray:
     """Wall-clock time of all epochs of a run, or of several along further axes; tests count where they were timed."""
     return result[[name for name in SPENT if name in result]].to_array().sum(["variable", "epoch"])
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

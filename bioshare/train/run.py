@@ -1,61 +1,60 @@
-"""`Run`: a network in training, how far it has come, and its next step."""
+"""`Run`: a network in training, the progress so far, and the next step; `evaluate` tests a network."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+import xarray as xr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bioshare.bridge import InstantSharing, Sleep, neg_log_snr
+from bioshare.bridge import neg_log_snr
+from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.order import seed_at
 from bioshare.train.distributed import Processes
-from bioshare.train.evaluation import evaluate, judged
-from bioshare.train.graph import Recording, Replayed
+from bioshare.train.graph import Recording, Replayed, changing
 from bioshare.train.interrupt import TrainingDivergedError
-from bioshare.train.recipe import autocast, half, learning_rate, optimizer, set_learning_rate
-from bioshare.train.results import History
-from bioshare.train.sharing import changing, sharing
-from bioshare.train.stopwatch import Stopwatch
+from bioshare.train.results import RESULT, History, write_result
+from bioshare.train.stored import config_text
 
 LOSS, CORRECT, IMAGES, FINITE = range(4)
-"""What is summed over an epoch: losses, correct answers, images, batches before the loss was no longer finite."""
+"""Sums over an epoch: losses, correct answers, images, and batches before the loss was no longer finite."""
+
+HALF_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Run:
     """A network in training.
 
-    All processes have the same weights at every moment. Their sums differ, and become one in `totals`.
+    All processes have the same weights at every moment. The sums of losses differ between processes; `totals` adds
+    them.
 
     Args:
-        config: what is trained.
-        model: the network, in place; its `BatchNorm2d` layers are synchronised if there are several processes.
-        batches: of the training images, this process's part.
+        config: configuration of the run.
+        model: the network, in place; `BatchNorm2d` layers are synchronised if there are several processes.
+        batches: training images, the part of this process.
         here: this process.
-        record_snr: measure -log SNR after every n-th batch; None for once an epoch.
-        sizes: the other arguments of `bioshare.train.recipe.network`, for the checkpoint.
-        record: makes the CUDA graphs that the steps are replayed from (`bioshare.train.graph`); None for ordinary
+        record_snr: measure -log SNR after every n-th batch, counted as for the first phase; None for once an epoch.
+        record: makes the CUDA graphs from which the steps are replayed (`bioshare.train.graph`); None for ordinary
             steps. There must be a single process.
 
     Attributes:
-        compiled: the network as `torch.compile` made it, or itself.
-        dtype: of automatic mixed precision, or None.
-        epoch, batch: what comes next; both from 0.
-        seconds, asleep: spent on the batches of this epoch, and the part of it in which weights were shared.
-        saved: when the last checkpoint was written, by `time.monotonic`.
+        compiled: the network as `torch.compile` made it, or the network.
+        dtype: type of automatic mixed precision, or None.
+        epoch, batch: position of the next step; both from 0.
+        seconds, asleep: time spent on the batches of this epoch, and the part of that time spent in phases.
+        saved, published: times of the last checkpoint and of the last result, by `time.monotonic`.
         history: the epochs before.
-        graphs: what is replayed of learning and testing, by name; empty for ordinary steps.
+        graphs: replayed functions, "learn" and "test"; empty for ordinary steps.
     """
 
     def __init__(
@@ -65,25 +64,29 @@ class Run:
         batches: Batches,
         here: Processes,
         record_snr: int | None = None,
-        sizes: Mapping[str, Any] | None = None,
         record: Callable[[], Recording] | None = None,
     ) -> None:
-        self.config, self.batches, self.here, self.record_snr, self.sizes = config, batches, here, record_snr, sizes
+        self.config, self.batches, self.here, self.record_snr = config, batches, here, record_snr
         self.model = model.to(here.device).train()
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its convolutions)
+        for every in config.phases:
+            every.phase.check(self.model)
         here.synchronise(self.model)
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
         self.forward = here.parallel(self.compiled)
-        self.optimizer = optimizer(self.model, config)
-        self.dtype = half(config, here.device)
+        self.optimizer = config.optimizer.build(self.model)
+        self.dtype = mixed_precision(config.precision, here.device)
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype is torch.float16)
-        self.share, self.stopwatch = sharing(config), Stopwatch(here.device)
-        if isinstance(self.share, Sleep):
-            self.share.check(self.model)
-        self.change = changing(self.share, self.model, self.optimizer, record) if self.share else None
+        self.stopwatch = Stopwatch(here.device)
+        self.changes = [changing(every.phase, self.model, self.optimizer, record) for every in config.phases]
+        self.locally_connected = any(isinstance(module, LocallyConnected2d) for module in self.model.modules())
         self.rate: float | None = None
-        self.graphs = self._graphs(record) if record else {}
-        self.epoch, self.batch, self.saved = 0, 0, time.monotonic()
+        self.graphs: dict[str, Replayed] = {}
+        if record:
+            counted = partial(scores_counted, self.compiled, self.dtype)
+            self.graphs = {"learn": Replayed(self._learn, record), "test": Replayed(counted, record)}
+        self.epoch, self.batch = 0, 0
+        self.saved, self.published = time.monotonic(), -math.inf
         self.seconds, self.asleep = 0.0, 0.0
         self.sums = torch.zeros(4, dtype=torch.float64, device=here.device)
         self.history = History()
@@ -95,93 +98,94 @@ class Run:
         return self.epoch * len(self.batches) + self.batch
 
     def images(self, batch: int) -> int:
-        """How many images a batch has in all processes together, repetitions included."""
+        """Number of images of a batch in all processes together, repetitions included."""
         different = self.config.batch_size // self.config.repetitions
         return min(different, self.batches.images - batch * different) * self.config.repetitions
 
-    def _graphs(self, record: Callable[[], Recording]) -> dict[str, Replayed]:
-        """What is replayed; sharing brings its own, see `changing`."""
-        return {
-            "learn": Replayed(self._learn, record),
-            "judge": Replayed(partial(judged, self.compiled, self.dtype), record),
-        }
-
     def close(self) -> None:
-        """Drop the graphs, which hold the run as it holds them; it could only go on without them."""
+        """Drop the graphs and the wrapper of several processes, which hold the run; no step can follow."""
         self.graphs.clear()
+        self.changes.clear()
+        self.forward = self.model
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        """Learn from one batch, or this process's part of it, and share the weights if their time has come.
+        """Learn from one batch, or from the part of this process, and apply the phases that are due.
 
-        On a GPU nothing waits for it, unless -log SNR is measured or a new sleep is simulated.
+        On a GPU the host never waits here, unless -log SNR is measured or a new sleep is simulated.
         """
-        _seed(self.here.device, seed_at("step", self.config.seed, self.steps, self.here.rank))
-        rate = learning_rate(self.config, self.epoch)
+        _seed_generators(self.here.device, seed_at("step", self.config.seed, self.steps, self.here.rank))
+        rate = self.config.learning_rate(self.epoch)
         if rate != self.rate:
-            set_learning_rate(self.optimizer, rate)
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)  # in place, where a graph reads it
+                else:
+                    group["lr"] = rate
             self.rate = rate
         self.graphs.get("learn", self._learn)(x, y)
         self.batch += 1
-        self._share_and_measure()
+        measured = self.record_snr is not None and self._due(self.record_snr, self._first("count", "epoch"))
+        recorded = False
+        for index, every in enumerate(self.config.phases):
+            if self._due(every.n, every.count):
+                recorded |= self._change(index, every, measured)
+        if measured and not recorded:
+            self._measure()
 
     def _learn(self, x: Tensor, y: Tensor) -> None:
-        """What a step does on the device, from the images to the weights; a graph must find no other numbers here."""
+        """Take a step of the optimiser, on the device alone; a graph must find the same numbers of the host here."""
         self.optimizer.zero_grad()  # to None: the gradients of a graph lie in its own memory
         with autocast(self.here.device, self.dtype):
             scores = self.forward(x)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         loss = cross_entropy(scores, y, reduction="sum")
+        # several processes average their gradients: times world over all images is the mean over the whole batch
         self.scaler.scale(loss * (self.here.world / self.images(self.batch))).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._count(loss.detach(), scores.detach(), y)
-
-    def _count(self, loss: Tensor, scores: Tensor, y: Tensor) -> None:
-        correct = (scores.argmax(1) == y).sum()
-        self.sums[:FINITE] += torch.stack([loss, correct, torch.full_like(correct, len(y))])
+        correct = (scores.detach().argmax(1) == y).sum()
+        self.sums[:FINITE] += torch.stack([loss.detach(), correct, torch.full_like(correct, len(y))])
         self.sums[FINITE] += self.sums[LOSS].isfinite()
 
-    def _share_and_measure(self) -> None:
-        """Share the weights after a batch, and measure -log SNR before and after, if it is time for that."""
-        measured = self._due(self.record_snr)
-        if self.share and self._due(self.config.share_every):
-            self._share(self.share, measured)
-        elif measured:
-            self._measure()
+    def _due(self, n: int, count: str) -> bool:
+        """True after every n-th batch, the first of the epoch or of the run included."""
+        learned = self.batch if count == "epoch" else self.steps
+        return (learned - 1) % n == 0
 
-    def _share(self, share: InstantSharing | Sleep, measured: bool) -> None:
-        """Share the weights, and take the time that this alone needs."""
-        seed = seed_at("sleep", self.config.seed, self.steps - 1)
-        with self.stopwatch.running(), self._finite():
-            if measured or not (self.graphs or self.here.device.type == "cuda"):
-                report = share(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
-                if measured:
-                    self.history.add_sharing(self.steps, report)
-            elif self.change:  # what isn't finite shows in the next loss
-                self.change(seed)
+    def _change(self, index: int, every: Every, measured: bool) -> bool:
+        """Apply a phase, and record its report if -log SNR is measured; True for a recorded report."""
+        # the first phase has the seeds of the step, every other one a stream of its own
+        seed = seed_at("sleep", self.config.seed, self.steps - 1, *([index] if index else []))
         self.history.sharings += 1
+        with self.stopwatch.running(), self._diverging():
+            if measured or not (self.graphs or self.here.device.type == "cuda"):
+                report = every.phase(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
+                return measured and self.history.add_report(self.steps, report)
+            self.changes[index](seed)  # without checks: weights that aren't finite show in the next loss
+        return False
 
-    def _due(self, every: int | None) -> bool:
-        """Whether the batch just learned is one of every n-th, the first of the epoch or of the run included."""
-        learned = self.batch if self.config.share_count == "epoch" else self.steps
-        return every is not None and (learned - 1) % every == 0
+    def _first(self, name: str, default: str) -> str:
+        """A field of the first phase that has such a field, or of its interval."""
+        owners = (owner for every in self.config.phases for owner in (every, every.phase))
+        return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), default)
 
     def _measure(self) -> None:
-        if self.config.locally_connected:
-            with self._finite():
-                self.history.add_snr(self.steps, False, neg_log_snr(self.model, self.config.border))
+        if self.locally_connected:
+            with self._diverging():
+                snr = neg_log_snr(self.model, self._first("border", "share"))  # pyright: ignore[reportArgumentType]
+                self.history.add_snr(self.steps, False, snr)
 
     @contextmanager
-    def _finite(self) -> Iterator[None]:
-        """Sharing and measuring refuse weights that are not finite by a ValueError: say where the run was."""
+    def _diverging(self) -> Iterator[None]:
+        """A block whose ValueError may be due to weights that aren't finite: the error then says where the run was."""
         try:
             yield
         except ValueError:
-            self._refuse_broken_weights()
+            self._check_weights()
             raise
 
     def finish(self) -> None:
-        """Wait for the device, and see how long the sharings took."""
+        """Wait for the device, and add up the time of the phases."""
         self.here.finish()
         self.asleep += self.stopwatch.read()
 
@@ -194,49 +198,68 @@ class Run:
         totals = self.here.total(self.sums)
         if not totals[LOSS].isfinite():
             fine = -self.here.largest(-self.sums[FINITE])
-            raise self._diverged("the loss", self.steps - self.batch + int(fine))
+            raise self._divergence("the loss", self.steps - self.batch + int(fine))
         return totals
 
-    def _refuse_broken_weights(self) -> None:
-        """Refuse what the last step has made if it isn't finite."""
+    def _check_weights(self) -> None:
+        """Raise TrainingDivergedError if the last step has made a weight that isn't finite."""
         if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
             self.totals()  # a loss that wasn't finite came first
-            raise self._diverged("a weight", self.steps - 1)
+            raise self._divergence("a weight", self.steps - 1)
 
-    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
+    def _divergence(self, subject: str, step: int) -> TrainingDivergedError:
         epoch = step // len(self.batches)
-        rate = learning_rate(self.config, epoch)
+        rate = self.config.learning_rate(epoch)
         where = f"in epoch {epoch + 1}, step {step + 1} of the run, at the learning rate {rate:g}"
-        return TrainingDivergedError(
-            f"{what} is no longer finite {where}. Try a smaller learning_rate", epoch, step, rate
-        )
+        message = f"{subject} is no longer finite {where}. Try a smaller learning_rate"
+        return TrainingDivergedError(message, epoch, step, rate)
 
     def finish_epoch(self, tests: Batches) -> None:
         """Test the network, write the epoch into the history, and go on to the next."""
         start = time.perf_counter()
-        test = evaluate(self.compiled, tests, self.dtype, self.here, self.graphs.get("judge"))
+        test = evaluate(self.compiled, tests, self.dtype, self.here, self.graphs.get("test"))
         loss, correct, images, _ = self.totals().tolist()
         if self.record_snr is None:
             self._measure()
-        rate = {"learning_rate": learning_rate(self.config, self.epoch)}
-        speed = {"seconds": self.seconds, "sleep_seconds": self.asleep, "images_per_second": images / self.seconds}
-        learned = {"train_loss": loss / images, "train_accuracy": 100 * correct / images}
-        tested = test | {"test_seconds": time.perf_counter() - start}
-        self.history.epochs.append(learned | tested | rate | speed)
+        self.history.epochs.append(
+            {
+                "train_loss": loss / images,
+                "train_accuracy": 100 * correct / images,
+                **test,
+                "test_seconds": time.perf_counter() - start,
+                "learning_rate": self.config.learning_rate(self.epoch),
+                "seconds": self.seconds,
+                "sleep_seconds": self.asleep,
+                "images_per_second": images / self.seconds,
+            }
+        )
         self.epoch, self.batch, self.seconds, self.asleep = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()
 
-    def save(self, path: Path) -> None:
+    def publish(self, folder: Path) -> xr.Dataset:
+        """The history so far, written to the folder by one process."""
+        how = {"processes": self.here.world, "precision_used": str(self.dtype or torch.float32).removeprefix("torch.")}
+        result = self.history.to_xarray(self.config, self.here.device).assign_attrs(how)
+        if self.here.rank == 0:
+            write_result(folder / RESULT, result)
+        self.published = time.monotonic()
+        return result
+
+    def save(self, path: Path, sizes: dict[str, object]) -> None:
         """Write a checkpoint, in one of the processes; the others wait.
 
+        Args:
+            path: file of the checkpoint.
+            sizes: arguments of `TrainConfig.build_network`, to make the network again.
+
         Raises:
-            TrainingDivergedError: there is something in it that isn't finite; the file stays as it was.
+            TrainingDivergedError: a number isn't finite; the file stays as it was.
         """
         totals = self.totals()
-        self._refuse_broken_weights()
+        self._check_weights()
         metadata = {
-            "config": asdict(self.config),
-            "network": self.sizes,
+            "config": config_text(self.config),
+            "network": sizes,
             "epoch": self.epoch,
             "batch": self.batch,
             "seconds": self.seconds,
@@ -258,8 +281,9 @@ class Run:
         """
         tensors, metadata = checkpoint.read(path)
         checkpoint.restore(self.model, self.optimizer, tensors)
-        self.epoch, self.batch, self.seconds = (metadata[name] for name in ("epoch", "batch", "seconds"))
-        self.asleep = metadata.get("asleep", math.nan if self.batch else 0.0)  # older ones have none
+        self.epoch, self.batch, self.seconds, self.asleep = (
+            metadata[name] for name in ("epoch", "batch", "seconds", "asleep")
+        )
         self.history = History.restored(metadata["history"], tensors)
         if metadata["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
@@ -268,10 +292,92 @@ class Run:
         self.sums[FINITE] = self.batch
 
 
-def _seed(device: torch.device, seed: int) -> None:
-    """Seed the host's generator and that of a GPU, whose graphs take it from there at every replay.
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    dtype: torch.dtype | None = None,
+    here: Processes | None = None,
+    count: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> dict[str, float]:
+    """Test a network, in evaluation mode; its mode comes back.
 
-    `torch.manual_seed` does the same to all kinds of devices, and asks those that aren't there, for 0.1 ms.
+    Args:
+        model: takes images to logits.
+        batches: test images, the part of this process, on the model's device.
+        dtype: type of automatic mixed precision; None for none.
+        here: this process; None for a single one.
+        count: replaces `scores_counted` of the model, for instance by a CUDA graph.
+
+    Returns:
+        test_loss (mean cross entropy), top1 and top5 (%), over the images of all processes.
+    """
+    mode, sums = model.training, torch.zeros(4, dtype=torch.float64)
+    model.eval()
+    for x, y in batches.epoch(0):
+        sums = sums.to(x.device) + (count(x, y) if count else scores_counted(model, dtype, x, y))
+    model.train(mode)
+    loss, first, five, images = (here.total(sums) if here else sums).tolist()
+    return {"test_loss": loss / images, "top1": 100 * first / images, "top5": 100 * five / images}
+
+
+def scores_counted(model: nn.Module, dtype: torch.dtype | None, x: Tensor, y: Tensor) -> Tensor:
+    """Sum of losses, images whose class came first, and among the first five, and images of one batch, (4,)."""
+    with autocast(x.device, dtype):
+        scores = model(x).float()
+    hits = scores.topk(min(5, scores.shape[1])).indices == y[:, None]
+    loss, first = cross_entropy(scores, y, reduction="sum"), hits[:, 0].sum()
+    return torch.stack([loss, first, hits.sum(), torch.full_like(first, len(y))])
+
+
+def mixed_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of automatic mixed precision on a device; None for float32 throughout."""
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    return HALF_TYPES.get(precision)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Automatic mixed precision of a type; None for none."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+class Stopwatch:
+    """Adds up the time that blocks of work take on a device.
+
+    The host does not wait for a GPU: two events lie around each block in the current stream.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu, self.seconds = device.type == "cuda", 0.0
+        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time the block."""
+        if self.on_gpu:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self.events.append((begin, end))
+        else:
+            start = time.perf_counter()
+            yield
+            self.seconds += time.perf_counter() - start
+
+    def read(self) -> float:
+        """Seconds since the last reading; the device must have finished."""
+        seconds = self.seconds + sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
+        self.seconds = 0.0
+        self.events.clear()
+        return seconds
+
+
+def _seed_generators(device: torch.device, seed: int) -> None:
+    """Seed the generator of the host and of a GPU, from which graphs take the seed at every replay.
+
+    `torch.manual_seed` does the same to all kinds of devices, and asks for absent ones, for 0.1 ms.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

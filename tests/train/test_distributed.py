@@ -12,28 +12,31 @@ import torch.multiprocessing as mp
 import xarray as xr
 from torch import nn
 
+from bioshare.bridge import InstantSharing
 from bioshare.nn import resnet20, to_locally_connected
 from bioshare.train import checkpoint
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.data import load, training_batches
 from bioshare.train.distributed import SynchronousBatchNorm2d, processes
+from bioshare.train.fitting import CHECKPOINT, RESULT, fit
 from bioshare.train.interrupt import Interrupted, TimeUpError
-from bioshare.train.loop import CHECKPOINT, RESULT, fit
+from bioshare.train.phases import CircuitOptions, phase_of
 from bioshare.train.run import FINITE, IMAGES, Run
 
 CONFIG = TrainConfig(
-    dataset="digits", locally_connected=True, share_every=2, share_count="run", epochs=1, batch_size=8, padding=1,
-    train_images=25,
+    dataset="digits", network=LocallyConnected(), phases=(Every(2, InstantSharing(), "run"),), epochs=1, batch_size=8,
+    padding=1, train_images=25,
 )  # fmt: skip
 """Four batches; the last has one image, so that one of two processes gets none."""
 
-ASLEEP = dataclasses.replace(CONFIG, sleep="circuit", presentations=1, pool=2, moments="share")
+SLEEP = CircuitOptions(presentations=1, pool=2, moments="share")
+ASLEEP = dataclasses.replace(CONFIG, phases=(Every(2, phase_of(SLEEP, CONFIG.seed), "run"),))
 
 
 def two_processes(work, folder, *arguments):
     """Run work(rank, folder, ...) in two processes as torchrun would start them; what each of them saved."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # on a port that is free, as torchrun
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.loop", "torch._dynamo"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.fitting", "torch._dynamo"])
     mp.start_processes(_in_process, (work, folder, store.port, *arguments), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
@@ -151,7 +154,7 @@ def fit_and_report(rank, folder, config, stop=None, resume=False):
 
 def test_one_command_in_one_process_or_two(tmp_path):
     """SIGTERM in one of two processes stops both; one process resumes what two began, within float32's noise."""
-    config = dataclasses.replace(CONFIG, batch_size=30, train_images=120, learning_rate=1e-4)
+    config = dataclasses.replace(CONFIG, batch_size=30, train_images=120, optimizer=AdamW(1e-4))
     alone, both = tmp_path / "alone", tmp_path / "both"
     both.mkdir()
     fit_and_report(0, alone, config)

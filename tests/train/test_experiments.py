@@ -3,10 +3,12 @@ from collections import Counter
 
 import pytest
 
+from bioshare.bridge import InstantSharing
 from bioshare.train import paper_tables
-from bioshare.train.config import TrainConfig
-from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, grid, grid_of, matching
+from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
+from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, grid_points, grid_search, matching, searched
 from bioshare.train.paper_tables import cells
+from bioshare.train.phases import CircuitOptions, IdealOptions, NoisyCircuitOptions, NoisyIdealOptions
 
 EVERY_TABLE = pytest.mark.parametrize("table", range(1, 13))
 
@@ -38,8 +40,8 @@ def test_a_printed_difference_is_that_of_the_printed_accuracies(table):
 @EVERY_TABLE
 def test_numbers_that_a_table_has_are_all_there(table):
     for experiment in matching(f"table{table}"):
-        one_run, paper = experiment.config.dataset == "imagenet", experiment.paper
-        assert (paper.top5 is None) == (experiment.config.dataset == "cifar10"), experiment.name
+        one_run, paper = experiment.config.dataset_name == "imagenet", experiment.paper
+        assert (paper.top5 is None) == (experiment.config.dataset_name == "cifar10"), experiment.name
         assert (paper.top1_range is None) == one_run, experiment.name
         assert (paper.top5_range is None) == (one_run or paper.top5 is None), experiment.name
         assert paper.top5 is None or 0 < paper.top1 < paper.top5 < 100, experiment.name
@@ -48,8 +50,8 @@ def test_numbers_that_a_table_has_are_all_there(table):
 @EVERY_TABLE
 def test_the_chosen_hyperparameters_lie_on_the_grid_of_the_appendix(table):
     for experiment in matching(f"table{table}"):
-        points = [(config.learning_rate, config.weight_decay) for config in grid(experiment)]
-        assert (experiment.config.learning_rate, experiment.config.weight_decay) in points, experiment.name
+        points = grid_points(experiment)
+        assert experiment.config.optimizer in points, experiment.name
         assert len(points) == len(set(points))
 
 
@@ -77,33 +79,27 @@ def test_spot_values_of_the_tables():
     ],
 )
 def test_spot_values_of_the_hyperparameters(name, learning_rate, weight_decay):
-    config = find(name).config
-    assert (config.learning_rate, config.weight_decay) == (learning_rate, weight_decay)
+    assert find(name).config.optimizer == AdamW(learning_rate, weight_decay)
 
 
 def test_a_row_says_how_it_is_trained():
     assert find("table5/cifar100/lc-4reps").config == TrainConfig(
         dataset="cifar100",
-        network="resnet20",
-        locally_connected=True,
+        network=LocallyConnected("resnet20"),
         repetitions=4,
         padding=8,
         epochs=200,
         batch_size=512,
-        learning_rate=1e-3,
-        weight_decay=1e-4,
+        optimizer=AdamW(1e-3, 1e-4),
     )
     assert find("table12/imagenet/lc-ws100/1st-layer-conv").config == TrainConfig(
         dataset="imagenet",
-        network="resnet18",
-        locally_connected=True,
-        keep_first=1,
-        share_every=100,
+        network=LocallyConnected("resnet18", keep_first=1),
+        phases=(Every(100, InstantSharing()),),
         padding=0,
         epochs=200,
         batch_size=256,
-        learning_rate=5e-4,
-        weight_decay=1e-2,
+        optimizer=AdamW(5e-4, 1e-2),
     )
 
 
@@ -137,18 +133,18 @@ def test_without_simulated_sleep_the_table_of_sleeps_has_the_runs_of_table_1(row
 
 
 @pytest.mark.parametrize(
-    ("row", "every", "fields"),
+    ("row", "every", "sleep"),
     [
-        ("lc-ws1-ideal", 1, {"sleep": "ideal"}),
-        ("lc-ws10-alpha5", 10, {"sleep": "circuit", "alpha": 5.0}),
-        ("lc-ws10-alpha50-unscaled", 10, {"sleep": "circuit", "alpha": 50.0, "rescale": False}),
-        ("lc-ws10-ideal-noise", 10, {"sleep": "ideal", "noise": 0.01}),
-        ("lc-ws100-alpha10-noise", 100, {"sleep": "circuit", "alpha": 10.0, "noise": 0.01}),
+        ("lc-ws1-ideal", 1, IdealOptions()),
+        ("lc-ws10-alpha5", 10, CircuitOptions(alpha=5.0)),
+        ("lc-ws10-alpha50-unscaled", 10, CircuitOptions(alpha=50.0, rescale=False)),
+        ("lc-ws10-ideal-noise", 10, NoisyIdealOptions(noise=0.01)),
+        ("lc-ws100-alpha10-noise", 100, NoisyCircuitOptions(alpha=10.0, noise=0.01)),
     ],
 )
-def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_alone(row, every, fields):
-    one = find(f"sleep/cifar10/{row}")
-    assert one.config == dataclasses.replace(find(f"table1/cifar10/lc-ws{every}").config, **fields)
+def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_alone(row, every, sleep):
+    one, phases = find(f"sleep/cifar10/{row}"), (Every(every, sleep.phase(0)),)
+    assert one.config == dataclasses.replace(find(f"table1/cifar10/lc-ws{every}").config, phases=phases)
     assert (one.paper, one.home) == (Paper(), one.name)
 
 
@@ -165,13 +161,12 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
     ],
 )
 def test_the_grids_of_the_appendix(name, points, epochs, drops):
-    configs = grid(find(name))
-    assert len(configs) == points
-    for config in configs:
-        assert config.validation
-        assert config.epochs == epochs
-        assert [milestone * config.epochs for milestone in config.milestones] == drops  # exactly, no last-digit error
-    search = grid_of(find(name))
+    assert len(grid_points(find(name))) == points
+    config = searched(find(name)).config
+    assert config.validation
+    assert config.epochs == epochs
+    assert [milestone * config.epochs for milestone in config.milestones] == drops  # exactly, no last-digit error
+    search = grid_search(find(name))
     assert len(search.learning_rates) * len(search.weight_decays) - len(search.skipped) == points
 
 

@@ -12,21 +12,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tape import Tape, tensors
-from tiny_runs import CONFIG, assert_same_ending, interrupt, run, tiny
-from torch import Tensor, nn
+from tiny_runs import CONFIG, assert_same_ending, interrupt, run, tiny, varied
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bioshare.bridge import InstantSharing
 from bioshare.nn import resnet20, to_locally_connected
-from bioshare.train import loop
+from bioshare.train import fitting
 from bioshare.train import run as training
 from bioshare.train.checkpoint import MOMENTS
+from bioshare.train.config import ARCHITECTURES, AdamW, Convolutional
 from bioshare.train.data.order import BatchOrder
 from bioshare.train.data.streams import sent
 from bioshare.train.distributed import Processes
 from bioshare.train.graph import WARM_UP, CudaRecording, Replayed, recorder
 from bioshare.train.interrupt import TrainingDivergedError
-from bioshare.train.recipe import NETWORKS, optimizer, set_learning_rate
+from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyIdealOptions
 from bioshare.train.run import Run
 
 CPU = torch.device("cpu")
@@ -34,65 +36,59 @@ LONG = dataclasses.replace(CONFIG, epochs=6)
 """Thirty batches, six of them smaller, at three learning rates."""
 
 
-def on_a_gpu(model, config):
-    """An optimiser as it would be there; the learning rate of a CPU's differs in rounding."""
-    return optimizer(model, config, capturable=True)
-
-
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    """A tiny network; its learning rate lies where it would on a GPU, beside the weights."""
-
-    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
-    monkeypatch.setattr(training, "optimizer", on_a_gpu)
+    """A tiny network; its learning rate lies where it would on a GPU, beside the weights: on a CPU it rounds apart."""
+    build = AdamW.build
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", tiny)
+    monkeypatch.setattr(AdamW, "build", lambda self, model: build(self, model, capturable=True))
     Tape.made.clear()
 
 
 def replayed_run(folder, config, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "recorder", lambda graphs, here: Tape)
+        patch.setattr(fitting, "recorder", lambda graphs, here: Tape)
         return run(folder, config, **options)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"share_every": 1, "moments": "share"},
-        {"share_every": 2, "moments": "reset", "border": "keep"},
-        {"precision": "fp16"},
-        {"precision": "bf16", "repetitions": 2},
-        {"sleep": "ideal", "pool": 1, "share_count": "run"},
-        {"sleep": "circuit", "share_every": 2, "moments": "share"},
-        {"sleep": "circuit", "pool": 3, "share_every": 1, "moments": "reset", "border": "keep"},
-        {"sleep": "ideal", "noise": 0.1, "rescale": False},
-        {"locally_connected": False, "share_every": None},
-    ],
-    ids=str,
-)
-def test_a_run_of_replayed_steps_ends_as_one_of_ordinary_steps(tmp_path, fields):
-    config = dataclasses.replace(LONG, **fields)
-    run(tmp_path / "ordinary", config)
-    replayed_run(tmp_path / "replayed", config)
+REPLAYED = {
+    "instant": LONG,
+    "moments": varied(InstantSharing(moments="share"), n=1, epochs=6),
+    "border": varied(InstantSharing("keep", "reset"), n=2, epochs=6),
+    "fp16": varied(precision="fp16", epochs=6),
+    "bf16": varied(precision="bf16", repetitions=2, epochs=6),
+    "pool": varied(IdealOptions(pool=1), count="run", epochs=6),
+    "circuit": varied(CircuitOptions(moments="share"), n=2, epochs=6),
+    "circuits": varied(CircuitOptions(pool=3, moments="reset", border="keep"), n=1, epochs=6),
+    "noise": varied(NoisyIdealOptions(noise=0.1, rescale=False), epochs=6),
+    "hebbian": varied(HebbianOptions(updates=3), n=2, epochs=6),
+    "convolutional": dataclasses.replace(LONG, network=Convolutional(), phases=()),
+}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_run_of_replayed_steps_ends_as_one_of_ordinary_steps(tmp_path, name):
+    run(tmp_path / "ordinary", REPLAYED[name])
+    replayed_run(tmp_path / "replayed", REPLAYED[name])
     assert_same_ending(tmp_path / "replayed", tmp_path / "ordinary")
 
 
-@pytest.mark.parametrize("fields", [{}, {"sleep": "ideal"}, {"sleep": "ideal", "pool": 2}], ids=str)
-def test_every_batch_but_the_first_of_a_size_is_replayed(tmp_path, fields):
-    replayed_run(tmp_path, dataclasses.replace(LONG, share_every=1, **fields))
+@pytest.mark.parametrize("options", [InstantSharing(), IdealOptions(), IdealOptions(pool=2), HebbianOptions(updates=2)])
+def test_every_batch_but_the_first_of_a_size_is_replayed(tmp_path, options):
+    replayed_run(tmp_path, varied(options, n=1, epochs=6))
     full, small, tested, tested_small = 6 * 4, 6, 6 * 11, 6
     expected = [full, small, tested, tested_small, full + small]  # and one that shares the weights, whatever the map
     assert sorted(tape.replays for tape in Tape.made) == sorted(calls - WARM_UP for calls in expected)
 
 
 def test_the_sleep_of_every_neuron_is_not_recorded(tmp_path):
-    replayed_run(tmp_path, dataclasses.replace(LONG, sleep="ideal", noise=0.1, share_every=1))
+    replayed_run(tmp_path, varied(NoisyIdealOptions(noise=0.1), n=1, epochs=6))
     assert len(Tape.made) == 4
 
 
 def test_a_run_of_replayed_steps_goes_on_from_any_checkpoint(tmp_path, monkeypatch):
     run(tmp_path / "ordinary", LONG)
-    monkeypatch.setattr(loop, "recorder", lambda graphs, here: Tape)
+    monkeypatch.setattr(fitting, "recorder", lambda graphs, here: Tape)
     for step in (1, 7, 17):
         interrupt(tmp_path / "broken", step, LONG, resume=True)
     run(tmp_path / "broken", LONG, resume=True)
@@ -100,7 +96,7 @@ def test_a_run_of_replayed_steps_goes_on_from_any_checkpoint(tmp_path, monkeypat
 
 
 def test_a_replayed_loss_that_is_not_finite_is_found_at_its_step(tmp_path):
-    config = dataclasses.replace(LONG, learning_rate=1e18, share_every=None, milestones=())
+    config = dataclasses.replace(LONG, optimizer=AdamW(1e18), phases=(), milestones=())
     errors = []
     for train in (run, replayed_run):
         with pytest.raises(TrainingDivergedError) as error:
@@ -219,9 +215,8 @@ class NoNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def steps_of(model, device, **fields):
+def steps_of(model, device, config):
     """One step, and then one that must not wait; the sharing's indices are on the device after the first."""
-    config = dataclasses.replace(CONFIG, **{"share_every": None} | fields)
     made = Run(config, model, BatchOrder(150, 4), Processes(device), record=Tape)  # pyright: ignore[reportArgumentType]
     x, y = torch.zeros(4, 1, 8, 8, device=device), torch.zeros(4, dtype=torch.int64, device=device)
     made.step(x, y)
@@ -236,17 +231,17 @@ def real_network():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
-    "fields",
+    "config",
     [
-        {},
-        {"share_every": 1},
-        {"share_every": 1, "moments": "share", "border": "keep"},
-        {"share_every": 1, "sleep": "ideal", "pool": 1},
+        dataclasses.replace(CONFIG, phases=()),
+        varied(n=1),
+        varied(InstantSharing("keep", "share"), n=1),
+        varied(IdealOptions(pool=1), n=1),
     ],
-    ids=str,
+    ids=["plain", "instant", "moments", "pool"],
 )
-def test_a_step_depends_on_no_value_of_a_tensor(precision, fields):
-    made = steps_of(real_network(), CPU, precision=precision, **fields)
+def test_a_step_depends_on_no_value_of_a_tensor(precision, config):
+    made = steps_of(real_network(), CPU, dataclasses.replace(config, precision=precision))
     assert made.scaler.is_enabled() == (precision == "fp16")
     assert made.sums[training.IMAGES] == 8
     assert not Tape.made
@@ -258,7 +253,7 @@ def test_learning_copies_nothing_to_its_device(monkeypatch):
     monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_: None)
     monkeypatch.setattr(torch, "_fused_adamw_", lambda *_, **__: None)
     model = real_network().to("meta")
-    made = steps_of(model, torch.device("meta"))
+    made = steps_of(model, torch.device("meta"), dataclasses.replace(CONFIG, phases=()))
     moments = made.optimizer.state[next(model.parameters())]
     assert {name: tensor.device.type for name, tensor in moments.items()} == dict.fromkeys(MOMENTS, "meta")
 
@@ -285,13 +280,15 @@ def test_what_would_wait_is_seen(work):
 
 def test_an_optimiser_on_a_gpu_can_be_recorded():
     """Its learning rate is filled in place."""
-    found = on_a_gpu(nn.Linear(2, 3), CONFIG)
-    assert (found.defaults["capturable"], found.defaults["fused"]) == (True, True)
-    rate = found.param_groups[0]["lr"]
+    made = steps_of(real_network(), CPU, dataclasses.replace(CONFIG, phases=()))
+    optimizer = made.optimizer
+    assert (optimizer.defaults["capturable"], optimizer.defaults["fused"]) == (True, True)
+    rate = optimizer.param_groups[0]["lr"]
     assert rate.item() == pytest.approx(1e-3, abs=1e-9)
-    set_learning_rate(found, 0.25)
-    assert found.param_groups[0]["lr"] is rate
-    assert rate == 0.25
+    made.epoch, made.batch = 1, 0  # after the first milestone
+    made.step(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert rate == 2.5e-4
 
 
 def test_batches_are_pinned_for_a_gpu(monkeypatch):
@@ -337,7 +334,7 @@ def test_a_run_is_gone_when_its_steps_are(tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "__init__", watched)
     gc.disable()
     try:
-        replayed_run(tmp_path, dataclasses.replace(CONFIG, share_every=1))
+        replayed_run(tmp_path, varied(n=1))
         assert [run() for run in made] == [None]
     finally:
         gc.enable()

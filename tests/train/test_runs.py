@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader
 
 from bioshare.train import run as training
 from bioshare.train import runs
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import ARCHITECTURES, TrainConfig
+from bioshare.train.fitting import CHECKPOINT, fit
 from bioshare.train.interrupt import Interrupted, TimeUpError
-from bioshare.train.loop import CHECKPOINT, fit
-from bioshare.train.recipe import NETWORKS
 from bioshare.train.runs import RESTARTS, Job, run_all
 
 
@@ -69,7 +68,7 @@ def in_trouble(config, folder, **options):
 
 
 def fit_tiny(config, folder, **options):
-    NETWORKS["resnet20"] = tiny
+    ARCHITECTURES["resnet20"] = tiny
     return fit(config, folder, **options)
 
 
@@ -102,7 +101,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_weights(tmp_p
     outcomes = run_all([job], fit_killed, threads=1, device="cpu", progress=False, checkpoint_every=0.0)
     assert outcomes.failures == {}
     assert 2 <= attempts(job.folder) <= 4
-    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", tiny)
     run(tmp_path / "straight")
     assert_same_ending(job.folder, tmp_path / "straight")
 
@@ -141,7 +140,7 @@ def test_when_the_time_is_up_runs_have_checkpoints_and_the_next_ones_do_not_begi
     assert (outcomes.results, outcomes.failures, outcomes.time_up) == ({}, {}, True)
     assert [(job.folder / CHECKPOINT).exists() for job in both] == [True, False]
     assert not run_all(both[:1], fit_tiny, seconds=600.0, threads=1, device="cpu", progress=False).time_up
-    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", tiny)
     run(tmp_path / "straight", both[0].config)
     assert_same_ending(both[0].folder, tmp_path / "straight")
 

@@ -9,39 +9,38 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from tiny_runs import CLOCKS, CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, weights
+from tiny_runs import CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, varied, weights
 
-from bioshare.bridge import neg_log_snr
-from bioshare.train import checkpoint, stopwatch
+from bioshare.bridge import InstantSharing, Phase, neg_log_snr
+from bioshare.train import checkpoint
 from bioshare.train import run as training
-from bioshare.train.config import SIMULATED
-from bioshare.train.loop import CHECKPOINT, RESULT
-from bioshare.train.recipe import NETWORKS
-from bioshare.train.results import DRIFTS, read_result, write_result
-from bioshare.train.sharing import sharing
+from bioshare.train.config import ARCHITECTURES
+from bioshare.train.fitting import CHECKPOINT, RESULT
+from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyCircuitOptions, phase_of
+from bioshare.train.results import DRIFTS
 
-ASLEEP = dataclasses.replace(CONFIG, sleep="circuit")
+ASLEEP = varied(CircuitOptions())
 """Sleeps after the steps 0, 3, 5 and 8 of ten."""
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", tiny)
 
 
 @pytest.mark.parametrize(
-    "fields",
+    "config",
     [
-        {"moments": "share", "presentations": 1.0},
-        {"pool": 2, "alpha": 50.0, "precision": "bf16"},
-        {"noise": 0.01, "presentations": 0.2, "moments": "reset"},
-        {"sleep": "ideal", "stimulus": "gaussian", "strength": 0.1, "gamma": 0.01, "rescale": False},
-        {"sleep": "ideal", "pool": 2, "moments": "share", "share_count": "run", "border": "keep"},
+        varied(CircuitOptions(moments="share", presentations=1.0)),
+        varied(CircuitOptions(pool=2, alpha=50.0), precision="bf16"),
+        varied(NoisyCircuitOptions(noise=0.01, presentations=0.2, moments="reset")),
+        varied(IdealOptions(stimulus="gaussian", strength=0.1, gamma=0.01, rescale=False)),
+        varied(IdealOptions(pool=2, moments="share", border="keep"), count="run"),
+        varied(HebbianOptions(updates=3, moments="share")),
     ],
-    ids=str,
+    ids=["moments", "bf16", "noise", "gaussian", "pool", "hebbian"],
 )
-def test_a_run_that_sleeps_and_is_stopped_ends_with_the_same_weights_moments_and_history(tmp_path, fields):
-    config = dataclasses.replace(ASLEEP, **fields)
+def test_a_run_that_sleeps_and_is_stopped_ends_with_the_same_weights_moments_and_history(tmp_path, config):
     run(tmp_path / "straight", config, record_snr=1)
     for step in (3, 6):  # right after a sleep, and between two
         interrupt(tmp_path / "broken", step, config, record_snr=1, resume=True)
@@ -57,7 +56,7 @@ def test_a_run_that_is_killed_between_checkpoints_sleeps_again(tmp_path):
     def die():
         raise KilledError
 
-    config = dataclasses.replace(ASLEEP, pool=2, moments="share")
+    config = varied(CircuitOptions(pool=2, moments="share"))
     run(tmp_path / "straight", config)
     interrupt(tmp_path / "broken", 2, config)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,15 +67,14 @@ def test_a_run_that_is_killed_between_checkpoints_sleeps_again(tmp_path):
     assert_same_ending(tmp_path / "broken", tmp_path / "straight")
 
 
-def moments_after(folder, **fields):
+def moments_after(folder, moments):
     """AdamW's of the first layer after one step and a sleep, by name; with the weights."""
-    config = dataclasses.replace(ASLEEP, epochs=1, train_images=32, **fields)
-    run(folder, config)
+    run(folder, varied(CircuitOptions(moments=moments), epochs=1, train_images=32))
     return {name.removeprefix("optimizer.0.weight."): tensor for name, tensor in weights(folder).items()}
 
 
 def test_moments_follow_the_weights_or_start_anew_as_the_configuration_says(tmp_path):
-    kept, shared, reset = (moments_after(tmp_path / name, moments=name) for name in ("keep", "share", "reset"))
+    kept, shared, reset = (moments_after(tmp_path / name, name) for name in ("keep", "share", "reset"))
     assert torch.equal(kept["model.0.weight"], shared["model.0.weight"])
     for name in ("exp_avg", "exp_avg_sq"):
         assert reset[name].eq(0).all()
@@ -85,36 +83,47 @@ def test_moments_follow_the_weights_or_start_anew_as_the_configuration_says(tmp_
     assert (kept["step"], reset["step"]) == (1, 0)
 
 
-class Watched:
-    """A sharing that keeps -log SNR before and after, and what a copy of the network reports."""
+@dataclasses.dataclass(frozen=True)
+class Watched(Phase):
+    """A phase that notes -log SNR before and after, and the report of the same phase on a copy of the network."""
 
-    def __init__(self, config):
-        self.share, self.again, self.seen = sharing(config), sharing(config), []
+    phase: Phase
+    seen = []  # noqa: RUF012 (no field)
 
-    def __call__(self, model, seed, **options):
-        assert options["progress"] is False
+    def change(self, model, seed=0, *, optimizer=None):
+        self.phase.change(model, seed, optimizer=optimizer)
+
+    def __call__(self, model, seed=0, progress=True, measure=True, **options):
+        assert progress is False
         twin, before = copy.deepcopy(model), neg_log_snr(model)
-        report = self.share(model, seed, **options)
-        told = self.again(twin, seed, progress=False)
+        report = self.phase(model, seed, progress, measure, **options)
+        other = copy.deepcopy(self.phase)(twin, seed, progress=False)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
-        self.seen.append(SimpleNamespace(measure=options["measure"], snr=[before, neg_log_snr(model)], report=told))
+        self.seen.append(SimpleNamespace(measure=measure, snr=[before, neg_log_snr(model)], report=other))
         return report
 
 
 @pytest.fixture
-def watched(monkeypatch):
-    """What the sharings of all runs have seen."""
-    made = []
-    monkeypatch.setattr(training, "sharing", lambda config: made.append(Watched(config)) or made[-1])
-    return lambda: [seen for one in made for seen in one.seen]
+def watched():
+    """The phase of options, watched, and all that was seen."""
+    Watched.seen.clear()
+    return lambda options: varied(Watched(phase_of(options, 0)))
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"rescale": False, "pool": 1}, {"noise": 0.01, "presentations": 0.2}, {"sleep": "instant"}], ids=str
+    "options",
+    [
+        CircuitOptions(),
+        CircuitOptions(rescale=False, pool=1),
+        NoisyCircuitOptions(noise=0.01, presentations=0.2),
+        HebbianOptions(updates=3),
+        InstantSharing(),
+    ],
+    ids=["circuit", "unscaled", "noise", "hebbian", "instant"],
 )
-def test_a_measured_sleep_is_recorded_as_a_measurement_before_and_one_after_it(tmp_path, watched, fields):
-    result = run(tmp_path, dataclasses.replace(ASLEEP, **fields), record_snr=1)
-    seen, steps = watched(), [1, 4, 6, 9]
+def test_a_measured_phase_is_recorded_as_a_measurement_before_and_one_after_it(tmp_path, watched, options):
+    result = run(tmp_path, watched(options), record_snr=1)
+    seen, steps = Watched.seen, [1, 4, 6, 9]
     assert len(seen) == 4
     for shared in (0, 1):
         measured = result.neg_log_snr[result.shared == shared]
@@ -131,15 +140,15 @@ def test_a_measured_sleep_is_recorded_as_a_measurement_before_and_one_after_it(t
 
 
 def test_a_sleep_that_is_not_recorded_is_not_measured(tmp_path, watched):
-    result = run(tmp_path, ASLEEP, record_snr=5)
-    assert [one.measure for one in watched()] == [True, False, True, False]
+    result = run(tmp_path, watched(CircuitOptions()), record_snr=5)
+    assert [one.measure for one in Watched.seen] == [True, False, True, False]
     assert result.sleep_step.values.tolist() == [1, 6]
     assert "sleep_step" not in run(tmp_path / "other", ASLEEP).dims
 
 
 def test_a_rescaled_mean_is_as_long_as_before_and_the_history_says_what_it_had_lost(tmp_path):
     scaled, unscaled = (
-        run(tmp_path / str(rescale), dataclasses.replace(ASLEEP, rescale=rescale), record_snr=10)
+        run(tmp_path / str(rescale), varied(CircuitOptions(rescale=rescale)), record_snr=10)
         for rescale in (True, False)
     )
     assert scaled.mean_norm[0].values.tolist() == unscaled.mean_norm[0].values.tolist()
@@ -148,44 +157,18 @@ def test_a_rescaled_mean_is_as_long_as_before_and_the_history_says_what_it_had_l
 
 
 def test_the_time_of_the_sleeps_is_a_part_of_the_epochs(tmp_path):
-    awake = run(tmp_path / "awake", dataclasses.replace(CONFIG, share_every=None))
+    awake = run(tmp_path / "awake", dataclasses.replace(CONFIG, phases=()))
     assert awake.sleep_seconds.values.tolist() == [0, 0]
     asleep = run(tmp_path / "asleep", ASLEEP)
     assert ((asleep.sleep_seconds > 0) & (asleep.sleep_seconds < asleep.seconds)).all()
 
 
 def test_the_time_of_the_sleeps_survives_an_interruption(tmp_path, monkeypatch):
-    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=iter(range(100)).__next__))
+    clock = SimpleNamespace(perf_counter=iter(range(1000)).__next__, monotonic=lambda: 0.0)
+    monkeypatch.setattr(training, "time", clock)
     interrupt(tmp_path, 3, ASLEEP)
     assert checkpoint.read_metadata(tmp_path / CHECKPOINT)["asleep"] == 2
     assert run(tmp_path, ASLEEP, resume=True).sleep_seconds.values.tolist() == [2, 2]
-
-
-NEW = {"sleep", "alpha", "moments", *SIMULATED}
-"""Fields that a configuration had not."""
-
-
-def test_a_run_from_before_there_was_sleep_goes_on(tmp_path):
-    """What its checkpoint lacks is unknown; what comes after is as in a run from now."""
-    run(tmp_path / "straight", CONFIG, record_snr=1)
-    interrupt(tmp_path / "old", 6, CONFIG, record_snr=1)
-    tensors, metadata = checkpoint.read(tmp_path / "old" / CHECKPOINT)
-    metadata["config"] = {name: value for name, value in metadata["config"].items() if name not in NEW}
-    metadata["history"]["epochs"][0].pop("sleep_seconds")
-    metadata.pop("asleep")
-    old = {name: tensor for name, tensor in tensors.items() if not name.startswith("drift.")}
-    checkpoint.write(tmp_path / "old" / CHECKPOINT, old, metadata)
-    first = read_result(tmp_path / "old" / RESULT).drop_vars(["sleep_seconds", "sleep_step", *DRIFTS])
-    first.attrs = {name: value for name, value in first.attrs.items() if name not in NEW}
-    write_result(tmp_path / "old" / RESULT, first)
-    result = run(tmp_path / "old", CONFIG, record_snr=1, resume=True)
-    reference = read_result(tmp_path / "straight" / RESULT)
-    assert np.isnan(result.sleep_seconds).all()
-    assert result.sleep_step.values.tolist() == [9]
-    known = ["sleep_step", *DRIFTS, *CLOCKS]
-    xr.testing.assert_equal(result.drop_vars(known), reference.drop_vars(known))
-    xr.testing.assert_equal(result[list(DRIFTS)], reference[list(DRIFTS)].sel(sleep_step=[9]))
-    assert result.attrs["sleep"] == "instant"
 
 
 class Events:

@@ -1,5 +1,6 @@
 """Runs of a tiny network on digits, and what stops them."""
 
+import dataclasses
 import os
 import signal
 
@@ -8,15 +9,18 @@ import torch
 import xarray as xr
 from torch import nn
 
+from bioshare.bridge import InstantSharing
 from bioshare.train import checkpoint
 from bioshare.train import run as training
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import Every, LocallyConnected, TrainConfig
+from bioshare.train.fitting import CHECKPOINT, RESULT, fit
 from bioshare.train.interrupt import Interrupted
-from bioshare.train.loop import CHECKPOINT, RESULT, fit
+from bioshare.train.phases import phase_of
 
 CONFIG = TrainConfig(
-    dataset="digits", locally_connected=True, share_every=3, epochs=2, batch_size=32, train_images=150, padding=1
-)
+    dataset="digits", network=LocallyConnected(), phases=(Every(3, InstantSharing()),), epochs=2, batch_size=32,
+    train_images=150, padding=1,
+)  # fmt: skip
 """Five batches an epoch, the last of 22 images."""
 CLOCKS = ["seconds", "sleep_seconds", "images_per_second", "test_seconds"]
 
@@ -28,6 +32,12 @@ def tiny(classes, in_channels):
         convolution(in_channels, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), convolution(4, 6, 2), nn.BatchNorm2d(6),
         nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, classes),
     )  # fmt: skip
+
+
+def varied(options=None, n=3, count="epoch", **fields):
+    """The run with another phase, or the options of one, and other fields."""
+    phase = phase_of(options or InstantSharing(), fields.get("seed", 0))
+    return dataclasses.replace(CONFIG, phases=(Every(n, phase, count),), **fields)
 
 
 def run(folder, config=CONFIG, **options):

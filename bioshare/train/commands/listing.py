@@ -31,8 +31,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _row(experiment: Experiment) -> tuple[str, ...]:
-    config, paper = experiment.config, experiment.paper
-    hyperparameters = (f"{config.learning_rate:g}", f"{config.weight_decay:g}")
+    optimizer, paper = experiment.setting.optimizer, experiment.paper
+    hyperparameters = (f"{optimizer.learning_rate:g}", f"{optimizer.weight_decay:g}")
     top1 = (number(paper.top1), number(paper.top1_diff, "+.1f"), number(paper.top1_range))
     top5 = (number(paper.top5), number(paper.top5_diff, "+.1f"), number(paper.top5_range))
     return (experiment.name, *hyperparameters, *top1, *top5)

@@ -1,98 +1,96 @@
-"""What the commands that train have in common: their options, read by tyro from dataclasses."""
+"""Options of the commands that train, made from the objects themselves: the configuration, its phases, and `fit`.
+
+Every field of a dataclass and every keyword of a function becomes an option; the docstring is the help. An option is
+stored only if it was given, so that the experiment keeps all other settings.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import inspect
 import math
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from argparse import SUPPRESS
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import tyro
 import xarray as xr
 
-from bioshare.nn.forms import Form
+from bioshare.checks import real, whole
 from bioshare.nn.functional import prefer
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import (
+    AdamW,
+    Convolutional,
+    DatasetName,
+    Every,
+    ImageNet,
+    LocallyConnected,
+    TrainConfig,
+    data_named,
+)
 from bioshare.train.data import load
 from bioshare.train.experiments import Experiment
-from bioshare.train.gather import complete
-from bioshare.train.loop import CHECKPOINT
+from bioshare.train.fitting import CHECKPOINT, fit
+from bioshare.train.phases import PHASES, phase_of
+from bioshare.train.results import complete
 from bioshare.train.runs import Job, Outcomes, run_all
+from bioshare.train.stored import differences
 
 COPIES = {"cifar10-jpeg": "cifar10"}
-"""Data sets whose images are another's, stored differently."""
+"""Data sets with the images of another, stored differently."""
+
+LAYERS = {"convolutional": Convolutional, "locally-connected": LocallyConnected}
+"""Networks by the words of ``--layers``."""
 
 TIME_UP = 75
-"""The exit status of a command that is to be given again: EX_TEMPFAIL of sysexits.h."""
-
-T = TypeVar("T")
-Hidden = Annotated[tyro.conf.Suppress[T], tyro.conf.Fixed]
-"""A field that the command line doesn't have."""
+"""Exit status of a command that is to be given again: EX_TEMPFAIL of sysexits.h."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computing:
-    """Where to compute; it does not belong to the experiment.
+    """Time and threads.
 
     Attributes:
-        data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
-        device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
-        threads: of PyTorch on the CPU; None for its default.
-        checkpoint_every: seconds between two checkpoints of a run; None for 600, or 120 for many runs.
+        threads: threads of PyTorch on the CPU; None for its default.
         minutes: stop after that time with checkpoints, and the exit status 75; the same command goes on (`train` needs
             --resume for that). None to train to the end.
-        graphs: replay training steps from CUDA graphs, or not; neither for wherever that is possible.
-        form: of the locally connected products on a GPU: batched matrix products, fused kernels, or the fastest.
     """
 
-    data: Path | None = None
-    device: str = "auto"
     threads: int | None = None
-    checkpoint_every: float | None = None
     minutes: float | None = None
-    graphs: tyro.conf.DisallowNone[bool | None] = None  # flags: --graphs and --no-graphs
-    form: Form = "auto"
 
     def __post_init__(self) -> None:
-        self._at_least_1("threads")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"minutes must be above 0; got {self.minutes:g}")
+        if self.threads is not None:
+            whole("threads", self.threads, "a number of threads", at_least=1)
+        if self.minutes is not None:
+            real("minutes", self.minutes, "a time above 0", above=0, array=False)
 
     @property
     def seconds(self) -> float | None:
         """The minutes in seconds."""
         return None if self.minutes is None else 60 * self.minutes
 
-    @property
-    def fitting(self) -> dict[str, Any]:
-        """What `fit` and what has its arguments are to be told, whoever calls it."""
-        every = {} if self.checkpoint_every is None else {"checkpoint_every": self.checkpoint_every}
-        return {"graphs": self.graphs, "form": self.form, **every}
-
-    def _at_least_1(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ManyRuns(Computing):
-    """How to train many runs: those that are finished stay, those that were begun are resumed.
+    """Many runs: finished runs stay, begun runs are resumed.
 
     Attributes:
-        seeds: how many runs of everything, from seed 0.
+        seeds: number of runs of everything, from seed 0.
         to: folder under which the runs live, and their results in one file.
-        show: train nothing; show what is finished, in whatever setting.
+        show: train nothing; show all finished runs, in whatever setting.
         scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
             and must see the same folders. None for this machine.
-        workers: how many runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
-        discard_checkpoints: delete the checkpoint of every run that is finished (of LC ResNet-20 0.5 GB). Its result
-            stays, its weights do not. Those that had finished before lose theirs, too; not with show.
+        workers: number of runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
+        discard_checkpoints: delete the checkpoint of every finished run (of LC ResNet-20 0.5 GB), of earlier commands
+            too. The result stays, the weights do not. Not with show.
+        fitting: options of `bioshare.train.fit`.
     """
 
     seeds: int = 5
@@ -101,59 +99,50 @@ class ManyRuns(Computing):
     scheduler: str | None = None
     workers: int | None = None
     discard_checkpoints: bool = False
+    fitting: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least_1("seeds", "workers")
+        whole("seeds", self.seeds, "a number of seeds", at_least=1)
+        if self.workers is not None:
+            whole("workers", self.workers, "a number of runs", at_least=1)
 
     def outcomes(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
-        """Train the jobs, or read the results of those that are finished.
+        """Train the jobs, or read the results of the finished ones.
 
         Raises:
-            ValueError: a folder holds a run of another configuration, or there is no such form of the products here.
+            ValueError: a folder holds a run of another configuration, or the form of the products doesn't exist here.
                 Nothing was trained.
-            FileNotFoundError: a data set isn't there. Nothing was trained.
+            FileNotFoundError: a data set is missing. Nothing was trained.
         """
-        found = {job.name: complete(job.folder, None if self.show else job.config) for job in jobs}
-        outcomes = Outcomes({name: result for name, result in found.items() if result is not None})
+        stored = {job.name: complete(job.folder, None if self.show else job.config) for job in jobs}
+        outcomes = Outcomes({name: result for name, result in stored.items() if result is not None})
         missing = [job for job in jobs if job.name not in outcomes.results]
         if self.show:
             return outcomes
         for job in jobs:
             if job.name in outcomes.results:
-                self._tidy(job)
+                self._discard(job)
         if not missing:
             return outcomes
-        data = self.data and self.data.absolute()
+        fitting = dict(self.fitting)
+        if data := fitting.get("data"):
+            fitting["data"] = data.absolute()
         if self.scheduler is None:
-            self._refuse_missing(missing, data)
-        trained = run_all(
-            missing,
-            run,
-            seconds=self.seconds,
-            scheduler=self.scheduler,
-            workers=self.workers,
-            threads=self.threads,
-            device=self.device,
-            done=self._tidy,
-            data=data,
-            **self.fitting,
-        )
+            with prefer(fitting.get("form", "auto")):
+                for name in {job.config.dataset_name for job in missing}:
+                    load(name, data)
+        how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": self._discard}
+        trained = run_all(missing, run, seconds=self.seconds, **how, **fitting)
         return Outcomes(outcomes.results | trained.results, trained.failures, trained.time_up)
 
-    def _refuse_missing(self, jobs: Sequence[Job], data: Path | None) -> None:
-        """Refuse what all runs on this machine would have to do without."""
-        with prefer(self.form):
-            for dataset in {job.config.dataset for job in jobs}:
-                load(dataset, data)
-
-    def _tidy(self, job: Job) -> None:
-        """Delete what a finished run no longer needs, if that is asked for."""
+    def _discard(self, job: Job) -> None:
+        """Delete the checkpoint of a finished run, if asked for."""
         if self.discard_checkpoints:
             (job.folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def tell(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
-        """Name the runs that failed, and count the others if the time is up; for both there is an exit status.
+    def report_endings(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
+        """Name the runs that failed, and count the others if the time is up; both have an exit status.
 
         Raises:
             SystemExit: 75 if the time is up; otherwise 1 if a run failed.
@@ -173,50 +162,175 @@ class ManyRuns(Computing):
 
 
 def add_name(parser: argparse.ArgumentParser, command: str) -> None:
-    """The name; everything after it is read with the experiment at hand, whose settings are the defaults."""
+    """Add the name of an experiment and all words after the name, which `read_options` reads."""
     parser.add_argument("name", metavar="NAME", help="an experiment that `list` prints, such as table1/cifar10/lc-ws10")
-    add_options(parser, f"{command} NAME")
+    add_rest(parser, f"{command} NAME")
 
 
-def add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """All words after those of ``command``."""
-    options = parser.add_argument("options", nargs=argparse.REMAINDER, help=f"`{command} --help` prints them")
-    options.required = False
+def add_rest(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add all words after a command."""
+    rest = parser.add_argument("options", nargs=argparse.REMAINDER, help=f"`{command} --help` prints them")
+    rest.required = False
 
 
-def parse(default: T, arguments: Sequence[str], command: str) -> T:
-    """Options from the command line; a misspelt one is refused with the nearest name.
+def read_options(
+    command: str,
+    words: Sequence[str],
+    row: Experiment,
+    computing: type,
+    *,
+    without: Iterable[str] = (),
+    images: str = "--dataset",
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Read options from the command line; a misspelt one is refused with the nearest name.
 
     Args:
-        default: what they are where nothing is said.
-        arguments: words after the command.
-        command: what stands before them in the help, "train table1/cifar10/conv".
+        command: the words before, for the help: "train table1/cifar10/conv".
+        words: the words after.
+        row: experiment with the default settings.
+        computing: dataclass of further options.
+        without: names that are no options here.
+        images: flag of the data set.
+
+    Returns:
+        The given options by name: fields of ``computing``, keywords of `fit`, and settings for `configured`.
     """
-    return tyro.cli(type(default), default=default, args=arguments, prog=f"python -m bioshare {command}")
+    program = f"python -m bioshare {command}"
+    parser = argparse.ArgumentParser(program, f"{program} [options]", allow_abbrev=False)
+    skipped, setting = {*without, "progress", "seconds"}, row.setting
+    _add_fields(parser, "the run", computing, {}, skipped)
+    _add_fields(parser, "computing", fit, {}, skipped)
+    _add_fields(parser, "the experiment", TrainConfig, vars(setting), skipped)
+    choices = parser.add_argument_group("parts of the experiment, each with options of its own")
+    sleep = next(word for word, kind in PHASES.items() if kind is type(row.sleep))
+    layers = next(word for word, kind in LAYERS.items() if kind is type(setting.network))
+    for flag, name, allowed, default, text in (
+        (images, "source", get_args(DatasetName), setting.dataset_name, "training and test images"),
+        ("--layers", "layers", LAYERS, layers, "kind of the network"),
+        ("--sleep", "sleep", PHASES, sleep, "phase after every n-th batch, see --every"),
+    ):
+        if name not in skipped:
+            choices.add_argument(
+                flag, dest=name, choices=allowed, default=SUPPRESS, help=f"{text} (default: {default})"
+            )
+    every = lambda text: None if text == "None" else int(text)
+    text = f"number of batches from one phase to the next, ws(n) in the paper; None for never (default: {row.every})"
+    choices.add_argument("--every", type=every, metavar="N", default=SUPPRESS, help=text)
+    _add_fields(parser, "--every", Every, {}, skipped)
+    _add_fields(parser, "--layers", LocallyConnected, vars(setting.network), skipped)
+    _add_fields(parser, "optimiser", AdamW, vars(setting.optimizer), skipped)
+    _add_fields(parser, f"{images} imagenet", ImageNet, vars(setting.dataset), skipped)
+    for word, kind in PHASES.items():
+        _add_fields(parser, f"--sleep {word}", kind, vars(row.sleep) if word == sleep else {}, skipped)
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], parser._option_string_actions, cutoff=0.5)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{'; near it: ' * bool(near)}{', '.join(near)}")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+    take = lambda kind: {name: given.pop(name) for name in inspect.signature(kind).parameters if name in given}
+    return take(computing), take(fit), given
 
 
-def plain(config: TrainConfig, **fields: Any) -> TrainConfig:
-    """A `TrainConfig` with the fields of one of a subclass."""
-    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
-    return TrainConfig(**own | fields)
+def _add_fields(
+    parser: argparse.ArgumentParser, title: str, kind: Callable, defaults: Mapping[str, Any], without: set[str]
+) -> None:
+    """Add an option for every readable field with a default; a name that is an option already is only mentioned."""
+    hints, texts, again = get_type_hints(kind), _described(kind), []
+    group = parser.add_argument_group(title)
+    for name, parameter in inspect.signature(kind).parameters.items():
+        flag, how = f"--{name.replace('_', '-')}", _reading(hints[name])
+        if parameter.default is parameter.empty or how is None or name in without:
+            continue
+        if flag in parser._option_string_actions:
+            again.append(flag)
+            continue
+        text = f"{texts.get(name, '').rstrip('.')} (default: {defaults.get(name, parameter.default)})"
+        group.add_argument(flag, dest=name, default=SUPPRESS, help=text.replace("%", "%%").strip(), **how)
+    group.description = f"as above: {', '.join(again)}" if again else None
+
+
+def _reading(hint: Any) -> dict[str, Any] | None:
+    """Arguments of ``add_argument`` for a type; None for an object, which has no option."""
+    optional = NoneType in get_args(hint)
+    kind = hint if get_origin(hint) in (None, Literal, tuple) else get_args(hint)[0]
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is tuple and get_args(kind)[0] in (str, float):
+        return {"type": get_args(kind)[0], "nargs": "*"}
+    if kind not in (int, float, str, Path):
+        return None
+    reader = lambda text: None if optional and text == "None" else kind(text)
+    reader.__name__ = kind.__name__  # for argparse's messages
+    return {"type": reader}
+
+
+def _described(kind: Any) -> dict[str, str]:
+    """The descriptions of fields or arguments in a docstring, and in those of the base classes."""
+    texts: dict[str, str] = {}
+    for one in reversed(getattr(kind, "__mro__", (kind,))):
+        section = re.search(r"(?:Args|Attributes):\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(one.__doc__ or ""), re.DOTALL)
+        for names, text in re.findall(r"^ {4}([\w, ]+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.M):
+            texts |= dict.fromkeys(re.split(r", *", names), " ".join(text.split()))
+    return texts
+
+
+def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, set[str]]:
+    """The configuration of an experiment with the given settings, and the names of the settings that have a use."""
+    used: set[str] = set()
+
+    def changed(part: Any) -> Any:
+        own = {field.name for field in dataclasses.fields(part)} & given.keys()
+        used.update(own)
+        return dataclasses.replace(part, **{name: given[name] for name in own})
+
+    dataset = data_named(given["source"]) if "source" in given else row.setting.dataset
+    network = row.setting.network
+    if "layers" in given:
+        network = LAYERS[given["layers"]](network.architecture)
+    config = dataclasses.replace(
+        changed(row.setting),
+        dataset=changed(dataset),
+        network=changed(network),
+        optimizer=changed(row.setting.optimizer),
+    )
+    used |= {"source", "layers", "every"} & given.keys()
+    every = given.get("every", row.every)
+    if every is None:
+        return config, used
+    sleep = changed(PHASES[given["sleep"]]() if "sleep" in given else row.sleep)
+    used |= {"sleep", "count"} & given.keys()
+    phase = Every(every, phase_of(sleep, config.seed), given.get("count", "epoch"))
+    return dataclasses.replace(config, phases=(phase,)), used
+
+
+def check_used(given: Mapping[str, Any], used: set[str], rows: str) -> None:
+    """Raise ValueError for a setting without a use in any of the rows, and say which part has such an option."""
+    for name in given.keys() - used:
+        words = [word for word, kind in PHASES.items() if name in inspect.signature(kind).parameters]
+        if words or name in ("sleep", "count"):
+            part = f"--every N{' and --sleep ' * bool(words)}{' or '.join(words)}"
+        else:
+            part = "--layers locally-connected" if name == "keep_first" else "--dataset imagenet"
+        raise ValueError(f"--{name.replace('_', '-')} has no use in {rows}: it needs {part}")
 
 
 def comparable(experiment: Experiment, configs: Sequence[TrainConfig]) -> Experiment:
     """The experiment; without the paper's numbers if one of these runs saw other images than the paper's."""
-    if all(COPIES.get(one.dataset, one.dataset) == experiment.config.dataset for one in configs):
+    if all(COPIES.get(one.dataset_name, one.dataset_name) == experiment.setting.dataset_name for one in configs):
         return experiment
     numbers = dataclasses.asdict(experiment.paper).items()
     paper = {name: None if value is None else math.nan for name, value in numbers}
     return dataclasses.replace(experiment, paper=dataclasses.replace(experiment.paper, **paper))
 
 
-def changes(config: TrainConfig, reference: TrainConfig) -> list[str]:
-    """What sets a configuration apart from that of a table, but for the seed, in words."""
-    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name != "seed"]
-    pairs = ((name, getattr(config, name), getattr(reference, name)) for name in names)
-    return [f"{name} {own} instead of {theirs}" for name, own, theirs in pairs if own != theirs]
+def deviations(config: TrainConfig, reference: TrainConfig) -> list[str]:
+    """The differences of a configuration from a table's, but for the seed, in words."""
+    found = differences(config, reference)
+    return [f"{name} {own} instead of {other}" for name, own, other in found if name not in ("seed", "pool_seed")]
 
 
 def caution(changed: Sequence[str]) -> str:
-    """A line that says plainly that these are not the runs of the table; nothing if they are."""
+    """A line for runs that are not in the table's setting; nothing for runs that are."""
     return f"\nNot the table's setting: {'; '.join(dict.fromkeys(changed))}." if changed else ""

@@ -5,80 +5,64 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch
-import tyro
 
 from bioshare.text import aligned, number
-from bioshare.train.commands.options import TIME_UP, Computing, add_name, caution, changes, comparable, parse, plain
+from bioshare.train.commands.options import (
+    TIME_UP,
+    Computing,
+    add_name,
+    caution,
+    check_used,
+    comparable,
+    configured,
+    deviations,
+    read_options,
+)
 from bioshare.train.config import TrainConfig
 from bioshare.train.experiments import Experiment, find
+from bioshare.train.fitting import fit
 from bioshare.train.interrupt import TimeUpError
-from bioshare.train.loop import fit
 
 if TYPE_CHECKING:
     import xarray as xr
 
-
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""How PyTorch says so, on a GPU and on a CPU."""
-
-
-@dataclass(frozen=True)
-class OneConfig(TrainConfig):
-    """All of it, under names that the command line knows."""
-
-    share_every: Annotated[int | None, tyro.conf.arg(aliases=["--every"])] = None
+"""Phrases of PyTorch's errors, on a GPU and on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Computing):
-    """Train one experiment of the paper's tables, and print its result beside the paper's.
+class OneRun(Computing):
+    """One run.
 
     Attributes:
         to: folder of the run; None for runs/NAME/seedN.
-        resume: go on where the run in this folder stopped.
-        record_snr: measure -log SNR after every n-th batch; None for once an epoch.
-        tensorboard: write TensorBoard's events into the folder, too.
-        config: what to change in the experiment.
     """
 
     to: Path | None = None
-    resume: bool = False
-    record_snr: int | None = None
-    tensorboard: bool = False
-    config: tyro.conf.OmitArgPrefixes[OneConfig]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The name and what follows it."""
+    """Add the name and the words after the name."""
     add_name(parser, "train")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Train and print the result."""
+    """Train one experiment of the paper's tables, and print the result beside the paper's."""
     experiment = find(arguments.name)
-    default = Options(config=OneConfig(**asdict(experiment.config)))
-    options = parse(default, arguments.options, f"train {experiment.name}")
-    config = plain(options.config)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    folder = options.to or Path("runs", experiment.home, f"seed{config.seed}")
+    own, fitting, given = read_options(f"train {experiment.name}", arguments.options, experiment, OneRun)
+    one = OneRun(**own)
+    config, used = configured(experiment, given)
+    check_used(given, used, experiment.name)
+    if one.threads:
+        torch.set_num_threads(one.threads)
+    folder = one.to or Path("runs", experiment.home, f"seed{config.seed}")
     try:
-        result = fit(
-            config,
-            folder,
-            data=options.data,
-            resume=options.resume,
-            device=options.device,
-            record_snr=options.record_snr,
-            tensorboard=options.tensorboard,
-            seconds=options.seconds,
-            **options.fitting,
-        )
+        result = fit(config, folder, seconds=one.seconds, **fitting)
     except TimeUpError as error:
         print(f"{error}; the same command with --resume goes on", file=sys.stderr)
         raise SystemExit(TIME_UP) from None
@@ -87,11 +71,11 @@ def main(arguments: argparse.Namespace) -> None:
             raise
         raise MemoryError(f"batch_size={config.batch_size} needs more memory than there is: {error}") from error
     if os.environ.get("RANK", "0") == "0":  # torchrun's number of this process
-        print(report(experiment, config, result, folder))
+        print(run_report(experiment, config, result, folder))
 
 
-def report(experiment: Experiment, config: TrainConfig, result: xr.Dataset, folder: Path) -> str:
-    """Ours beside the paper's; its numbers are left out where the images are others."""
+def run_report(experiment: Experiment, config: TrainConfig, result: xr.Dataset, folder: Path) -> str:
+    """Our accuracy beside the paper's, which is left out where the images are others."""
     paper = comparable(experiment, [config]).paper
     rows = [("test accuracy", "ours", "the paper's", "difference")]
     for name, theirs in (("top1", paper.top1), ("top5", paper.top5)):
@@ -99,4 +83,4 @@ def report(experiment: Experiment, config: TrainConfig, result: xr.Dataset, fold
         difference = None if theirs is None else ours - theirs
         rows.append((f"{name.replace('p', 'p-')} %", number(ours), number(theirs), number(difference, "+.1f")))
     title = f"{experiment.name}, seed {config.seed}, epoch {result.sizes['epoch']}: {folder}"
-    return f"{title}\n{aligned(rows)}{caution(changes(config, experiment.config))}"
+    return f"{title}\n{aligned(rows)}{caution(deviations(config, experiment.config))}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import ImageNet, TrainConfig
 from bioshare.train.data.datasets import Dataset
 from bioshare.train.data.order import BatchOrder, seeded
 from bioshare.train.data.prepared import ImageFiles
@@ -59,7 +59,7 @@ def training_batches(
     Crops (Sec. 5.1): CIFAR's images and digits have a border of ``config.padding`` pixels that are 0 after
     normalisation, and are cropped to their size; TinyImageNet's central (48 + 2 padding) x (48 + 2 padding) pixels are
     cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224 or by
-    ``config.imagenet_crop``, at any padding. ``config.flip`` mirrors half of the images; None mirrors ImageNet only.
+    `ImageNet.crop`, at any padding. ``config.flip`` mirrors half of the images; None mirrors ImageNet only.
 
     Args:
         dataset: a data set from `load`.
@@ -75,7 +75,8 @@ def training_batches(
     chosen = _training_images(dataset, config)
     flip = dataset.usage.flip if config.flip is None else config.flip
     order = BatchOrder(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
-    return _batches(dataset, "train", chosen, config.padding, order, device, config.imagenet_crop == "random-resized")
+    random_resized = isinstance(config.dataset, ImageNet) and config.dataset.crop == "random-resized"
+    return _batches(dataset, "train", chosen, config.padding, order, device, random_resized)
 
 
 def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:

@@ -1,5 +1,6 @@
 """`list` and `train`, and what the command line makes of errors and signals."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,12 +10,14 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
+from bioshare.bridge import HebbianSharing, InstantSharing, Phase
 from bioshare.nn.forms import fused_available
 from bioshare.text import aligned, mean_and_deviation, number
 from bioshare.train.commands import train
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import AdamW, Convolutional, Every, ImageNet, LocallyConnected, TrainConfig
 from bioshare.train.experiments import find
 from bioshare.train.interrupt import Interrupted, TimeUpError
+from bioshare.train.phases import PHASES, CircuitOptions, NoisyIdealOptions
 
 NAME = "table1/cifar100/lc-ws10"
 
@@ -73,9 +76,7 @@ def test_train_starts_from_the_experiment(recorded, capsys):
     assert command_line.main(["train", NAME]) == 0
     assert recorded.config == find(NAME).config
     assert str(recorded.folder) == f"runs/{NAME}/seed0"
-    plain = {"data": None, "resume": False, "device": "auto", "tensorboard": False}
-    computing = {"record_snr": None, "seconds": None, "graphs": None, "form": "auto"}
-    assert recorded.options == {**plain, **computing}
+    assert recorded.options == {"seconds": None}
     assert "Not the table's setting" not in capsys.readouterr().out
 
 
@@ -85,13 +86,15 @@ def test_a_row_of_a_later_table_lives_where_the_same_runs_of_the_first_do(record
 
 
 def test_train_takes_typed_overrides_of_every_field(recorded):
-    words = "--epochs 3 --dataset digits --milestones 0.2 0.3 --flip True --share-every None --compile --seed 4"
+    words = (
+        "--epochs 3 --dataset digits --milestones 0.2 0.3 --flip --every None --compile --seed 4 --learning-rate 0.1"
+    )
     computing = ["--resume", "--to", "here", "--record-snr", "7", "--checkpoint-every", "0.5"]
     assert command_line.main(["train", NAME, *words.split(), *computing]) == 0
     assert (recorded.options["record_snr"], recorded.options["checkpoint_every"]) == (7, 0.5)
-    expected = {"epochs": 3, "dataset": "digits", "milestones": (0.2, 0.3), "flip": True, "share_every": None}
-    changed = {"compile": True, "seed": 4, **expected}
-    assert recorded.config == TrainConfig(**{**vars(find(NAME).config), **changed})
+    expected = {"epochs": 3, "dataset": "digits", "milestones": (0.2, 0.3), "flip": True, "phases": ()}
+    changed = {"compile": True, "seed": 4, "optimizer": AdamW(0.1, 1e-2), **expected}
+    assert recorded.config == dataclasses.replace(find(NAME).config, **changed)
     assert recorded.options["resume"]
     assert str(recorded.folder) == "here"
 
@@ -99,7 +102,7 @@ def test_train_takes_typed_overrides_of_every_field(recorded):
 def test_train_hands_on_how_to_compute(recorded):
     for words, graphs, form in (("--graphs", True, "auto"), ("--no-graphs --form fused", False, "fused")):
         assert command_line.main(["train", NAME, *words.split()]) == 0
-        assert (recorded.options["graphs"], recorded.options["form"]) == (graphs, form)
+        assert (recorded.options["graphs"], recorded.options.get("form", "auto")) == (graphs, form)
 
 
 @pytest.mark.skipif(fused_available(), reason="here there are fused kernels")
@@ -114,11 +117,63 @@ def test_a_form_that_cannot_be_had_here_is_refused_before_any_work(capsys, tmp_p
 def test_train_puts_a_network_of_the_paper_to_sleep(recorded, capsys):
     words = "--sleep circuit --alpha 50 --every 100 --pool 8 --moments share"
     assert command_line.main(["train", NAME, *words.split()]) == 0
-    sleep = {"sleep": "circuit", "alpha": 50.0, "share_every": 100, "pool": 8, "moments": "share"}
-    assert recorded.config == TrainConfig(**{**vars(find(NAME).config), **sleep})
-    assert type(recorded.config) is TrainConfig
-    changed = "share_every 100 instead of 10; sleep circuit instead of instant; alpha 50.0 instead of 10.0"
-    assert f"Not the table's setting: {changed}; pool 8" in capsys.readouterr().out
+    sleep = CircuitOptions(alpha=50.0, pool=8, moments="share")
+    assert recorded.config == dataclasses.replace(find(NAME).config, phases=(Every(100, sleep.phase(0)),))
+    changed = "every 100 instead of 10; phase Sleep(circuit=RateCircuit(alpha=50.0"
+    assert f"Not the table's setting: {changed}" in capsys.readouterr().out
+
+
+def test_a_pool_is_that_of_the_seed(recorded):
+    assert command_line.main(["train", NAME, "--sleep", "circuit", "--pool", "8", "--seed", "3"]) == 0
+    assert recorded.config.phases == (Every(10, CircuitOptions(pool=8).phase(3)),)
+
+
+@pytest.mark.parametrize(
+    ("words", "phases"),
+    [
+        ("--every 3", (Every(3, InstantSharing()),)),
+        ("--every 3 --count run --border keep", (Every(3, InstantSharing("keep"), "run"),)),
+        ("--every 3 --sleep hebbian --updates 4", (Every(3, HebbianSharing(updates=4)),)),
+        ("--every 3 --sleep noisy-ideal --noise 0.1", (Every(3, NoisyIdealOptions(noise=0.1).phase(0)),)),
+    ],
+)
+def test_a_network_without_phases_gets_one(recorded, words, phases):
+    assert command_line.main(["train", "table1/cifar100/lc", *words.split()]) == 0
+    assert recorded.config.phases == phases
+
+
+def test_parts_are_chosen_by_type(recorded):
+    words = "--layers locally-connected --keep-first 1 --architecture resnet18 --dataset imagenet --crop random-resized"
+    assert command_line.main(["train", "table1/cifar100/conv", *words.split()]) == 0
+    assert recorded.config.network == LocallyConnected("resnet18", 1)
+    assert recorded.config.dataset == ImageNet("random-resized")
+    assert command_line.main(["train", NAME, "--layers", "convolutional", "--every", "None"]) == 0
+    assert (recorded.config.network, recorded.config.phases) == (Convolutional(), ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling(Phase):
+    """Scale all weights.
+
+    Attributes:
+        factor: what the weights are multiplied with.
+    """
+
+    factor: float = 0.5
+
+    def change(self, model, seed=0, *, optimizer=None):
+        for parameter in model.parameters():
+            parameter.detach().mul_(self.factor)
+
+
+def test_a_new_phase_is_one_entry_of_the_registry(recorded, monkeypatch, capsys):
+    monkeypatch.setitem(PHASES, "scaling", Scaling)
+    words = "--every 5 --sleep scaling --factor 0.25"
+    assert command_line.main(["train", "table1/cifar100/conv", *words.split()]) == 0
+    assert recorded.config.phases == (Every(5, Scaling(0.25)),)
+    with pytest.raises(SystemExit):
+        command_line.main(["train", NAME, "--help"])
+    assert "what the weights are multiplied with (default: 0.5)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_train_knows_the_rows_that_sleep(recorded, capsys):
@@ -164,38 +219,59 @@ def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
         ("--epoch 3", "--epochs"),
         ("--learning-rat 1e-3", "--learning-rate"),
         ("--resum", "--resume"),
-        ("--epochs three", "three"),
-        ("--epochs 0", "epochs must be a whole number of at least 1; got 0"),
-        ("--batch-size 100 --repetitions 3", "batch_size must be a multiple of repetitions=3"),
-        ("--threads 0", "threads must be at least 1; got 0"),
-        ("--network resnet50", "resnet18"),
+        ("--epochs three", "invalid int value: 'three'"),
+        ("--architecture resnet50", "resnet18"),
         ("--form best", "batched"),
-        ("--alpha 50", 'alpha must stay 10.0 for sleep="instant", where it has no use; got 50.0'),
-        (
-            "--sleep circuit --every None",
-            "sleep must stay 'instant' without share_every (--every), where it has no use; got 'circuit'",
-        ),
     ],
 )
 def test_a_wrong_option_is_refused_before_any_work(recorded, capsys, words, told):
     with pytest.raises(SystemExit) as end:
         command_line.main(["train", NAME, *words.split()])
     assert end.value.code == 2
-    assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert told in capsys.readouterr().err
     assert not hasattr(recorded, "config")
 
 
-def test_help_has_every_field_with_the_experiments_default(capsys):
+SIMULATED = "circuit or noisy-circuit or hebbian"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--epochs 0", "epochs must be a number of epochs, at least 1; got 0"),
+        ("--batch-size 100 --repetitions 3", "batch_size must be a multiple of repetitions=3"),
+        ("--threads 0", "threads must be a number of threads, at least 1; got 0"),
+        ("--alpha 50", f"--alpha has no use in {NAME}: it needs --every N and --sleep {SIMULATED}"),
+        ("--sleep circuit --noise 1", f"--noise has no use in {NAME}: it needs --every N and --sleep noisy-ideal or"),
+        ("--sleep circuit --every None", f"--sleep has no use in {NAME}: it needs --every N"),
+        ("--crop resized", f"--crop has no use in {NAME}: it needs --dataset imagenet"),
+        ("--layers convolutional --keep-first 1", f"--keep-first has no use in {NAME}: it needs --layers locally-"),
+        ("--sleep circuit --strength 2", "strength must be a positive number below 2; got 2"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_before_any_work(recorded, capsys, words, told):
+    assert command_line.main(["train", NAME, *words.split()]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+    assert not hasattr(recorded, "config")
+
+
+def test_help_has_every_option_with_the_experiments_default(capsys):
     with pytest.raises(SystemExit) as end:
-        command_line.main(["train", NAME, "--help"])
+        command_line.main(["train", "sleep/cifar10/lc-ws10-alpha50", "--help"])
     assert end.value.code == 0
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for field in vars(TrainConfig()):
-        assert f"--{field.replace('_', '-')} " in shown or f"--{field.replace('_', '-')}," in shown
-    assert "(default: cifar100)" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    fields = {
+        field.name
+        for kind in (TrainConfig, LocallyConnected, AdamW, CircuitOptions)
+        for field in dataclasses.fields(kind)
+    }
+    for field in fields - {"network", "optimizer", "phases"}:
+        assert f"--{field.replace('_', '-')}" in shown
+    assert "(default: cifar10)" in shown
     assert "the same command goes on (`train` needs --resume for that)" in shown
     assert "--graphs, --no-graphs" in shown
-    assert "weight sharing after every n-th batch, ws(n) in the paper; None for never. (default: 10)" in shown
+    assert "ws(n) in the paper; None for never (default: 10)" in shown
+    assert "--alpha ALPHA strength of the inhibition (default: 50.0)" in shown
 
 
 @pytest.mark.parametrize(

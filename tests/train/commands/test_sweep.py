@@ -1,11 +1,17 @@
+import json
+from dataclasses import replace
+
 import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
 from bioshare.train.commands import options, sweep
-from bioshare.train.experiments import find, grid
-from bioshare.train.results import encoded, write_result
+from bioshare.train.config import Every
+from bioshare.train.experiments import find, grid_points, searched
+from bioshare.train.phases import CircuitOptions
+from bioshare.train.results import write_result
 from bioshare.train.runs import Outcomes
+from bioshare.train.stored import config_text
 
 NAME = "table1/tinyimagenet/conv"
 ACCURACY = {(5e-3, 1e-4): 30.0, (1e-3, 1e-2): 40.0}
@@ -13,8 +19,8 @@ ACCURACY = {(5e-3, 1e-4): 30.0, (1e-3, 1e-2): 40.0}
 
 
 def fit(config, folder, **_):
-    top1 = ACCURACY.get((config.learning_rate, config.weight_decay), 20.0) + config.seed
-    found = xr.Dataset({"top1": ("epoch", [top1] * config.epochs)}, attrs=encoded(config))
+    top1 = ACCURACY.get((config.optimizer.learning_rate, config.optimizer.weight_decay), 20.0) + config.seed
+    found = xr.Dataset({"top1": ("epoch", [top1] * config.epochs)}, attrs={"config": config_text(config)})
     write_result(folder / "result.nc", found)
     return found
 
@@ -26,7 +32,8 @@ def trained(train_here):
 
 def test_every_point_of_the_grid_is_trained(trained, capsys):
     assert command_line.main(["sweep", NAME]) == 0
-    assert [job.config for job in trained] == grid(find(NAME))
+    row = searched(find(NAME))
+    assert [job.config for job in trained] == [replace(row.config, optimizer=one) for one in grid_points(row)]
     shown = capsys.readouterr().out
     assert shown.splitlines()[1] == "learning rate  weight decay 0.01  weight decay 0.0001"
     assert [line.split() for line in shown.splitlines()[2:5]] == [
@@ -41,7 +48,7 @@ def test_every_point_of_the_grid_is_trained(trained, capsys):
 
 def test_a_row_that_the_paper_lacks_was_not_tuned_by_it(trained, capsys):
     assert command_line.main(["sweep", "sleep/cifar10/lc-ws10-alpha10"]) == 0
-    assert {(job.config.sleep, job.config.share_every) for job in trained} == {("circuit", 10)}
+    assert {job.config.phases for job in trained} == {(Every(10, CircuitOptions(alpha=10.0).phase(0)),)}
     chosen = "the table has learning rate 0.0005, weight decay 0.01"
     assert capsys.readouterr().out.splitlines()[-1].endswith(chosen)
 
@@ -96,7 +103,7 @@ def test_the_axes_are_no_options(trained, capsys):
         with pytest.raises(SystemExit) as end:
             command_line.main(["sweep", NAME, option, "1"])
         assert end.value.code == 2
-        assert f"Unrecognized options: {option}" in capsys.readouterr().err
+        assert f"unrecognized arguments: {option}" in capsys.readouterr().err
     assert trained == []
 
 
@@ -110,4 +117,4 @@ def test_a_real_sweep_on_workers(tmp_path, monkeypatch, capsys):
     assert "validation" not in shown  # it is the grid's own setting
     with xr.open_dataset("runs/sweep/table5-tinyimagenet-lc.nc", engine="h5netcdf") as dataset:
         assert dataset["top1"].notnull().all()
-        assert dataset.attrs["validation"] == 1
+        assert json.loads(dataset.attrs["shared_config"])["validation"] is True

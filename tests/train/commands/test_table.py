@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from statistics import fmean
 
 import numpy as np
@@ -6,23 +7,31 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
+from bioshare.bridge import InstantSharing
 from bioshare.train.commands import options, table
+from bioshare.train.config import Every, ImageData, LocallyConnected
 from bioshare.train.experiments import find, matching
-from bioshare.train.results import encoded, write_result
+from bioshare.train.phases import CircuitOptions, IdealOptions
+from bioshare.train.results import write_result
 from bioshare.train.runs import Outcomes
+from bioshare.train.stored import config_text
 
 ROWS = ["conv", "lc", "lc-4reps", "lc-8reps", "lc-16reps", "lc-ws1", "lc-ws10", "lc-ws100"]
 
 
 def accuracy(config):
     """Distinct for every row and seed."""
-    every = config.share_every or 0
-    return 70.0 - 5 * config.locally_connected + config.repetitions / 4 + every / 50 + config.seed / 2
+    every = config.phases[0].n if config.phases else 0
+    return (
+        70.0 - 5 * isinstance(config.network, LocallyConnected) + config.repetitions / 4 + every / 50 + config.seed / 2
+    )
 
 
 def fit(config, folder, **_):
     top1 = [accuracy(config)] * config.epochs
-    found = xr.Dataset({"top1": ("epoch", top1), "top5": ("epoch", [20 + x for x in top1])}, attrs=encoded(config))
+    found = xr.Dataset(
+        {"top1": ("epoch", top1), "top5": ("epoch", [20 + x for x in top1])}, attrs={"config": config_text(config)}
+    )
     write_result(folder / "result.nc", found)
     return found
 
@@ -42,7 +51,7 @@ def test_a_table_trains_every_row_and_seed(trained):
     assert [job.name for job in trained] == [f"table1/cifar10/{row}/seed{seed}" for row in ROWS for seed in (0, 1)]
     for job in trained:
         name, seed = job.name.rsplit("/seed", 1)
-        assert encoded(job.config) == encoded(find(name).config) | {"seed": int(seed)}
+        assert job.config == dataclasses.replace(find(name).config, seed=int(seed))
         assert str(job.folder).endswith(f"/runs/{job.name}")
 
 
@@ -103,23 +112,40 @@ def test_what_a_row_has_no_use_for_changes_the_others_only(trained, capsys):
     """A convolution doesn't sleep, and instant sharing has no strength."""
     command_line.main([*SLEEP, "--pool", "8", "--strength", "0.2", "--moments", "reset"])
     found = {job.name.split("/")[2]: job.config for job in trained}
-    fields = lambda config: (config.pool, config.strength, config.moments)
-    assert fields(found["conv"]) == fields(found["lc"]) == (None, 0.5, "keep")
-    assert fields(found["lc-ws10"]) == (None, 0.5, "reset")
-    assert fields(found["lc-ws10-alpha10"]) == fields(found["lc-ws1-ideal"]) == (8, 0.2, "reset")
+    assert found["conv"].phases == found["lc"].phases == ()
+    assert found["lc-ws10"].phases == (Every(10, InstantSharing(moments="reset")),)
+    options = {"pool": 8, "strength": 0.2, "moments": "reset"}
+    assert found["lc-ws10-alpha10"].phases == (Every(10, CircuitOptions(**options).phase(0)),)
+    assert found["lc-ws1-ideal"].phases == (Every(1, IdealOptions(**options).phase(0)),)
     assert len(found) == 31 - 12  # without noise
     assert found["conv"] == dataclasses.replace(find("sleep/cifar10/conv").config, epochs=1)
-    assert "epochs 1 instead of 200; moments reset instead of keep; strength 0.2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for change in ("moments reset instead of keep", "strength 0.2 instead of 0.5", "pool 8 instead of None"):
+        assert change in shown
 
 
 def test_a_row_with_noise_has_no_pool(trained):
     command_line.main([*SLEEP, "--rows", "lc-ws10-ideal", "lc-ws10-ideal-noise", "--pool", "8", "--strength", "0.2"])
-    assert [(job.config.pool, job.config.strength) for job in trained] == [(8, 0.2), (None, 0.2)]
+    phases = [job.config.phases[0].phase for job in trained]
+    assert [(phase.pool, phase.rule.strength) for phase in phases] == [(8, 0.2), (None, 0.2)]
+
+
+def test_rows_that_share_may_share_at_another_interval(trained):
+    command_line.main(["table", "sleep", "--rows", "lc", "lc-ws10", "--every", "20", "--seeds", "1", "--epochs", "1"])
+    assert [job.config.phases for job in trained] == [(), (Every(20, InstantSharing()),)]
+
+
+def test_every_seed_has_a_pool_of_its_own(trained):
+    command_line.main(["table", "sleep", "--rows", "lc-ws10-ideal", "--seeds", "2", "--epochs", "1", "--pool", "8"])
+    assert [job.config.phases[0].phase for job in trained] == [IdealOptions(pool=8).phase(seed) for seed in range(2)]
 
 
 def test_what_no_row_can_have_is_refused(trained, capsys):
     assert command_line.main([*SLEEP, "--rows", "lc-ws10-ideal-noise", "--moments", "share"]) == 1
-    assert 'moments must be "keep" or "reset" with noise=0.01' in capsys.readouterr().err
+    assert (
+        'sleep/cifar10/lc-ws10-ideal-noise: moments="share" needs a sleep that is one linear map'
+        in capsys.readouterr().err
+    )
     assert trained == []
 
 
@@ -150,14 +176,14 @@ def test_show_trains_nothing(trained, capsys, tmp_path):
 
 def test_show_prints_what_is_there_in_whatever_setting(trained, capsys, tmp_path):
     words = ["table", "1", "--dataset", "cifar10", "--seeds", "1"]
-    command_line.main([*words, "--epochs", "2", "--milestones", "0.5", "--flip", "True"])
+    command_line.main([*words, "--epochs", "2", "--milestones", "0.5", "--flip"])
     before = capsys.readouterr().out
     del trained[:]
     assert command_line.main([*words, "--show"]) == 0
     shown = capsys.readouterr().out
     assert shown == before
     assert lines(shown)["conv"][0] == "1"
-    changed = "epochs 2 instead of 200; flip True instead of None; milestones (0.5,) instead of (0.5, 0.75)."
+    changed = "milestones (0.5,) instead of (0.5, 0.75); epochs 2 instead of 200; flip True instead of None."
     assert changed in shown
     assert trained == []
 
@@ -184,8 +210,8 @@ def test_other_images_are_not_compared_with_the_papers(capsys, tmp_path):
 def test_cells_of_one_dataset_images_of_another(trained, capsys):
     words = "table 3 --dataset cifar10 --source cifar10-jpeg --epochs 2 --to there --seeds 1"
     command_line.main(words.split())
-    assert {job.config.dataset for job in trained} == {"cifar10-jpeg"}
-    assert {job.config.learning_rate for job in trained} == {1e-2, 1e-3, 5e-4, 1e-4}
+    assert {job.config.dataset for job in trained} == {ImageData("cifar10-jpeg")}
+    assert {job.config.optimizer.learning_rate for job in trained} == {1e-2, 1e-3, 5e-4, 1e-4}
     shown = capsys.readouterr().out
     assert "dataset cifar10-jpeg instead of cifar10; epochs 2 instead of 200" in shown
     assert lines(shown)["conv"][2] != "-"  # the paper's images, after all
@@ -199,8 +225,9 @@ def test_everything_lands_in_one_dataset(tmp_path):
         means = [fmean(accuracy(one.config) + seed / 2 for seed in (0, 1)) for one in matching("table1/cifar10")]
         np.testing.assert_allclose(dataset["top1"].isel(epoch=-1).mean("seed"), means)
         assert dataset["paper_top1_range"].sel(row="lc-8reps").item() == 0.3
-        assert dataset.attrs["epochs"] == 3
-        assert "learning_rate" not in dataset.attrs  # rows differ in it
+        shared = json.loads(dataset.attrs["shared_config"])
+        assert shared["epochs"] == 3
+        assert "optimizer" not in shared  # rows differ in it
 
 
 def test_runs_of_another_setting_are_refused_before_any_training(trained, capsys):
@@ -326,13 +353,10 @@ def test_what_the_runs_cost_stands_below_the_table(monkeypatch, capsys, tmp_path
         ("9", "invalid choice: '9'"),
         ("13", "invalid choice: '13'"),
         ("1 --epoch 3", "--epochs"),
-        ("1 --share-every 3", "--share-every"),
+        ("1 --sleep ideal", "--sleep"),
         ("1 --seed 3", "--seeds"),
         ("sleep --alpha 3", "--alpha"),
         ("sleep --noise 3", "--noise"),
-        ("1 --seeds 0", "seeds must be at least 1; got 0"),
-        ("1 --workers 0", "workers must be at least 1; got 0"),
-        ("1 --minutes 0", "minutes must be above 0; got 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(trained, capsys, words, told):
@@ -340,6 +364,20 @@ def test_what_makes_no_sense_is_refused(trained, capsys, words, told):
         command_line.main(["table", *words.split()])
     assert end.value.code == 2
     assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--seeds 0", "seeds must be a number of seeds, at least 1; got 0"),
+        ("--workers 0", "workers must be a number of runs, at least 1; got 0"),
+        ("--minutes 0", "minutes must be a time above 0; got 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(trained, capsys, words, told):
+    assert command_line.main(["table", "1", *words.split()]) == 1
+    assert capsys.readouterr().err == f"error: {told}\n"
     assert trained == []
 
 
@@ -351,7 +389,10 @@ def test_a_dataset_that_the_table_lacks(trained, capsys):
 
 def test_a_change_without_a_use_in_any_row_is_refused(capsys):
     assert command_line.main(["table", "sleep", "--rows", "conv", "lc", "--pool", "8"]) == 1
-    assert "pool has no use in any of these rows: conv, lc" in capsys.readouterr().err
+    assert (
+        "--pool has no use in any of these rows: conv, lc: it needs --every N and --sleep ideal or circuit"
+        in capsys.readouterr().err
+    )
 
 
 def test_rows_with_noise_are_trained_only_where_they_are_named(tmp_path, capsys):

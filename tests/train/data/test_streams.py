@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bioshare.train import data
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import ImageNet, TrainConfig
 from bioshare.train.data import datasets
 from bioshare.train.data.images import Encoded, random_resized_crop, resized_crop
 from bioshare.train.data.prepare import SOURCES, prepare
@@ -156,9 +156,9 @@ def test_random_resized_crops_have_the_size_and_place_that_their_draws_say(tmp_p
 
 
 def test_imagenet_in_random_resized_crops_differs_and_is_mirrored_alike(imagenet):
-    plain, random = streamed(imagenet), streamed(imagenet, imagenet_crop="random-resized")
+    plain, random = streamed(imagenet), streamed(imagenet, dataset=ImageNet("random-resized"))
     for (images, labels), (others, same) in zip(plain, random, strict=True):
         assert torch.equal(labels, same)
         assert images.shape == others.shape
         assert not torch.allclose(images, others, atol=0.1)
-    assert_same(streamed(imagenet, imagenet_crop="random-resized"), random)
+    assert_same(streamed(imagenet, dataset=ImageNet("random-resized")), random)

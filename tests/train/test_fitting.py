@@ -18,29 +18,28 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from tiny_runs import CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, weights
+from tiny_runs import CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, varied, weights
 from torch import nn
 
 import bioshare.train
-from bioshare.bridge import InstantSharing, neg_log_snr
+from bioshare.bridge import InstantSharing, Phase, neg_log_snr
 from bioshare.nn import LocallyConnected2d
-from bioshare.train import checkpoint, loop
+from bioshare.train import checkpoint, fitting
 from bioshare.train import run as training
-from bioshare.train import steps as in_steps
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import ARCHITECTURES, AdamW, Convolutional, Every, LocallyConnected, TrainConfig
 from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
+from bioshare.train.fitting import CHECKPOINT, LOOK_EVERY, RESULT, fit, trained_network
 from bioshare.train.interrupt import TimeUpError, TrainingDivergedError, interruptible
-from bioshare.train.loop import CHECKPOINT, RESULT, evaluate, fit, trained_network
-from bioshare.train.recipe import NETWORKS, network
-from bioshare.train.results import MEANINGS, History, encoded, read_result, refuse_other, seconds_spent, write_result
-from bioshare.train.steps import Options
-from bioshare.train.stopwatch import Stopwatch
+from bioshare.train.phases import CircuitOptions
+from bioshare.train.results import MEANINGS, History, read_result, seconds_spent
+from bioshare.train.run import Stopwatch, evaluate
+from bioshare.train.stored import config_of
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(NETWORKS, "resnet20", tiny)
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", tiny)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def straight(tmp_path_factory):
     """The folder of a run that nothing interrupted, and its result."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(NETWORKS, "resnet20", tiny)
+        patch.setitem(ARCHITECTURES, "resnet20", tiny)
         return folder, run(folder)
 
 
@@ -61,11 +60,10 @@ def test_the_result_has_an_entry_for_every_epoch_and_says_what_made_it(straight)
     assert ((result.top1 >= 0) & (result.top1 <= result.top5) & (result.top5 <= 100)).all()
     assert np.allclose(result.images_per_second * result.seconds, 150)
     assert result.snr_step.values.tolist() == [0, 5, 10]
-    expected = {"share_every": 3, "train_images": 150, "locally_connected": 1, "flip": "none", "dataset": "digits"}
-    expected |= {"torch": torch.__version__, "bioshare": bioshare.__version__, "device": "cpu", "sharings": 4}
+    expected = {"torch": torch.__version__, "bioshare": bioshare.__version__, "device": "cpu", "sharings": 4}
     attributes = {name: result.attrs.get(name) for name in expected}
     assert attributes | {"torch": torch.__version__} == expected
-    assert set(encoded(CONFIG)) <= set(result.attrs)
+    assert config_of(result.attrs["config"], folder) == CONFIG
     with xr.open_dataset(folder / RESULT, engine="h5netcdf") as read:
         xr.testing.assert_identical(read.load(), result)
 
@@ -84,7 +82,7 @@ def test_a_run_is_a_function_of_its_configuration(straight, tmp_path):
 
 def test_training_learns(tmp_path):
     config = dataclasses.replace(
-        CONFIG, locally_connected=False, share_every=None, epochs=6, train_images=600, learning_rate=3e-2, padding=0
+        CONFIG, network=Convolutional(), phases=(), epochs=6, train_images=600, optimizer=AdamW(3e-2), padding=0
     )
     result = run(tmp_path, config)
     assert result.train_loss[-1] < result.train_loss[0] / 2
@@ -102,39 +100,82 @@ def test_training_learns(tmp_path):
     ],
 )
 def test_the_learning_rate_falls_at_its_milestones(epochs, milestones, expected):
-    config = TrainConfig(epochs=epochs, milestones=milestones, learning_rate=0.5)
-    assert [training.learning_rate(config, epoch) for epoch in range(epochs)] == [0.5 * part for part in expected]
+    config = TrainConfig(epochs=epochs, milestones=milestones, optimizer=AdamW(0.5))
+    assert [config.learning_rate(epoch) for epoch in range(epochs)] == [0.5 * part for part in expected]
 
 
 def test_the_optimiser_is_that_of_the_configuration():
-    found = training.optimizer(nn.Linear(2, 3), dataclasses.replace(CONFIG, learning_rate=0.3, weight_decay=0.2))
+    found = AdamW(learning_rate=0.3, weight_decay=0.2).build(nn.Linear(2, 3))
     assert (found.defaults["lr"], found.defaults["weight_decay"], found.defaults["fused"]) == (0.3, 0.2, True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Watched(InstantSharing):
+    """Instant sharing that notes its seeds and -log SNR before."""
+
+    seen = []  # noqa: RUF012 (no field)
+
+    def __call__(self, model, seed=0, progress=True, measure=True, **options):
+        self.seen.append((seed, measure, neg_log_snr(model)["0"]))
+        return super().__call__(model, seed, progress, measure, **options)
+
+
 @pytest.mark.parametrize(("count", "steps"), [("epoch", [0, 3, 5, 8]), ("run", [0, 3, 6, 9])])
-def test_sharing_follows_the_batches_that_it_should(tmp_path, monkeypatch, count, steps):
-    seen = []
-
-    def sharing(config):
-        share = InstantSharing(config.border)
-
-        def spy(model, seed, **options):
-            assert options["measure"]
-            seen.append((seed, neg_log_snr(model)["0"]))
-            return share(model, seed, **options)
-
-        return spy
-
-    monkeypatch.setattr(training, "sharing", sharing)
-    result = run(tmp_path, dataclasses.replace(CONFIG, share_count=count), record_snr=1)
-    assert [seed for seed, _ in seen] == [training.seed_at("sleep", CONFIG.seed, step) for step in steps]
+def test_a_phase_follows_the_batches_that_it_should(tmp_path, count, steps):
+    Watched.seen.clear()
+    result = run(tmp_path, varied(Watched(), count=count), record_snr=1)
+    seeds, measured, before = zip(*Watched.seen, strict=True)
+    assert list(seeds) == [training.seed_at("sleep", CONFIG.seed, step) for step in steps]
+    assert all(measured)
     assert result.snr_step[result.shared == 1].values.tolist() == [step + 1 for step in steps]
     just_before = [int(np.flatnonzero((result.snr_step == step + 1) & (result.shared == 0))[0]) for step in steps]
-    assert np.allclose(result.neg_log_snr[just_before, 0], [snr for _, snr in seen])
+    assert np.allclose(result.neg_log_snr[just_before, 0], before)
     after = result.neg_log_snr[[index + 1 for index in just_before], 0]
     assert (after.values < result.neg_log_snr[just_before, 0].values - 10).all()
     assert result.snr_step.values.tolist() == sorted([*range(11), *(step + 1 for step in steps)])
     assert result.attrs["sharings"] == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(Phase):
+    """All weights times a factor, and a note of the seed."""
+
+    factor: float
+    seen = []  # noqa: RUF012 (no field)
+
+    def change(self, model, seed=0, *, optimizer=None):
+        self.seen.append((self.factor, seed))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(self.factor)
+
+
+def test_phases_that_fall_due_at_one_batch_run_in_their_order_with_seeds_of_their_own(tmp_path):
+    Scaled.seen.clear()
+    phases = (Every(4, Scaled(0.5), "run"), Every(2, Scaled(0.25), "run"))
+    result = run(tmp_path / "straight", dataclasses.replace(CONFIG, phases=phases), record_snr=1)
+    assert [factor for factor, _ in Scaled.seen] == [0.5, 0.25, 0.25, 0.5, 0.25, 0.25, 0.5, 0.25]
+    assert Scaled.seen[0][1] == training.seed_at("sleep", CONFIG.seed, 0)
+    assert len({seed for _, seed in Scaled.seen}) == 8
+    assert result.snr_step.values.tolist() == list(range(11))  # no report of -log SNR, but the measurement
+    assert not result.shared.any()
+    interrupt(tmp_path / "broken", 4, dataclasses.replace(CONFIG, phases=phases), record_snr=1)
+    run(tmp_path / "broken", dataclasses.replace(CONFIG, phases=phases), record_snr=1, resume=True)
+    assert_same_ending(tmp_path / "broken", tmp_path / "straight")
+
+
+def test_a_phase_changes_the_weights_just_after_the_step(tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=1, train_images=32)
+    run(tmp_path / "plain", dataclasses.replace(config, phases=()))
+    run(tmp_path / "half", dataclasses.replace(config, phases=(Every(1, Scaled(0.5)),)))
+    plain, half = (weights(tmp_path / name)["model.0.weight"] for name in ("plain", "half"))
+    assert torch.equal(half, 0.5 * plain)
+
+
+def test_sharing_in_a_network_without_locally_connected_layers_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="must have a LocallyConnected2d layer"):
+        run(tmp_path, dataclasses.replace(CONFIG, network=Convolutional()))
+    assert not list(tmp_path.iterdir())
 
 
 def test_snr_is_measured_in_every_nth_batch(tmp_path):
@@ -189,8 +230,8 @@ def test_other_threads_leave_the_handlers_alone():
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_resume_is_exact_with_half_types_dropout_and_repetitions(tmp_path, monkeypatch, precision):
-    monkeypatch.setitem(NETWORKS, "resnet20", lambda *a, **b: nn.Sequential(tiny(*a, **b), nn.Dropout(0.2)))
-    config = dataclasses.replace(CONFIG, precision=precision, repetitions=4, train_images=37, share_count="run")
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", lambda *a, **b: nn.Sequential(tiny(*a, **b), nn.Dropout(0.2)))
+    config = varied(count="run", precision=precision, repetitions=4, train_images=37)
     run(tmp_path / "straight", config)
     interrupt(tmp_path / "broken", 6, config)
     metadata = checkpoint.read_metadata(tmp_path / "broken" / CHECKPOINT)
@@ -208,12 +249,10 @@ def test_a_run_whose_time_is_up_is_saved_and_goes_on_in_the_next_call(straight, 
 
 
 def test_the_time_is_counted_from_the_call(tmp_path, monkeypatch):
-    options = Options(seconds=10.0)
-    monkeypatch.setattr(in_steps, "time", SimpleNamespace(monotonic=lambda: options.begun + 9.9))
-    assert not options.over
-    monkeypatch.setattr(in_steps, "time", SimpleNamespace(monotonic=lambda: options.begun + 10.0))
-    assert options.over
-    assert not Options().over
+    now = iter([0.0, *[9.9] * 8, *[10.0] * 99])  # two readings a batch
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=lambda: next(now), perf_counter=time.perf_counter))
+    with pytest.raises(TimeUpError, match="after step 5 of the run"):
+        run(tmp_path, seconds=10.0)
 
 
 def test_a_stopwatch_on_a_gpu_reads_its_events_when_it_is_asked(monkeypatch):
@@ -253,12 +292,12 @@ def test_checkpoints_come_when_their_time_has_come(tmp_path, monkeypatch):
 
 def test_the_result_is_written_when_it_is_old_and_at_the_end(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(in_steps, "write_result", lambda path, result: written.append(result.sizes["epoch"]))
+    monkeypatch.setattr(training, "write_result", lambda path, result: written.append(result.sizes["epoch"]))
     config = dataclasses.replace(CONFIG, epochs=4)
     run(tmp_path / "seldom", config)
     assert written == [1, 4]
     written.clear()
-    monkeypatch.setattr(in_steps, "PUBLISH_EVERY", 0.0)
+    monkeypatch.setattr(fitting, "PUBLISH_EVERY", 0.0)
     run(tmp_path / "often", config)
     assert written == [1, 2, 3, 4]
 
@@ -302,7 +341,7 @@ def test_a_killed_run_without_a_checkpoint_starts_again(straight, tmp_path):
 
 def test_a_finished_run_returns_its_result_at_once(straight, monkeypatch):
     folder, result = straight
-    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("a finished run needs no data"))
+    monkeypatch.setattr(fitting, "load", lambda *_: pytest.fail("a finished run needs no data"))
     xr.testing.assert_identical(run(folder, resume=True), result)
 
 
@@ -318,26 +357,25 @@ def test_a_folder_with_a_run_is_refused(straight, tmp_path, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} is there. Go on from it with resume=True"):
         run(tmp_path)
-    with pytest.raises(ValueError, match=r"milestones was \[0.5,? +0.75\] and is now none, seed was 0 and"):
+    with pytest.raises(ValueError, match=r"milestones was \(0.5, 0.75\) and is now \(\), seed was 0 and is now 1"):
         run(tmp_path, dataclasses.replace(CONFIG, seed=1, milestones=()), resume=True)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, content)]
 
 
-def test_a_run_from_before_a_field_was_there_had_its_default(straight):
-    found = {name: value for name, value in straight[1].attrs.items() if name not in ("weight_decay", "compile")}
-    refuse_other(CONFIG, found, straight[0] / RESULT)
-    with pytest.raises(ValueError, match=r"weight_decay was 0\.01 and is now 0\.5\. Take"):
-        refuse_other(dataclasses.replace(CONFIG, weight_decay=0.5), found, straight[0] / RESULT)
+def test_a_run_of_an_older_version_is_refused_by_name(straight, tmp_path):
+    tensors, metadata = checkpoint.read(straight[0] / CHECKPOINT)
+    metadata["config"] = {"dataset": "digits", "locally_connected": True, "share_every": 3, "seed": 0}
+    checkpoint.write(tmp_path / CHECKPOINT, tensors, metadata)
+    for read in (lambda: run(tmp_path, resume=True), lambda: trained_network(tmp_path)):
+        with pytest.raises(ValueError, match=f"{CHECKPOINT} was written by another version of bioshare; train the run"):
+            read()
 
 
-@pytest.mark.parametrize("milestones", [(), (0.7,), (0.25, 0.5)])
-def test_a_stored_configuration_is_known_again(tmp_path, milestones):
-    config = dataclasses.replace(CONFIG, milestones=milestones, flip=True, train_images=None)
-    write_result(tmp_path / RESULT, xr.Dataset(attrs=encoded(config)))
-    refuse_other(config, read_result(tmp_path / RESULT).attrs, tmp_path / RESULT)
-    stored = json.loads(json.dumps(dataclasses.asdict(config)))
-    refuse_other(config, stored, tmp_path / CHECKPOINT)
-    assert TrainConfig(**stored) == config
+def test_a_function_in_a_phase_is_refused_before_training(tmp_path):
+    sleep = dataclasses.replace(bioshare.Sleep.rate_circuit(), presentations=lambda inputs: 2 * inputs)
+    with pytest.raises(ValueError, match=r"config\.phases\[0\]\.phase\.presentations must be .*frozen dataclass"):
+        run(tmp_path, varied(sleep))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_history_comes_back_from_its_tensors(straight):
@@ -352,7 +390,7 @@ def test_a_history_comes_back_from_its_tensors(straight):
 
 def test_the_trained_network_is_the_one_of_the_result(straight, monkeypatch):
     folder, result = straight
-    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("a checkpoint needs no data"))
+    monkeypatch.setattr(fitting, "load", lambda *_: pytest.fail("a checkpoint needs no data"))
     state = torch.random.get_rng_state()
     model = trained_network(folder)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -382,8 +420,8 @@ class Exploding(nn.Module):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setitem(NETWORKS, "resnet20", Exploding)
-    config = dataclasses.replace(CONFIG, share_every=None, learning_rate=1e30)
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", Exploding)
+    config = dataclasses.replace(CONFIG, phases=(), optimizer=AdamW(1e30))
     with pytest.raises(
         TrainingDivergedError, match=r"loss .* epoch 1, step 2 of the run, at the learning rate 1e"
     ) as e:
@@ -394,12 +432,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_reaches_the_checkpoin
 
 
 def test_the_step_of_divergence_is_exact_when_looks_are_rare(tmp_path, monkeypatch):
-    monkeypatch.setitem(NETWORKS, "resnet20", Exploding)
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 50)
-    config = dataclasses.replace(CONFIG, share_every=None, learning_rate=1e12, epochs=1)
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", Exploding)
+    monkeypatch.setitem(LOOK_EVERY, "cpu", 50)
+    config = dataclasses.replace(CONFIG, phases=(), optimizer=AdamW(1e12), epochs=1)
     with pytest.raises(TrainingDivergedError) as rare:
         run(tmp_path, config, checkpoint_every=0)
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 1)
+    monkeypatch.setitem(LOOK_EVERY, "cpu", 1)
     with pytest.raises(TrainingDivergedError) as every:
         run(tmp_path, config)
     assert rare.value.step == every.value.step > 0
@@ -407,11 +445,11 @@ def test_the_step_of_divergence_is_exact_when_looks_are_rare(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("share_every", "options"),
-    [(1, {}), (None, {"checkpoint_every": 0}), (None, {"record_snr": 1})],
+    ("phases", "options"),
+    [((Every(1, InstantSharing()),), {}), ((), {"checkpoint_every": 0}), ((), {"record_snr": 1})],
     ids=["shared", "saved", "measured"],
 )
-def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, share_every, options):
+def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, phases, options):
     step = torch.optim.AdamW.step
 
     def breaking(self, *arguments, **options):
@@ -420,7 +458,7 @@ def test_weights_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, share_e
             self.param_groups[0]["params"][0][0, 0, 0] = math.inf
 
     monkeypatch.setattr(torch.optim.AdamW, "step", breaking)
-    config = dataclasses.replace(CONFIG, share_every=share_every)
+    config = dataclasses.replace(CONFIG, phases=phases)
     with pytest.raises(TrainingDivergedError, match="a weight is no longer finite in epoch 1, step 1 of the"):
         run(tmp_path, config, **options)
     assert not list(tmp_path.iterdir())
@@ -458,20 +496,20 @@ def test_evaluate_leaves_the_network_as_it_was():
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        ({"keep_first": 2}, {}, "keep_first must leave a convolution of resnet20; got 2"),
-        ({}, {"checkpoint_every": -1.0}, "checkpoint_every must be a number of seconds >= 0; got -1.0"),
+        ({"network": LocallyConnected(keep_first=2)}, {}, "keep_first must leave a convolution of resnet20; got 2"),
+        ({}, {"checkpoint_every": -1.0}, "checkpoint_every must be a number of seconds >= 0; got -1"),
         ({}, {"checkpoint_every": None}, "checkpoint_every must be a number of seconds >= 0; got None"),
         ({}, {"seconds": math.nan}, "seconds must be a number of seconds >= 0; got nan"),
         ({}, {"seconds": "9"}, "seconds must be a number of seconds >= 0; got '9'"),
         ({}, {"seconds": True}, "seconds must be a number of seconds >= 0; got True"),
-        ({}, {"graphs": "yes"}, "graphs must be None, True or False; got 'yes'"),
+        ({}, {"graphs": "yes"}, "graphs must be one of None, True, False; got 'yes'"),
         ({}, {"form": "best"}, "form must be one of 'auto', 'batched', 'fused'; got 'best'"),
-        ({}, {"record_snr": 0}, "record_snr must be None or a whole number"),
+        ({}, {"record_snr": 0}, "record_snr must be None or a number of batches"),
         ({"train_images": 10_000}, {}, "train_images must be at most"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, config, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         run(tmp_path, dataclasses.replace(CONFIG, **config), **options)
     assert not list(tmp_path.iterdir())
 
@@ -479,7 +517,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, con
 @pytest.mark.parametrize("place", ["file", "forbidden"])
 def test_a_folder_that_cannot_be_written_is_refused_before_work_starts(tmp_path, monkeypatch, place):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(loop, "load", lambda *_: pytest.fail("work has started"))
+    monkeypatch.setattr(fitting, "load", lambda *_: pytest.fail("work has started"))
     if place == "forbidden":
         monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # who is root may write everywhere
     with pytest.raises((ValueError, PermissionError), match=r"file is a file|can't be written"):
@@ -528,7 +566,7 @@ def test_tensorboard_gets_the_history(tmp_path, monkeypatch):
     assert closed == [True]
 
 
-KILLED = dataclasses.replace(CONFIG, train_images=96, epochs=6, share_every=2)
+KILLED = varied(n=2, train_images=96, epochs=6)
 """Eighteen batches of the real network."""
 
 
@@ -574,7 +612,7 @@ def kill_at_a_random_moment(folder, moments):
 
 @pytest.mark.slow
 def test_a_run_killed_ten_times_at_random_moments_ends_with_the_same_weights(tmp_path):
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.loop", "torch._dynamo"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bioshare.train.fitting", "torch._dynamo"])
     straight, folder = tmp_path / "straight", tmp_path / "killed"
     moments, kills, reached = random.Random(0), 0, set()
     finish(straight)
@@ -595,7 +633,7 @@ def test_the_generator_of_a_step_is_the_one_that_torch_would_seed(monkeypatch):
     for seed in seeds:
         torch.manual_seed(seed)
         expected = torch.rand(4)
-        training._seed(torch.device("cpu"), seed)
+        training._seed_generators(torch.device("cpu"), seed)
         assert torch.equal(torch.rand(4), expected)
     seen = []
     generators = [
@@ -604,7 +642,7 @@ def test_the_generator_of_a_step_is_the_one_that_torch_would_seed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "default_generators", generators)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     for device in ("cuda", "cuda:1"):
-        training._seed(torch.device(device), 7)
+        training._seed_generators(torch.device(device), 7)
     assert seen == [(2, 7), (1, 7)]
 
 
@@ -628,8 +666,8 @@ def test_importing_the_package_loads_no_torch_and_its_names_lead_somewhere():
 
 def test_the_network_is_the_locally_connected_one_of_the_seed():
     state = torch.random.get_rng_state()
-    configs = [dataclasses.replace(CONFIG, seed=seed, keep_first=1) for seed in (0, 0, 1)]
-    models = [network(config, 10, (1, 8, 8)) for config in configs]
+    configs = [dataclasses.replace(CONFIG, seed=seed, network=LocallyConnected(keep_first=1)) for seed in (0, 0, 1)]
+    models = [config.build_network(10, (1, 8, 8)) for config in configs]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [type(model[i]) for model in models[:1] for i in (0, 3)] == [nn.Conv2d, LocallyConnected2d]
     first, second, other = (model[3].weight for model in models)
@@ -642,9 +680,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("sleep", ["instant", "circuit"])
+@pytest.mark.parametrize("sleep", [InstantSharing(), CircuitOptions()], ids=["instant", "circuit"])
 def test_every_device_trains_and_resumes(tmp_path, device, precision, sleep):
-    config = dataclasses.replace(CONFIG, precision=precision, sleep=sleep)
+    config = varied(sleep, precision=precision)
     options = {"device": device, "progress": False}
     straight = fit(config, tmp_path / "straight", **options)
     assert np.isfinite(straight.train_loss).all()
@@ -655,16 +693,20 @@ def test_every_device_trains_and_resumes(tmp_path, device, precision, sleep):
     assert fit(config, tmp_path / "broken", resume=True, **options).identical(result)
 
 
-SHARED = {"share_every": 1, "moments": "share"}
+GRAPHS = [
+    varied(InstantSharing(moments="share"), n=1),
+    varied(CircuitOptions(moments="share", pool=2), n=1),
+    dataclasses.replace(CONFIG, compile=True),
+]
 
 
 @needs_gpu
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # inductor's own
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # and its advice for fp32
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("fields", [SHARED, SHARED | {"sleep": "circuit", "pool": 2}, {"compile": True}], ids=str)
-def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, fields):
-    config = dataclasses.replace(CONFIG, precision=precision, epochs=6, **fields)
+@pytest.mark.parametrize("config", GRAPHS, ids=["instant", "circuit", "compiled"])
+def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, config):
+    config = dataclasses.replace(config, precision=precision, epochs=6)
     losses = [
         fit(config, tmp_path / str(graphs), device="cuda", progress=False, graphs=graphs).train_loss.values
         for graphs in (False, True)

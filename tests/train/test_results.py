@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 import xarray as xr
 
 from bioshare.train.config import TrainConfig
-from bioshare.train.gather import complete, configuration, gather
-from bioshare.train.results import encoded, read_result, write_result
+from bioshare.train.results import complete, gather, write_result
+from bioshare.train.stored import config_text
 
 
 def result(*top1, **attributes):
@@ -68,9 +69,9 @@ def test_a_gathered_dataset_survives_the_disk(tmp_path):
 def test_only_a_complete_run_of_the_same_configuration_is_taken(tmp_path):
     config = TrainConfig(epochs=2)
     assert complete(tmp_path, config) is None
-    write_result(tmp_path / "result.nc", result(1.0, **encoded(config)))
+    write_result(tmp_path / "result.nc", result(1.0, config=config_text(config)))
     assert complete(tmp_path, config) is None
-    write_result(tmp_path / "result.nc", result(1.0, 2.0, **encoded(config)))
+    write_result(tmp_path / "result.nc", result(1.0, 2.0, config=config_text(config)))
     found = complete(tmp_path, config)
     assert found is not None
     assert found["top1"].values.tolist() == [1.0, 2.0]
@@ -78,27 +79,26 @@ def test_only_a_complete_run_of_the_same_configuration_is_taken(tmp_path):
         complete(tmp_path, replace(config, seed=1))
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        TrainConfig(),
-        TrainConfig(locally_connected=True, share_every=3, keep_first=1, flip=False, milestones=(), seed=7),
-        TrainConfig(locally_connected=True, share_every=3, sleep="circuit", alpha=50, pool=8, rescale=False),
-        TrainConfig(flip=True, milestones=(0.25,), train_images=100, validation=True, learning_rate=1e-5),
-    ],
-)
-def test_a_configuration_comes_back_from_the_disk(config, tmp_path):
-    write_result(tmp_path / "result.nc", result(1.0, **encoded(config)))
-    again = configuration(read_result(tmp_path / "result.nc"))
-    assert again == config
-    assert repr(again) == repr(config)  # True is not 1
+def test_settings_that_all_runs_share_are_kept():
+    configs = [TrainConfig(epochs=1, seed=seed) for seed in range(2)]
+    runs = {(one.seed,): result(1.0, config=config_text(one)) for one in configs}
+    shared = json.loads(gather(runs, {"seed": range(2)}).attrs["shared_config"])
+    assert shared["epochs"] == 1
+    assert "seed" not in shared
+
+
+def test_a_result_of_an_older_version_is_refused_by_name(tmp_path):
+    write_result(tmp_path / "result.nc", result(1.0, epochs=1, dataset="digits"))
+    for config in (None, TrainConfig()):
+        with pytest.raises(ValueError, match=r"result\.nc was written by another version of bioshare; train the run"):
+            complete(tmp_path, config)
 
 
 def test_a_complete_run_of_any_configuration(tmp_path):
     assert complete(tmp_path) is None
-    write_result(tmp_path / "result.nc", result(1.0, **encoded(TrainConfig(epochs=2, seed=5))))
+    write_result(tmp_path / "result.nc", result(1.0, config=config_text(TrainConfig(epochs=2, seed=5))))
     assert complete(tmp_path) is None
-    write_result(tmp_path / "result.nc", result(1.0, 2.0, **encoded(TrainConfig(epochs=2, seed=5))))
+    write_result(tmp_path / "result.nc", result(1.0, 2.0, config=config_text(TrainConfig(epochs=2, seed=5))))
     found = complete(tmp_path)
     assert found is not None
     assert found["top1"].values.tolist() == [1.0, 2.0]

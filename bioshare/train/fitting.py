@@ -1,0 +1,229 @@
+"""`fit` trains the network of a `TrainConfig`, `trained_network` gets the network back.
+
+A run that was stopped ends with the same bits as one that was not, since nothing depends on the moment of a stop. The
+batches and crops, dropout, and the seeds of the phases are pure functions of the run's seed and the number of the step
+(`bioshare.train.data.order.seed_at`); the learning rate is a function of the epoch. Everything else that the next step
+needs is in the checkpoint: weights and buffers, the moments of the optimiser, the scale of mixed precision, the sums of
+the epoch so far and the history. A signal waits for the end of a batch, and files replace each other whole.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import nn
+from tqdm import tqdm
+
+from bioshare.checks import choice, real, whole
+from bioshare.files import check_writable, locked
+from bioshare.nn.forms import Form
+from bioshare.nn.functional import prefer
+from bioshare.train import checkpoint
+from bioshare.train.config import TrainConfig
+from bioshare.train.data import load, test_batches, training_batches
+from bioshare.train.distributed import processes
+from bioshare.train.graph import recorder
+from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
+from bioshare.train.results import RESULT, complete
+from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
+from bioshare.train.stored import check_same, config_of, config_text
+
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file of a checkpoint in the folder of a run."""
+
+LOOK_EVERY = {"cpu": 1, "cuda": 50}
+"""Batches from one look at the loss, the clock and the signals to the next; on a GPU a look waits for the device."""
+
+PUBLISH_EVERY = 5.0
+"""Least seconds from one result to the next: writing takes a twentieth, as long as a short epoch on a GPU."""
+
+
+def fit(
+    config: TrainConfig,
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    checkpoint_every: float = 600.0,
+    record_snr: int | None = None,
+    tensorboard: bool = False,
+    seconds: float | None = None,
+    graphs: bool | None = None,
+    form: Form = "auto",
+) -> xr.Dataset:
+    """Train a network, alone or as one of the processes that torchrun started.
+
+    ``folder`` gets ``result.nc`` after the first epoch, and after others when the last is some seconds old, and
+    ``checkpoint.safetensors`` from time to time; both when the run is stopped and at the end. `trained_network` makes
+    the network from the checkpoint. A kill at any moment leaves whole files, from which ``resume`` goes on to the same
+    final weights: bit by bit in one process on a CPU with the same number of threads, otherwise to rounding.
+
+    Args:
+        config: configuration of the run.
+        folder: folder of the files.
+        data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
+        resume: go on from the checkpoint in the folder; start if there is none; return the result of a finished run.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
+        progress: show a bar.
+        checkpoint_every: seconds between two checkpoints of a run; 0 for one after every look at the run.
+        record_snr: measure -log SNR after every n-th batch, before and after the phases if any are due; batches are
+            counted as for the first phase. None for once an epoch. Both record the start.
+        tensorboard: write the history for TensorBoard, too.
+        seconds: stop after that time, counted from the call, with a checkpoint; None to train to the end. At least one
+            batch is learned.
+        graphs: replay the steps from CUDA graphs, which spares the host the launch of every single kernel. None for
+            wherever possible: on a GPU, in a single process.
+        form: form of the locally connected products on a GPU, as for `bioshare.nn.functional.prefer`; "auto" leaves
+            the choice as it is around the call.
+
+    Returns:
+        The history: losses, accuracies (%) and speed along ``epoch``; ``neg_log_snr`` along ``snr_step`` and ``layer``;
+        the configuration, versions and machine as attributes.
+
+    Raises:
+        TypeError, ValueError: an argument makes no sense, or asks for graphs or a form that don't exist on the device;
+            ``config`` holds a function that can't be stored; ``folder`` holds a run of another configuration, or any
+            run without ``resume``; the files are damaged; or another process is training in the folder.
+        PermissionError: ``folder`` can't be written.
+        TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint holds everything so far.
+        TimeUpError: ``seconds`` are over; a checkpoint holds everything so far.
+    """
+    begun, folder = time.monotonic(), Path(folder)
+    path = folder / CHECKPOINT
+    real("checkpoint_every", checkpoint_every, "a number of seconds >= 0", at_least=0, infinite=True, array=False)
+    real("seconds", 0 if seconds is None else seconds, "a number of seconds >= 0", at_least=0, array=False)
+    whole("record_snr", 1 if record_snr is None else record_snr, "None or a number of batches", at_least=1)
+    choice("graphs", graphs, (None, True, False))
+    config_text(config)  # raises an error for a phase that can't be stored
+    finished = _check_folder(config, folder, resume)
+    if finished is not None:
+        return finished
+    with ExitStack() as stack:
+        # what the run needs: a process, perhaps a stream and graphs, seeds of its own, the data, and the network
+        if form != "auto":
+            stack.enter_context(prefer(form))
+        here = stack.enter_context(processes(device))
+        record = recorder(graphs, here)
+        stack.enter_context(torch.random.fork_rng([here.device] if here.device.type == "cuda" else []))
+        stack.enter_context(here.stream())
+        dataset = load(config.dataset_name, data)
+        writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and here.rank == 0 else None
+        batches = training_batches(dataset, config, here.device, here.rank, here.world)
+        tests = test_batches(dataset, config, here.device, here.rank, here.world)
+        sizes: dict[str, Any] = {"num_classes": len(dataset.classes), "input_size": dataset.input_size}
+        run = stack.enter_context(
+            closing(Run(config, config.build_network(**sizes), batches, here, record_snr, record))
+        )
+        if here.rank == 0:
+            stack.enter_context(locked(folder))
+        if path.exists():
+            run.restore(path)
+        epoch = sum(map(run.images, range(len(batches))))
+        done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
+        shown = progress and here.rank == 0
+        bar = tqdm(total=config.epochs * epoch, initial=done, disable=not shown, unit=" images", unit_scale=True)
+        stack.enter_context(bar)
+        caught = stack.enter_context(interruptible())
+        while run.epoch < config.epochs:
+            bar.set_description(f"epoch {run.epoch + 1}/{config.epochs}")
+            start = time.perf_counter()
+            for x, y in batches.epoch(run.epoch, run.batch):
+                run.step(x, y)
+                bar.update(run.images(run.batch - 1))
+                over = seconds is not None and time.monotonic() - begun >= seconds
+                look = run.steps % LOOK_EVERY[here.device.type] == 0
+                look |= here.world == 1 and (caught.signal > 0 or over)  # several processes must stop at one batch
+                if look or run.batch == len(batches):
+                    run.finish()
+                run.seconds += time.perf_counter() - start
+                if look:
+                    late = time.monotonic() - run.saved >= checkpoint_every
+                    facts = torch.tensor([caught.signal, late, over], device=here.device)
+                    signal, late, over = here.largest(facts).tolist()
+                    totals = run.totals()
+                    loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
+                    bar.set_postfix_str(f"loss {loss:.3f}, {100 * correct:.1f} % correct", refresh=False)
+                    if late or signal or over:
+                        run.save(path, sizes)
+                    if (signal or over) and run.history.epochs:
+                        run.publish(folder)
+                    where = f"after step {run.steps} of the run; {path} has everything"
+                    if signal:
+                        raise Interrupted(f"stopped by signal {signal} {where}", signal)
+                    if over:
+                        raise TimeUpError(f"stopped when its time was up {where}")
+                start = time.perf_counter()
+            run.finish_epoch(tests)
+            if writer:
+                before = run.steps - len(batches)
+                run.history.write_to(writer, since=before + 1 if before else 0)
+            if run.epoch == config.epochs:
+                run.save(path, sizes)
+            elif time.monotonic() - run.published >= PUBLISH_EVERY:
+                run.publish(folder)
+        return run.publish(folder)
+
+
+def _check_folder(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset | None:
+    """The result of a run that is complete; None for a folder in which the run can start or go on.
+
+    Raises:
+        ValueError: files of another run are in the folder, or a file has its name.
+        PermissionError: the folder can't be written.
+    """
+    path = folder / CHECKPOINT
+    present = [file for file in (path, folder / RESULT) if file.exists()]
+    if present and not resume:
+        raise ValueError(
+            f"folder must have no run in it; {present[0]} is there. Go on from it with resume=True (--resume), or take "
+            "another folder"
+        )
+    if path in present:
+        check_same(config, checkpoint.read_metadata(path)["config"], path)
+    result = complete(folder, config)
+    if result is None:
+        check_writable(folder)
+    return result
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    """A writer for TensorBoard, whose package is optional."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("tensorboard=True needs a package that isn't there: pip install tensorboard") from None
+    return closing(SummaryWriter(folder / "tensorboard"))
+
+
+def trained_network(folder: Path | str) -> nn.Module:
+    """The network of a run, on the CPU and in evaluation mode, made without the data set.
+
+    Args:
+        folder: as for `fit`. A run that isn't finished gives the network of its last checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint in ``folder``.
+        ValueError: the checkpoint is damaged.
+
+    Example:
+        Test again, to the ``top1`` of the last epoch::
+
+            config = TrainConfig(dataset="digits")
+            fit(config, "run")
+            evaluate(trained_network("run"), test_batches(load("digits"), config, torch.device("cpu")))
+    """
+    path = Path(folder) / CHECKPOINT
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; folder must be one that fit has trained in")
+    tensors, metadata = checkpoint.read(path)
+    model = config_of(metadata["config"], path).build_network(**metadata["network"])
+    checkpoint.restore_network(model, tensors)
+    return model.eval()

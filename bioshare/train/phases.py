@@ -1,0 +1,130 @@
+"""Phases by the words of the command line: ``--sleep circuit --alpha 20``.
+
+A new phase becomes known to the command line by one entry in `PHASES`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bioshare.bridge import HebbianSharing, InstantSharing, Phase, Sleep
+from bioshare.circuit import stimuli
+from bioshare.train.data.order import seed_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedOptions:
+    """Options of all simulated sleeps.
+
+    Attributes:
+        gamma: pull to the weights before sleep.
+        presentations: presentations for every input of a neuron.
+        strength: strength of a presentation, below 2 (the learning rate times the mean of |x|^2).
+        stimulus: "grid" in random order, or "gaussian".
+        rescale: bring the mean of every group back to the norm before sleep; the paper doesn't.
+        border: "share" or "keep" the weights of positions that see padding.
+        moments: moments of the optimiser: "keep" leaves them, "share" applies the sleep to them, "reset" makes them 0.
+    """
+
+    gamma: float = 0.0
+    presentations: float = 5.0
+    strength: float = 0.5
+    stimulus: Literal["grid", "gaussian"] = "grid"
+    rescale: bool = True
+    border: Literal["share", "keep"] = "share"
+    moments: Literal["keep", "share", "reset"] = "keep"
+
+    def phase(self, seed: int) -> Phase:
+        """The sleep of a run with this seed."""
+        options: dict[str, Any] = dict(vars(self))
+        stimulus = stimuli.grid(shuffle=True) if options.pop("stimulus") == "grid" else stimuli.gaussian()
+        options["stimulus"] = stimuli.noise(stimulus, options.pop("noise", 0.0))
+        options["times"] = options.pop("presentations")
+        if options.get("pool"):
+            options["pool_seed"] = seed_at("pool", seed)
+        return Sleep.rate_circuit(**options) if "alpha" in options else Sleep.steady_state(**options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdealOptions(SimulatedOptions):
+    """A sleep of the ideal circuit, as one linear map for all neurons.
+
+    Attributes:
+        pool: draw every sleep from so many that are simulated once; None simulates a new one each time.
+    """
+
+    pool: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitOptions(IdealOptions):
+    """A sleep of the rate circuit, as one linear map for all neurons.
+
+    Attributes:
+        alpha: strength of the inhibition.
+    """
+
+    alpha: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyIdealOptions(SimulatedOptions):
+    """A sleep of the ideal circuit in which every neuron is simulated with noise.
+
+    Attributes:
+        noise: standard deviation of the noise in every input of every neuron.
+    """
+
+    noise: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyCircuitOptions(NoisyIdealOptions):
+    """A sleep of the rate circuit in which every neuron is simulated with noise.
+
+    Attributes:
+        alpha: strength of the inhibition.
+    """
+
+    alpha: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HebbianOptions:
+    """A few Hebbian updates with a batch of Gaussian patterns each.
+
+    Attributes:
+        updates: number of weight updates.
+        alpha: strength of the inhibition; inf is the ideal circuit.
+        border: "share" or "keep" the weights of positions that see padding.
+        moments: moments of the optimiser: "keep", "share" or "reset".
+    """
+
+    updates: int = 10
+    alpha: float = math.inf
+    border: Literal["share", "keep"] = "share"
+    moments: Literal["keep", "share", "reset"] = "keep"
+
+    def phase(self, seed: int) -> Phase:
+        """The phase of a run."""
+        return HebbianSharing(**vars(self))
+
+
+PhaseOptions = Phase | SimulatedOptions | HebbianOptions
+
+PHASES: dict[str, type[PhaseOptions]] = {
+    "instant": InstantSharing,
+    "ideal": IdealOptions,
+    "circuit": CircuitOptions,
+    "noisy-ideal": NoisyIdealOptions,
+    "noisy-circuit": NoisyCircuitOptions,
+    "hebbian": HebbianOptions,
+}
+"""Dataclasses of options by the words of ``--sleep``: a phase itself, or options with a method ``phase(seed)``."""
+
+
+def phase_of(options: PhaseOptions, seed: int) -> Phase:
+    """The phase of a run with this seed."""
+    return options if isinstance(options, Phase) else options.phase(seed)

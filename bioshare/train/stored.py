@@ -1,0 +1,123 @@
+"""Configurations as text: one JSON text in every checkpoint and result, and the configuration again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bioshare.bridge import Phase
+from bioshare.bridge.scaling import NormalisedRule, PaperRule, PerInput
+from bioshare.circuit import rules
+from bioshare.circuit.circuits import RateCircuit, SteadyState
+from bioshare.circuit.stimuli import Stimulus
+from bioshare.train import config as parts
+from bioshare.train.config import TrainConfig
+
+STORABLE: list[type] = [
+    *(parts.ImageData, parts.ImageNet, parts.Convolutional, parts.LocallyConnected, parts.AdamW, parts.Every),
+    *(TrainConfig, RateCircuit, SteadyState, NormalisedRule, PaperRule, PerInput),
+    *(rules.Hebbian, rules.Gated, rules.InverseDecay, rules.InverseSqrtDecay),
+]
+"""Dataclasses that a configuration may hold, beside every subclass of `Phase` and `Stimulus`."""
+
+
+def config_text(config: TrainConfig) -> str:
+    """A configuration as JSON; floats keep every bit.
+
+    Raises:
+        ValueError: a part can't be written, such as a function in a phase; the message names the part.
+    """
+    return json.dumps(_encoded(config, "config"))
+
+
+def _encoded(value: Any, name: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"type": "float", "text": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return [_encoded(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    if not (type(value) in STORABLE or (isinstance(value, Phase | Stimulus) and dataclasses.is_dataclass(value))):
+        raise ValueError(
+            f"{name} must be a number, a text, a tuple or a dataclass that can be stored with the run; got {value!r}. "
+            "Write a function as a frozen dataclass with __call__, and append the class to bioshare.train.stored."
+            "STORABLE"
+        )
+    own = [field.name for field in dataclasses.fields(value) if field.init]
+    return {"type": type(value).__name__} | {field: _encoded(getattr(value, field), f"{name}.{field}") for field in own}
+
+
+def config_of(text: object, path: Path) -> TrainConfig:
+    """The configuration that `config_text` has written.
+
+    Args:
+        text: the text; anything else in the place of one is from an older version.
+        path: the file of the text, for messages.
+
+    Raises:
+        ValueError: the text is from an older version of bioshare, or names a type that isn't known in this process.
+    """
+    old = f"{path} was written by another version of bioshare; train the run anew, or read it with bioshare 0.1"
+    if not isinstance(text, str):
+        raise ValueError(old)
+    subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
+    known = {kind.__name__: kind for kind in (*subclasses(Phase), *subclasses(Stimulus), *STORABLE)}
+
+    def decoded(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(map(decoded, value))
+        if not isinstance(value, dict):
+            return value
+        name = value.pop("type")
+        if name == "float":
+            return float(value["text"])
+        if name not in known:
+            raise ValueError(f"{path} holds a {name}, a type that isn't known: import the module that defines {name}")
+        return known[name](**{field: decoded(item) for field, item in value.items()})
+
+    try:
+        return decoded(json.loads(text))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{old} ({error})") from error
+
+
+NAMES = {"n": "every", "name": "dataset"}
+"""Names in messages of fields whose own names say little without their class."""
+
+
+def differences(ours: Any, theirs: Any, name: str = "config") -> Iterator[tuple[str, Any, Any]]:
+    """Names and both values of all that sets two configurations apart."""
+    objects = isinstance(ours, tuple) and any(map(dataclasses.is_dataclass, ours))
+    if objects and len(ours) == len(theirs):
+        for mine, other in zip(ours, theirs, strict=True):
+            yield from differences(mine, other, name)
+    elif type(ours) is type(theirs) and dataclasses.is_dataclass(ours):
+        for field in dataclasses.fields(ours):
+            if field.init:
+                values = getattr(ours, field.name), getattr(theirs, field.name)
+                yield from differences(*values, NAMES.get(field.name, field.name))
+    elif ours != theirs:
+        yield name, ours, theirs
+
+
+def check_same(config: TrainConfig, text: object, path: Path) -> None:
+    """Check that a file belongs to a run of this configuration.
+
+    Args:
+        config: configuration of the run that is asked for.
+        text: configuration in the file, see `config_of`.
+        path: the file.
+
+    Raises:
+        ValueError: fields differ; names them all.
+    """
+    changed = [f"{name} was {was} and is now {now}" for name, now, was in differences(config, config_of(text, path))]
+    if changed:
+        raise ValueError(
+            f"config must be that of the run in {path.parent}: {', '.join(dict.fromkeys(changed))}. Take another "
+            "folder (--to), or the same options"
+        )
