@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bioshare.bench.harness import BenchColumn, BenchTable, add_common_options, available_bytes, timed, turns
+from bioshare.bench.harness import BenchTable, add_common_options, available_bytes, timed, turns
 from bioshare.bench.networks import NETWORKS, TrainingStep, add_network_options, bench_network
 from bioshare.bridge import HebbianSharing, InstantSharing, Phase, Sleep, SleepReport
 from bioshare.bridge.geometry import inputs_of
@@ -37,20 +37,17 @@ SEED = 0
 """Seed of the sleep whose effect is measured."""
 
 BRIDGE_COLUMNS = (
-    BenchColumn("name", "", width=44),
-    BenchColumn("seconds", "seconds", ".3f", 10),
-    BenchColumn("steps", "steps", ".3f", 9),
-    BenchColumn("slower_percent", "slower %", ".2f", 10),
-    BenchColumn("maps", "maps", "d", 6),
-    BenchColumn("map_percent", "% of time", ".0f", 11),
-    BenchColumn("pool_mb", "pool MB", ".1f", 9),
-    BenchColumn("spread", "spread", ".4f", 9),
-    BenchColumn("mean_norm", "|mean|", ".4f", 9),
-    BenchColumn("neg_log_snr", "-log SNR", ">s", 17),
+    "phase 42 s | seconds 8 .3f | steps 8 .3f | slower % 8 .2f | maps 4 d | % of time 9 .0f | pool MB 7 .1f | "
+    "spread 6 .4f | |mean| 6 .4f | -log SNR before 15 .2f | after 5 .2f"
 )
 
-MEDIANS = "spread", "mean_norm", "neg_log_snr_before", "neg_log_snr_after"
-"""Fields of a report's layers whose medians are the effect of a sleep."""
+MEDIANS = {
+    "spread": "spread",
+    "|mean|": "mean_norm",
+    "-log SNR before": "neg_log_snr_before",
+    "after": "neg_log_snr_after",
+}
+"""Columns for the effect of a sleep, and the fields of a report's layers whose medians are in the columns."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,9 +75,9 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     print(
         f"{title}, {weights / 1e6:.1f} million weights, batch {batch}, {dtype} on {device}, "
         f"{arguments.threads} threads, medians of {arguments.repeats}.\n"
-        f"Every sleep has {TIMES} presentations per input and a seed of its own; slower: if training sleeps every "
-        f"{EVERY} steps;\nmaps: simulated in a sleep, with their share of its time; medians over layers: spread within "
-        "groups and |mean|\nafter one sleep over before, -log SNR before -> after\n"
+        f"Every sleep has {TIMES} presentations per input and a seed of its own. slower: training with a sleep every "
+        f"{EVERY} steps.\nmaps: simulated in a sleep, and their share of the time. The rest are medians over layers; "
+        "spread within groups and\n|mean| are ratios of after to before a sleep\n"
     )
     table, model = BenchTable(BRIDGE_COLUMNS), make("auto", device)
     steps = {
@@ -153,28 +150,22 @@ def add_sleep_row(
 ) -> None:
     """Add a row, with the costs in some reports and with the effect in a report; a training step has neither."""
     step = table.records[0]["seconds"] if table.records else seconds
-    map_seconds = statistics.median([report.map_seconds for report in reports] or [0.0])
-    pool_bytes = reports[-1].pool_bytes if reports else 0
-    medians = layer_medians(effect) if effect else {}
-    before, after = medians.get("neg_log_snr_before"), medians.get("neg_log_snr_after")
-    table.add(
-        name=name,
-        seconds=seconds,
-        steps=seconds / step,
-        slower_percent=100 * seconds / (EVERY * step) if effect else None,
-        maps=reports[-1].maps if reports else None,
-        map_seconds=map_seconds,
-        map_percent=100 * map_seconds / seconds if map_seconds else None,
-        pool_mb=pool_bytes / 1e6 if pool_bytes else None,
-        neg_log_snr=f"{before:.2f} -> {after:.2f}" if effect else "-",
-        **dict.fromkeys(MEDIANS) | medians,
-    )
+    row = {"phase": name, "seconds": seconds, "steps": seconds / step}
+    if effect:
+        last, map_seconds = reports[-1], statistics.median(report.map_seconds for report in reports)
+        row |= layer_medians(effect) | {
+            "slower %": 100 * seconds / (EVERY * step),
+            "maps": last.maps,
+            "% of time": 100 * map_seconds / seconds if map_seconds else None,
+            "pool MB": last.pool_bytes / 1e6 if last.pool_bytes else None,
+        }
+    table.add(row)
 
 
 def layer_medians(report: SleepReport) -> dict[str, float]:
     """The medians over the layers with sharing groups."""
     layers = [layer for layer in report.layers if layer.modules]
-    return {field: statistics.median(getattr(layer, field) for layer in layers) for field in MEDIANS}
+    return {head: statistics.median(getattr(layer, field) for layer in layers) for head, field in MEDIANS.items()}
 
 
 def check_memory(title: str, weights: int, device: torch.device) -> None:

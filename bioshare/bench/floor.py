@@ -14,19 +14,12 @@ from typing import Any
 import torch
 
 from bioshare.bench import traffic
-from bioshare.bench.harness import DTYPES, BenchColumn, BenchTable, add_common_options, free_memory, turns
+from bioshare.bench.harness import DTYPES, BenchTable, add_common_options, free_memory, turns
 from bioshare.bench.networks import NETWORKS, NetworkForm, TrainingStep, add_network_options, bench_network
 from bioshare.bench.traffic import Ceilings, Kernel
 from bioshare.cli import positive
 
-FLOOR_COLUMNS = (
-    BenchColumn("part", "", width=28),
-    BenchColumn("gigaoperations", "GFLOP", ".3g", 10),
-    BenchColumn("megabytes", "MB", ".4g", 10),
-    BenchColumn("rate_ms", "ms at rate", ".3f", 14),
-    BenchColumn("bandwidth_ms", "ms at bandwidth", ".3f", 18),
-    BenchColumn("least_ms", "at least ms", ".3f", 14),
-)
+FLOOR_COLUMNS = "part 26 s | GFLOP 8 .3g | MB 8 .4g | ms at rate 12 .3f | ms at bandwidth 16 .3f | at least ms 12 .3f"
 
 FLOOR_FORMS: dict[str, NetworkForm] = {"conv": "conv", "LC": "auto"}
 
@@ -110,11 +103,12 @@ def add_floor_rows(table: BenchTable, kernels: Sequence[Kernel], ceilings: Ceili
         groups[total] = kernels
     for part, members in groups.items():
         moved = sum(kernel.bytes for kernel in members)
-        table.add(
-            part=part,
-            gigaoperations=sum(kernel.operations for kernel in members) / 1e9,
-            megabytes=moved / 1e6,
-            rate_ms=1e3 * sum(kernel.operations / kernel.rate(ceilings) for kernel in members),
-            bandwidth_ms=1e3 * moved / ceilings.bandwidth,
-            least_ms=1e3 * sum(kernel.seconds(ceilings) for kernel in members),
-        )
+        row = {
+            "part": part,
+            "GFLOP": sum(kernel.operations for kernel in members) / 1e9,
+            "MB": moved / 1e6,
+            "ms at rate": 1e3 * sum(kernel.operations / kernel.rate(ceilings) for kernel in members),
+            "ms at bandwidth": 1e3 * moved / ceilings.bandwidth,
+            "at least ms": 1e3 * sum(kernel.seconds(ceilings) for kernel in members),
+        }
+        table.add(row)

@@ -8,10 +8,10 @@ import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -52,35 +52,33 @@ def without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-class BenchColumn(NamedTuple):
-    """Key, head, format and width of a column; text is flush left unless the format is ">s"."""
-
-    key: str
-    head: str
-    form: str = "s"
-    width: int = 10
-
-    def cell(self, value: Any) -> str:
-        """A text or a number, padded to the width."""
-        text = value if isinstance(value, str) else number(value, self.form)
-        return text.ljust(self.width) if self.form == "s" else text.rjust(self.width)
-
-
 class BenchTable:
     """A table whose head is printed at once, and every row as soon as the row is measured.
 
+    Args:
+        columns: head, least width and format of every column, as in "dtype 5 s | peak MB 9 .0f".
+
     Attributes:
-        records: the rows so far, with all numbers as measured.
+        records: the rows so far: values as measured, by the heads of the columns.
     """
 
-    def __init__(self, columns: Sequence[BenchColumn]) -> None:
-        self.columns, self.records = columns, list[dict[str, Any]]()
-        print("".join(column.cell(column.head) for column in columns).rstrip(), flush=True)
+    def __init__(self, columns: str) -> None:
+        self.columns, self.records = [column.rsplit(" ", 2) for column in columns.split(" | ")], []
+        self._print({head: head for head, _, _ in self.columns})
 
-    def add(self, **values: Any) -> None:
-        """Print a row, with dashes for None; values without a column go into the records only."""
-        self.records.append(values)
-        print("".join(column.cell(values[column.key]) for column in self.columns).rstrip(), flush=True)
+    def add(self, record: dict[str, Any]) -> None:
+        """Print a row, with dashes for None and missing values; values without a column go into the records only."""
+        self.records.append(record)
+        self._print(record)
+
+    def _print(self, record: dict[str, Any]) -> None:
+        cells = []
+        for head, width, form in self.columns:
+            value = record.get(head)
+            text = value if isinstance(value, str) else number(value, form)
+            width = max(len(head), int(width))
+            cells.append(text.ljust(width) if form == "s" else text.rjust(width))
+        print("  ".join(cells).rstrip(), flush=True)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

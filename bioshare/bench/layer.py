@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bioshare.bench.harness import DTYPES, BenchColumn, BenchTable, add_common_options, median_seconds, peak_bytes
+from bioshare.bench.harness import DTYPES, BenchTable, add_common_options, median_seconds, peak_bytes
 from bioshare.bench.networks import UnfoldEinsum2d
 from bioshare.bench.traffic import Ceilings, Kernel, measured_ceilings, product_kernels
 from bioshare.cli import positive
@@ -28,18 +28,8 @@ STAGES = ((16, 32), (32, 16), (64, 8))
 """Channels, and rows and columns, of the stages of ResNet-20 on CIFAR."""
 
 LAYER_COLUMNS = (
-    BenchColumn("dtype", "dtype", width=7),
-    BenchColumn("batch", "batch", "d", 5),
-    BenchColumn("channels", "channels", "d", 10),
-    BenchColumn("size", "size", "d", 6),
-    BenchColumn("name", "  form", width=20),
-    BenchColumn("ms", "ms", ".3f", 11),
-    BenchColumn("peak_mb", "peak MB", ".0f", 9),
-    BenchColumn("faster", "faster", ".1f", 8),
-    BenchColumn("of_conv", "of conv", ".2f", 9),
-    BenchColumn("teraoperations", "TFLOP/s", ".3g", 11),
-    BenchColumn("gigabytes", "GB/s", ".4g", 11),
-    BenchColumn("floor_percent", "floor %", ".1f", 9),
+    "dtype 5 s | batch 5 d | channels 8 d | size 4 d | form 15 s | ms 9 .3f | peak MB 7 .0f | faster 6 .1f | "
+    "of conv 7 .2f | TFLOP/s 8 .3g | GB/s 6 .4g | floor % 7 .1f"
 )
 
 
@@ -96,17 +86,17 @@ def add_layer_rows(table: BenchTable, size: LayerSize, ceilings: Ceilings, repea
     seconds = median_seconds({name: make() for name, make in prepared.items()}, repeats, device)
     for name, time in seconds.items():
         peak, kernels = peak_bytes(prepared[name], device), layer_kernels(name, size)
-        table.add(
-            **size._asdict(),
-            name=f"  {name}",
-            ms=1e3 * time,
-            peak_mb=None if peak is None else peak / 1e6,
-            faster=seconds["unfold + einsum"] / time,
-            of_conv=time / seconds["Conv2d"],
-            teraoperations=sum(kernel.operations for kernel in kernels) / time / 1e12,
-            gigabytes=sum(kernel.bytes for kernel in kernels) / time / 1e9,
-            floor_percent=100 * sum(kernel.seconds(ceilings) for kernel in kernels) / time,
-        )
+        row = {
+            "form": name,
+            "ms": 1e3 * time,
+            "peak MB": None if peak is None else peak / 1e6,
+            "faster": seconds["unfold + einsum"] / time,
+            "of conv": time / seconds["Conv2d"],
+            "TFLOP/s": sum(kernel.operations for kernel in kernels) / time / 1e12,
+            "GB/s": sum(kernel.bytes for kernel in kernels) / time / 1e9,
+            "floor %": 100 * sum(kernel.seconds(ceilings) for kernel in kernels) / time,
+        }
+        table.add(size._asdict() | row)
 
 
 def layer_forms(device: torch.device) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bioshare.bench.bridge import warm_up_phase
-from bioshare.bench.harness import BenchColumn, BenchTable, add_common_options, free_memory, peak_bytes, turns
+from bioshare.bench.harness import BenchTable, add_common_options, free_memory, peak_bytes, turns
 from bioshare.bench.networks import NETWORKS, NetworkForm, TrainingStep, add_network_options, bench_network
 from bioshare.bridge import InstantSharing, Sleep
 from bioshare.cli import positive
@@ -20,15 +20,8 @@ from bioshare.nn.forms import fused_available
 from bioshare.train.graph import WARM_UP
 
 TRAIN_COLUMNS = (
-    BenchColumn("dtype", "dtype", width=7),
-    BenchColumn("batch", "batch", "d", 5),
-    BenchColumn("name", "  network", width=52),
-    BenchColumn("ms", "ms / step", ".3f", 11),
-    BenchColumn("images_per_second", "images / s", ".0f", 12),
-    BenchColumn("of_conv", "of conv", ".2f", 9),
-    BenchColumn("of_naive", "of naive", ".3f", 10),
-    BenchColumn("peak_mb", "peak MB", ".0f", 9),
-    BenchColumn("peak_of_naive", "peak of naive", ".3f", 15),
+    "dtype 5 s | batch 5 d | network 50 s | ms / step 9 .3f | images / s 10 .0f | of conv 7 .2f | of naive 8 .3f | "
+    "peak MB 7 .0f | peak of naive 13 .3f"
 )
 
 EVERY = 10
@@ -145,21 +138,18 @@ def add_step_rows(table: BenchTable, variants: Sequence[Variant], settings: Step
     measured = dict(turns(dict(warm_works(variants, settings)), repeats, device))
     free_memory(device)
     seconds = seconds_per_step(variants, measured)
-    conv, naive = (seconds.get(variant.name) for variant in variants[:2])
     peak_of = cache(lambda variant: variant_peak(variant, settings) if variant.name in seconds else None)
+    conv, naive = variants[:2]
     for variant in variants:
-        total, peak, naive_peak = seconds.get(variant.name), peak_of(variant), peak_of(variants[1])
-        table.add(
-            dtype=settings.dtype,
-            batch=settings.batch,
-            name=f"  {variant.name}",
-            ms=1e3 * total if total else None,
-            images_per_second=settings.batch / total if total else None,
-            of_conv=total / conv if total and conv else None,
-            of_naive=total / naive if total and naive else None,
-            peak_mb=peak / 1e6 if peak is not None else None,
-            peak_of_naive=peak / naive_peak if peak is not None and naive_peak else None,
-        )
+        row = {"dtype": settings.dtype, "batch": settings.batch, "network": variant.name}
+        if (total := seconds.get(variant.name)) is not None:
+            row |= {"ms / step": 1e3 * total, "images / s": settings.batch / total}
+            row |= {"of conv": total / seconds[conv.name]} if conv.name in seconds else {}
+            row |= {"of naive": total / seconds[naive.name]} if naive.name in seconds else {}
+        if (peak := peak_of(variant)) is not None:
+            row["peak MB"] = peak / 1e6
+            row["peak of naive"] = peak / naive_peak if (naive_peak := peak_of(naive)) else None
+        table.add(row)
 
 
 def warm_works(variants: Sequence[Variant], settings: StepSettings) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -228,12 +218,12 @@ def print_hours(records: Sequence[dict[str, Any]], epochs: int, images: int, car
         f"\nhours for {epochs} epochs of {images} images: one card as in the table above, several as if the speed grew "
         "in proportion (not measured)\n"
     )
-    hours = [BenchColumn(f"hours_{many}", f"{many} card{'s' * (many > 1)}", ".3f", 12) for many in cards]
-    table = BenchTable([BenchColumn("dtype", "dtype", width=7), BenchColumn("name", "name", width=54), *hours])
+    hours = {f"{many} card{'s' * (many > 1)}": epochs * images / 3600 / many for many in cards}
+    table = BenchTable(" | ".join(["dtype 5 s", "network 52 s", *(f"{head} 10 .3f" for head in hours)]))
     for record in records:
-        speed = record["images_per_second"]
-        record |= {f"hours_{many}": epochs * images / speed / 3600 / many if speed else None for many in cards}
-        table.add(**record)
+        if speed := record.get("images / s"):
+            record |= {head: total / speed for head, total in hours.items()}
+        table.add(record)
 
 
 def print_largest(variants: Sequence[Variant], settings: StepSettings) -> list[dict[str, Any]]:
@@ -243,8 +233,8 @@ def print_largest(variants: Sequence[Variant], settings: StepSettings) -> list[d
     for variant in variants:
         if not (variant.graph or variant.compiled or variant.phase):
             batch = largest_batch(lambda batch, new=variant: new.step(settings._replace(batch=batch))(), device)
-            print(f"{settings.dtype:7s}{variant.name:54s}{batch:6d}", flush=True)
-            records.append({"dtype": settings.dtype, "name": variant.name, "largest_batch": batch})
+            print(f"{settings.dtype:7s}{variant.name:52s}{batch:8d}", flush=True)
+            records.append({"dtype": settings.dtype, "network": variant.name, "largest_batch": batch})
     return records
 
 

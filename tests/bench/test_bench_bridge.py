@@ -10,7 +10,7 @@ from bioshare.bench import bridge
 from bioshare.bridge import InstantSharing, Sleep
 from bioshare.nn import to_locally_connected
 
-ROW = re.compile(r"(\S.{43})((?: +(?:-?\d+(?:\.\d+)?|-?inf|nan|-|->))+)")
+ROW = re.compile(r"(\S.{41})((?: +(?:-?\d+(?:\.\d+)?|-?inf|nan|-))+)")
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def bridge_rows(capsys, *options):
     assert main(["bench", "bridge", "--batch", "2", "--threads", "1", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     matches = filter(None, map(ROW.fullmatch, lines))
-    return [(match[1].strip(), match[2].replace("->", " ").split()) for match in matches]
+    return [(match[1].strip(), match[2].split()) for match in matches]
 
 
 def test_the_bench_of_sleeps_prints_a_row_for_each(small, capsys):
@@ -34,13 +34,13 @@ def test_the_bench_of_sleeps_prints_a_row_for_each(small, capsys):
     for name, cells in rows:
         numbers = [float(cell) for cell in cells if cell != "-"]
         assert numbers[0] > 0
-        assert len(numbers) == 2 if name in steps else len(cells) == 10
+        assert len(numbers) == 2 if name in steps else len(numbers) >= 7
         assert not any(map(math.isnan, numbers))
 
 
 def test_maps_are_simulated_in_fresh_sleeps_and_not_from_a_pool(small, capsys):
     rows = dict(bridge_rows(capsys, "--repeats", "1", "--pool", "3", "--relayed"))
-    maps = {name: int(cells[3]) for name, cells in rows.items() if len(cells) == 10}
+    maps = {name: int(cells[3]) for name, cells in rows.items() if cells[3] != "-"}
     assert maps.pop("rate circuit, alpha = 10, from a pool of 3") == 0
     assert maps.pop("direct averaging") == 0
     assert set(maps.values()) == {3}
@@ -62,9 +62,9 @@ def test_warming_up_fills_a_pool_and_leaves_the_model_alone():
 def test_the_effect_is_the_median_of_the_layers_that_took_part():
     report = InstantSharing()(to_locally_connected(small_network(), (3, 8, 8)))
     medians = bridge.layer_medians(report)
-    assert medians["neg_log_snr_before"] == sorted(layer.neg_log_snr_before for layer in report.layers)[1]
+    assert medians["-log SNR before"] == sorted(layer.neg_log_snr_before for layer in report.layers)[1]
     assert medians["spread"] == pytest.approx(0, abs=1e-6)
-    assert medians["mean_norm"] == pytest.approx(1, abs=1e-6)
+    assert medians["|mean|"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_network_that_does_not_fit_is_refused_before_any_work(small, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bioshare.bench import harness
-from bioshare.bench.harness import BenchColumn, BenchTable, available_bytes, turns, without_tf32
+from bioshare.bench.harness import BenchTable, available_bytes, turns, without_tf32
 
 CPU = torch.device("cpu")
 
@@ -41,8 +41,8 @@ def test_fp32_is_without_tf32_only_inside_of_the_block():
 
 
 def test_a_table_prints_its_columns_and_keeps_all_values(capsys):
-    table = BenchTable([BenchColumn("name", "name", width=6), BenchColumn("ms", "ms", ".1f", 7)])
-    table.add(name="a", ms=12.345, more=1)
-    table.add(name="b", ms=None)
-    assert capsys.readouterr().out == "name       ms\na        12.3\nb           -\n"
-    assert table.records == [{"name": "a", "ms": 12.345, "more": 1}, {"name": "b", "ms": None}]
+    table = BenchTable("name 5 s | ms / |x| 7 .1f | n 1 d")
+    table.add({"name": "a", "ms / |x|": 12.345, "more": 1})
+    table.add({"name": "b", "ms / |x|": None, "n": 3})
+    assert capsys.readouterr().out == "name   ms / |x|  n\na          12.3  -\nb             -  3\n"
+    assert table.records == [{"name": "a", "ms / |x|": 12.345, "more": 1}, {"name": "b", "ms / |x|": None, "n": 3}]
