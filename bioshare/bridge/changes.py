@@ -42,17 +42,16 @@ class Change(ABC):
         for module, _, after in self(weight, modules):
             module.write(weight, after)
 
-
-class AffineChange(Change):
-    """A change that is affine in the weights, so differences of weights obey the linear part."""
-
-    @abstractmethod
     def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
-        """Apply the linear part to a tensor in the shape of a weight, in place."""
+        """Apply the linear part of an affine change to a tensor in the shape of a weight, in place.
+
+        A moment of an optimiser is a difference of weights, and differences obey the linear part.
+        """
+        raise NotImplementedError("the change is not affine")
 
 
 @dataclass(frozen=True)
-class Averaging(AffineChange):
+class Averaging(Change):
     """Every group becomes the group's mean."""
 
     group_means: GroupMeans
@@ -71,7 +70,7 @@ class Averaging(AffineChange):
 
 
 @dataclass(frozen=True)
-class LinearSleep(AffineChange):
+class LinearSleep(Change):
     """A whole sleep as a linear map, w_i = mu' + A (w_i^init - mu) with mu' = B mu + c.
 
     The mean must survive the sleep and costs little: B mu + c is computed in float64, whatever precision

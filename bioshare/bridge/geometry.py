@@ -80,19 +80,13 @@ class SharingModule:
         target.copy_(groups.transpose(0, 1).reshape(target.shape))
 
 
-def modules(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
-    """List the modules of a layer with at least two neurons; border "keep" leaves out positions at the padding."""
-    return _modules(Geometry.of(layer, border), 2)
-
-
-def all_modules(layer: LocallyConnected2d, border: Border = "share") -> tuple[SharingModule, ...]:
-    """List all kh x kw modules of a layer; some modules of a small layer have no neurons."""
-    return _modules(Geometry.of(layer, border), 0)
+def modules(layer: LocallyConnected2d, border: Border = "share", smallest: int = 2) -> tuple[SharingModule, ...]:
+    """List the modules of a layer with at least ``smallest`` neurons; "keep" leaves out positions at the padding."""
+    return _modules(Geometry.of(layer, border), smallest)
 
 
 @cache  # for good: CUDA graphs hold the addresses of the tensors that modules have placed on a device
 def _modules(geometry: Geometry, smallest: int) -> tuple[SharingModule, ...]:
-    """Make the modules with at least ``smallest`` neurons."""
     kh, kw = geometry.kernel_size
     taps = torch.arange(geometry.channels * kh * kw, device="cpu").view(-1, kh, kw)  # whatever the default device
     found = []

@@ -80,18 +80,14 @@ class HebbianSharing(MapSharing):
             return Hebbian(gamma=0.0, momentum=0.0, learning_rate=SHARE * inputs / mean_power(self.stimulus, inputs))
         return super().rule_for(inputs)
 
-    def size(self, inputs: int) -> int:
-        """Return M for layers with K inputs per neuron."""
+    def length(self, inputs: int) -> int:
+        """Return M, the number of patterns for an update of layers with K inputs per neuron."""
         size = self.batch_size(inputs) if callable(self.batch_size) else self.batch_size
         return whole("batch_size", size, "a number of patterns", at_least=1)
 
-    def _check_inputs(self, inputs: int) -> None:
-        self.size(inputs)
-        self.rule_for(inputs)
-
     def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
         start, inputs, weight = time.perf_counter(), inputs_of(layer), layer.weight
-        shape = self.updates, self.size(inputs), inputs
+        shape = self.updates, self.length(inputs), inputs
         patterns = self.stimulus.draw(shape[0] * shape[1], inputs, seed=derived(seed, inputs)).reshape(shape)
         circuit, engine = SteadyState(self.alpha), Exact(device=str(weight.device))
         sleep = LinearSleep.of(batch_map(patterns, circuit, self.rule_for(inputs), engine=engine), weight)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.changes import AffineChange, Change
+from bioshare.bridge.changes import Change
 from bioshare.bridge.geometry import GroupMeans, SharingModule
 
 Treatment = Literal["keep", "share", "reset"]
@@ -81,7 +81,6 @@ class Moments:
             elif name in SQUARES:
                 group_means.average(value)
             elif name in LINEAR:
-                assert isinstance(change, AffineChange), "Sleep refuses to share moments otherwise"
                 change.apply_linear_to(value, modules)
 
     def _initial(self, weight: Tensor, name: str) -> float:

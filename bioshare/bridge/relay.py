@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioshare.bridge.geometry import Border, all_modules, inputs_of
+from bioshare.bridge.geometry import Border, inputs_of, modules
 from bioshare.checks import Array
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.nn import LocallyConnected2d
@@ -54,10 +54,9 @@ class Relay:
         """Store the activity of a layer in response to the patterns: (P, out x kh x kw), of length 1 or silent."""
         x, (kh, kw) = torch.from_numpy(patterns), layer.kernel_size
         drives = x.new_zeros(len(x), layer.out_channels, kh, kw)  # modules without neurons are silent
-        for module in all_modules(layer, self.border):
-            if module.neurons:
-                mean = module.groups(layer.weight.detach()).cpu().double().mean(1)  # mu, (out, K)
-                drives[:, :, module.rows.start % kh, module.columns.start % kw] = x[:, module.seen] @ mean.mT  # zbar
+        for module in modules(layer, self.border, smallest=1):
+            mean = module.groups(layer.weight.detach()).cpu().double().mean(1)  # mu, (out, K)
+            drives[:, :, module.rows.start % kh, module.columns.start % kw] = x[:, module.seen] @ mean.mT  # zbar
         self.activity[(kh, kw), layer.out_channels] = _rectified(drives.flatten(1)).numpy()
 
 

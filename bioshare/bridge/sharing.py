@@ -67,9 +67,8 @@ class Sharing(Phase):
         """Change the weights of ``model`` in place and return a report with a row for every layer.
 
         Args:
-            model: a model with `LocallyConnected2d` layers.
-            seed: any non-negative integer, the seed of the stimuli.
-            progress: show a bar for a layer that takes longer than two seconds.
+            model, progress: as for `Phase`.
+            seed: seed of the stimuli.
             measure: measure SNR, spread and drift; NaN in the report otherwise.
             optimizer: the optimiser whose ``moments`` are shared or reset.
             keep: name of a layer and number of an output channel, whose weights the report stores and draws.
@@ -82,7 +81,8 @@ class Sharing(Phase):
                 where the layers before the diverging layer have slept.
         """
         whole("seed", seed, "a non-negative integer", at_least=0)
-        layers, moments = self._checked_layers(model), self._moments(optimizer)
+        moments = None if self.moments == "keep" else Moments.of(self.moments, optimizer)
+        layers = self._checked_layers(model)
         if keep is not None:
             _check_channel(keep, dict(layers))
         if moments:
@@ -123,13 +123,10 @@ class Sharing(Phase):
         """Number and bytes of the maps in a pool."""
         return 0, 0
 
-    def _moments(self, optimizer: torch.optim.Optimizer | None) -> Moments | None:
-        return None if self.moments == "keep" else Moments.of(self.moments, optimizer)
-
     def _change_layers(
         self, layers: Layers, changes: Iterable[Change], optimizer: torch.optim.Optimizer | None
     ) -> None:
-        moments = self._moments(optimizer)
+        moments = None if self.moments == "keep" else Moments.of(self.moments, optimizer)
         for (_, layer), change in zip(layers, changes, strict=True):
             self._change_layer(layer, change, moments)
 
@@ -188,6 +185,10 @@ class MapSharing(Sharing):
         """True if the maps do not depend on the weights."""
         return True
 
+    @abstractmethod
+    def length(self, inputs: int) -> int:
+        """Return the number of patterns for layers with K inputs per neuron."""
+
     def rule_for(self, inputs: int) -> Hebbian:
         """Return the rule of layers with K inputs per neuron.
 
@@ -233,7 +234,8 @@ class MapSharing(Sharing):
                     "sleep cannot tell them apart. Use a dilation coprime to the kernel, or InstantSharing"
                 )
             with layer_named(name, self.rule):
-                self._check_inputs(inputs_of(layer))
+                self.rule_for(inputs_of(layer))
+                self.length(inputs_of(layer))
         return layers
 
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
@@ -248,10 +250,6 @@ class MapSharing(Sharing):
                 with layer_named(name, self.rule), torch.autocast(layer.weight.device.type, enabled=False):
                     maps[kind] = self._map(layer, seed, progress, map_seconds)
         return maps
-
-    @abstractmethod
-    def _check_inputs(self, inputs: int) -> None:
-        """Raise TypeError or ValueError if a function of K returns a wrong parameter."""
 
     @abstractmethod
     def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:

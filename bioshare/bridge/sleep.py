@@ -231,10 +231,6 @@ class Sleep(MapSharing):
         """
         self._checked_patterns(self._checked_layers(model), seed=0)
 
-    def _check_inputs(self, inputs: int) -> None:
-        self.rule_for(inputs)
-        self.length(inputs)
-
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
         if self.capturable:
             return super()._changes(layers, seed, progress, map_seconds)
@@ -254,9 +250,10 @@ class Sleep(MapSharing):
     def _simulated_map(
         self, layer: LocallyConnected2d, patterns: Array, progress: bool, map_seconds: list[float]
     ) -> LinearSleep:
-        """Simulate the map of a layer that sees the patterns (silence + P, K)."""
-        start, engine, rule = time.perf_counter(), self._engine_of(layer), self.rule_for(inputs_of(layer))
-        assert isinstance(engine, Exact), "no other engine collapses"
+        """Simulate the map of a layer that sees the patterns (P, K) after the silence."""
+        start, rule = time.perf_counter(), self.rule_for(patterns.shape[1])
+        engine = self.engine if isinstance(self.engine, Exact) else Exact(device=str(layer.weight.device))
+        patterns = np.concatenate([np.zeros((self.silence, patterns.shape[1])), patterns])
         simulated = sleep_map(patterns, self.circuit, rule, engine=engine, progress=progress)
         map_seconds.append(time.perf_counter() - start)
         return LinearSleep.of(simulated, layer.weight)
@@ -269,22 +266,18 @@ class Sleep(MapSharing):
         for _, layer in layers:
             inputs = inputs_of(layer)
             patterns = relay.patterns(layer, derived(seed, inputs))[: self.length(inputs)]
-            yield self._simulated_map(layer, self._after_silence(patterns), progress, map_seconds)
+            yield self._simulated_map(layer, patterns, progress, map_seconds)
 
     def _simulated(self, layers: Layers, patterns: dict[int, Array], seed: int, progress: bool) -> Iterator[Simulation]:
         """Yield the simulation of every layer neuron by neuron."""
         for index, (_, layer) in enumerate(layers):
             inputs = inputs_of(layer)
             rule, noise, own = self.rule_for(inputs), self.stimulus.noise, derived(seed, inputs, index)
-            engine = self._engine_of(layer)
+            engine = Exact(device=str(layer.weight.device)) if self.engine == "exact" else find_engine(self.engine)
             yield Simulation(patterns[inputs], self.circuit, rule, noise, own, engine, self.memory, progress)
 
-    def _engine_of(self, layer: LocallyConnected2d) -> Engine:
-        """The engine of a layer; "exact" simulates on the device of the weights."""
-        return Exact(device=str(layer.weight.device)) if self.engine == "exact" else find_engine(self.engine)
-
     def _checked_patterns(self, layers: Layers, seed: int) -> dict[int, Array]:
-        """The patterns by K, after a check of the learning rates on two neurons."""
+        """The patterns (silence + P, K) by K, after a check of the learning rates on two neurons."""
         drawn = dict[int, Array]()
         limited = not self.collapses and isinstance(find_engine(self.engine), Exact)
         for name, layer in layers:
@@ -295,18 +288,16 @@ class Sleep(MapSharing):
                 )
             if (inputs := inputs_of(layer)) not in drawn:
                 with layer_named(name, self.rule):
-                    drawn[inputs], rule = self._draw(inputs, seed), self.rule_for(inputs)
+                    silence, rule = np.zeros((self.silence, inputs)), self.rule_for(inputs)
+                    drawn[inputs] = np.concatenate([silence, self._draw(inputs, seed)])
                     neurons, noise = np.zeros((2, inputs)), self.stimulus.noise
                     prepare_sleep(neurons, drawn[inputs], self.circuit, rule, noise=noise, seed=seed)
         return drawn
 
     def _draw(self, inputs: int, seed: int) -> Array:
-        """Draw the patterns (silence + P, K) of the layers with K inputs."""
+        """Draw the patterns (P, K) of the layers with K inputs."""
         own = (seed, inputs) if self.pool is None else (self.pool_seed, inputs, self._pool_entry(inputs, seed))
-        return self._after_silence(self.stimulus.draw(self.length(inputs), inputs, seed=derived(*own)))
-
-    def _after_silence(self, patterns: Array) -> Array:
-        return np.concatenate([np.zeros((self.silence, patterns.shape[1])), patterns]) if self.silence else patterns
+        return self.stimulus.draw(self.length(inputs), inputs, seed=derived(*own))
 
     def _pool_entry(self, inputs: int, seed: int) -> int:
         """The number of a sleep in the pool, 0 if there is no pool or all sleeps would be equal."""

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from small_layers import any_layers, inside, layer, periodic, positions
 
 from bioshare.bridge import modules
-from bioshare.bridge.geometry import all_modules
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
 
@@ -50,11 +49,11 @@ def test_groups_are_the_weights_of_their_positions_and_go_back_there(model, bord
 
 
 @given(any_layers())
-def test_lattices_cover_every_position_once(model):
+def test_modules_cover_every_position_once(model):
     count = torch.zeros(model.output_size)
-    found = list(all_modules(model))
-    for lattice in found:
-        count[lattice.rows, lattice.columns] += 1
+    found = list(modules(model, smallest=0))
+    for module in found:
+        count[module.rows, module.columns] += 1
     assert (count == 1).all()
     assert len(found) == model.kernel_size[0] * model.kernel_size[1]
 
@@ -62,15 +61,15 @@ def test_lattices_cover_every_position_once(model):
 @given(any_layers())
 def test_keep_leaves_out_exactly_the_positions_that_see_padding(model):
     count = torch.zeros(model.output_size)
-    for lattice in all_modules(model, "keep"):
-        count[lattice.rows, lattice.columns] += 1
+    for module in modules(model, "keep", smallest=0):
+        count[module.rows, module.columns] += 1
     assert torch.equal(count, inside(model).float())
 
 
 @given(any_layers(largest_dilation=1))
 def test_every_neuron_sees_all_of_the_pattern(model):
-    for lattice in all_modules(model):
-        assert sorted(lattice.seen.tolist()) == list(range(lattice.seen.numel()))
+    for module in modules(model, smallest=0):
+        assert sorted(module.seen.tolist()) == list(range(module.seen.numel()))
 
 
 @pytest.mark.parametrize(("stride", "shifts"), [(1, 9), (2, 9), (3, 1), (4, 9)])
@@ -94,9 +93,9 @@ def test_padding_on_one_side_has_its_border_there():
     assert {(m.rows.start, m.rows.stop) for m in modules(even, "keep")} == {(0, 5), (1, 5)}
 
 
-def test_lattices_lie_on_the_cpu_whatever_the_default_device():
+def test_modules_lie_on_the_cpu_whatever_the_default_device():
     model = layer(kernel_size=3)
     with torch.device("meta"):
-        found = list(all_modules(model))
-    for lattice, expected in zip(found, all_modules(model), strict=True):
-        assert torch.equal(lattice.seen, expected.seen)
+        found = list(modules(model, smallest=0))
+    for module, expected in zip(found, modules(model, smallest=0), strict=True):
+        assert torch.equal(module.seen, expected.seen)

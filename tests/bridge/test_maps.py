@@ -45,11 +45,11 @@ def alike():
 @pytest.mark.parametrize("pool", [1, 3])
 def test_a_pool_gives_the_exact_result_of_a_sleep_with_those_stimuli(circuit, pool):
     """Recomputed by hand: a map of the patterns of a pool's entry, applied to every module's own neurons."""
-    model, dream = layer(kernel_size=3, padding=1), gentle(circuit, pool=pool, pool_seed=7)
+    model, phase = layer(kernel_size=3, padding=1), gentle(circuit, pool=pool, pool_seed=7)
     for seed in range(4):
         entry = derived(seed, 18) % pool
         patterns = bs.stimuli.gaussian().draw(20, 18, seed=derived(7, 18, entry))
-        slept = after(dream, model, seed=seed)
+        slept = after(phase, model, seed=seed)
         for module in bs.bridge.modules(model):
             groups = module.groups(model.weight.detach()).numpy()
             expected = sleep_map(patterns[:, module.seen], circuit, GENTLE)(groups)
@@ -57,8 +57,8 @@ def test_a_pool_gives_the_exact_result_of_a_sleep_with_those_stimuli(circuit, po
 
 
 def test_a_pool_simulates_no_more_than_its_maps(simulated):
-    model, dream = alike(), gentle(bs.SteadyState(), pool=3)
-    reports = [dream(model, seed=seed) for seed in range(25)]
+    model, phase = alike(), gentle(bs.SteadyState(), pool=3)
+    reports = [phase(model, seed=seed) for seed in range(25)]
     assert sorted(simulated) == [18] * 3 + [36] * 3
     assert sum(report.maps for report in reports) == 6
     assert [report.pool_maps for report in reports][-1] == 6
@@ -70,8 +70,8 @@ def test_a_pool_simulates_no_more_than_its_maps(simulated):
 
 def test_the_seeds_visit_all_of_a_pool():
     model = layer(kernel_size=3, padding=1)
-    dream = gentle(bs.SteadyState(), pool=4)
-    results = [after(dream, model, seed=seed) for seed in range(40)]
+    phase = gentle(bs.SteadyState(), pool=4)
+    results = [after(phase, model, seed=seed) for seed in range(40)]
     different = [result for number, result in enumerate(results) if not any(map(result.equal, results[:number]))]
     assert len(different) == 4
 
@@ -94,9 +94,9 @@ def test_no_sleep_depends_on_those_before_it(options):
 
 def test_the_unshuffled_grid_is_simulated_once(simulated):
     model = alike()
-    for dream in (gentle(bs.SteadyState(), bs.stimuli.grid()), gentle(bs.SteadyState(), bs.stimuli.grid(), pool=5)):
+    for phase in (gentle(bs.SteadyState(), bs.stimuli.grid()), gentle(bs.SteadyState(), bs.stimuli.grid(), pool=5)):
         simulated.clear()
-        reports = [dream(model, seed=seed) for seed in range(8)]
+        reports = [phase(model, seed=seed) for seed in range(8)]
         assert sorted(simulated) == [18, 36]
         assert [report.maps for report in reports] == [2] + [0] * 7
         assert [report.pool_maps for report in reports] == [2] * 8
@@ -109,9 +109,9 @@ def test_layers_with_as_many_inputs_share_a_map(simulated):
 
 
 def test_without_a_pool_maps_are_simulated_anew(simulated):
-    dream = gentle(bs.SteadyState())
+    phase = gentle(bs.SteadyState())
     for seed in (0, 0, 1):
-        assert dream(alike(), seed=seed).maps == 2
+        assert phase(alike(), seed=seed).maps == 2
     assert len(simulated) == 6
 
 
@@ -121,23 +121,23 @@ def test_every_relayed_layer_has_a_map_of_its_own(simulated):
 
 
 def test_layers_of_another_precision_have_maps_of_their_own(simulated):
-    dream = gentle(bs.SteadyState(), pool=1)
+    phase = gentle(bs.SteadyState(), pool=1)
     model = layer(kernel_size=3, padding=1)
-    dream(copy.deepcopy(model).float())
-    single = next(iter(dream.pooled.values()))
+    phase(copy.deepcopy(model).float())
+    single = next(iter(phase.pooled.values()))
     assert single.A.dtype == torch.float32
-    assert dream(model).maps == 1
-    assert {change.A.dtype for change in dream.pooled.values()} == {torch.float32, torch.float64}
+    assert phase(model).maps == 1
+    assert {change.A.dtype for change in phase.pooled.values()} == {torch.float32, torch.float64}
 
 
 def test_another_setting_starts_with_an_empty_pool():
-    dream = gentle(bs.SteadyState(), pool=2)
-    dream(network())
-    other = replace(dream, rule=bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.001))
+    phase = gentle(bs.SteadyState(), pool=2)
+    phase(network())
+    other = replace(phase, rule=bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.001))
     assert other(network()).maps == 2
     fresh = gentle(bs.SteadyState(), pool=2)
-    assert fresh == dream
-    assert hash(fresh) == hash(dream)
+    assert fresh == phase
+    assert hash(fresh) == hash(phase)
 
 
 @pytest.mark.parametrize("engine", ["exact", Exact(), "loop"])
@@ -166,17 +166,17 @@ def test_patterns_are_drawn_once_for_all_layers_with_as_many_inputs(options, tim
 
 @pytest.mark.parametrize(
     "duplicate",
-    [copy.copy, copy.deepcopy, lambda dream: pickle.loads(pickle.dumps(dream))],
+    [copy.copy, copy.deepcopy, lambda phase: pickle.loads(pickle.dumps(phase))],
     ids=["copy", "deep", "pickle"],
 )
 def test_a_copy_of_a_sleep_leaves_the_pools_maps_behind_and_finds_them_again(duplicate):
-    model, dream = layer(kernel_size=3, padding=1), gentle(bs.SteadyState(5.0), pool=2, pool_seed=3)
-    slept = after(dream, model, seed=1)
-    other = duplicate(dream)
-    assert other == dream
-    assert (len(dream.pooled), len(other.pooled)) == (1, 0)
+    model, phase = layer(kernel_size=3, padding=1), gentle(bs.SteadyState(5.0), pool=2, pool_seed=3)
+    slept = after(phase, model, seed=1)
+    other = duplicate(phase)
+    assert other == phase
+    assert (len(phase.pooled), len(other.pooled)) == (1, 0)
     assert torch.equal(after(other, model, seed=1), slept)
-    assert (len(dream.pooled), len(other.pooled)) == (1, 1)
+    assert (len(phase.pooled), len(other.pooled)) == (1, 1)
 
 
 @circuits
@@ -191,8 +191,8 @@ def test_the_engines_settings_are_kept(circuit):
 def test_rule_and_length_may_depend_on_the_number_of_inputs():
     model = alike()
     rules = lambda inputs: bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.1 / inputs)
-    dream = bs.Sleep(bs.SteadyState(), rules, bs.stimuli.gaussian(), lambda inputs: 2 * inputs)
-    together = after_network(dream, model)
+    phase = bs.Sleep(bs.SteadyState(), rules, bs.stimuli.gaussian(), lambda inputs: 2 * inputs)
+    together = after_network(phase, model)
     for number, inputs in ((0, 18), (2, 36)):
         alone = bs.Sleep(bs.SteadyState(), rules(inputs), bs.stimuli.gaussian(), 2 * inputs)
         assert torch.equal(after(alone, model[number]), together[number])

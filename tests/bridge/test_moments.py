@@ -79,12 +79,12 @@ def test_keep_leaves_the_state_as_it_is_to_the_bit(make, change):
 def test_shared_sums_of_gradients_move_as_a_difference_of_weights_would(make, change, border):
     """sleep(w + m) - sleep(w) is the linear part of the sleep applied to m, exactly."""
     model = layer(kernel_size=3, padding=1)
-    optimizer, dream = stepped(make, model), change(border=border, moments="share")
+    optimizer, phase = stepped(make, model), change(border=border, moments="share")
     before = state_of(optimizer, model.weight)
     linear = [name for name in before if name in LINEAR]
     assert linear or make in ADAGRADS
     start, sleep_only = copy.deepcopy(model), change(border=border)
-    dream(model, seed=3, optimizer=optimizer)
+    phase(model, seed=3, optimizer=optimizer)
     assert torch.equal(model.weight, after(sleep_only, start, seed=3))
     for name in linear:
         moved = copy.deepcopy(start)
@@ -165,8 +165,8 @@ def test_after_a_reset_the_next_step_is_a_first_step(make, change):
 def test_a_reset_follows_a_noisy_sleep_too():
     model = layer(kernel_size=3, padding=1)
     optimizer = stepped(OPTIMIZERS["AdamW"], model)
-    dream = gentle(bs.SteadyState(), bs.stimuli.noise(bs.stimuli.grid(), 0.1), moments="reset")
-    dream(model, optimizer=optimizer)
+    phase = gentle(bs.SteadyState(), bs.stimuli.noise(bs.stimuli.grid(), 0.1), moments="reset")
+    phase(model, optimizer=optimizer)
     assert not any(value.any() for value in state_of(optimizer, model.weight).values())
 
 

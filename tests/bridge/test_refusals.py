@@ -13,11 +13,11 @@ import bioshare as bs
 from bioshare.circuit.problem import DivergenceError
 
 
-def assert_refused(dream, model, error, problem, **arguments):
+def assert_refused(phase, model, error, problem, **arguments):
     """The call raises and leaves all weights as they were."""
     before = weights(model)
     with pytest.raises(error, match=problem):
-        dream(model, **arguments)
+        phase(model, **arguments)
     for now, old in zip(weights(model), before, strict=True):
         torch.testing.assert_close(now, old, rtol=0, atol=0, equal_nan=True)
 
@@ -35,9 +35,9 @@ forms = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
 @forms
 def test_bad_input_is_named_before_any_weight_changes(options):
     """A first layer that can sleep, and a second one that can't."""
-    model, dream = network(), gentle(bs.SteadyState(), **options)
+    model, phase = network(), gentle(bs.SteadyState(), **options)
     for seed, error in ((-1, ValueError), (0.5, TypeError), (None, TypeError)):
-        assert_refused(dream, model, error, "seed must be", seed=seed)
+        assert_refused(phase, model, error, "seed must be", seed=seed)
     fast = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=1.0)
     slow = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=1e-3)
     arguments = {"rule": slow, "stimulus": bs.stimuli.gaussian(), "presentations": 20} | options
@@ -61,10 +61,10 @@ def test_bad_input_is_named_before_any_weight_changes(options):
     }
     for problem, (error, changed) in unfit.items():
         assert_refused(make(**changed), model, error, problem)
-    assert_refused(dream, model, ValueError, "keep must name a locally connected layer", keep=("2", 0))
+    assert_refused(phase, model, ValueError, "keep must name a locally connected layer", keep=("2", 0))
     degenerate = nn.Sequential(*model, layer(inputs=4, kernel_size=(2, 3), dilation=(2, 1)))
     problem = r"layer '2' has kernel_size=\(2, 3\) and dilation=\(2, 1\): they share a factor"
-    assert_refused(dream, degenerate, ValueError, problem)
+    assert_refused(phase, degenerate, ValueError, problem)
 
 
 def diverging(inputs):
@@ -77,19 +77,19 @@ def diverging(inputs):
 @pytest.mark.parametrize("form", ["one map", "pool"])
 def test_a_divergence_is_an_error_before_any_weight_changes(form):
     """The second layer diverges; no map depends on weights, so the first layer has not slept either."""
-    dream = gentle(RATE, **FORMS[form], presentations=60)
-    dream = dataclasses.replace(dream, rule=diverging)
-    dream.check(network())  # the rates pass, as they do in training
-    assert_refused(dream, network(), DivergenceError, "diverged")
+    phase = gentle(RATE, **FORMS[form], presentations=60)
+    phase = dataclasses.replace(phase, rule=diverging)
+    phase.check(network())  # the rates pass, as they do in training
+    assert_refused(phase, network(), DivergenceError, "diverged")
 
 
 @pytest.mark.parametrize("form", ["relayed", "neuron by neuron", "noise"])
 def test_a_divergence_that_depends_on_the_weights_leaves_its_own_layer_as_it_was(form):
     model = network()
     before = weights(model)
-    dream = dataclasses.replace(gentle(RATE, **FORMS[form], presentations=60), rule=diverging)
+    phase = dataclasses.replace(gentle(RATE, **FORMS[form], presentations=60), rule=diverging)
     with pytest.raises(DivergenceError, match="diverged"):
-        dream(model)
+        phase(model)
     assert not torch.equal(model[0].weight, before[0])
     assert torch.equal(model[1].weight, before[1])
 

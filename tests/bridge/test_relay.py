@@ -116,8 +116,8 @@ def test_the_sleep_uses_weights_after_sleep_and_the_means_of_groups():
     """The whole night by hand: the first layer sleeps on drawn patterns, the second on what the first then answers."""
     model = nn.Sequential(layer(kernel_size=3, padding=1), layer(seed=1, inputs=4, kernel_size=3))
     before = model[1].weight.detach().clone()
-    dream = bs.Sleep(bs.SteadyState(), IDEAL, GAUSSIAN, lambda inputs: 2 * inputs, patterns="relayed")
-    dream(model, seed=3)
+    phase = bs.Sleep(bs.SteadyState(), IDEAL, GAUSSIAN, lambda inputs: 2 * inputs, patterns="relayed")
+    phase(model, seed=3)
     drawn = GAUSSIAN.draw(72, 18, seed=derived(3, 18))  # as long as the longest layer needs, the first uses half
     seen = relayed(answers(averaged(nn.Sequential(model[0])[0]), drawn))
     for module in bs.bridge.modules(model[1]):

@@ -99,9 +99,9 @@ def channels(inputs):
     return layer(kernel_size=1, inputs=inputs, input_size=(6, 5))
 
 
-def left(dream, model):
+def left(phase, model):
     """Deviations after a sleep without rescaling over those before it, averaged for every input, (K,)."""
-    slept = after(dream, model).flatten(0, 1).flatten(2)
+    slept = after(phase, model).flatten(0, 1).flatten(2)
     before = model.weight.detach().flatten(0, 1).flatten(2)
     return (slept.std(0) / before.std(0)).mean(0).numpy()
 
@@ -109,16 +109,16 @@ def left(dream, model):
 @pytest.mark.parametrize("inputs", [1, 3, 9, 16, 144])
 def test_five_cycles_at_the_fixed_point_leave_a_half_to_the_fifth_of_every_input(inputs):
     model = channels(inputs)
-    for dream in (bs.Sleep.steady_state(), bs.Sleep.steady_state(stimulus=bs.stimuli.grid(amplitude=3.0))):
-        np.testing.assert_allclose(left(dream, model), 0.5**5, rtol=0, atol=1e-6)
+    for phase in (bs.Sleep.steady_state(), bs.Sleep.steady_state(stimulus=bs.stimuli.grid(amplitude=3.0))):
+        np.testing.assert_allclose(left(phase, model), 0.5**5, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("inputs", [1, 3, 9, 16])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(("times", "expected"), [(1, 0.554), (5, 0.05)])
 def test_a_cycle_of_the_rate_circuit_shrinks_the_spread_of_every_input_alike(inputs, shuffle, times, expected):
-    dream = bs.Sleep.rate_circuit(times=times, stimulus=bs.stimuli.grid(shuffle), rescale=False)
-    np.testing.assert_allclose(left(dream, channels(inputs)), expected, rtol=0, atol=1e-2 if times == 1 else 3e-3)
+    phase = bs.Sleep.rate_circuit(times=times, stimulus=bs.stimuli.grid(shuffle), rescale=False)
+    np.testing.assert_allclose(left(phase, channels(inputs)), expected, rtol=0, atol=1e-2 if times == 1 else 3e-3)
 
 
 @pytest.mark.parametrize(("alpha", "norm"), [(5.0, 0.66), (10.0, 0.80), (50.0, 0.95)])
@@ -139,9 +139,9 @@ def test_presets_have_momentum_where_presentations_are_many():
     ("inputs", "spread", "norm", "degrees"), [(27, 0.29, 0.80, 6.4), (144, 0.23, 0.75, 9.6), (576, 0.40, 0.86, 5.6)]
 )
 def test_the_sleep_of_the_paper_leaves_what_its_docstring_says(inputs, spread, norm, degrees):
-    dream = bs.Sleep.paper()
-    x = dream.stimulus.draw(dream.length(inputs), inputs, seed=0)
-    slept = sleep_map(x, dream.circuit, dream.rule_for(inputs), progress=False)
+    phase = bs.Sleep.paper()
+    x = phase.stimulus.draw(phase.length(inputs), inputs, seed=0)
+    slept = sleep_map(x, phase.circuit, phase.rule_for(inputs), progress=False)
     mean = np.random.default_rng(0).normal(size=(500, inputs))
     after_it = mean @ slept.B.T
     lengths = np.linalg.norm(mean, axis=1), np.linalg.norm(after_it, axis=1)
@@ -220,10 +220,10 @@ def test_presentations_per_input_are_counted_in_whole_ones(times, inputs):
 
 @pytest.mark.parametrize("preset", [bs.Sleep.rate_circuit, bs.Sleep.steady_state], ids=["rate", "steady"])
 def test_presets_take_the_fields_of_sleep(preset):
-    dream = preset(20.0, gamma=0.1, times=2.0, strength=0.3, stimulus=bs.stimuli.gaussian(), border="keep", pool=3)
-    assert (dream.circuit.alpha, dream.border, dream.pool, dream.length(9)) == (20.0, "keep", 3, 18)
-    assert dream.silence == isinstance(dream.circuit, bs.RateCircuit)
-    assert dream.rule == NormalisedRule(0.3, dream.circuit, bs.stimuli.gaussian(), 0.1)
+    phase = preset(20.0, gamma=0.1, times=2.0, strength=0.3, stimulus=bs.stimuli.gaussian(), border="keep", pool=3)
+    assert (phase.circuit.alpha, phase.border, phase.pool, phase.length(9)) == (20.0, "keep", 3, 18)
+    assert phase.silence == isinstance(phase.circuit, bs.RateCircuit)
+    assert phase.rule == NormalisedRule(0.3, phase.circuit, bs.stimuli.gaussian(), 0.1)
 
 
 @pytest.mark.parametrize(

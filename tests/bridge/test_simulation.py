@@ -82,10 +82,10 @@ def test_noise_that_vanishes_is_no_noise(circuit):
 @circuits
 def test_layers_and_sleeps_have_noise_of_their_own(circuit):
     twins = torch.nn.Sequential(layer(kernel_size=3, inputs=4, padding=1), layer(kernel_size=3, inputs=4, padding=1))
-    dream = gentle(circuit, NOISY)
-    dream(twins)
+    phase = gentle(circuit, NOISY)
+    phase(twins)
     assert not torch.equal(twins[0].weight, twins[1].weight)
-    first, second = (after(dream, layer(kernel_size=3, padding=1), seed=seed) for seed in (0, 1))
+    first, second = (after(phase, layer(kernel_size=3, padding=1), seed=seed) for seed in (0, 1))
     assert not torch.equal(first, second)
 
 
@@ -107,9 +107,9 @@ def test_a_noisy_sleep_is_the_exact_engine_on_the_modules_own_neurons(circuit):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_rescaled_layer_of_less_precision_is_rounded_once(dtype):
     """Rounded before its means are measured, every group would get a factor of its own that is off by a rounding."""
-    model, dream = layer(kernel_size=3, padding=1).to(dtype), gentle(bs.SteadyState(2.0), NOISY, rescale=True)
-    expected = after(dream, copy.deepcopy(model).double()).to(dtype)
-    assert (after(dream, model) == expected).double().mean() > 0.99
+    model, phase = layer(kernel_size=3, padding=1).to(dtype), gentle(bs.SteadyState(2.0), NOISY, rescale=True)
+    expected = after(phase, copy.deepcopy(model).double()).to(dtype)
+    assert (after(phase, model) == expected).double().mean() > 0.99
 
 
 def test_too_small_a_memory_is_refused_before_any_weight_changes():
@@ -140,9 +140,9 @@ def test_a_sleep_that_is_cut_short_does_not_pass_for_a_whole_one():
 def noisy_sleep(memory, device):
     """A sleep of a layer with nine modules of 100; torch and its allocators are warm."""
     model = LocallyConnected2d(8, 32, 3, padding=1, input_size=30, device=device)
-    dream = bs.Sleep(bs.SteadyState(5.0), bs.Hebbian(learning_rate=1e-6), NOISY, 12, memory=memory)
-    dream(LocallyConnected2d(1, 1, 3, input_size=8))
-    return lambda: dream(model, progress=False)
+    phase = bs.Sleep(bs.SteadyState(5.0), bs.Hebbian(learning_rate=1e-6), NOISY, 12, memory=memory)
+    phase(LocallyConnected2d(1, 1, 3, input_size=8))
+    return lambda: phase(model, progress=False)
 
 
 @pytest.mark.slow

@@ -187,8 +187,8 @@ def test_permuting_input_channels_permutes_the_result_of_a_grid(circuit):
     permuted, order = copy.deepcopy(model), [2, 0, 3, 1]
     with torch.no_grad():
         permuted.weight.copy_(model.weight[:, :, :, order].clone())
-    dream = sleep(circuit, bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.4))
-    assert_agree(after(dream, permuted), after(dream, model)[:, :, :, order], atol=1e-13)
+    phase = sleep(circuit, bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=0.4))
+    assert_agree(after(phase, permuted), after(phase, model)[:, :, :, order], atol=1e-13)
 
 
 @given(any_layers())
