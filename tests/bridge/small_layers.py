@@ -135,9 +135,9 @@ def positions(model, border="share"):
     taking_part = inside(model) if border == "keep" else torch.ones(model.output_size, dtype=torch.bool)
     found = []
     for a, b in itertools.product(*map(range, model.kernel_size)):
-        lattice = torch.zeros_like(taking_part)
-        lattice[a :: model.kernel_size[0], b :: model.kernel_size[1]] = True
-        rows, columns = (lattice & taking_part).nonzero(as_tuple=True)
+        module = torch.zeros_like(taking_part)
+        module[a :: model.kernel_size[0], b :: model.kernel_size[1]] = True
+        rows, columns = (module & taking_part).nonzero(as_tuple=True)
         if len(rows) > 1:
             found.append((rows, columns))
     return found

@@ -10,7 +10,6 @@ from small_layers import GENTLE, RATE, after, after_network, assert_agree, gentl
 from torch import nn
 
 import bioshare as bs
-from bioshare.circuit import exact
 from bioshare.circuit.exact import Exact, sleep_map
 from bioshare.circuit.simulate import find_engine
 from bioshare.circuit.stimuli import Gaussian, derived
@@ -20,15 +19,15 @@ circuits = pytest.mark.parametrize("circuit", [bs.SteadyState(), bs.SteadyState(
 
 @pytest.fixture
 def simulated(monkeypatch):
-    """The number of inputs of every map that is simulated from here on."""
-    found, mapped = [], exact._mapped
+    """The number of inputs of every map that is simulated during a test."""
+    inputs = []
 
-    def count(problem, *arguments):
-        found.append(problem.weights.shape[-1])
-        return mapped(problem, *arguments)
+    def count(patterns, *arguments, **options):
+        inputs.append(patterns.shape[1])
+        return sleep_map(patterns, *arguments, **options)
 
-    monkeypatch.setattr(exact, "_mapped", count)
-    return found
+    monkeypatch.setattr("bioshare.bridge.sleep.sleep_map", count)
+    return inputs
 
 
 def alike():

@@ -74,22 +74,22 @@ def test_the_second_layer_sees_one_period_of_what_the_first_answers(geometry):
 
 
 @pytest.mark.parametrize("padding", [1, 2, 3])
-def test_positions_that_keep_their_weights_are_not_heard(padding):
+def test_positions_that_keep_their_weights_add_nothing_to_the_activity(padding):
     """The others have equal weights: the second layer sees what they answer, wherever the border ends."""
     first = averaged(layer(kernel_size=3, padding=padding))
     second = layer(inputs=4, kernel_size=3)
     border = ~inside(first)
-    heard, unheard = Relay(GAUSSIAN, 40, "keep"), Relay(GAUSSIAN, 40, "share")
-    expected = relayed(answers(first, heard.patterns(first, 5)))
-    unheard.patterns(first, 5)
+    without_border, with_border = Relay(GAUSSIAN, 40, "keep"), Relay(GAUSSIAN, 40, "share")
+    expected = relayed(answers(first, without_border.patterns(first, 5)))
+    with_border.patterns(first, 5)
     with torch.no_grad():
         first.weight[border] += 7.0 * torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(2)).double()
-    np.testing.assert_allclose(heard.patterns(second, 6), expected, rtol=0, atol=1e-10)
-    assert np.abs(unheard.patterns(second, 6) - expected).max() > 0.1
+    np.testing.assert_allclose(without_border.patterns(second, 6), expected, rtol=0, atol=1e-10)
+    assert np.abs(with_border.patterns(second, 6) - expected).max() > 0.1
 
 
 @pytest.mark.parametrize("border", ["share", "keep"])
-def test_a_sleep_hears_the_border_if_it_takes_part(border):
+def test_the_border_adds_to_the_activity_if_it_shares(border):
     model = nn.Sequential(layer(kernel_size=3, padding=1), layer(seed=1, inputs=4, kernel_size=3))
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_third_layer_sees_what_the_second_answers_to_that():
 
 
 def test_the_sleep_uses_weights_after_sleep_and_the_means_of_groups():
-    """The whole night by hand: the first layer sleeps on drawn patterns, the second on what the first then answers."""
+    """A whole sleep by hand: the first layer sees drawn patterns, the second the responses of the first."""
     model = nn.Sequential(layer(kernel_size=3, padding=1), layer(seed=1, inputs=4, kernel_size=3))
     before = model[1].weight.detach().clone()
     phase = bs.Sleep(bs.SteadyState(), IDEAL, GAUSSIAN, lambda inputs: 2 * inputs, patterns="relayed")

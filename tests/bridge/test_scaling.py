@@ -1,4 +1,4 @@
-"""Doses: what one presentation does to deviations and means, whatever the number K of inputs."""
+"""The effect of a presentation on deviations and means, whatever the number K of inputs."""
 
 import math
 
@@ -263,6 +263,6 @@ def test_presets_refuse_the_fields_that_they_set(preset, own):
         (lambda: settling_circuit(-1.0), "alpha must be .*got -1"),
     ],
 )
-def test_impossible_doses_are_refused_when_they_are_made(make, problem):
+def test_impossible_rules_are_refused_when_they_are_made(make, problem):
     with pytest.raises(ValueError, match=problem):
         make()

@@ -1,4 +1,4 @@
-"""The walk over a model's layers: their order, the norms of means, and what is not measured."""
+"""The loop over a model's layers: order, norms of means, and calls without measurement."""
 
 import copy
 import math
