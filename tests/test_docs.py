@@ -32,8 +32,8 @@ COMPILES = "docs/howto/your_own_circuit.md"
 WORK = {
     "list": "bioshare.train.commands.listing.aligned",
     "train": "bioshare.train.commands.train.fit",
-    "table": "bioshare.train.commands.options.ManyRuns.outcomes",
-    "sweep": "bioshare.train.commands.options.ManyRuns.outcomes",
+    "table": "bioshare.train.commands.many_runs.ManyRuns.outcomes",
+    "sweep": "bioshare.train.commands.many_runs.ManyRuns.outcomes",
 }
 """What a command calls with all of its options understood; where argparse reads them, its ``main``."""
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with all that a run needs to go on."""
+"""Checkpoints: one safetensors file with everything that a run needs to go on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from bioshare.files import replacing
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-"""What AdamW remembers of every parameter."""
+"""Moments of AdamW for every parameter."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors by name and metadata (what JSON can hold) to one file, atomically."""
-    # permuted where they lie, which a GPU does in no time
+    """Write tensors by name and metadata (in the types of JSON) to one file, atomically."""
+    # permuted on their own device, which takes a GPU no time
     ready = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(metadata)
     with replacing(path) as temporary:
@@ -30,13 +30,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write` wrote: tensors on the CPU, and the metadata.
+    """Read a checkpoint: the tensors, on the CPU, and the metadata.
 
     Raises:
         ValueError: the file is damaged, or is no checkpoint.
     """
-    with _opened(path) as file:
-        text, checksum = _header(file)
+    with _safetensors(path) as (file, text, checksum):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
         if _checksum(text, tensors) != checksum:
             raise ValueError("its checksum is not that of its contents")
@@ -49,8 +48,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or is no checkpoint.
     """
-    with _opened(path) as file:
-        return json.loads(_header(file)[0])
+    with _safetensors(path) as (_, text, _):
+        return json.loads(text)
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -67,11 +66,11 @@ def restore_network(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put the parameters and buffers of a `state` back, in place; every tensor keeps its memory layout.
 
     Args:
-        model: made like the one that was saved.
-        tensors: as `state` gave them; others are ignored.
+        model: a network of the saved configuration.
+        tensors: from `state`; further tensors are ignored.
 
     Raises:
-        ValueError: the tensors are those of another network.
+        ValueError: the tensors belong to a different network.
     """
     own = model.state_dict()
     saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
@@ -86,7 +85,7 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
     """Put the `state` of a run back: `restore_network`, and the moments of an optimiser of ``model.parameters()``.
 
     Raises:
-        ValueError: the tensors are those of another network.
+        ValueError: the tensors belong to a different network.
     """
     restore_network(model, tensors)
     moments: dict[int, dict[str, Tensor]] = {}
@@ -100,11 +99,12 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open safetensors file; errors that its contents cause name it."""
+def _safetensors(path: Path) -> Iterator[tuple[Any, str, str]]:
+    """An open checkpoint, the metadata as text and the checksum; errors due to the contents name the file."""
     try:
         with safe_open(path, "pt") as file:
-            yield file
+            header = file.metadata() or {}
+            yield file, header["metadata"], header["checksum"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged, or no checkpoint of bioshare: {error}. Put a copy in its place, or move it away to "
@@ -112,14 +112,8 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _header(file: Any) -> tuple[str, str]:
-    """The metadata as text, and the checksum."""
-    header = file.metadata() or {}
-    return header["metadata"], header["checksum"]
-
-
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of the metadata and of every name, shape and content: safetensors itself would miss a changed bit."""
+    """CRC-32 of the metadata and of every name, shape and content: safetensors alone would miss a changed bit."""
     crc = zlib.crc32(text.encode())
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)

@@ -2,7 +2,7 @@
 
 A step of a small network has hundreds of kernels, each of which takes the host longer to launch than the GPU to
 compute. A graph replays the kernels, not the Python: numbers of the host, such as the index of the batch, are frozen
-in a recording, so everything that changes must lie in tensors that stay in place.
+in a recording, so all changing numbers must lie in tensors with a fixed place.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class CudaRecording:
     """A CUDA graph; the current stream must not be the default one (`Processes.stream`).
 
     Args:
-        pool: memory of the graph; graphs can share a pool if they never run at the same time, and none needs the
-            contents that another has left.
+        pool: memory of the graph. Graphs can share a pool if at most one runs at a time, and none reads memory of
+            another.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -71,14 +71,14 @@ def _garbage_collected() -> Iterator[None]:
 
 
 class Replayed:
-    """A function of tensors that is recorded once for every shape of its arguments, and then replayed.
+    """A function of tensors, recorded once for every shape of the arguments, and then replayed.
 
     The first `WARM_UP` calls of a shape are ordinary calls, and count. The next call is recorded, which does not
     execute the function, and replayed at once: no call is lost, and none happens twice.
 
     Args:
-        work: a function of tensors. Every other tensor that ``work`` reads must stay in place; the arguments must not
-            outlive the call; and ``work`` must never wait for the device.
+        work: a function of tensors. All further tensors in ``work`` must stay in place, the arguments must not outlive
+            the call, and ``work`` must never wait for the device.
         record: makes an empty `Recording`.
     """
 
@@ -113,8 +113,7 @@ def changing(
 
     Args:
         phase, model, optimizer: as for ``phase.change``.
-        record: makes CUDA graphs; phases that are ``capturable`` are then replayed, with the tensors of each seed as
-            arguments.
+        record: makes CUDA graphs, from which ``capturable`` phases are replayed with the tensors of each seed.
     """
     if record is None or not phase.capturable:
         return lambda seed: phase.change(model, seed, optimizer=optimizer)
@@ -126,7 +125,7 @@ def recorder(graphs: bool | None, here: Processes) -> Callable[[], Recording] | 
     """A maker of the recordings of one run, in shared memory; None for a run without CUDA graphs.
 
     Args:
-        graphs: True to demand graphs, False to refuse them, None for wherever they are possible.
+        graphs: True to demand graphs, False to do without, None for wherever graphs are possible.
         here: this process.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The numbers of the paper's tables, laid out as it prints them, to be compared line by line.
+"""The numbers of the paper's tables in the printed layout, to be compared line by line.
 
 The first line names the datasets, the second the columns, in per cent: accuracy (mean over 5 runs, on ImageNet 1),
 printed difference to conv, and range (maximum minus minimum over the 5 runs). A dash is a dash of the paper.

@@ -1,6 +1,6 @@
 """Phases by the words of the command line: ``--sleep circuit --alpha 20``.
 
-A new phase becomes known to the command line by one entry in `PHASES`.
+A new phase becomes known to the command line by an entry in `PHASES`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class SimulatedOptions:
         presentations: presentations for every input of a neuron.
         strength: strength of a presentation, below 2 (the learning rate times the mean of |x|^2).
         stimulus: "grid" in random order, or "gaussian".
-        rescale: bring the mean of every group back to the norm before sleep; the paper doesn't.
+        rescale: bring the mean of every group back to the norm before sleep, unlike the paper.
         border: "share" or "keep" the weights of positions that see padding.
-        moments: moments of the optimiser: "keep" leaves them, "share" applies the sleep to them, "reset" makes them 0.
+        moments: "keep" leaves the optimiser's moments, "share" lets the moments sleep as well, "reset" makes them 0.
     """
 
     gamma: float = 0.0
@@ -52,7 +52,7 @@ class IdealOptions(SimulatedOptions):
     """A sleep of the ideal circuit, as one linear map for all neurons.
 
     Attributes:
-        pool: draw every sleep from so many that are simulated once; None simulates a new one each time.
+        pool: number of sleeps to simulate once and to draw from; None simulates a new sleep each time.
     """
 
     pool: int | None = None

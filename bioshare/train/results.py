@@ -208,10 +208,10 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
         axes: name and values of every new axis.
 
     Returns:
-        Every numeric variable that has exactly the axis epoch, and no new axis' name, with the axes (..., epoch), from
-        epoch 1; and ``neg_log_snr``, the median over layers, where it was measured once an epoch. NaN where a run is
-        missing or shorter than others, or lacks the variable. Attributes are those that all runs agree on;
-        ``shared_config`` has the fields of the configuration that are the same in all runs, as JSON.
+        Every numeric variable along exactly the axis epoch, without the names of new axes, with the axes (..., epoch),
+        from epoch 1; and ``neg_log_snr``, the median over layers, where measured once an epoch. NaN where a run is
+        missing or shorter, or lacks the variable. Attributes are the common ones of all runs, and ``shared_config``,
+        the common fields of their configurations as JSON.
     """
     runs = [
         _per_epoch(result, axes).expand_dims({name: [value] for name, value in zip(axes, key, strict=True)})

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bioshare.bridge import neg_log_snr
+from bioshare.bridge import Border, neg_log_snr
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
 from bioshare.train.config import Every, TrainConfig
@@ -29,14 +29,11 @@ from bioshare.train.stored import config_text
 LOSS, CORRECT, IMAGES, FINITE = range(4)
 """Sums over an epoch: losses, correct answers, images, and batches before the loss was no longer finite."""
 
-HALF_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 class Run:
     """A network in training.
 
-    All processes have the same weights at every moment. The sums of losses differ between processes; `totals` adds
-    them.
+    All processes have the same weights at every moment, and sums of losses of their own, which `totals` adds up.
 
     Args:
         config: configuration of the run.
@@ -75,10 +72,16 @@ class Run:
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
         self.forward = here.parallel(self.compiled)
         self.optimizer = config.optimizer.build(self.model)
-        self.dtype = mixed_precision(config.precision, here.device)
+        half_types = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        self.dtype = half_types.get(
+            "fp16" if config.precision == "auto" and here.device.type == "cuda" else config.precision
+        )
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype is torch.float16)
         self.stopwatch = Stopwatch(here.device)
         self.changes = [changing(every.phase, self.model, self.optimizer, record) for every in config.phases]
+        self.count = config.phases[0].count if config.phases else "epoch"  # of the batches to measure
+        borders = [every.phase.border for every in config.phases if hasattr(every.phase, "border")]  # pyright: ignore[reportAttributeAccessIssue]
+        self.border: Border = borders[0] if borders else "share"
         self.locally_connected = any(isinstance(module, LocallyConnected2d) for module in self.model.modules())
         self.rate: float | None = None
         self.graphs: dict[str, Replayed] = {}
@@ -124,7 +127,7 @@ class Run:
             self.rate = rate
         self.graphs.get("learn", self._learn)(x, y)
         self.batch += 1
-        measured = self.record_snr is not None and self._due(self.record_snr, self._first("count", "epoch"))
+        measured = self.record_snr is not None and self._due(self.record_snr, self.count)
         recorded = False
         for index, every in enumerate(self.config.phases):
             if self._due(every.n, every.count):
@@ -134,7 +137,7 @@ class Run:
 
     def _learn(self, x: Tensor, y: Tensor) -> None:
         """Take a step of the optimiser, on the device alone; a graph must find the same numbers of the host here."""
-        self.optimizer.zero_grad()  # to None: the gradients of a graph lie in its own memory
+        self.optimizer.zero_grad()  # to None: the gradients of a graph lie in the graph's memory
         with autocast(self.here.device, self.dtype):
             scores = self.forward(x)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -149,8 +152,7 @@ class Run:
 
     def _due(self, n: int, count: str) -> bool:
         """True after every n-th batch, the first of the epoch or of the run included."""
-        learned = self.batch if count == "epoch" else self.steps
-        return (learned - 1) % n == 0
+        return ((self.batch if count == "epoch" else self.steps) - 1) % n == 0
 
     def _change(self, index: int, every: Every, measured: bool) -> bool:
         """Apply a phase, and record its report if -log SNR is measured; True for a recorded report."""
@@ -164,20 +166,14 @@ class Run:
             self.changes[index](seed)  # without checks: weights that aren't finite show in the next loss
         return False
 
-    def _first(self, name: str, default: str) -> str:
-        """A field of the first phase that has such a field, or of its interval."""
-        owners = (owner for every in self.config.phases for owner in (every, every.phase))
-        return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), default)
-
     def _measure(self) -> None:
         if self.locally_connected:
             with self._diverging():
-                snr = neg_log_snr(self.model, self._first("border", "share"))  # pyright: ignore[reportArgumentType]
-                self.history.add_snr(self.steps, False, snr)
+                self.history.add_snr(self.steps, False, neg_log_snr(self.model, self.border))
 
     @contextmanager
     def _diverging(self) -> Iterator[None]:
-        """A block whose ValueError may be due to weights that aren't finite: the error then says where the run was."""
+        """A block in which a ValueError due to weights that aren't finite becomes a TrainingDivergedError."""
         try:
             yield
         except ValueError:
@@ -211,8 +207,8 @@ class Run:
         epoch = step // len(self.batches)
         rate = self.config.learning_rate(epoch)
         where = f"in epoch {epoch + 1}, step {step + 1} of the run, at the learning rate {rate:g}"
-        message = f"{subject} is no longer finite {where}. Try a smaller learning_rate"
-        return TrainingDivergedError(message, epoch, step, rate)
+        text = f"{subject} is no longer finite {where}. Try a smaller learning_rate"
+        return TrainingDivergedError(text, epoch, step, rate)
 
     def finish_epoch(self, tests: Batches) -> None:
         """Test the network, write the epoch into the history, and go on to the next."""
@@ -281,9 +277,8 @@ class Run:
         """
         tensors, metadata = checkpoint.read(path)
         checkpoint.restore(self.model, self.optimizer, tensors)
-        self.epoch, self.batch, self.seconds, self.asleep = (
-            metadata[name] for name in ("epoch", "batch", "seconds", "asleep")
-        )
+        self.epoch, self.batch = metadata["epoch"], metadata["batch"]
+        self.seconds, self.asleep = metadata["seconds"], metadata["asleep"]
         self.history = History.restored(metadata["history"], tensors)
         if metadata["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
@@ -300,10 +295,10 @@ def evaluate(
     here: Processes | None = None,
     count: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
-    """Test a network, in evaluation mode; its mode comes back.
+    """Test a network in evaluation mode, and restore the mode.
 
     Args:
-        model: takes images to logits.
+        model: network from images to logits.
         batches: test images, the part of this process, on the model's device.
         dtype: type of automatic mixed precision; None for none.
         here: this process; None for a single one.
@@ -328,13 +323,6 @@ def scores_counted(model: nn.Module, dtype: torch.dtype | None, x: Tensor, y: Te
     hits = scores.topk(min(5, scores.shape[1])).indices == y[:, None]
     loss, first = cross_entropy(scores, y, reduction="sum"), hits[:, 0].sum()
     return torch.stack([loss, first, hits.sum(), torch.full_like(first, len(y))])
-
-
-def mixed_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of automatic mixed precision on a device; None for float32 throughout."""
-    if precision == "auto":
-        precision = "fp16" if device.type == "cuda" else "fp32"
-    return HALF_TYPES.get(precision)
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
@@ -375,10 +363,7 @@ class Stopwatch:
 
 
 def _seed_generators(device: torch.device, seed: int) -> None:
-    """Seed the generator of the host and of a GPU, from which graphs take the seed at every replay.
-
-    `torch.manual_seed` does the same to all kinds of devices, and asks for absent ones, for 0.1 ms.
-    """
+    """Seed the generators of the host and of a GPU, as `torch.manual_seed` does in 0.1 ms for all kinds of devices."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index

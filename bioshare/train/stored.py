@@ -52,14 +52,14 @@ def _encoded(value: Any, name: str) -> Any:
 
 
 def config_of(text: object, path: Path) -> TrainConfig:
-    """The configuration that `config_text` has written.
+    """The configuration of a text.
 
     Args:
-        text: the text; anything else in the place of one is from an older version.
+        text: a text of `config_text`; anything else is from an older version.
         path: the file of the text, for messages.
 
     Raises:
-        ValueError: the text is from an older version of bioshare, or names a type that isn't known in this process.
+        ValueError: the text is from an older version of bioshare, or names a type unknown to this process.
     """
     old = f"{path} was written by another version of bioshare; train the run anew, or read it with bioshare 0.1"
     if not isinstance(text, str):
@@ -86,11 +86,11 @@ def config_of(text: object, path: Path) -> TrainConfig:
 
 
 NAMES = {"n": "every", "name": "dataset"}
-"""Names in messages of fields whose own names say little without their class."""
+"""Names in messages for fields whose own names say little without the class."""
 
 
 def differences(ours: Any, theirs: Any, name: str = "config") -> Iterator[tuple[str, Any, Any]]:
-    """Names and both values of all that sets two configurations apart."""
+    """Names and both values of all differences of two configurations."""
     objects = isinstance(ours, tuple) and any(map(dataclasses.is_dataclass, ours))
     if objects and len(ours) == len(theirs):
         for mine, other in zip(ours, theirs, strict=True):
@@ -105,10 +105,10 @@ def differences(ours: Any, theirs: Any, name: str = "config") -> Iterator[tuple[
 
 
 def check_same(config: TrainConfig, text: object, path: Path) -> None:
-    """Check that a file belongs to a run of this configuration.
+    """Check a file to belong to a run of this configuration.
 
     Args:
-        config: configuration of the run that is asked for.
+        config: configuration of the run.
         text: configuration in the file, see `config_of`.
         path: the file.
 

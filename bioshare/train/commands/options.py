@@ -1,7 +1,7 @@
-"""Options of the commands that train, made from the objects themselves: the configuration, its phases, and `fit`.
+"""Options of the commands that train, made from the configuration, the phases and `fit`.
 
-Every field of a dataclass and every keyword of a function becomes an option; the docstring is the help. An option is
-stored only if it was given, so that the experiment keeps all other settings.
+Every field of a dataclass and every keyword of a function becomes an option; the docstring is the help. Only the given
+options are stored, so that the experiment keeps all other settings.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ import difflib
 import inspect
 import math
 import re
-import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import xarray as xr
-
 from bioshare.checks import real, whole
-from bioshare.nn.functional import prefer
 from bioshare.train.config import (
     AdamW,
     Convolutional,
@@ -32,36 +28,34 @@ from bioshare.train.config import (
     ImageNet,
     LocallyConnected,
     TrainConfig,
-    data_named,
 )
-from bioshare.train.data import load
 from bioshare.train.experiments import Experiment
-from bioshare.train.fitting import CHECKPOINT, fit
+from bioshare.train.fitting import fit
 from bioshare.train.phases import PHASES, phase_of
-from bioshare.train.results import complete
-from bioshare.train.runs import Job, Outcomes, run_all
 from bioshare.train.stored import differences
 
 COPIES = {"cifar10-jpeg": "cifar10"}
-"""Data sets with the images of another, stored differently."""
+"""Data sets that store the images of a second data set differently."""
 
 LAYERS = {"convolutional": Convolutional, "locally-connected": LocallyConnected}
 """Networks by the words of ``--layers``."""
 
 TIME_UP = 75
-"""Exit status of a command that is to be given again: EX_TEMPFAIL of sysexits.h."""
+"""Exit status of an unfinished command, to be given again: EX_TEMPFAIL of sysexits.h."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computing:
-    """Time and threads.
+    """Folder, time and threads.
 
     Attributes:
-        threads: threads of PyTorch on the CPU; None for its default.
-        minutes: stop after that time with checkpoints, and the exit status 75; the same command goes on (`train` needs
-            --resume for that). None to train to the end.
+        to: folder of the run; None for runs/NAME/seedN.
+        threads: threads of PyTorch on the CPU; None for PyTorch's default.
+        minutes: stop after this time with checkpoints, and the exit status 75; the same command goes on (`train` needs
+            --resume as well). None to train to the end.
     """
 
+    to: Path | None = None
     threads: int | None = None
     minutes: float | None = None
 
@@ -70,95 +64,6 @@ class Computing:
             whole("threads", self.threads, "a number of threads", at_least=1)
         if self.minutes is not None:
             real("minutes", self.minutes, "a time above 0", above=0, array=False)
-
-    @property
-    def seconds(self) -> float | None:
-        """The minutes in seconds."""
-        return None if self.minutes is None else 60 * self.minutes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ManyRuns(Computing):
-    """Many runs: finished runs stay, begun runs are resumed.
-
-    Attributes:
-        seeds: number of runs of everything, from seed 0.
-        to: folder under which the runs live, and their results in one file.
-        show: train nothing; show all finished runs, in whatever setting.
-        scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
-            and must see the same folders. None for this machine.
-        workers: number of runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
-        discard_checkpoints: delete the checkpoint of every finished run (of LC ResNet-20 0.5 GB), of earlier commands
-            too. The result stays, the weights do not. Not with show.
-        fitting: options of `bioshare.train.fit`.
-    """
-
-    seeds: int = 5
-    to: Path = Path("runs")
-    show: bool = False
-    scheduler: str | None = None
-    workers: int | None = None
-    discard_checkpoints: bool = False
-    fitting: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole("seeds", self.seeds, "a number of seeds", at_least=1)
-        if self.workers is not None:
-            whole("workers", self.workers, "a number of runs", at_least=1)
-
-    def outcomes(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
-        """Train the jobs, or read the results of the finished ones.
-
-        Raises:
-            ValueError: a folder holds a run of another configuration, or the form of the products doesn't exist here.
-                Nothing was trained.
-            FileNotFoundError: a data set is missing. Nothing was trained.
-        """
-        stored = {job.name: complete(job.folder, None if self.show else job.config) for job in jobs}
-        outcomes = Outcomes({name: result for name, result in stored.items() if result is not None})
-        missing = [job for job in jobs if job.name not in outcomes.results]
-        if self.show:
-            return outcomes
-        for job in jobs:
-            if job.name in outcomes.results:
-                self._discard(job)
-        if not missing:
-            return outcomes
-        fitting = dict(self.fitting)
-        if data := fitting.get("data"):
-            fitting["data"] = data.absolute()
-        if self.scheduler is None:
-            with prefer(fitting.get("form", "auto")):
-                for name in {job.config.dataset_name for job in missing}:
-                    load(name, data)
-        how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": self._discard}
-        trained = run_all(missing, run, seconds=self.seconds, **how, **fitting)
-        return Outcomes(outcomes.results | trained.results, trained.failures, trained.time_up)
-
-    def _discard(self, job: Job) -> None:
-        """Delete the checkpoint of a finished run, if asked for."""
-        if self.discard_checkpoints:
-            (job.folder / CHECKPOINT).unlink(missing_ok=True)
-
-    def report_endings(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
-        """Name the runs that failed, and count the others if the time is up; both have an exit status.
-
-        Raises:
-            SystemExit: 75 if the time is up; otherwise 1 if a run failed.
-        """
-        if outcomes.failures:
-            print(f"failed, as told above: {', '.join(outcomes.failures)}", file=sys.stderr)
-        if outcomes.time_up:
-            rest = [job for job in jobs if job.name not in outcomes.results and job.name not in outcomes.failures]
-            begun = sum((job.folder / CHECKPOINT).exists() for job in rest)
-            failed = f"{len(outcomes.failures)} failed, " * bool(outcomes.failures)
-            counts = f"{len(outcomes.results)} runs finished, {failed}{begun} begun, {len(rest) - begun} missing"
-            goes_on = "the same command goes on" + ", and tries again what failed" * bool(outcomes.failures)
-            print(f"the time is up after {self.minutes:g} min: {counts}; {goes_on}", file=sys.stderr)
-            raise SystemExit(TIME_UP)
-        if outcomes.failures:
-            raise SystemExit(1)
 
 
 def add_name(parser: argparse.ArgumentParser, command: str) -> None:
@@ -182,7 +87,7 @@ def read_options(
     without: Iterable[str] = (),
     images: str = "--dataset",
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Read options from the command line; a misspelt one is refused with the nearest name.
+    """Read options from the command line; a misspelt option is refused with the nearest name.
 
     Args:
         command: the words before, for the help: "train table1/cifar10/conv".
@@ -234,7 +139,7 @@ def read_options(
 def _add_fields(
     parser: argparse.ArgumentParser, title: str, kind: Callable, defaults: Mapping[str, Any], without: set[str]
 ) -> None:
-    """Add an option for every readable field with a default; a name that is an option already is only mentioned."""
+    """Add an option for every readable field with a default; mention fields with an option already."""
     hints, texts, again = get_type_hints(kind), _described(kind), []
     group = parser.add_argument_group(title)
     for name, parameter in inspect.signature(kind).parameters.items():
@@ -281,20 +186,14 @@ def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, 
     used: set[str] = set()
 
     def changed(part: Any) -> Any:
-        own = {field.name for field in dataclasses.fields(part)} & given.keys()
+        own = vars(part).keys() & given.keys()
         used.update(own)
         return dataclasses.replace(part, **{name: given[name] for name in own})
 
-    dataset = data_named(given["source"]) if "source" in given else row.setting.dataset
-    network = row.setting.network
-    if "layers" in given:
-        network = LAYERS[given["layers"]](network.architecture)
-    config = dataclasses.replace(
-        changed(row.setting),
-        dataset=changed(dataset),
-        network=changed(network),
-        optimizer=changed(row.setting.optimizer),
-    )
+    setting = dataclasses.replace(row.setting, dataset=given.get("source", row.setting.dataset))
+    network = LAYERS[given["layers"]](setting.network.architecture) if "layers" in given else setting.network
+    parts = {"dataset": setting.dataset, "network": network, "optimizer": setting.optimizer}
+    config = dataclasses.replace(changed(setting), **{name: changed(part) for name, part in parts.items()})
     used |= {"source", "layers", "every"} & given.keys()
     every = given.get("every", row.every)
     if every is None:
@@ -317,7 +216,7 @@ def check_used(given: Mapping[str, Any], used: set[str], rows: str) -> None:
 
 
 def comparable(experiment: Experiment, configs: Sequence[TrainConfig]) -> Experiment:
-    """The experiment; without the paper's numbers if one of these runs saw other images than the paper's."""
+    """The experiment; without the paper's numbers if a run saw images that the paper's didn't see."""
     if all(COPIES.get(one.dataset_name, one.dataset_name) == experiment.setting.dataset_name for one in configs):
         return experiment
     numbers = dataclasses.asdict(experiment.paper).items()
@@ -325,12 +224,8 @@ def comparable(experiment: Experiment, configs: Sequence[TrainConfig]) -> Experi
     return dataclasses.replace(experiment, paper=dataclasses.replace(experiment.paper, **paper))
 
 
-def deviations(config: TrainConfig, reference: TrainConfig) -> list[str]:
-    """The differences of a configuration from a table's, but for the seed, in words."""
-    found = differences(config, reference)
-    return [f"{name} {own} instead of {other}" for name, own, other in found if name not in ("seed", "pool_seed")]
-
-
-def caution(changed: Sequence[str]) -> str:
-    """A line for runs that are not in the table's setting; nothing for runs that are."""
-    return f"\nNot the table's setting: {'; '.join(dict.fromkeys(changed))}." if changed else ""
+def caution(pairs: Iterable[tuple[TrainConfig, TrainConfig]]) -> str:
+    """A line with the differences of runs from the table's setting, but for the seed; nothing without differences."""
+    found = [difference for config, reference in pairs for difference in differences(config, reference)]
+    words = [f"{name} {own} instead of {other}" for name, own, other in found if name not in ("seed", "pool_seed")]
+    return f"\nNot the table's setting: {'; '.join(dict.fromkeys(words))}." if words else ""

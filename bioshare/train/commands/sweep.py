@@ -9,13 +9,12 @@ from statistics import fmean
 import xarray as xr
 
 from bioshare.text import aligned, mean_and_deviation
+from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
-    ManyRuns,
     add_name,
     caution,
     check_used,
     configured,
-    deviations,
     read_options,
 )
 from bioshare.train.experiments import Experiment, find, grid_points, grid_search, searched
@@ -54,8 +53,8 @@ def main(arguments: argparse.Namespace) -> None:
     results = {key: outcomes.results[job.name] for key, job in jobs.items() if job.name in outcomes.results}
     configs = [config_of(result.attrs.get("config"), options.to) for result in results.values()]
     made = configs if options.show else [job.config for job in jobs.values()]
-    changed = [text for config in made for text in deviations(config, replace(row.config, optimizer=config.optimizer))]
-    print(f"{sweep_report(experiment, results)}{caution(changed)}")
+    pairs = [(config, replace(row.config, optimizer=config.optimizer)) for config in made]
+    print(f"{sweep_report(experiment, results)}{caution(pairs)}")
     if results:
         search = grid_search(experiment)
         grid = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}

@@ -13,14 +13,13 @@ import numpy as np
 import xarray as xr
 
 from bioshare.text import aligned, mean_and_deviation, number
+from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
-    ManyRuns,
     add_rest,
     caution,
     check_used,
     comparable,
     configured,
-    deviations,
     read_options,
 )
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
@@ -79,10 +78,10 @@ def main(arguments: argparse.Namespace) -> None:
         if options.show:  # whatever the runs were made with
             stored = {key: config_of(result.attrs.get("config"), options.to) for key, result in results.items()}
             used = {row.name: [config for (name, _), config in stored.items() if name == row.row] for row in group}
-        differing = [text for row in group for config in used[row.name] for text in deviations(config, row.config)]
         spent = costs(results.values())
         text = table_report([comparable(row, used[row.name]) for row in group], results)
-        print("\n".join(filter(None, (text, spent))) + f"{caution(differing)}\n")
+        pairs = [(config, row.config) for row in group for config in used[row.name]]
+        print("\n".join(filter(None, (text, spent))) + f"{caution(pairs)}\n")
         if results:
             name = "-".join([prefix, dataset, *options.rows])
             write_result(options.to / f"{name}.nc", _table_dataset(group, results, options.seeds, spent))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from bioshare.train.commands.options import (
     check_used,
     comparable,
     configured,
-    deviations,
     read_options,
 )
 from bioshare.train.config import TrainConfig
@@ -35,17 +33,6 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """Phrases of PyTorch's errors, on a GPU and on a CPU."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OneRun(Computing):
-    """One run.
-
-    Attributes:
-        to: folder of the run; None for runs/NAME/seedN.
-    """
-
-    to: Path | None = None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name and the words after the name."""
     add_name(parser, "train")
@@ -54,15 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Train one experiment of the paper's tables, and print the result beside the paper's."""
     experiment = find(arguments.name)
-    own, fitting, given = read_options(f"train {experiment.name}", arguments.options, experiment, OneRun)
-    one = OneRun(**own)
+    own, fitting, given = read_options(f"train {experiment.name}", arguments.options, experiment, Computing)
+    one = Computing(**own)
     config, used = configured(experiment, given)
     check_used(given, used, experiment.name)
     if one.threads:
         torch.set_num_threads(one.threads)
     folder = one.to or Path("runs", experiment.home, f"seed{config.seed}")
     try:
-        result = fit(config, folder, seconds=one.seconds, **fitting)
+        result = fit(config, folder, seconds=one.minutes and 60 * one.minutes, **fitting)
     except TimeUpError as error:
         print(f"{error}; the same command with --resume goes on", file=sys.stderr)
         raise SystemExit(TIME_UP) from None
@@ -75,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def run_report(experiment: Experiment, config: TrainConfig, result: xr.Dataset, folder: Path) -> str:
-    """Our accuracy beside the paper's, which is left out where the images are others."""
+    """Our accuracy beside the paper's, without the paper's for different images."""
     paper = comparable(experiment, [config]).paper
     rows = [("test accuracy", "ours", "the paper's", "difference")]
     for name, theirs in (("top1", paper.top1), ("top5", paper.top5)):
@@ -83,4 +70,4 @@ def run_report(experiment: Experiment, config: TrainConfig, result: xr.Dataset, 
         difference = None if theirs is None else ours - theirs
         rows.append((f"{name.replace('p', 'p-')} %", number(ours), number(theirs), number(difference, "+.1f")))
     title = f"{experiment.name}, seed {config.seed}, epoch {result.sizes['epoch']}: {folder}"
-    return f"{title}\n{aligned(rows)}{caution(deviations(config, experiment.config))}"
+    return f"{title}\n{aligned(rows)}{caution([(config, experiment.config)])}"

@@ -1,6 +1,6 @@
 import pytest
 
-from bioshare.train.commands import options
+from bioshare.train.commands import many_runs
 from bioshare.train.runs import Outcomes
 
 
@@ -18,9 +18,9 @@ def train_here(monkeypatch, tmp_path):
             seen.extend(jobs)
             return Outcomes({job.name: run(job.config, job.folder) for job in jobs})
 
-        monkeypatch.setattr(options, "run_all", run_all)
+        monkeypatch.setattr(many_runs, "run_all", run_all)
         monkeypatch.setattr(command, "fit", fit)
-        monkeypatch.setattr(options, "load", lambda dataset, folder: None)
+        monkeypatch.setattr(many_runs, "load", lambda dataset, folder: None)
         monkeypatch.chdir(tmp_path)
         return seen
 

@@ -268,7 +268,7 @@ def test_help_has_every_option_with_the_experiments_default(capsys):
     for field in fields - {"network", "optimizer", "phases"}:
         assert f"--{field.replace('_', '-')}" in shown
     assert "(default: cifar10)" in shown
-    assert "the same command goes on (`train` needs --resume for that)" in shown
+    assert "the same command goes on (`train` needs --resume as well)" in shown
     assert "--graphs, --no-graphs" in shown
     assert "ws(n) in the paper; None for never (default: 10)" in shown
     assert "--alpha ALPHA strength of the inhibition (default: 50.0)" in shown

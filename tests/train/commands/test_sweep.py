@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.train.commands import options, sweep
+from bioshare.train.commands import many_runs, sweep
 from bioshare.train.config import Every
 from bioshare.train.experiments import find, grid_points, searched
 from bioshare.train.phases import CircuitOptions
@@ -88,7 +88,7 @@ def test_points_that_failed_are_counted(trained, capsys, monkeypatch):
         bad, *good = jobs
         return Outcomes({job.name: run(job.config, job.folder) for job in good}, {bad.name: "OSError: disk"})
 
-    monkeypatch.setattr(options, "run_all", run_all)
+    monkeypatch.setattr(many_runs, "run_all", run_all)
     with pytest.raises(SystemExit) as end:
         command_line.main(["sweep", NAME])
     assert end.value.code == 1

@@ -8,7 +8,7 @@ import xarray as xr
 
 from bioshare import __main__ as command_line
 from bioshare.bridge import InstantSharing
-from bioshare.train.commands import options, table
+from bioshare.train.commands import many_runs, table
 from bioshare.train.config import Every, ImageData, LocallyConnected
 from bioshare.train.experiments import find, matching
 from bioshare.train.phases import CircuitOptions, IdealOptions
@@ -191,7 +191,7 @@ def test_show_prints_what_is_there_in_whatever_setting(trained, capsys, tmp_path
 def test_a_data_set_that_is_missing_is_told_once_and_nothing_starts(trained, capsys, monkeypatch):
     from bioshare.train.data import load
 
-    monkeypatch.setattr(options, "load", load)
+    monkeypatch.setattr(many_runs, "load", load)
     assert command_line.main(["table", "1", "--data", "nowhere"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: there is no ")
@@ -244,7 +244,7 @@ def test_a_failed_run_is_named_and_the_others_are_shown(monkeypatch, capsys):
         first, *others = jobs
         return Outcomes({job.name: run(job.config, job.folder) for job in others}, {first.name: "OSError: disk"})
 
-    monkeypatch.setattr(options, "run_all", run_all)
+    monkeypatch.setattr(many_runs, "run_all", run_all)
     with pytest.raises(SystemExit) as end:
         command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "1", "--epochs", "1"])
     assert end.value.code == 1
@@ -267,7 +267,7 @@ def test_a_table_in_slices(monkeypatch, capsys, tmp_path):
         (jobs[1].folder / "checkpoint.safetensors").touch()
         return Outcomes({jobs[0].name: run(jobs[0].config, jobs[0].folder)}, time_up=True)
 
-    monkeypatch.setattr(options, "run_all", run_all)
+    monkeypatch.setattr(many_runs, "run_all", run_all)
     with pytest.raises(SystemExit) as end:
         command_line.main([*COLUMN, "--minutes", "1.5"])
     assert end.value.code == 75
@@ -287,7 +287,7 @@ def test_checkpoints_of_finished_runs_can_be_discarded(monkeypatch, tmp_path):
         done(jobs[0])
         return Outcomes()
 
-    monkeypatch.setattr(options, "run_all", run_all)
+    monkeypatch.setattr(many_runs, "run_all", run_all)
     for discard in ([], ["--discard-checkpoints"]):
         home = ["--to", str(tmp_path / f"kept{len(discard)}")]
         command_line.main([*COLUMN, "--seeds", "1", *home, *discard])
@@ -302,7 +302,7 @@ def test_checkpoints_of_runs_that_finished_earlier_are_discarded_too(monkeypatch
     (tmp_path / "runs/table1/cifar10/conv/seed1").mkdir()
     (tmp_path / "runs/table1/cifar10/conv/seed1/checkpoint.safetensors").touch()
     left = lambda: sorted(path.parent.name for path in tmp_path.rglob("checkpoint.safetensors"))
-    monkeypatch.setattr(options, "run_all", lambda *jobs, **_: Outcomes())
+    monkeypatch.setattr(many_runs, "run_all", lambda *jobs, **_: Outcomes())
     command_line.main([*COLUMN, "--show", "--discard-checkpoints"])
     assert left() == ["seed0", "seed0", "seed1"]
     command_line.main([*COLUMN, "--discard-checkpoints"])
@@ -313,7 +313,7 @@ def test_a_failure_is_told_with_the_time(monkeypatch, capsys):
     def run_all(jobs, run, **options):
         return Outcomes({jobs[0].name: run(jobs[0].config, jobs[0].folder)}, {jobs[1].name: "OSError: disk"}, True)
 
-    monkeypatch.setattr(options, "run_all", run_all)
+    monkeypatch.setattr(many_runs, "run_all", run_all)
     with pytest.raises(SystemExit) as end:
         command_line.main([*COLUMN, "--minutes", "9"])
     assert end.value.code == 75
@@ -326,7 +326,7 @@ def test_a_failure_is_told_with_the_time(monkeypatch, capsys):
 
 def test_how_to_compute_is_handed_on(monkeypatch):
     asked = []
-    monkeypatch.setattr(options, "run_all", lambda jobs, run, **how: asked.append(how) or Outcomes())
+    monkeypatch.setattr(many_runs, "run_all", lambda jobs, run, **how: asked.append(how) or Outcomes())
     command_line.main([*COLUMN, "--no-graphs", "--form", "batched", "--workers", "2", "--checkpoint-every", "60"])
     assert [asked[0][name] for name in ("graphs", "form", "checkpoint_every")] == [False, "batched", 60.0]
 

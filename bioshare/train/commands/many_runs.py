@@ -1,0 +1,104 @@
+"""Options and endings of the commands that train many runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from bioshare.checks import whole
+from bioshare.nn.functional import prefer
+from bioshare.train.commands.options import TIME_UP, Computing
+from bioshare.train.data import load
+from bioshare.train.fitting import CHECKPOINT
+from bioshare.train.results import complete
+from bioshare.train.runs import Job, Outcomes, run_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyRuns(Computing):
+    """Many runs: finished runs stay, begun runs are resumed.
+
+    Attributes:
+        seeds: number of runs of everything, from seed 0.
+        to: folder under which the runs live, and their results in one file.
+        show: train nothing; show all finished runs, in whatever setting.
+        scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
+            and must see the same folders. None for this machine.
+        workers: number of runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
+        discard_checkpoints: delete the checkpoint of every finished run (of LC ResNet-20 0.5 GB), of earlier commands
+            too. The result stays, the weights do not. Not with show.
+        fitting: options of `bioshare.train.fit`.
+    """
+
+    seeds: int = 5
+    to: Path = Path("runs")
+    show: bool = False
+    scheduler: str | None = None
+    workers: int | None = None
+    discard_checkpoints: bool = False
+    fitting: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("seeds", self.seeds, "a number of seeds", at_least=1)
+        if self.workers is not None:
+            whole("workers", self.workers, "a number of runs", at_least=1)
+
+    def outcomes(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
+        """Train the jobs, or read the results of the finished ones.
+
+        Raises:
+            ValueError: a folder holds a run of another configuration, or the form of the products doesn't exist here.
+                Nothing was trained.
+            FileNotFoundError: a data set is missing. Nothing was trained.
+        """
+        stored = {job.name: complete(job.folder, None if self.show else job.config) for job in jobs}
+        outcomes = Outcomes({name: result for name, result in stored.items() if result is not None})
+        if self.show:
+            return outcomes
+        missing = [job for job in jobs if job.name not in outcomes.results]
+        for job in jobs:
+            if job.name in outcomes.results:
+                self._discard(job)
+        if not missing:
+            return outcomes
+        fitting = dict(self.fitting)
+        if data := fitting.get("data"):
+            fitting["data"] = data.absolute()
+        if self.scheduler is None:
+            with prefer(fitting.get("form", "auto")):
+                for name in {job.config.dataset_name for job in missing}:
+                    load(name, data)
+        how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": self._discard}
+        seconds = self.minutes and 60 * self.minutes
+        trained = run_all(missing, run, seconds=seconds, **how, **fitting)
+        return Outcomes(outcomes.results | trained.results, trained.failures, trained.time_up)
+
+    def _discard(self, job: Job) -> None:
+        """Delete the checkpoint of a finished run, if asked for."""
+        if self.discard_checkpoints:
+            (job.folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def report_endings(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
+        """Name the runs that failed, and count the others if the time is up; both have an exit status.
+
+        Raises:
+            SystemExit: 75 if the time is up; otherwise 1 if a run failed.
+        """
+        if outcomes.failures:
+            print(f"failed, as told above: {', '.join(outcomes.failures)}", file=sys.stderr)
+        if outcomes.time_up:
+            rest = [job for job in jobs if job.name not in outcomes.results and job.name not in outcomes.failures]
+            begun = sum((job.folder / CHECKPOINT).exists() for job in rest)
+            failed = f"{len(outcomes.failures)} failed, " * bool(outcomes.failures)
+            counts = f"{len(outcomes.results)} runs finished, {failed}{begun} begun, {len(rest) - begun} missing"
+            goes_on = "the same command goes on" + ", and tries again what failed" * bool(outcomes.failures)
+            print(f"the time is up after {self.minutes:g} min: {counts}; {goes_on}", file=sys.stderr)
+            raise SystemExit(TIME_UP)
+        if outcomes.failures:
+            raise SystemExit(1)
