@@ -211,8 +211,8 @@ def measure_groups(before: Tensor, after: Tensor, unscaled: Tensor | None = None
 
     ``unscaled`` are the groups after sleep without rescaling, if different from ``after``.
     """
-    (old, old_variance), (new, new_variance) = _mean_and_variance(before), _mean_and_variance(after)  # each (out, K)
-    circuit_mean = new if unscaled is None else _mean_and_variance(unscaled)[0]
+    (old, old_variance), (new, new_variance) = _group_statistics(before), _group_statistics(after)  # each (out, K)
+    circuit_mean = new if unscaled is None else _group_statistics(unscaled)[0]
     old_norm, new_norm, circuit_norm = (torch.linalg.vector_norm(mean, dim=-1) for mean in (old, new, circuit_mean))
     old_unit, new_unit = old / old_norm[:, None], new / new_norm[:, None]  # NaN: a mean of 0 has no direction
     apart, along = (torch.linalg.vector_norm(vector, dim=-1) for vector in (old_unit - new_unit, old_unit + new_unit))
@@ -226,7 +226,7 @@ def measure_groups(before: Tensor, after: Tensor, unscaled: Tensor | None = None
     return torch.stack(quantities).cpu().numpy()
 
 
-def _mean_and_variance(groups: Tensor) -> tuple[Tensor, Tensor]:
+def _group_statistics(groups: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance over the neurons of groups (out, N, K), both (out, K), on the device of the groups.
 
     The precision is float64 if the device supports float64. As in `bioshare.circuit.theory`, deviations are taken
@@ -255,6 +255,6 @@ def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
     measured = {}
     for name, layer in checked_layers(model):
         groups = [module.groups(layer.weight.detach()) for module in modules(layer, border)]
-        values = [_group_neg_log_snr(*_mean_and_variance(one)) for one in groups]
+        values = [_group_neg_log_snr(*_group_statistics(one)) for one in groups]
         measured[name] = float(np.median(torch.cat(values).cpu().numpy())) if values else math.nan
     return measured

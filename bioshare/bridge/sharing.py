@@ -233,9 +233,10 @@ class MapSharing(Sharing):
                     "factor, so its taps see the same part of the sleeping pattern twice and never the rest, and "
                     "sleep cannot tell them apart. Use a dilation coprime to the kernel, or InstantSharing"
                 )
+            inputs = inputs_of(layer)
             with layer_named(name, self.rule):
-                self.rule_for(inputs_of(layer))
-                self.length(inputs_of(layer))
+                self.rule_for(inputs)
+                self.length(inputs)
         return layers
 
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:

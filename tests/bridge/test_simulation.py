@@ -1,6 +1,7 @@
 """Sleep neuron by neuron: noise of their own, in chunks that fit into memory."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bioshare.bridge.changes import BYTES_PER_WEIGHT
 from bioshare.circuit.stimuli import derived, generators
 from bioshare.nn import LocallyConnected2d
 
+CPU = torch.device("cpu")
 NOISY = bs.stimuli.noise(bs.stimuli.gaussian(), 0.1)
 circuits = pytest.mark.parametrize("circuit", [bs.SteadyState(), bs.SteadyState(5.0), RATE], ids=repr)
 engines = pytest.mark.parametrize("engine", ["exact", "loop"])
@@ -137,9 +139,9 @@ def test_a_sleep_that_is_cut_short_does_not_pass_for_a_whole_one():
     assert all(map(torch.equal, before, weights(model)))
 
 
-def noisy_sleep(memory, device):
+def noisy_sleep(memory):
     """A sleep of a layer with nine modules of 100; torch and its allocators are warm."""
-    model = LocallyConnected2d(8, 32, 3, padding=1, input_size=30, device=device)
+    model = LocallyConnected2d(8, 32, 3, padding=1, input_size=30)
     phase = bs.Sleep(bs.SteadyState(5.0), bs.Hebbian(learning_rate=1e-6), NOISY, 12, memory=memory)
     phase(LocallyConnected2d(1, 1, 3, input_size=8))
     return lambda: phase(model, progress=False)
@@ -151,8 +153,8 @@ def test_peak_memory_stays_within_its_budget(monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "262144")  # glibc gives back what is freed, so that peaks are needs
     numbers = 30 * 30 * 32 * 8 * 9
     budget, new_weights = BYTES_PER_WEIGHT * numbers / 5, 4 * numbers
-    peak = peak_bytes(noisy_sleep, budget, "cpu")
+    peak = peak_bytes(partial(noisy_sleep, budget), CPU)
     if peak is None:
         pytest.skip("only Linux counts the peak of a process")
     assert peak < budget + new_weights
-    assert 2 * budget < peak_bytes(noisy_sleep, 5 * budget, "cpu") < 5 * budget + new_weights
+    assert 2 * budget < peak_bytes(partial(noisy_sleep, 5 * budget), CPU) < 5 * budget + new_weights
