@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bioshare.checks import Array
-from bioshare.explorer.result import simulate_in_brian2
+from bioshare.circuit.simulate import simulate
+from bioshare.explorer.result import records_of, simulate_arguments
 from bioshare.explorer.setting import Setting
 
 CODE = "from bioshare.explorer.brian_process import main; main()"
 
 
 def run_brian2_process(setting: Setting, progress: Callable[[int], object]) -> tuple[NDArray[np.int64], Array]:
-    """Call `simulate_in_brian2` in a new process of this Python.
+    """Simulate a setting step by step in Brian2, in a new process of this Python.
 
     Args:
         setting: a stable setting.
@@ -54,5 +55,7 @@ def run_brian2_process(setting: Setting, progress: Callable[[int], object]) -> t
 
 def main() -> None:
     """Simulate the setting of the first argument, in JSON, and save the curve in the file of the second."""
-    presentation, curve = simulate_in_brian2(Setting(**json.loads(sys.argv[1])))
-    np.savez(sys.argv[2], presentation=presentation, neg_log_snr=curve)
+    setting = Setting(**json.loads(sys.argv[1]))
+    run = simulate(**simulate_arguments(setting), engine="brian2", progress=False)
+    presentation, neg_log_snr, *_ = records_of(run, setting.weights)
+    np.savez(sys.argv[2], presentation=presentation, neg_log_snr=neg_log_snr)

@@ -19,10 +19,12 @@ from typing import Any
 
 from bioshare.explorer.setting import SLIDERS, WHOLE, Setting
 
+HERE = Path(__file__).parent
+
 HEAD = """## A sharing group asleep
 
-Neurons that should have equal weights see the same inputs; inhibition and anti-Hebbian plasticity pull their
-weights together. Move a slider, click a curve to see the weights at that time, or click a cell of the map."""
+Neurons that should have equal weights see the same inputs; inhibition and anti-Hebbian plasticity pull the weights
+to their mean. Move a slider, click a curve to see the weights at that time, or click a cell of the map."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,26 +70,34 @@ def serve(setting: Setting, folder: Path, port: int, browser: bool) -> None:
 
     Args:
         setting: initial values of the sliders.
-        folder: an empty folder for the notebook and the settings of Voila.
+        folder: an empty folder for the notebook and the kernel.
         port: a port of this machine.
         browser: True to open a browser.
 
     Raises:
         OSError: Voila failed.
     """
-    notebook = write_notebook(setting, folder)
-    write_voila_settings(folder, port, browser)
-    paths = [str(folder), str(Path(__file__).parent), os.environ.get("JUPYTER_PATH")]  # kernel, template, others
+    paths = [str(folder), str(HERE), os.environ.get("JUPYTER_PATH")]  # of the kernel, the template, and others
+    environment = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, paths))}
     print(f"The explorer is at http://localhost:{port}/ until Ctrl-C.", flush=True)
-    command = [sys.executable, "-m", "voila", str(notebook), f"--Voila.config_file_paths={folder}"]
     with sigterm_as_interrupt():
-        voila = subprocess.Popen(command, env={**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, paths))})
+        voila = subprocess.Popen(voila_command(write_notebook(setting, folder), port, browser), env=environment)
         try:
             code = voila.wait()
         finally:
             stop_process(voila)
     if code:
         raise OSError(f"Voila ended with exit code {code}")
+
+
+def voila_command(notebook: Path, port: int, browser: bool) -> list[str]:
+    """The command that starts Voila with the settings of voila/voila.json.
+
+    In these settings, a kernel ends two minutes after its page is closed. A closed tab ends a kernel by a secret name
+    and without a token, hence no check of the token; ``ws_ping_timeout`` avoids a warning.
+    """
+    options = [f"--Voila.config_file_paths={HERE / 'voila'}", f"--Voila.port={port}", f"--Voila.open_browser={browser}"]
+    return [sys.executable, "-m", "voila", str(notebook), *options]
 
 
 class Terminated(KeyboardInterrupt):
@@ -137,26 +147,3 @@ def write_notebook(setting: Setting, folder: Path) -> Path:
     spec.parent.mkdir(parents=True)
     spec.write_text(json.dumps({"argv": start, **kernel}))
     return path
-
-
-def write_voila_settings(folder: Path, port: int, browser: bool) -> None:
-    """Write voila.json; the template "bioshare" is a part of this package."""
-    culling = {"cull_idle_timeout": 120, "cull_interval": 60, "cull_connected": False}  # seconds after a page closes
-    settings = {
-        "Voila": {
-            "ip": "localhost",
-            "port": port,
-            "port_retries": 0,
-            "open_browser": browser,
-            "log_level": "ERROR",
-            "tornado_settings": {
-                "ws_ping_timeout": 30_000,  # Voila warns of the default
-                "disable_check_xsrf": True,  # a closed tab ends the kernel by a secret name, without the token
-            },
-        },
-        "MappingKernelManager": culling,
-        "VoilaKernelManager": culling,
-        "VoilaConfiguration": {"template": "bioshare"},
-        "VoilaExecutor": {"timeout": 120},
-    }
-    (folder / "voila.json").write_text(json.dumps(settings))

@@ -13,19 +13,12 @@ from numpy.typing import NDArray
 
 from bioshare.checks import Array
 from bioshare.circuit.theory import max_alpha
+from bioshare.explorer import page, sources
 from bioshare.explorer.brian_process import run_brian2_process
 from bioshare.explorer.page_data import count_sleeps
 from bioshare.explorer.panels import RESULT_PANELS, layout, result_properties
 from bioshare.explorer.result import ProgressFunction, SettingResult, simulate_setting
 from bioshare.explorer.setting import DT, SLIDERS, Setting, Unstable
-from bioshare.explorer.sources import (
-    brian2_source,
-    empty_map_sources,
-    map_sources,
-    nearest_cell,
-    result_sources,
-    setting_source,
-)
 from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
 from bioshare.explorer.widgets import Controls, PanelsWidget, close_widgets, wire_format
 from bioshare.explorer.worker import Worker, running_loop
@@ -71,7 +64,7 @@ class Explorer(ipywidgets.VBox):
         self._observe()
         self._show_new_setting()
         self._show_result(first)
-        self.controls.show_timing("")  # the first simulation includes the time to load libraries
+        self.controls.timing.value = ""  # the first simulation includes the time to load libraries
         panels = ipywidgets.VBox([self.panels]).add_class("bioshare-panels")
         grid = ipywidgets.Box([self.controls.top, panels, self.controls.bottom]).add_class("bioshare-grid")
         super().__init__([grid])
@@ -82,13 +75,15 @@ class Explorer(ipywidgets.VBox):
     def _start_workers(self) -> None:
         status = self.controls.show_status
         fail = lambda work: lambda error: status(f"{work}: {error}")
-        refuse = lambda error: self._show_trouble(str(error))
-        self._simulations = Worker(self._show_result, refuse, patience=PATIENCE)
-        self._maps = Worker(self._show_map, fail("No map"), self._show_map_progress)
+        show_error = lambda error: self._show_trouble(str(error))
+        map_progress = lambda done: status(f"Map: {done / self._mapped.presentations:.0%}")
+        page_progress = lambda done: status(f"Page: {done / self._page_sleeps:.0%} of {self._page_sleeps:,} sleeps")
+        show_path = lambda path: status(f"Saved {Path(path).resolve()}")
+        self._simulations = Worker(self._show_result, show_error, patience=PATIENCE)
+        self._maps = Worker(self._show_map, fail("No map"), map_progress)
         self._brian2 = Worker(self._show_brian2, fail("Brian2"))
-        saved = lambda path: status(f"Saved {Path(path).resolve()}")
-        self._pages = Worker(saved, fail("Not saved"), self._show_page_progress)
-        self._compilation = Worker(lambda _: None, refuse)
+        self._pages = Worker(show_path, fail("Not saved"), page_progress)
+        self._compilation = Worker(lambda _: None, show_error)
         self._workers = self._simulations, self._maps, self._brian2, self._pages, self._compilation
 
     def _observe(self) -> None:
@@ -112,18 +107,19 @@ class Explorer(ipywidgets.VBox):
             raise TypeError(f"setting must be a Setting, such as explorer.setting.moved(alpha=5.0); got {setting!r}")
         self._setting = setting
         with self._silence():
-            self.controls.move(setting)
+            for name, value in setting.values().items():
+                self.controls.sliders[name].value = value
         self._show_new_setting()
         self._simulate()
 
     def save(self, path: str | Path = PAGE) -> Path:
         """Write the saved page of this setting (`bioshare.explorer.page.save`)."""
-        return _save(path, self._setting)
+        return page.save(path, self._setting)
 
     def run_in_brian2(self) -> None:
         """Simulate the setting step by step in Brian2, and draw the curve over the panel."""
         if self._simulations.busy:
-            self.controls.show_status("Brian2 runs what the panels show: press again when the answer is there.")
+            self.controls.show_status("Brian2 runs what the panels show: press again when the panels are ready.")
         elif self.answer.setting != self._setting:
             self.controls.show_status("Brian2 runs what the panels show: move to a stable setting first.")
         else:
@@ -173,7 +169,7 @@ class Explorer(ipywidgets.VBox):
         axes = ALPHAS, GAMMAS, self._setting.tau
         if self.map is not None:
             axes = self.map.alpha, self.map.gamma, self.map.attrs["tau"]
-        alpha, gamma = nearest_cell((alpha, gamma), *axes)
+        alpha, gamma = sources.nearest_cell((alpha, gamma), *axes)
         self.setting = self._setting.moved(alpha=alpha, gamma=gamma)
 
     def _click_time(self, presentation: float, _: float) -> None:
@@ -188,7 +184,7 @@ class Explorer(ipywidgets.VBox):
     def _save_page(self) -> None:
         self.controls.show_status(f"Computing the curves of {PAGE} ...")
         setting, self._page_sleeps = self._setting, count_sleeps(self._setting)
-        self._pages.submit(lambda progress: _save(PAGE, setting, self._simulations.before(progress)))
+        self._pages.submit(lambda progress: page.save(PAGE, setting, progress=self._simulations.before(progress)))
 
     def _simulate(self) -> None:
         if self._quiet:
@@ -196,7 +192,11 @@ class Explorer(ipywidgets.VBox):
         setting, now_at = self._setting, None if self.controls.follow.value else round(self.controls.now.value)
         self._simulations.submit(lambda progress: simulate_setting(setting, now_at, progress))
         if loop := running_loop():
-            loop.call_later(PATIENCE, lambda: self._simulations.busy and self.controls.show_timing("computing ..."))
+            loop.call_later(PATIENCE, self._show_busy)
+
+    def _show_busy(self) -> None:
+        if self._simulations.busy:
+            self.controls.timing.value = "computing ..."
 
     @contextlib.contextmanager
     def _silence(self) -> Iterator[None]:
@@ -217,9 +217,11 @@ class Explorer(ipywidgets.VBox):
             self.controls.now.high = float(setting.presentations)
         self._brian2.cancel()
         self._brian2_shown = False
-        self.panels.overlay = wire_format({"brian2": brian2_source(), "setting": setting_source(setting)})
+        self.panels.overlay = wire_format(
+            {"brian2": sources.brian2_source(), "setting": sources.setting_source(setting)}
+        )
         if self.map is None:
-            self.panels.map = wire_format(empty_map_sources(setting, "press “Map over α and γ”"))
+            self.panels.map = wire_format(sources.empty_map_sources(setting.tau))
 
     def _show_result(self, result: SettingResult | Unstable) -> None:
         if isinstance(result, Unstable):
@@ -229,23 +231,22 @@ class Explorer(ipywidgets.VBox):
         with self._silence():
             self.controls.now.value = result.now_at
         self.controls.show_trouble("")
-        self.controls.show_timing(f"answered in {result.seconds:.2f} s")
-        sources = result_sources(result)
-        del sources["setting"]
-        self.panels.answer = wire_format(sources)
+        self.controls.timing.value = f"answered in {result.seconds:.2f} s"
+        self.panels.answer = wire_format(sources.result_sources(result))
         self._show_properties()
 
     def _show_trouble(self, text: str, slider: str = "") -> None:
         shown = _differences(self.answer.setting, self._setting)
         text += f" The panels show the last stable setting{shown and f': {shown}'}."
         self.controls.show_trouble(text, slider)
-        self.controls.show_timing("")
+        self.controls.timing.value = ""
         self._show_properties(dimmed=True)
 
     def _show_properties(self, dimmed: bool = False) -> None:
         """Set ranges and titles, and dim the panels of another setting."""
-        title, old_map = "Map over α and γ: click a cell", False
+        title, old_map = "Map over α and γ: press the button", False
         if self.map is not None:
+            title = "Map over α and γ: click a cell"
             mapped = self._mapped.moved(alpha=self._setting.alpha, gamma=self._setting.gamma)
             if old_map := mapped != self._setting:
                 title = f"Map of another setting: {_differences(mapped, self._setting)}"
@@ -257,22 +258,17 @@ class Explorer(ipywidgets.VBox):
             "legend Brian2": {"visible": self._brian2_shown},
         }
 
-    def _show_map_progress(self, done: int) -> None:
-        self.controls.show_status(f"Map: {done / self._mapped.presentations:.0%} of {self._mapped.presentations:,}")
-
-    def _show_page_progress(self, done: int) -> None:
-        self.controls.show_status(f"Page: {done / self._page_sleeps:.0%} of {self._page_sleeps:,} sleeps")
-
     def _show_map(self, data: xr.Dataset) -> None:
         self.map = data
-        self.panels.map = wire_format(map_sources(data))
-        self.controls.show_status("The map is there: click a cell.")
+        self.panels.map = wire_format(sources.map_sources(data))
+        self.controls.show_status("The map is ready: click a cell.")
         self._show_properties(dimmed=self.answer.setting != self._setting)
 
     def _show_brian2(self, run: tuple[NDArray[np.int64], Array]) -> None:
-        source, curve = brian2_source(*run), run[1]
+        curve = run[1]
         difference = np.abs(curve - self.answer.neg_log_snr).max()
-        self.panels.overlay = wire_format({"brian2": source, "setting": setting_source(self._setting)})
+        source, setting = sources.brian2_source(*run), sources.setting_source(self._setting)
+        self.panels.overlay = wire_format({"brian2": source, "setting": setting})
         self._brian2_shown = True
         self._show_properties()
         self.controls.show_status(f"Brian2: −log SNR differs by {difference:.1e} at most, over {len(curve)} records.")
@@ -281,12 +277,6 @@ class Explorer(ipywidgets.VBox):
 def _compile(progress: ProgressFunction) -> None:
     """Compile the code of noisy sleeps before the first move of the slider."""
     simulate_setting(Setting(noise=0.1, neurons=10, presentations=100), progress=progress)
-
-
-def _save(path: str | Path, setting: Setting, progress: bool | ProgressFunction = True) -> Path:
-    from bioshare.explorer.page import save
-
-    return save(path, setting, progress=progress)
 
 
 def _differences(setting: Setting, other: Setting) -> str:

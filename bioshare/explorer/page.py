@@ -21,12 +21,12 @@ from bioshare.circuit.problem import Progress
 from bioshare.circuit.stimuli import gaussian, generators
 from bioshare.circuit.theory import max_alpha
 from bioshare.explorer.page_data import PageData, compute_page_data, count_sleeps
-from bioshare.explorer.panels import RESULT_PANELS, layout, update_models
+from bioshare.explorer.panels import LABELS, RESULT_PANELS, layout, update_models
 from bioshare.explorer.result import (
     RESPONSE_NEURONS,
     RESPONSE_PRESENTATIONS,
-    Responses,
     SettingResult,
+    simulate_setting,
     theory_end,
     theory_minimum,
 )
@@ -137,7 +137,7 @@ def _json_data(page: PageData) -> dict[str, Any]:
         },
         "arrays": {name: _base64_array(array) for name, array in _long_arrays(page).items()},
         "result_panels": RESULT_PANELS,
-        "item": _panels_item(page, _move_on_axes(page, opening), int(page.index[tuple(nearest)])),
+        "item": _panels_item(page),
     }
 
 
@@ -177,34 +177,20 @@ def _base64_array(array: np.ndarray) -> dict[str, str]:
     return {"type": array.dtype.str, "base64": base64.b64encode(array.tobytes()).decode()}
 
 
-def _panels_item(page: PageData, setting: Setting, sleep: int) -> dict[str, Any]:
-    """The panels for BokehJS, with the axes of the page's map; page.js fills in the sources."""
-    alphas, gammas, zero = page.axes["alpha"], page.axes["gamma"], np.zeros(1)
-    result = SettingResult(
-        setting=setting.moved(neurons=len(page.before)),
-        responses=Responses(zero, np.zeros((1, RESPONSE_NEURONS)), np.zeros((1, RESPONSE_NEURONS)), zero, zero),
-        presentation=page.presentation,
-        neg_log_snr=page.neg_log_snr[sleep].astype(float),
-        mean_kept=page.mean_kept[sleep].astype(float),
-        mean_drift=page.mean_drift[sleep].astype(float),
-        theory_minimum=theory_minimum(setting),
-        theory_end=theory_end(setting),
-        before=page.before,
-        now=page.before,
-        end=page.before,
-        now_at=0,
-        seconds=0.0,
-    )
-    root = layout(result)
+def _panels_item(page: PageData) -> dict[str, Any]:
+    """The panels for BokehJS, with the ranges of the page; page.js fills in the sources."""
+    result = simulate_setting(Setting(neurons=10, presentations=100))
+    assert isinstance(result, SettingResult), "the default setting is stable"
+    root, alphas, gammas = layout(result), page.axes["alpha"], page.axes["gamma"]
     x, y = (Range1d(*cell_edges(axis)[[0, -1]]) for axis in (alphas, gammas))
-    update_models(
-        root,
-        {
-            "map_panel": {"x_range": x, "y_range": y},
-            "map_title": {"text": "Map: click a cell to go there"},
-            "unstable": {"data": unstable_source(setting.tau, alphas, gammas)},
-        },
-    )
+    properties = {
+        "weight_colors": {"low": page.low, "high": page.high},
+        "neurons_range": {"end": LABELS * len(page.before)},
+        "map_panel": {"x_range": x, "y_range": y},
+        "map_title": {"text": "Map: click a cell to go there"},
+        "unstable": {"data": unstable_source(page.setting.tau, alphas, gammas)},
+    }
+    update_models(root, properties)
     # ids in order of appearance, so that the bytes of a page do not depend on earlier models of Bokeh
     text = json.dumps(json_item(root))
     ids = {old: f'"p{new}"' for new, old in enumerate(dict.fromkeys(re.findall(r'"p\d+"', text)))}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,18 +149,15 @@ def compute_page_data(setting: Setting, progress: Progress = True) -> PageData:
     )
 
 
-class _StoredSleep(NamedTuple):
-    """-log SNR, norm and drift of the mean, (3, R), and weights, (M + 1, n, m)."""
-
-    curves: NDArray[np.float32]
-    weights: NDArray[np.float32]
+StoredSleep = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""-log SNR, norm and drift of the mean, (3, R), and weights, (M + 1, n, m)."""
 
 
-def _simulate_plane(settings: list[Setting], tell: Callable[[int], object]) -> list[_StoredSleep | str]:
+def _simulate_plane(settings: list[Setting], tell: Callable[[int], object]) -> list[StoredSleep | str]:
     """Simulate settings with different alpha and gamma; an unstable setting gives a sentence."""
     tell(0)
     refused = {gamma: _rate_is_refused(settings[0].moved(gamma=gamma)) for gamma in {s.gamma for s in settings}}
-    sleeps: list[_StoredSleep | str] = [
+    sleeps: list[StoredSleep | str] = [
         reason.words if (reason := setting.unstable) else setting.diverged().words if refused[setting.gamma] else ""
         for setting in settings
     ]
@@ -187,7 +183,7 @@ def _rate_is_refused(setting: Setting) -> bool:
     return False
 
 
-def _simulate_stable(settings: list[Setting], tell: Callable[[int], object]) -> list[_StoredSleep | str]:
+def _simulate_stable(settings: list[Setting], tell: Callable[[int], object]) -> list[StoredSleep | str]:
     """Simulate settings with stable circuits in one call; a diverging sleep gives a sentence."""
     first = settings[0]
     engine = SnapshotEngine(record_times(first.presentations))
@@ -210,6 +206,6 @@ def _simulate_stable(settings: list[Setting], tell: Callable[[int], object]) -> 
     return [
         setting.diverged().words
         if diverged
-        else _StoredSleep(curves[b], engine.weights[[*snapshots, curves[b, 0].argmin()], b].astype(np.float32))
+        else (curves[b], engine.weights[[*snapshots, curves[b, 0].argmin()], b].astype(np.float32))
         for b, (setting, diverged) in enumerate(zip(settings, engine.diverged, strict=True))
     ]

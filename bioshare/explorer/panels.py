@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from bokeh import models
 from bokeh.core.properties import value
-from bokeh.models import (
-    BasicTicker,
-    BoxAnnotation,
-    ColorBar,
-    Column,
-    ColumnDataSource,
-    CustomJS,
-    DataRange1d,
-    FixedTicker,
-    GlyphRenderer,
-    HoverTool,
-    InlineStyleSheet,
-    Legend,
-    LegendItem,
-    LinearColorMapper,
-    NumeralTickFormatter,
-    Range1d,
-    Select,
-)
 from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
 from bioshare.explorer.result import RESPONSE_NEURONS, RESPONSE_PRESENTATIONS, SettingResult
 from bioshare.explorer.setting import DURATION
-from bioshare.explorer.sources import MAP_QUANTITIES, brian2_source, cell_edges, empty_map_sources, result_sources
+from bioshare.explorer.sources import (
+    MAP_QUANTITIES,
+    brian2_source,
+    cell_edges,
+    empty_map_sources,
+    result_sources,
+    setting_source,
+)
 from bioshare.explorer.sweep import ALPHAS, GAMMAS
 
 NEURON_COLORS = ("#b3cde3", "#8aaac9", "#6187af", "#376493", "#12355b")
@@ -52,10 +41,10 @@ STYLE = """
 @container (min-width: 818px) { .bioshare-map { grid-column: span 2; } }
 """
 
-Sources = dict[str, ColumnDataSource]
+Sources = dict[str, models.ColumnDataSource]
 
 
-def layout(result: SettingResult, quantity: str = "end") -> Column:
+def layout(result: SettingResult, quantity: str = "end") -> models.Column:
     """Arrange all panels in a grid; each panel is at least 400 pixels wide, or as wide as the screen.
 
     Args:
@@ -66,17 +55,18 @@ def layout(result: SettingResult, quantity: str = "end") -> Column:
         A column "panels" of the figures `RESULT_PANELS` and, last, the column "map_column" with the figure
         "map_panel" and the select "map_quantity". Find sources and figures by ``select_one({"name": ...})``.
     """
-    data: dict[str, Any] = result_sources(result) | {"brian2": brian2_source()} | empty_map_sources(result.setting, "")
-    sources = {name: ColumnDataSource(values, name=name) for name, values in data.items()}
+    data: dict[str, Any] = result_sources(result) | empty_map_sources(result.setting.tau)
+    data |= {"brian2": brian2_source(), "setting": setting_source(result.setting)}
+    sources = {name: models.ColumnDataSource(values, name=name) for name, values in data.items()}
     panels: list[Any] = [panel(sources) for panel in (responses_panel, snr_panel, weights_panel, mean_panel)]
     panels.append(map_column(sources, quantity))
-    style = InlineStyleSheet(css=STYLE)
-    root = Column(children=panels, name="panels", sizing_mode="stretch_width", stylesheets=[style])
+    style = models.InlineStyleSheet(css=STYLE)
+    root = models.Column(children=panels, name="panels", sizing_mode="stretch_width", stylesheets=[style])
     update_models(root, result_properties(result))
     return root
 
 
-def update_models(root: Column, properties: dict[str, dict[str, Any]]) -> None:
+def update_models(root: models.Column, properties: dict[str, dict[str, Any]]) -> None:
     """Set properties of models, by the name of the model."""
     for name, values in properties.items():
         model = root.select_one({"name": name})
@@ -97,10 +87,10 @@ def responses_panel(sources: Sources) -> figure:
     """Plot r_i(t) and r_inh(t) in the first presentations, with the fixed points of Eq. 9."""
     title = f"Responses in the first {RESPONSE_PRESENTATIONS} presentations"
     panel = _panel("responses_panel", title, "time, ms", "rate")
-    panel.x_range = Range1d(start=0, end=RESPONSE_PRESENTATIONS * DURATION)
-    panel.xaxis.ticker = FixedTicker(ticks=[75.0 * i for i in range(2 * RESPONSE_PRESENTATIONS + 1)])
+    panel.x_range = models.Range1d(start=0, end=RESPONSE_PRESENTATIONS * DURATION)
+    panel.xaxis.ticker = models.FixedTicker(ticks=[75.0 * i for i in range(2 * RESPONSE_PRESENTATIONS + 1)])
     for i in range(1, RESPONSE_PRESENTATIONS, 2):
-        band = BoxAnnotation(left=i * DURATION, right=(i + 1) * DURATION, fill_color="#000000", fill_alpha=0.04)
+        band = models.BoxAnnotation(left=i * DURATION, right=(i + 1) * DURATION, fill_color="#000000", fill_alpha=0.04)
         panel.add_layout(band)
     source, rates, points = sources["responses"], [], []
     for i, color in enumerate(NEURON_COLORS[:RESPONSE_NEURONS]):
@@ -109,7 +99,7 @@ def responses_panel(sources: Sources) -> figure:
     inhibition = panel.line("time", "r_inh", source=source, color=RED, line_dash="dashed", line_width=2)
     middle = rates[RESPONSE_NEURONS // 2 :]
     _legend(panel, {f"r_i of {RESPONSE_NEURONS} neurons": middle, "r_inh": [inhibition]})
-    _legend(panel, {"where they would settle, Eq. 9": points[RESPONSE_NEURONS // 2 :]})
+    _legend(panel, {"fixed points, Eq. 9": points[RESPONSE_NEURONS // 2 :]})
     tips = [("time", "@time{0} ms"), *((f"r_{i + 1}", f"@r_{i}{{0.000}}") for i in range(RESPONSE_NEURONS))]
     _hover(panel, [inhibition], [*tips, ("r_inh", "@r_inh{0.000}")], mode="vline")
     return panel
@@ -131,10 +121,10 @@ def snr_panel(sources: Sources) -> figure:
         panel, "presentation", "neg_log_snr", "label", best, y_offset=8, text_align="right", text_baseline="top",
         text_color=DARK, text_font_style="bold", background_fill_color="#ffffff", background_fill_alpha=0.75,
     )  # fmt: skip
-    panel.y_range = DataRange1d(renderers=[floor, end, curve, literal], range_padding=0.14)
-    panel.x_range = DataRange1d(renderers=[curve], range_padding=0.03)
+    panel.y_range = models.DataRange1d(renderers=[floor, end, curve, literal], range_padding=0.14)
+    panel.x_range = models.DataRange1d(renderers=[curve], range_padding=0.03)
     _legend(panel, {"circuit": [curve], "lowest": [dot], "now": [now], "Brian2": [literal]})
-    _legend(panel, {"its end, Eq. 24": [end], "ideal circuit’s end, Eq. 5": [floor]})
+    _legend(panel, {"fixed point, Eq. 24": [end], "ideal fixed point, Eq. 5": [floor]})
     tips = [("presentation", "@presentation{0,0}"), ("−log SNR", "@neg_log_snr{0.000}")]
     _hover(panel, [curve], tips, mode="vline")
     return panel
@@ -142,15 +132,16 @@ def snr_panel(sources: Sources) -> figure:
 
 def mean_panel(sources: Sources) -> figure:
     """Plot the cost of sleep: the norm of the mean, and the drift of the mean."""
-    panel = _panel("mean_panel", "Mean of the weights over neurons", "presentations", "of its norm", x_axis_type="log")
+    title, label = "Mean of the weights over neurons", "relative to the norm before"
+    panel = _panel("mean_panel", title, "presentations", label, x_axis_type="log")
     now, source = _now_line(panel, sources["now"]), sources["curve"]
     kept = panel.line("presentation", "mean_kept", source=source, color=DARK, line_width=2.2)
     drift = panel.line("presentation", "mean_drift", source=source, color=RED, line_dash="dashed", line_width=2.2)
-    panel.x_range = DataRange1d(renderers=[kept], range_padding=0.03)
-    panel.y_range = DataRange1d(renderers=[kept, drift], start=0, range_padding=0.05)
-    panel.yaxis.formatter = NumeralTickFormatter(format="0 %")
-    _legend(panel, {"norm kept": [kept], "drift": [drift], "now": [now]})
-    tips = [("presentation", "@presentation{0,0}"), ("norm kept", "@mean_kept{0.0 %}"), ("drift", "@mean_drift{0.0 %}")]
+    panel.x_range = models.DataRange1d(renderers=[kept], range_padding=0.03)
+    panel.y_range = models.DataRange1d(renderers=[kept, drift], start=0, range_padding=0.05)
+    panel.yaxis.formatter = models.NumeralTickFormatter(format="0 %")
+    _legend(panel, {"norm": [kept], "drift": [drift], "now": [now]})
+    tips = [("presentation", "@presentation{0,0}"), ("norm", "@mean_kept{0.0 %}"), ("drift", "@mean_drift{0.0 %}")]
     _hover(panel, [kept], tips, mode="vline")
     return panel
 
@@ -158,47 +149,45 @@ def mean_panel(sources: Sources) -> figure:
 def weights_panel(sources: Sources) -> figure:
     """Show weights as neurons x inputs: before, now and at the end, on one colour scale."""
     panel = _panel("weights_panel", "Weights: neurons × inputs", "inputs, side by side", "neuron")
-    colors = LinearColorMapper(palette=Cividis256, name="weight_colors")
+    colors = models.LinearColorMapper(palette=Cividis256, name="weight_colors")
     source, options = sources["weights"], {"color_mapper": colors, "level": "image"}
     images = panel.image("image", "x", 0, 0.94, "neurons", source=source, **options)
     _label_text(panel, "x", "neurons", "label", source, x_offset=1, y_offset=-4, text_color="#333333")
-    panel.x_range, panel.y_range = Range1d(start=-0.02, end=2.96), Range1d(start=0, end=LABELS, name="neurons_range")
-    panel.xaxis.ticker, panel.grid.visible = FixedTicker(ticks=[]), False
+    panel.x_range = models.Range1d(start=-0.02, end=2.96)
+    panel.y_range = models.Range1d(start=0, end=LABELS, name="neurons_range")
+    panel.xaxis.ticker, panel.grid.visible = models.FixedTicker(ticks=[]), False
     panel.add_layout(_color_bar(colors, "weight"), "right")
     _hover(panel, [images], [("weight", "@image{0.000}"), ("neuron", "$y{0}")], mode="mouse")
     return panel
 
 
-def map_column(sources: Sources, quantity: str) -> Column:
+def map_column(sources: Sources, quantity: str) -> models.Column:
     """Show the map over alpha and gamma, below the select of the quantity."""
     panel = _panel("map_panel", "Map over α and γ: click a cell", "α", "γ", x_axis_type="log", y_axis_type="log")
     panel.title.name, panel.min_border_right = "map_title", 64  # room for the numbers of the colour bar
-    panel.x_range, panel.y_range = (Range1d(*cell_edges(grid)[[0, -1]]) for grid in (ALPHAS, GAMMAS))
+    panel.x_range, panel.y_range = (models.Range1d(*cell_edges(grid)[[0, -1]]) for grid in (ALPHAS, GAMMAS))
     panel.grid.visible = False
     cells = {name: _cells(panel, sources["map"], name, visible=name == quantity) for name in MAP_QUANTITIES}
     _unstable(panel, sources["unstable"])
     marks = {"x": "alpha", "y": "gamma", "source": sources["setting"], "fill_alpha": 0}
     panel.scatter(**marks, size=15, color="#000000", line_width=4)
     panel.scatter(**marks, size=15, color="#ffffff", line_width=2)
-    _label_text(
-        panel, "x", "y", "text", sources["map_text"], text_align="center", text_font_size="13px", text_color=GREY
-    )
     tips = [("α, γ", "@alpha{0.00}, @gamma{0.0000}"), ("−log SNR at the end", "@end{0.00}")]
     tips += [("lowest", "@best{0.00} at @time_of_best{0,0}"), ("drift of the mean", "@drift{0.0 %}")]
     _hover(panel, list(cells.values()), tips, mode="mouse")
-    select = Select(
+    select = models.Select(
         name="map_quantity", title="The map shows", value=quantity, options=list(MAP_QUANTITIES.items()),
         sizing_mode="stretch_width", max_width=420,
     )  # fmt: skip
     bars = {name: panel.select_one({"name": f"bar_{name}"}) for name in MAP_QUANTITIES}
     shown = "for (const [name, cell] of Object.entries(cells)) cell.visible = bars[name].visible = name == this.value;"
-    select.js_on_change("value", CustomJS(args={"cells": cells, "bars": bars}, code=shown))
-    children: list[Any] = [select, panel]
-    return Column(children=children, name="map_column", sizing_mode="stretch_width", css_classes=["bioshare-map"])
+    select.js_on_change("value", models.CustomJS(args={"cells": cells, "bars": bars}, code=shown))
+    parts: list[Any] = [select, panel]
+    return models.Column(children=parts, name="map_column", sizing_mode="stretch_width", css_classes=["bioshare-map"])
 
 
-def _cells(panel: Any, source: ColumnDataSource, name: str, visible: bool) -> GlyphRenderer:
-    colors = LinearColorMapper(palette=Cividis256, name=f"colors_{name}")
+def _cells(panel: Any, source: models.ColumnDataSource, name: str, visible: bool) -> models.GlyphRenderer:
+    colors = models.LinearColorMapper(palette=Cividis256, name=f"colors_{name}")
     cells = panel.quad(
         left="left", right="right", bottom="bottom", top="top", source=source, visible=visible, line_color=None,
         fill_color={"field": name, "transform": colors}, name=f"cells_{name}",
@@ -207,12 +196,12 @@ def _cells(panel: Any, source: ColumnDataSource, name: str, visible: bool) -> Gl
     colors.domain = [(cells, name)]
     bar = _color_bar(colors, "", name=f"bar_{name}", visible=visible)
     if name == "drift":
-        bar.formatter = NumeralTickFormatter(format="0 %")
+        bar.formatter = models.NumeralTickFormatter(format="0 %")
     panel.add_layout(bar, "right")
     return cells
 
 
-def _unstable(panel: Any, source: ColumnDataSource) -> None:
+def _unstable(panel: Any, source: models.ColumnDataSource) -> None:
     panel.quad(
         left="left", right="right", bottom="bottom", top="top", source=source, fill_color="#e4e4e4",
         hatch_pattern="/", hatch_color="#9a9a9a", hatch_scale=9, hatch_weight=0.6, line_color=None,
@@ -241,29 +230,31 @@ def _panel(name: str, title: str, x: str, y: str, **options: Any) -> Any:  # the
     return panel
 
 
-def _label_text(panel: Any, x: str, y: str, text: str, source: ColumnDataSource, **options: Any) -> None:
+def _label_text(panel: Any, x: str, y: str, text: str, source: models.ColumnDataSource, **options: Any) -> None:
     panel.text(x, y, text, source=source, **{"text_font": value(FONT), "text_font_size": "12px", **options})
 
 
-def _now_line(panel: Any, source: ColumnDataSource) -> GlyphRenderer:
+def _now_line(panel: Any, source: models.ColumnDataSource) -> models.GlyphRenderer:
     return panel.vspan("presentation", source=source, line_color=GREEN, line_width=1.6, line_dash="dashdot")
 
 
 def _legend(panel: Any, items: dict[str, list[Any]]) -> None:
     """Add a row of the legend below the axes, outside of the plot."""
-    entries = [LegendItem(label=label, renderers=marks, name=f"legend {label}") for label, marks in items.items()]
-    legend = Legend(items=entries, orientation="horizontal", location="left", border_line_color=None)
+    rows = [models.LegendItem(label=label, renderers=marks, name=f"legend {label}") for label, marks in items.items()]
+    legend = models.Legend(items=rows, orientation="horizontal", location="left", border_line_color=None)
     legend.update(label_text_font=FONT, label_text_font_size="12px", padding=0, margin=2, spacing=10)
     legend.update(background_fill_color=None, glyph_width=22, label_height=14, glyph_height=14)
     panel.add_layout(legend, "below")
 
 
 def _hover(panel: Any, renderers: list[Any], tips: list[tuple[str, str]], mode: Any) -> None:
-    panel.add_tools(HoverTool(renderers=renderers, tooltips=tips, mode=mode, line_policy="nearest", visible=False))
+    hover = {"tooltips": tips, "mode": mode, "line_policy": "nearest", "visible": False}
+    panel.add_tools(models.HoverTool(renderers=renderers, **hover))
 
 
-def _color_bar(colors: LinearColorMapper, title: str, **options: Any) -> ColorBar:
-    bar = ColorBar(color_mapper=colors, width=10, padding=4, ticker=BasicTicker(desired_num_ticks=5), **options)
+def _color_bar(colors: models.LinearColorMapper, title: str, **options: Any) -> models.ColorBar:
+    ticker = models.BasicTicker(desired_num_ticks=5)
+    bar = models.ColorBar(color_mapper=colors, width=10, padding=4, ticker=ticker, **options)
     bar.update(title=title or None, background_fill_color=None, major_label_text_font=FONT, title_text_font=FONT)
     bar.title_text_font_style = "normal"
     return bar

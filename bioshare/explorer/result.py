@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from bioshare.circuit.loop import literal_steps
 from bioshare.circuit.prepare import prepare_sleep
 from bioshare.circuit.problem import DivergenceError, Problem, measure_weights
 from bioshare.circuit.run import SleepRun
-from bioshare.circuit.simulate import simulate
 from bioshare.explorer.setting import DT, Setting, Unstable
 
 RESPONSE_PRESENTATIONS, RESPONSE_NEURONS = 3, 5
@@ -48,22 +47,6 @@ class Responses:
     r_inh_fixed: Array
 
 
-class SleepRecords(NamedTuple):
-    """Records of one or more sleeps, the last at the end of the sleep.
-
-    Attributes:
-        presentation: number of presentations before each record, (R,), from 0.
-        neg_log_snr: -log SNR, (..., R).
-        mean_kept: norm of the mean, divided by the norm before sleep, (..., R).
-        mean_drift: distance of the mean from the mean before sleep, divided by the norm before sleep, (..., R).
-    """
-
-    presentation: NDArray[np.int64]
-    neg_log_snr: Array
-    mean_kept: Array
-    mean_drift: Array
-
-
 @dataclass(frozen=True, eq=False)
 class SettingResult:
     """All numbers of a setting that the panels show.
@@ -71,7 +54,10 @@ class SettingResult:
     Attributes:
         setting: the setting of the sliders.
         responses: the first presentations, time step by time step.
-        presentation, neg_log_snr, mean_kept, mean_drift: the `SleepRecords`, (R,), from before sleep to the end.
+        presentation: number of presentations before each record, (R,), from 0 to the end.
+        neg_log_snr: -log SNR, (R,).
+        mean_kept, mean_drift: norm of the mean, and distance from the mean before sleep, divided by the norm before
+            sleep, (R,).
         theory_minimum: -log SNR at the fixed point of the ideal circuit (Eq. 5).
         theory_end: -log SNR at the fixed point of this circuit in its steady state (Eq. 24).
         before, now, end: weights before sleep, after ``now_at`` presentations, and after sleep, (N, K).
@@ -116,10 +102,10 @@ def simulate_setting(
     if reason := setting.unstable:
         return reason
     try:
-        problem = prepare_sleep(**_simulate_arguments(setting))
+        problem = prepare_sleep(**simulate_arguments(setting))
         run = _run_exact(problem, progress)
         records = records_of(run, setting.weights)
-        best = int(records.presentation[np.argmin(records.neg_log_snr)])
+        best = int(records[0][np.argmin(records[1])])
         now_at = min(best if now_at is None else now_at, setting.presentations)
         if now_at in (0, setting.presentations):
             now = run.weights if now_at else setting.weights
@@ -130,7 +116,7 @@ def simulate_setting(
         return setting.diverged()
     return SettingResult(
         setting,
-        _responses_of(setting, problem),
+        first_responses(setting, problem),
         *records,
         theory_minimum(setting),
         theory_end(setting),
@@ -142,7 +128,8 @@ def simulate_setting(
     )
 
 
-def _simulate_arguments(setting: Setting) -> dict[str, Any]:
+def simulate_arguments(setting: Setting) -> dict[str, Any]:
+    """The arguments of `bioshare.simulate` for a setting."""
     return {
         "weights": setting.weights,
         "stimuli": setting.stimulus,
@@ -162,14 +149,18 @@ def _run_exact(problem: Problem, progress: ProgressFunction | None) -> SleepRun:
     return run
 
 
-def records_of(run: SleepRun, before: Array) -> SleepRecords:
-    """Records of a run from the weights ``before``, (N, K), with an additional record at the end if necessary."""
+def records_of(run: SleepRun, before: Array) -> tuple[NDArray[np.int64], Array, Array, Array]:
+    """Records of a run from the weights ``before``, (N, K), with an additional record at the end if necessary.
+
+    Returns:
+        Presentation (R,), -log SNR (..., R), and norm and drift of the mean, divided by the norm before, (..., R).
+    """
     at, values = run.presentation, np.stack([run.neg_log_snr, run.mean_norm, run.mean_drift])
     if at[-1] < run.presentations:
         end = np.stack(list(measure_weights(run.weights, before.mean(-2)).values()))
         at, values = np.append(at, run.presentations), np.concatenate([values, end[..., None]], -1)
     neg_log_snr, norm, drift = values
-    return SleepRecords(at, neg_log_snr, norm / norm[..., :1], drift / norm[..., :1])
+    return at, neg_log_snr, norm / norm[..., :1], drift / norm[..., :1]
 
 
 def record_every(setting: Setting) -> int:
@@ -179,25 +170,19 @@ def record_every(setting: Setting) -> int:
 
 def theory_minimum(setting: Setting) -> float:
     """-log SNR at the fixed point of the ideal circuit (Eq. 5), with noise as in `theory.fixed_point`."""
-    return _theory(setting, math.inf)
+    return theory_end(setting, math.inf)
 
 
-def theory_end(setting: Setting) -> float:
+def theory_end(setting: Setting, alpha: float | None = None) -> float:
     """-log SNR at the fixed point of the steady-state circuit (Eq. 24), with noise as in `theory.fixed_point`."""
-    return _theory(setting, setting.alpha)
-
-
-def _theory(setting: Setting, alpha: float) -> float:
+    alpha = setting.alpha if alpha is None else alpha
     end = theory.fixed_point(setting.weights, np.eye(setting.k**2), setting.gamma, alpha, setting.noise)
     return float(theory.neg_log_snr(end))
 
 
-def first_responses(setting: Setting) -> Responses:
+def first_responses(setting: Setting, problem: Problem | None = None) -> Responses:
     """Responses of a stable setting; the fixed point at a time step belongs to the weights of this time step."""
-    return _responses_of(setting, prepare_sleep(**_simulate_arguments(setting)))
-
-
-def _responses_of(setting: Setting, problem: Problem) -> Responses:
+    problem = problem or prepare_sleep(**simulate_arguments(setting))
     literal, steps = literal_steps(problem), setting.circuit.updates_per_presentation
     r, r_inh, z = [], [], []
     for _, x in islice(problem.blocks(1), RESPONSE_PRESENTATIONS):
@@ -210,10 +195,3 @@ def _responses_of(setting: Setting, problem: Problem) -> Responses:
     time = DT * np.arange(1, len(drive) + 1, dtype=np.float64)
     inhibition = fixed.mean(-1) - setting.bias  # Eq. 8b at rest, (T,)
     return Responses(time, np.array(r), fixed[:, :RESPONSE_NEURONS], np.array(r_inh), inhibition)
-
-
-def simulate_in_brian2(setting: Setting) -> tuple[NDArray[np.int64], Array]:
-    """Simulate a stable setting step by step in Brian2: presentations (R,) and -log SNR (R,)."""
-    run = simulate(**_simulate_arguments(setting), engine="brian2", progress=False)
-    records = records_of(run, setting.weights)
-    return records.presentation, records.neg_log_snr

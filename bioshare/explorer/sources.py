@@ -22,12 +22,12 @@ MAP_QUANTITIES = {
     "end": "−log SNR at the end",
     "best": "lowest −log SNR",
     "time_of_best": "presentations to the lowest −log SNR",
-    "drift": "drift of the mean at the end, of its norm",
+    "drift": "drift of the mean at the end, relative to the norm",
 }
 
 
 def result_sources(result: SettingResult) -> SourceData:
-    """Sources of the four panels and the place of the setting on the map; a logarithmic axis begins at record 1."""
+    """Sources of the four panels of a result; the logarithmic axes begin at the record after the start."""
     presentation, best = result.presentation[1:].astype(float), result.best
     responses, neurons, minimum = result.responses, range(RESPONSE_NEURONS), result.neg_log_snr[best]
     first = presentation[0]
@@ -62,7 +62,6 @@ def result_sources(result: SettingResult) -> SourceData:
             "neurons": np.full(3, float(len(result.before))),
             "label": ["before", f"now: {result.now_at:,}", f"end: {result.setting.presentations:,}"],
         },
-        "setting": setting_source(result.setting),
     }
 
 
@@ -86,19 +85,13 @@ def map_sources(data: xr.Dataset) -> SourceData:
     cells = {"alpha": alphas[i], "gamma": gammas[j]}
     cells |= {"left": x[i], "right": x[i + 1], "bottom": y[j], "top": y[j + 1]}
     cells |= {name: data[name].transpose("alpha", "gamma").to_numpy()[i, j] for name in MAP_QUANTITIES}
-    return {"map": cells, "unstable": unstable_source(tau, alphas, gammas), "map_text": _map_text("")}
+    return {"map": cells, "unstable": unstable_source(tau, alphas, gammas)}
 
 
-def empty_map_sources(setting: Setting, text: str) -> SourceData:
-    """Sources of a map without cells, with a text in the middle."""
+def empty_map_sources(tau: float) -> SourceData:
+    """Sources of a map without cells."""
     names = ("alpha", "gamma", "left", "right", "bottom", "top", *MAP_QUANTITIES)
-    cells = {name: np.zeros(0) for name in names}
-    return {"map": cells, "unstable": unstable_source(setting.tau, ALPHAS, GAMMAS), "map_text": _map_text(text)}
-
-
-def _map_text(text: str) -> dict[str, Any]:
-    x, y = (cell_edges(axis)[[0, -1]].prod() ** 0.5 for axis in (ALPHAS, GAMMAS))
-    return {"x": np.array([x]), "y": np.array([y]), "text": [text]}
+    return {"map": {name: np.zeros(0) for name in names}, "unstable": unstable_source(tau, ALPHAS, GAMMAS)}
 
 
 def unstable_source(tau: float, alphas: ArrayLike, gammas: ArrayLike) -> dict[str, Any]:

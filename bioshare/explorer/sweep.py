@@ -59,16 +59,17 @@ def sweep(
         seed=setting.seed,
         progress=progress or False,
     )
-    records, axes = records_of(run, setting.weights), ("alpha", "gamma", "presentation")
+    presentation, neg_log_snr, mean_kept, mean_drift = records_of(run, setting.weights)
+    axes = ("alpha", "gamma", "presentation")
     data = xr.Dataset(
-        {"neg_log_snr": (axes, records.neg_log_snr), "mean_kept": (axes, records.mean_kept)},
-        {"alpha": alphas[stable], "gamma": gammas, "presentation": records.presentation},
+        {"neg_log_snr": (axes, neg_log_snr), "mean_kept": (axes, mean_kept)},
+        {"alpha": alphas[stable], "gamma": gammas, "presentation": presentation},
         {name: value for name, value in setting.values().items() if name not in ("alpha", "gamma")},
     )
     data["end"] = data.neg_log_snr.isel(presentation=-1)
     data["best"] = data.neg_log_snr.min("presentation")
     data["time_of_best"] = data.neg_log_snr.idxmin("presentation").astype(float)
-    data["drift"] = (("alpha", "gamma"), records.mean_drift[..., -1])
+    data["drift"] = (("alpha", "gamma"), mean_drift[..., -1])
     return data.reindex(alpha=alphas)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,8 @@ class SliderWidget(anywidget.AnyWidget):
     """A label, a number field and a slider without rounding: ipywidgets rounds a value to a step of the slider.
 
     Attributes:
-        name: name of the slider in tests and style sheets.
-        label: text above the slider.
-        low, high: ends of the slider.
-        step: step of a linear slider; 0 for a logarithmic slider with three significant digits.
+        name, label, low, high, step, value: as in `Slider` and `Setting`.
         whole: True for whole numbers.
-        value: the number.
         limit: beginning of the unstable part of the track; None for no such part.
         unstable: True to mark the whole slider.
     """
@@ -138,16 +135,11 @@ class Controls:
 
     def __init__(self, setting: Setting) -> None:
         self.sliders = {
-            slider.name: SliderWidget(
-                name=slider.name, label=slider.label, low=slider.low, high=slider.high, step=slider.step,
-                whole=slider.name in WHOLE, value=getattr(setting, slider.name),
-            )
+            slider.name: SliderWidget(**asdict(slider), whole=slider.name in WHOLE, value=getattr(setting, slider.name))
             for slider in SLIDERS
-        }  # fmt: skip
-        self.now = SliderWidget(
-            name="now", label="“now”: after presentation", low=0.0, high=float(setting.presentations), step=1.0,
-            whole=True,
-        )  # fmt: skip
+        }
+        now = {"name": "now", "label": "“now”: after presentation", "step": 1.0, "whole": True}
+        self.now = SliderWidget(**now, low=0.0, high=float(setting.presentations))
         self.follow = ipywidgets.Checkbox(value=True, description="at the lowest −log SNR", indent=False)
         self.buttons = {
             name: ipywidgets.Button(description=text, tooltip=tooltip) for name, (text, tooltip) in BUTTONS.items()
@@ -162,11 +154,6 @@ class Controls:
         self.top.add_class("bioshare-top")
         self.bottom.add_class("bioshare-bottom")
 
-    def move(self, setting: Setting) -> None:
-        """Move the sliders to a setting."""
-        for name, value in setting.values().items():
-            self.sliders[name].value = value
-
     def show_limit(self, limit: float) -> None:
         """Show the stability limit of alpha beside the slider."""
         self.sliders["alpha"].label = f"{SLIDERS[0].label}; stable below {rounded(limit):g}"
@@ -177,10 +164,6 @@ class Controls:
         self.trouble.value = f'<div role="alert">{html.escape(text)}</div>'
         for name, widget in self.sliders.items():
             widget.unstable = name == slider
-
-    def show_timing(self, text: str) -> None:
-        """Show the computing time."""
-        self.timing.value = html.escape(text)
 
     def show_status(self, text: str) -> None:
         """Show the progress of a button's work."""

@@ -89,17 +89,15 @@ def test_the_notebook_opens_the_setting_in_this_python_and_folder(tmp_path):
     assert kernel["argv"][0] == sys.executable
 
 
-def test_a_browser_is_opened_unless_it_is_not_wanted(tmp_path):
-    for browser in (True, False):
-        folder = tmp_path / str(browser)
-        folder.mkdir()
-        command.write_voila_settings(folder, 8866, browser)
-        assert json.loads((folder / "voila.json").read_text())["Voila"]["open_browser"] is browser
+@pytest.mark.parametrize("browser", [True, False])
+def test_a_browser_is_opened_unless_it_is_not_wanted(tmp_path, browser):
+    options = command.voila_command(tmp_path / "bioshare.ipynb", 8866, browser)
+    assert f"--Voila.open_browser={browser}" in options
+    assert "--Voila.port=8866" in options
 
 
-def test_kernels_of_closed_pages_end(tmp_path):
-    command.write_voila_settings(tmp_path, 8866, browser=False)
-    settings = json.loads((tmp_path / "voila.json").read_text())
+def test_kernels_of_closed_pages_end():
+    settings = json.loads((command.HERE / "voila" / "voila.json").read_text())
     assert settings["Voila"]["tornado_settings"]["disable_check_xsrf"] is True
     for manager in ("MappingKernelManager", "VoilaKernelManager"):
         assert settings[manager]["cull_connected"] is False

@@ -140,9 +140,9 @@ def test_the_map_is_computed_on_demand_and_a_click_on_a_cell_goes_there(explorer
     grid = (np.array([2.0, 20.0]), np.array([0.01, 0.3]))
     monkeypatch.setattr(live, "sweep", lambda setting, progress: bs.explorer.sweep.sweep(setting, *grid, progress))
     assert explorer.map is None
-    assert "press" in explorer.panels.map["map_text"]["text"][0]
+    assert "press" in explorer.panels.properties["map_title"]["text"]
     explorer.controls.buttons["map"].click()
-    assert "The map is there" in explorer.controls.status.value
+    assert "The map is ready" in explorer.controls.status.value
     assert list(sent(explorer, "map", "alpha", "map")) == [2.0, 2.0, 20.0, 20.0]
     explorer.panels._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
     assert (explorer.setting.alpha, explorer.setting.gamma) == (20.0, 0.3)
@@ -284,7 +284,7 @@ def test_brian2_does_not_run_while_an_answer_is_computed(monkeypatch):
         explorer = bs.explore(**SMALL)
         slide(explorer, alpha=3.0)
         explorer.run_in_brian2()
-        assert "press again when the answer is there" in explorer.controls.status.value
+        assert "press again when the panels are ready" in explorer.controls.status.value
         await until(lambda: explorer.answer.setting == explorer.setting)
         explorer.close()
 

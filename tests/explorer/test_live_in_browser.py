@@ -203,7 +203,7 @@ def test_an_unstable_alpha_is_told_in_words_and_the_last_picture_stays(fresh):
 
 def test_the_map_is_computed_and_a_clicked_cell_sets_the_sliders(fresh):
     fresh.click("text=Map over α and γ")
-    until(lambda: "The map is there" in said(fresh, "status"))
+    until(lambda: "The map is ready" in said(fresh, "status"))
     fresh.screenshot(path=ARTEFACTS / "live.png")
     box = fresh.locator(".bk-Figure").last.bounding_box()
     fresh.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 120)
@@ -217,7 +217,7 @@ def test_the_map_is_computed_and_a_clicked_cell_sets_the_sliders(fresh):
 
 
 def test_the_select_changes_what_the_map_shows(fresh):
-    fresh.locator("select").select_option(label="drift of the mean at the end, of its norm")
+    fresh.locator("select").select_option(label="drift of the mean at the end, relative to the norm")
     visible = f'() => ["end", "drift"].map((name) => {DOCUMENT}.get_model_by_name(`cells_${{name}}`).visible)'
     assert fresh.evaluate(visible) == [False, True]
     fresh.locator("select").select_option(label="−log SNR at the end")

@@ -176,9 +176,7 @@ def test_the_page_of_the_largest_group_is_smaller_than_6_megabytes_even_if_all_o
     def slept(settings, tell):  # curves and weights that nothing could make smaller
         drawn = rng.normal(size=3 * len(at)), rng.normal(size=(len(kept) + 1) * NEURONS * INPUTS)
         shapes = (3, len(at)), (len(kept) + 1, NEURONS, INPUTS)
-        return [
-            page_data._StoredSleep(*(d.astype(np.float32).reshape(s) for d, s in zip(drawn, shapes, strict=True)))
-        ] * len(settings)
+        return [tuple(d.astype(np.float32).reshape(s) for d, s in zip(drawn, shapes, strict=True))] * len(settings)
 
     monkeypatch.setattr(page_data, "_simulate_stable", slept)
     assert len(page.page_html(compute_page_data(setting, progress=False)).encode()) < 6e6

@@ -40,7 +40,7 @@ def test_the_columns_are_what_the_answer_has(shown):
     assert data["now"]["presentation"] == [shown.now_at]
     for image, weights in zip(data["weights"]["image"], (shown.before, shown.now, shown.end), strict=True):
         np.testing.assert_array_equal(image, weights)
-    assert (data["setting"]["alpha"], data["setting"]["gamma"]) == ([SETTING.alpha], [SETTING.gamma])
+    assert sources.setting_source(SETTING) == {"alpha": [SETTING.alpha], "gamma": [SETTING.gamma]}
 
 
 def test_what_happens_before_the_first_record_is_drawn_at_it():
@@ -50,7 +50,7 @@ def test_what_happens_before_the_first_record_is_drawn_at_it():
 
 
 def test_the_columns_of_a_source_have_one_length(shown, found):
-    data = sources.result_sources(shown) | sources.map_sources(found) | sources.empty_map_sources(SETTING, "none yet")
+    data = sources.result_sources(shown) | sources.map_sources(found) | sources.empty_map_sources(SETTING.tau)
     for name, source in (data | {"brian2": sources.brian2_source([0, 1, 2], [0.0, 1.0, 2.0])}).items():
         assert len({len(column) for column in source.values()}) == 1, name
 
@@ -58,7 +58,9 @@ def test_the_columns_of_a_source_have_one_length(shown, found):
 def test_the_panels_have_every_source_and_every_glyph_finds_its_columns(shown):
     root = layout(shown)
     wanted = (
-        sources.result_sources(shown) | {"brian2": sources.brian2_source()} | sources.empty_map_sources(SETTING, "")
+        sources.result_sources(shown)
+        | {"brian2": sources.brian2_source(), "setting": sources.setting_source(SETTING)}
+        | sources.empty_map_sources(SETTING.tau)
     )
     in_panels = {source.name: source for source in root.select({"type": ColumnDataSource})}
     assert in_panels.keys() == wanted.keys()
@@ -136,7 +138,7 @@ def test_no_place_below_the_limit_belongs_to_an_unstable_alpha(tau):
 def test_a_map_without_an_unstable_alpha_has_no_such_area():
     data = sources.map_sources(sweep(SETTING.moved(presentations=100), [2.0, 10.0], [0.01, 0.3]))
     assert data["unstable"]["label"] == []
-    assert sources.empty_map_sources(SETTING.moved(tau=100.0), "")["unstable"]["label"] == []
+    assert sources.empty_map_sources(100.0)["unstable"]["label"] == []
 
 
 def test_the_edges_of_cells_lie_between_their_values_in_the_logarithm():
