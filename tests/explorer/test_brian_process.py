@@ -19,13 +19,13 @@ def test_another_process_runs_brian2_and_gives_the_same_curve():
     np.testing.assert_allclose(curve, shown.neg_log_snr, rtol=0, atol=1e-10)
 
 
-def test_an_error_over_there_is_raised_here_with_its_last_line(monkeypatch):
+def test_an_error_of_the_process_is_raised_with_its_last_line(monkeypatch):
     monkeypatch.setattr(brian_process, "CODE", "raise SystemError('no compiler')")
     with pytest.raises(RuntimeError, match="SystemError: no compiler"):
         brian_process.run_brian2_process(SETTING, lambda done: None)
 
 
-def test_what_progress_raises_ends_the_process(monkeypatch, tmp_path):
+def test_an_exception_of_progress_ends_the_process(monkeypatch, tmp_path):
     alive = tmp_path / "alive"
     monkeypatch.setattr(brian_process, "CODE", f"import time; time.sleep(2); open({str(alive)!r}, 'w')")
 

@@ -27,9 +27,9 @@ def test_html_writes_the_page_of_the_setting_and_says_how_big_it_is(monkeypatch,
 def test_every_slider_is_an_option(capsys):
     with pytest.raises(SystemExit):
         main(["explore", "--help"])
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for slider in SLIDERS:
-        assert f"--{slider.name.replace('_', '-')} " in told
+        assert f"--{slider.name.replace('_', '-')} " in reported
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_port_in_use_is_refused(capsys):
     assert "is in use by another program" in capsys.readouterr().err
 
 
-def test_without_voila_the_remedy_is_told(monkeypatch, capsys):
+def test_without_voila_the_error_names_the_remedy(monkeypatch, capsys):
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     assert main(["explore", "--no-browser"]) == 1
     assert (

@@ -36,7 +36,7 @@ def opacity(explorer, panel="snr_panel"):
     return explorer.panels.properties[panel]["styles"]["opacity"]
 
 
-def test_a_moved_slider_is_answered_with_what_bioshare_computes(explorer):
+def test_a_moved_slider_shows_the_curve_that_bioshare_computes(explorer):
     slide(explorer, alpha=3.0, gamma=0.2)
     setting = Setting(**SMALL, alpha=3.0, gamma=0.2)
     expected = simulate_setting(setting)
@@ -55,7 +55,7 @@ def test_every_slider_moves_its_field(explorer, slider):
     assert explorer.answer.setting == Setting(**{**SMALL, slider.name: value})
 
 
-def test_an_unstable_alpha_is_told_and_the_last_picture_stays_pale(explorer):
+def test_an_unstable_alpha_shows_a_reason_and_dims_the_last_picture(explorer):
     before = explorer.panels.answer
     slide(explorer, alpha=80.0)
     assert 'role="alert"' in explorer.controls.trouble.value
@@ -167,7 +167,7 @@ def test_a_map_that_cannot_be_made_says_why(explorer):
     assert "learning_rate" in explorer.controls.status.value
 
 
-def test_brian2_is_drawn_over_the_curve_and_the_difference_is_told(explorer, monkeypatch):
+def test_brian2_is_drawn_over_the_curve_and_the_difference_is_shown(explorer, monkeypatch):
     shift = 1e-5
     run = lambda setting, progress: (explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
     monkeypatch.setattr(live, "run_brian2_process", run)
@@ -198,7 +198,7 @@ def test_the_save_button_writes_the_page_of_the_setting(explorer, monkeypatch, t
     assert str(tmp_path / "explorer.html") in explorer.controls.status.value
 
 
-def test_what_goes_wrong_while_saving_is_told(explorer, monkeypatch):
+def test_an_error_while_saving_is_shown(explorer, monkeypatch):
     def fail(path, setting, progress):
         raise OSError("the disk is full")
 
@@ -207,7 +207,7 @@ def test_what_goes_wrong_while_saving_is_told(explorer, monkeypatch):
     assert "Not saved: the disk is full" in explorer.controls.status.value
 
 
-def test_an_unexpected_error_is_told_in_words(explorer, monkeypatch):
+def test_an_unexpected_error_is_shown(explorer, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("no <memory>")
 
@@ -224,7 +224,7 @@ def test_unknown_sliders_and_impossible_values_are_refused():
         bs.explore(alpha=1000)
 
 
-def test_outside_of_a_notebook_it_says_how_to_see_it(explorer):
+def test_outside_of_a_notebook_the_text_says_how_to_see_the_explorer(explorer):
     text = repr(explorer)
     assert "alpha=10, gamma=0.01" in text
     assert "python -m bioshare explore" in text
@@ -261,7 +261,7 @@ async def until(condition):
     pytest.fail("it did not happen")
 
 
-def test_a_page_that_is_computed_is_told_in_percent_and_not_written_after_close(monkeypatch, tmp_path):
+def test_the_progress_of_a_page_is_in_percent_and_no_page_is_written_after_close(monkeypatch, tmp_path):
     monkeypatch.setattr(live, "_compile", lambda progress: None)
     monkeypatch.chdir(tmp_path)
 
@@ -276,7 +276,7 @@ def test_a_page_that_is_computed_is_told_in_percent_and_not_written_after_close(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_brian2_does_not_run_while_an_answer_is_computed(monkeypatch):
+def test_brian2_does_not_run_while_the_panels_are_computed(monkeypatch):
     monkeypatch.setattr(live, "_compile", lambda progress: None)
     monkeypatch.setattr(live, "run_brian2_process", lambda *arguments: pytest.fail("it ran"))
 
@@ -291,7 +291,7 @@ def test_brian2_does_not_run_while_an_answer_is_computed(monkeypatch):
     asyncio.run(press_early())
 
 
-def test_on_a_loop_moves_are_answered_in_the_background_and_the_last_one_is_shown(monkeypatch):
+def test_on_a_loop_moves_are_simulated_in_the_background_and_the_last_move_is_shown(monkeypatch):
     monkeypatch.setattr(live, "_compile", lambda progress: None)
 
     async def moves():

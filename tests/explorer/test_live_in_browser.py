@@ -82,21 +82,21 @@ def page(address):
     """The page, which must neither complain nor ask another host for anything."""
     from playwright.sync_api import sync_playwright
 
-    heard, asked = [], []
+    errors, requested = [], []
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1200, "height": 1250})
         page.set_default_timeout(120_000)
-        page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(address)
         page.wait_for_selector(".bioshare-panels canvas")
         until(lambda: shows(page, START))
         yield page
         chromium.close()
-    assert heard == []
-    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert errors == []
+    assert [url for url in requested if not url.startswith((address, "data:", "blob:"))] == []
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_the_keys_home_and_end_reach_the_ends_of_a_slider(fresh, name):
         assert getattr(sliders(fresh), name) == end
 
 
-def test_an_unstable_alpha_is_told_in_words_and_the_last_picture_stays(fresh):
+def test_an_unstable_alpha_shows_a_reason_and_the_last_picture_stays(fresh):
     drag(fresh, "alpha", 1.0)
     until(lambda: "Unstable" in said(fresh, "alert"))
     assert "Stable below α = 2τ/dt − 1 = 59" in said(fresh, "alert")

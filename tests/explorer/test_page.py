@@ -76,17 +76,17 @@ def test_save_writes_the_page_and_says_where(computed, tmp_path, text):
     assert [file.name for file in tmp_path.iterdir()] == ["explorer.html"]
 
 
-def test_a_function_is_told_how_far_it_is_and_can_stop_the_page_until_it_is_written(computed, tmp_path):
-    told = []
-    save(tmp_path / "told.html", SETTING, told.append)
-    assert told == [count_sleeps(SETTING)]
+def test_progress_counts_sleeps_and_can_stop_the_page_before_the_file_is_written(computed, tmp_path):
+    reported = []
+    save(tmp_path / "reported.html", SETTING, reported.append)
+    assert reported == [count_sleeps(SETTING)]
 
     def stop(done):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
         save(tmp_path / "stopped.html", SETTING, stop)
-    assert [file.name for file in tmp_path.iterdir()] == ["told.html"]
+    assert [file.name for file in tmp_path.iterdir()] == ["reported.html"]
 
 
 def test_the_same_setting_gives_the_same_bytes_whatever_bokeh_made_before(text):
@@ -140,7 +140,7 @@ def test_the_arrays_are_those_of_the_grid(text, grid):
     assert {name: data["axes"][name][i] for name, i in data["own"].items()}.items() <= SETTING.values().items()
 
 
-def test_what_theory_says_is_what_the_live_explorer_shows(text, grid):
+def test_the_fixed_points_are_the_same_as_in_the_live_explorer(text, grid):
     data = data_of(text)
     for s, a, g in [(0, 0, 0), (1, 5, 3), (2, 10, 8)]:
         values = {name: grid.axes[name][i] for name, i in (("noise", s), ("alpha", a), ("gamma", g))}

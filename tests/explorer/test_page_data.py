@@ -98,12 +98,12 @@ def test_where_some_sleeps_diverge_the_others_are_as_they_are_alone(rate):
             sleep(SETTING.moved(**values), SETTING.presentations)
 
 
-def test_a_function_is_told_how_many_sleeps_are_done_and_can_stop_them():
-    told = []
-    compute_page_data(SETTING, told.append)
-    assert told == sorted(told)
-    assert told[-1] == count_sleeps(SETTING)
-    assert len(told) > 18
+def test_progress_counts_finished_sleeps_and_can_stop_the_computation():
+    reported = []
+    compute_page_data(SETTING, reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == count_sleeps(SETTING)
+    assert len(reported) > 18
 
     def stop(done):
         if done > 100:

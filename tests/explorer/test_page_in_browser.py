@@ -35,14 +35,16 @@ def browser():
 
 @pytest.fixture
 def opened(browser, saved):
-    """Opens a page; when the test ends, none may have complained, or asked for more than itself."""
-    pages, heard, asked = [], [], []
+    """Opens a page; when the test ends, none may have complained, or requested for more than itself."""
+    pages, errors, requested = [], [], []
 
     def open_page(width=1280, height=900, path=saved, **options):
         page = browser.new_page(viewport={"width": width, "height": height}, **options)
-        page.on("console", lambda message: heard.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on(
+            "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(path.as_uri())
         page.wait_for_function("() => document.getElementById('alpha_value').textContent")
         settled(page)
@@ -52,12 +54,12 @@ def opened(browser, saved):
     yield open_page
     for page in pages:
         page.close()
-    assert heard == []
-    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {page_.url for page_ in pages}
+    assert errors == []
+    assert {url for url in requested if not url.startswith(("data:", "blob:"))} == {page_.url for page_ in pages}
 
 
 def settled(page):
-    """Wait until the page has drawn what it was told."""
+    """Wait until the page has drawn everything."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
@@ -148,7 +150,7 @@ def test_the_responses_are_simulated_in_the_browser_as_by_bioshare(opened, moves
         np.testing.assert_allclose(found[f"fixed_{i}"], expected.r_fixed[:, i], **allowed)
 
 
-def test_an_unstable_alpha_is_told_in_words_over_the_last_stable_picture(opened):
+def test_an_unstable_alpha_shows_a_reason_over_the_last_stable_picture(opened):
     page = opened()
     before = columns(page, "curve"), columns(page, "responses")
     page.focus("#alpha")

@@ -25,7 +25,7 @@ def found():
     return sweep(SETTING, [2.0, 20.0, 70.0, 90.0], [0.01, 0.3])
 
 
-def test_the_columns_are_what_the_answer_has(shown):
+def test_the_sources_hold_the_numbers_of_the_result(shown):
     data = sources.result_sources(shown)
     for i in range(RESPONSE_NEURONS):
         np.testing.assert_array_equal(data["responses"][f"r_{i}"], shown.responses.r[:, i])

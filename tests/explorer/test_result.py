@@ -18,7 +18,7 @@ from bioshare.explorer.sweep import sweep
 SETTING = Setting(alpha=7.0, gamma=0.03, k=2, neurons=30, presentations=150, seed=2)
 
 
-def answered(setting, *arguments):
+def stable_result(setting, *arguments):
     result = simulate_setting(setting, *arguments)
     assert isinstance(result, SettingResult)
     return result
@@ -40,9 +40,9 @@ def literal(setting, presentations=None, record_every=1):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_an_answer_is_what_the_literal_loop_computes(noise):
+def test_a_result_is_what_the_literal_loop_computes(noise):
     setting = SETTING.moved(noise=noise)
-    shown, run = answered(setting), literal(setting)
+    shown, run = stable_result(setting), literal(setting)
     np.testing.assert_array_equal(shown.presentation, run.presentation)
     np.testing.assert_allclose(shown.neg_log_snr, run.neg_log_snr, rtol=0, atol=1e-10)
     np.testing.assert_allclose(shown.mean_kept, run.mean_norm / run.mean_norm[0], rtol=0, atol=1e-12)
@@ -53,16 +53,16 @@ def test_an_answer_is_what_the_literal_loop_computes(noise):
 
 def test_now_is_the_presentation_of_the_lowest_record_by_itself():
     setting = SETTING.moved(presentations=1500)
-    shown = answered(setting)
+    shown = stable_result(setting)
     assert shown.now_at == shown.presentation[shown.best] < 1500
     assert shown.neg_log_snr[shown.best] == shown.neg_log_snr.min()
     assert float(bs.theory.neg_log_snr(shown.now)) == pytest.approx(shown.neg_log_snr.min(), abs=1e-9)
 
 
 def test_now_may_be_any_presentation_and_0_is_before_sleep():
-    np.testing.assert_allclose(answered(SETTING, 37).now, literal(SETTING, 37).weights, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(answered(SETTING, 0).now, SETTING.weights)
-    late = answered(SETTING, 10_000)
+    np.testing.assert_allclose(stable_result(SETTING, 37).now, literal(SETTING, 37).weights, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(stable_result(SETTING, 0).now, SETTING.weights)
+    late = stable_result(SETTING, 10_000)
     assert late.now_at == 150
     np.testing.assert_array_equal(late.now, late.end)
 
@@ -70,7 +70,7 @@ def test_now_may_be_any_presentation_and_0_is_before_sleep():
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_the_responses_are_those_of_the_first_presentations(noise):
     setting = SETTING.moved(noise=noise)
-    responses, run = answered(setting).responses, literal(setting, RESPONSE_PRESENTATIONS)
+    responses, run = stable_result(setting).responses, literal(setting, RESPONSE_PRESENTATIONS)
     assert responses.r.shape == responses.r_fixed.shape == (150 * RESPONSE_PRESENTATIONS, RESPONSE_NEURONS)
     np.testing.assert_array_equal(responses.time, np.arange(1, 150 * RESPONSE_PRESENTATIONS + 1))
     np.testing.assert_allclose(responses.r[-1], run.r[:RESPONSE_NEURONS], rtol=0, atol=1e-12)
@@ -78,7 +78,7 @@ def test_the_responses_are_those_of_the_first_presentations(noise):
 
 
 def test_before_plasticity_sets_in_the_responses_reach_the_fixed_point_of_eq_9():
-    responses = answered(SETTING.moved(tau=5.0, alpha=2.0)).responses
+    responses = stable_result(SETTING.moved(tau=5.0, alpha=2.0)).responses
     np.testing.assert_allclose(responses.r[49], responses.r_fixed[49], rtol=0, atol=1e-3)
     assert responses.r_inh[49] == pytest.approx(responses.r_inh_fixed[49], abs=1e-3)
     assert np.abs(responses.r[0] - responses.r_fixed[0]).max() > 0.1
@@ -91,7 +91,7 @@ def test_the_minimum_of_theory_is_where_the_ideal_circuit_ends_with_these_weight
     end = 0.03 / (0.03 + private) * mean + deviations
     setting = SETTING.moved(noise=noise)
     assert theory_minimum(setting) == pytest.approx(float(bs.theory.neg_log_snr(end)), abs=1e-9)
-    assert answered(setting).theory_minimum == theory_minimum(setting)
+    assert stable_result(setting).theory_minimum == theory_minimum(setting)
 
 
 def test_the_end_of_theory_is_that_of_eq_24():
@@ -102,7 +102,7 @@ def test_the_end_of_theory_is_that_of_eq_24():
 
 @pytest.mark.parametrize("presentations", [100, 400, 401, 1001, 10_000])
 def test_there_are_not_more_records_than_a_screen_shows_and_the_last_is_the_end(presentations):
-    shown = answered(SETTING.moved(presentations=presentations))
+    shown = stable_result(SETTING.moved(presentations=presentations))
     assert len(shown.presentation) <= MAX_RECORDS + 2
     assert (shown.presentation[0], shown.presentation[-1]) == (0, presentations)
     assert np.all(np.diff(shown.presentation) > 0)
@@ -115,7 +115,7 @@ def test_there_are_not_more_records_than_a_screen_shows_and_the_last_is_the_end(
 
 
 @pytest.mark.parametrize("rate", [1e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 1e-1])
-def test_answer_and_map_agree_on_what_is_stable(rate):
+def test_result_and_map_agree_on_what_is_stable(rate):
     setting = Setting(learning_rate=rate)
     try:
         swept = float(sweep(setting, [setting.alpha], [setting.gamma]).end.item())
@@ -141,19 +141,19 @@ def test_high_rates_at_the_start_of_a_stable_sleep_do_not_hide_its_first_present
             presentations=RESPONSE_PRESENTATIONS,
             seed=setting.seed,
         )
-    shown = answered(setting, RESPONSE_PRESENTATIONS)
+    shown = stable_result(setting, RESPONSE_PRESENTATIONS)
     assert shown.now_at == RESPONSE_PRESENTATIONS
     responses = shown.responses.r
     assert len(responses) == 150 * RESPONSE_PRESENTATIONS
     np.testing.assert_array_equal(responses, first_responses(setting).r)
 
 
-def test_an_unstable_alpha_is_answered_without_a_simulation():
+def test_an_unstable_alpha_needs_no_simulation():
     trouble = simulate_setting(SETTING.moved(alpha=60.0), progress=lambda done: pytest.fail("it was simulated"))
     assert isinstance(trouble, Unstable)
 
 
-def test_what_progress_raises_ends_the_answer():
+def test_an_exception_of_progress_ends_the_simulation():
     def stop(done):
         raise InterruptedError(done)
 

@@ -68,7 +68,7 @@ def test_below_the_stated_learning_rate_limit_a_sleep_does_not_diverge(k):
     assert not isinstance(simulate_setting(setting.moved(learning_rate=0.9 * setting.learning_rate_limit)), Unstable)
 
 
-def test_a_learning_rate_far_above_its_limit_is_answered_with_the_limit():
+def test_the_reason_of_a_learning_rate_far_above_the_limit_names_the_limit():
     setting = Setting(learning_rate=0.1, presentations=100)
     trouble = simulate_setting(setting)
     assert isinstance(trouble, Unstable)
@@ -76,7 +76,7 @@ def test_a_learning_rate_far_above_its_limit_is_answered_with_the_limit():
     assert "η should stay below about 0.0025; it is 0.1." in trouble.words
 
 
-def test_below_the_limit_of_the_learning_rate_a_divergence_is_not_told_to_be_above_it():
+def test_below_the_limit_of_the_learning_rate_the_reason_of_a_divergence_names_no_limit():
     words = Setting(alpha=50.0).diverged().words
     assert "Lower the learning rate, η = 0.0003, or the inhibition, α = 50." in words
     assert "below" not in words

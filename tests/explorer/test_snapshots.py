@@ -8,7 +8,7 @@ PRESENTATION = np.array([0, 1, 2, 10, 64, 90, 100])
 
 
 @pytest.mark.parametrize("noise", [0, 0.3])
-def test_what_is_written_down_on_the_way_is_what_shorter_sleeps_end_with(noise):
+def test_snapshots_are_the_ends_of_shorter_sleeps(noise):
     weights = np.random.default_rng(0).normal(1, 1, (40, 16))
     circuit, rule = bs.RateCircuit(np.array([2.0, 10.0])), bs.Hebbian(0.01, learning_rate=bs.rules.InverseSqrtDecay())
 
@@ -35,12 +35,12 @@ def rule(gamma):
 
 
 @pytest.mark.parametrize("noise", [0, 0.3])
-def test_where_a_group_diverges_the_others_live_on(noise):
+def test_other_groups_go_on_where_a_group_diverges(noise):
     weights = np.random.default_rng(0).normal(1, 1, (12, 4))
     arguments = (weights, bs.stimuli.noise(bs.stimuli.gaussian(), noise), bs.RateCircuit())
-    gamma, engine, told = np.array([0.01, 5e3, 0.1]), SnapshotEngine(PRESENTATION), []
+    gamma, engine, reported = np.array([0.01, 5e3, 0.1]), SnapshotEngine(PRESENTATION), []
     options = {"presentations": 100, "seed": 3}
-    run = bs.simulate(*arguments, rule(gamma), engine, 100, progress=told.append, **options)
+    run = bs.simulate(*arguments, rule(gamma), engine, 100, progress=reported.append, **options)
     assert engine.diverged.tolist() == [False, True, False]
     assert np.isfinite(engine.curves[:, ~engine.diverged]).all()
     found = PRESENTATION >= 64
@@ -49,16 +49,16 @@ def test_where_a_group_diverges_the_others_live_on(noise):
     np.testing.assert_array_equal(run.weights[1], weights)
     kept = bs.simulate(*arguments, rule(gamma[~engine.diverged]), progress=False, **options)
     np.testing.assert_allclose(run.weights[~engine.diverged], kept.weights, rtol=0, atol=1e-12)
-    assert told[-1] == 100
+    assert reported[-1] == 100
     with pytest.raises(bs.DivergenceError):
         bs.simulate(*arguments, rule(gamma), progress=False, **options)
 
 
 def test_where_all_groups_diverge_the_sleep_ends_early():
-    weights, told = np.random.default_rng(0).normal(1, 1, (12, 4)), []
+    weights, reported = np.random.default_rng(0).normal(1, 1, (12, 4)), []
     engine, gamma = SnapshotEngine(np.arange(1001)), np.array([5e3, 6e3])
     arguments = (weights, bs.stimuli.gaussian(), bs.RateCircuit(), rule(gamma), engine, 1000)
-    bs.simulate(*arguments, presentations=1000, seed=3, progress=told.append)
+    bs.simulate(*arguments, presentations=1000, seed=3, progress=reported.append)
     assert engine.diverged.all()
-    assert told[-1] == 1000
-    assert len(told) < 40
+    assert reported[-1] == 1000
+    assert len(reported) < 40

@@ -15,7 +15,7 @@ def found():
     return sweep(SETTING, *GRID)
 
 
-def test_every_stable_cell_is_the_answer_to_its_setting(found):
+def test_every_stable_cell_is_the_result_of_a_setting(found):
     for alpha in (2.0, 20.0):
         for gamma in GRID[1]:
             cell = found.sel(alpha=alpha, gamma=gamma)
@@ -59,9 +59,9 @@ def test_the_last_record_is_the_end_where_it_lies_between_two():
 
 
 def test_progress_ends_at_all_presentations():
-    told = []
-    sweep(SETTING, *GRID, progress=told.append)
-    assert told[-1] == 120
+    reported = []
+    sweep(SETTING, *GRID, progress=reported.append)
+    assert reported[-1] == 120
 
 
 @pytest.mark.parametrize("alphas", [[70.0, 80.0], [3.0, 2.0], [0.0, 1.0], [[1.0]], ["a"]])

@@ -41,10 +41,10 @@ def make(shown, **options):
 
 
 def test_without_a_loop_a_job_is_done_at_once(shown):
-    told = []
-    worker = make(shown, show_progress=told.append)
+    reported = []
+    worker = make(shown, show_progress=reported.append)
     worker.submit(lambda progress: progress(3) or "done")
-    assert (shown, told, worker.busy) == (["done"], [3], False)
+    assert (shown, reported, worker.busy) == (["done"], [3], False)
 
 
 def test_without_a_loop_an_error_comes_out_in_fail(shown):
@@ -143,15 +143,15 @@ def test_a_job_is_held_up_while_another_worker_is_busy(shown):
         answers, maps, held, order = make(shown), make(shown), Held("answer"), []
         answers.submit(held)
         await asyncio.to_thread(held.started.wait, WAIT)
-        told = threading.Event()
+        reported = threading.Event()
 
         def job(progress):
-            answers.before(lambda done: told.set())(1)
+            answers.before(lambda done: reported.set())(1)
             order.append("map goes on")
             return "map"
 
         maps.submit(job)
-        await asyncio.to_thread(told.wait, WAIT)
+        await asyncio.to_thread(reported.wait, WAIT)
         assert order == []
         held.released.set()
         await until(lambda: len(shown) == 2)
@@ -162,11 +162,11 @@ def test_a_job_is_held_up_while_another_worker_is_busy(shown):
 
 def test_a_job_that_is_held_up_can_be_cancelled(shown):
     async def moves():
-        answers, maps, held, told = make(shown), make(shown), Held("answer"), threading.Event()
+        answers, maps, held, reported = make(shown), make(shown), Held("answer"), threading.Event()
         answers.submit(held)
         await asyncio.to_thread(held.started.wait, WAIT)
-        maps.submit(lambda progress: answers.before(lambda done: told.set() or progress(done))(1) or "map")
-        await asyncio.to_thread(told.wait, WAIT)
+        maps.submit(lambda progress: answers.before(lambda done: reported.set() or progress(done))(1) or "map")
+        await asyncio.to_thread(reported.wait, WAIT)
         maps.cancel()
         await until(lambda: not maps.busy)
         held.released.set()
