@@ -191,7 +191,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.dataset, str):
-            object.__setattr__(self, "dataset", data_named(self.dataset))
+            named = ImageNet() if self.dataset == "imagenet" else ImageData(self.dataset)  # pyright: ignore[reportArgumentType]
+            object.__setattr__(self, "dataset", named)
         parts = {"dataset": (ImageData, ImageNet), "network": (Convolutional, LocallyConnected), "optimizer": (AdamW,)}
         for name, kinds in parts.items():
             if not isinstance(getattr(self, name), kinds):
@@ -240,8 +241,3 @@ class TrainConfig:
         """The learning rate of an epoch, counted from 0: divided by 4 at every milestone."""
         passed = sum(epoch >= round(milestone * self.epochs, 9) for milestone in self.milestones)
         return self.optimizer.learning_rate / 4**passed
-
-
-def data_named(name: str) -> ImageData | ImageNet:
-    """The data set of a name."""
-    return ImageNet() if name == "imagenet" else ImageData(name)  # pyright: ignore[reportArgumentType]

@@ -88,8 +88,8 @@ def fit(
         the configuration, versions and machine as attributes.
 
     Raises:
-        TypeError, ValueError: an argument makes no sense, or asks for graphs or a form that don't exist on the device;
-            ``config`` holds a function that can't be stored; ``folder`` holds a run of another configuration, or any
+        TypeError, ValueError: an argument makes no sense, or asks for graphs or a form missing on the device;
+            ``config`` holds a function, which can't be stored; ``folder`` holds a run of another configuration, or any
             run without ``resume``; the files are damaged; or another process is training in the folder.
         PermissionError: ``folder`` can't be written.
         TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
@@ -107,7 +107,7 @@ def fit(
     if finished is not None:
         return finished
     with ExitStack() as stack:
-        # what the run needs: a process, perhaps a stream and graphs, seeds of its own, the data, and the network
+        # the device with its stream and graphs, random generators, the data and the network
         if form != "auto":
             stack.enter_context(prefer(form))
         here = stack.enter_context(processes(device))
@@ -122,6 +122,7 @@ def fit(
         run = stack.enter_context(
             closing(Run(config, config.build_network(**sizes), batches, here, record_snr, record))
         )
+        # the position of the last checkpoint, or the start
         if here.rank == 0:
             stack.enter_context(locked(folder))
         if path.exists():
@@ -132,6 +133,7 @@ def fit(
         bar = tqdm(total=config.epochs * epoch, initial=done, disable=not shown, unit=" images", unit_scale=True)
         stack.enter_context(bar)
         caught = stack.enter_context(interruptible())
+        # the loop: steps, a look now and then, and a test at the end of every epoch
         while run.epoch < config.epochs:
             bar.set_description(f"epoch {run.epoch + 1}/{config.epochs}")
             start = time.perf_counter()
@@ -140,7 +142,7 @@ def fit(
                 bar.update(run.images(run.batch - 1))
                 over = seconds is not None and time.monotonic() - begun >= seconds
                 look = run.steps % LOOK_EVERY[here.device.type] == 0
-                look |= here.world == 1 and (caught.signal > 0 or over)  # several processes must stop at one batch
+                look |= here.world == 1 and (caught.signal > 0 or over)  # several processes must look at the same batch
                 if look or run.batch == len(batches):
                     run.finish()
                 run.seconds += time.perf_counter() - start
@@ -173,10 +175,10 @@ def fit(
 
 
 def _check_folder(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset | None:
-    """The result of a run that is complete; None for a folder in which the run can start or go on.
+    """The result of a complete run; None for a folder in which the run can start or go on.
 
     Raises:
-        ValueError: files of another run are in the folder, or a file has its name.
+        ValueError: the folder holds files of a different run, or is a file.
         PermissionError: the folder can't be written.
     """
     path = folder / CHECKPOINT

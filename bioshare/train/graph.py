@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,10 @@ WARM_UP = 3
 """Ordinary calls before a recording, in which PyTorch's libraries choose their kernels and get their memory."""
 
 
-class Recording(Protocol):
-    """Work on a device, recorded to be done again."""
-
-    def capture(self, work: Callable[[], Any]) -> Any:
-        """Record the operations of ``work`` without doing them; every replay fills the returned tensors."""
-        ...
-
-    def replay(self) -> None:
-        """Do the recorded operations, on the current stream."""
-        ...
-
-
 class CudaRecording:
-    """A CUDA graph; the current stream must not be the default one (`Processes.stream`).
+    """Work on a device, recorded as a CUDA graph to be done again.
+
+    The current stream must not be the default stream (`Processes.stream`).
 
     Args:
         pool: memory of the graph. Graphs can share a pool if at most one runs at a time, and none reads memory of
@@ -48,12 +38,14 @@ class CudaRecording:
         self.graph, self.pool = torch.cuda.CUDAGraph(), pool
 
     def capture(self, work: Callable[[], Any]) -> Any:
+        """Record the operations of ``work`` without doing them; every replay fills the returned tensors."""
         # thread_local: the thread that pins a DataLoader's memory may go on meanwhile
         stream = torch.cuda.current_stream()
         with _garbage_collected(), torch.cuda.graph(self.graph, self.pool, stream, capture_error_mode="thread_local"):
             return work()
 
     def replay(self) -> None:
+        """Do the recorded operations, on the current stream."""
         self.graph.replay()
 
 
@@ -79,13 +71,13 @@ class Replayed:
     Args:
         work: a function of tensors. All further tensors in ``work`` must stay in place, the arguments must not outlive
             the call, and ``work`` must never wait for the device.
-        record: makes an empty `Recording`.
+        record: makes an empty recording.
     """
 
-    def __init__(self, work: Callable[..., Any], record: Callable[[], Recording]) -> None:
+    def __init__(self, work: Callable[..., Any], record: Callable[[], CudaRecording]) -> None:
         self.work, self.record = work, record
         self.calls: Counter[tuple[torch.Size, ...]] = Counter()
-        self.recorded: dict[tuple[torch.Size, ...], tuple[Recording, list[Tensor], Any]] = {}
+        self.recorded: dict[tuple[torch.Size, ...], tuple[CudaRecording, list[Tensor], Any]] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
         """The result of ``work``; a tensor is valid until the next call of any function in the same memory."""
@@ -107,7 +99,7 @@ def changing(
     phase: Phase,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
-    record: Callable[[], Recording] | None = None,
+    record: Callable[[], CudaRecording] | None = None,
 ) -> Callable[[int], None]:
     """A function of the seed that applies a phase to a model, without checks or a report.
 
@@ -121,7 +113,7 @@ def changing(
     return lambda seed: replayed(*phase.tensors(model, seed))
 
 
-def recorder(graphs: bool | None, here: Processes) -> Callable[[], Recording] | None:
+def recorder(graphs: bool | None, here: Processes) -> Callable[[], CudaRecording] | None:
     """A maker of the recordings of one run, in shared memory; None for a run without CUDA graphs.
 
     Args:

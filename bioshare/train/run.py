@@ -21,7 +21,7 @@ from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.order import seed_at
 from bioshare.train.distributed import Processes
-from bioshare.train.graph import Recording, Replayed, changing
+from bioshare.train.graph import CudaRecording, Replayed, changing
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.results import RESULT, History, write_result
 from bioshare.train.stored import config_text
@@ -61,7 +61,7 @@ class Run:
         batches: Batches,
         here: Processes,
         record_snr: int | None = None,
-        record: Callable[[], Recording] | None = None,
+        record: Callable[[], CudaRecording] | None = None,
     ) -> None:
         self.config, self.batches, self.here, self.record_snr = config, batches, here, record_snr
         self.model = model.to(here.device).train()
