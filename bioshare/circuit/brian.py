@@ -88,21 +88,12 @@ class Brian2:
         if self.plasticity is not None and not re.search(r"\bw\s*[-+*/]?=", self.plasticity):
             raise ValueError(f'plasticity must change w, as in "w += m"; got {self.plasticity!r}')
 
-    def _check_circuit(self, problem: Problem) -> None:
-        """Raise for equations of your own without a RateCircuit."""
+    def _check_problem(self, problem: Problem) -> None:
+        """Raise for equations of your own without a RateCircuit, and for inputs or records larger than ``memory``."""
         own = [name for name in ("neurons", "inhibition", "plasticity") if getattr(self, name)]
         if own and not isinstance(problem.circuit, RateCircuit):
             raise ValueError(f"{', '.join(own)} must be None without a RateCircuit; got {problem.circuit}")
 
-    def written(self, timed: bool) -> tuple[str, str]:
-        """The equations of the excitatory and of the inhibitory neurons."""
-        if not timed:
-            return equations.STEADY_NEURON, equations.STEADY_INHIBITORY
-        neurons, inhibition = self.neurons or equations.NEURONS, self.inhibition or equations.INHIBITION
-        return neurons + equations.NEURON, inhibition + equations.INHIBITORY
-
-    def _check_memory(self, problem: Problem) -> None:
-        """Raise where inputs or records are larger than ``memory``."""
         size = problem.weights.nbytes
         inputs = problem.presentations * (size if problem.per_neuron else size // problem.weights.shape[1])
         if inputs > self.memory:
@@ -114,8 +105,7 @@ class Brian2:
 
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep in Brian2; a function ``progress`` is called once, at the end."""
-        self._check_circuit(problem)
-        self._check_memory(problem)
+        self._check_problem(problem)
         with tempfile.TemporaryDirectory(prefix="bioshare-") as folder, _own_device(self) as device:
             sleep = _BrianSleep(problem, self)
             report = (REPORT if self.target == "standalone" else _report) if progress is True else None
@@ -182,7 +172,10 @@ class _BrianSleep:
     def __init__(self, problem: Problem, settings: Brian2) -> None:
         self.problem = problem
         self.timed = isinstance(problem.circuit, RateCircuit)
-        self.neuron, self.inhibition = settings.written(self.timed)
+        self.neuron, self.inhibition = equations.STEADY_NEURON, equations.STEADY_INHIBITORY
+        if self.timed:
+            self.neuron = (settings.neurons or equations.NEURONS) + equations.NEURON
+            self.inhibition = (settings.inhibition or equations.INHIBITION) + equations.INHIBITORY
         self.plasticity = settings.plasticity or equations.PLASTICITY
         dt = (problem.circuit.dt if isinstance(problem.circuit, RateCircuit) else 1.0) * b2.ms
         self.held = problem.circuit.updates_per_presentation * dt
@@ -247,6 +240,7 @@ class _BrianSleep:
         """The plastic synapses, with the rule at the end of every step, after r."""
         problem = self.problem
         groups, neurons, inputs = problem.weights.shape
+        # synapse from input j to neuron i of group g
         g, j, i = (axis.ravel() for axis in np.indices((groups, inputs, neurons)))
         source = (g * neurons + i) * inputs + j if problem.per_neuron else g * inputs + j
         eta = b2.TimedArray(problem.rates.ravel(), dt=self.clock.dt, name="bioshare_eta*")
@@ -270,23 +264,19 @@ class _BrianSleep:
         pool.connect(i=np.arange(groups * neurons), j=np.repeat(np.arange(groups), neurons))
         return pool
 
-    def _check_divergence(self, trajectory: list[Any]) -> None:
-        """Raise at the first record above the bound: the sleep diverged since the previous record."""
-        problem = self.problem
-        for number, w in enumerate(trajectory):
-            if not np.abs(w).max() < problem.bound:
-                entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
-                first = (number - 1) * problem.record_every
-                raise divergence(problem, first, entry, first + problem.record_every - 1)
-
     def outcome(self, seconds: dict[str, float]) -> Outcome:
         """Read the state after the run."""
         problem = self.problem
         groups, neurons, inputs = problem.weights.shape
         shape = lambda w: np.asarray(w).reshape(groups, inputs, neurons).mT.copy()
+        # synapses are stored as (B, K, N), weights are (B, N, K)
         weights = shape(self.synapses.w[:])
         trajectory = [*(shape(w) for w in np.asarray(self.monitor.w).T), weights]
-        self._check_divergence(trajectory)
+        for number, w in enumerate(trajectory):
+            if not np.abs(w).max() < problem.bound:  # the sleep diverged since the previous record
+                entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
+                first = (number - 1) * problem.record_every
+                raise divergence(problem, first, entry, first + problem.record_every - 1)
         trajectory = trajectory[: problem.records]
         records = [measure_weights(w, problem.weights.mean(-2)) for w in trajectory]
         return Outcome(

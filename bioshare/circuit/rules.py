@@ -30,7 +30,6 @@ class InverseDecay:
         real("offset", self.offset, "a positive number of updates", above=0, array=False)
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The rates of updates k."""
         return self.scale / (self.offset + np.asarray(k, np.float64))
 
 
@@ -55,7 +54,6 @@ class InverseSqrtDecay:
         whole("start", self.start, "a number of updates", at_least=0)
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The rates of updates k."""
         return np.where(k >= self.start, self.scale / np.sqrt(1 + k / self.period), 0.0)
 
 
@@ -86,7 +84,6 @@ class Gated:
         whole("held", self.held, "a number of updates", at_least=self.wait + 1)
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The rates of updates k."""
         return np.where((k >= self.held) & (k % self.held >= self.wait), self.rate, 0.0)
 
 

@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bioshare.checks import Parameters, real, whole
+from bioshare.checks import Array, Parameters, real, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +26,7 @@ class Stimulus(Parameters, ABC):
         self._set("noise", real("noise", self.noise, "a standard deviation >= 0", at_least=0, array=False))
 
     @abstractmethod
-    def _patterns(
-        self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int
-    ) -> NDArray[np.float64]:
+    def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
         """Shared inputs of shape (*batch, presentations, inputs)."""
 
     @property
@@ -38,14 +35,14 @@ class Stimulus(Parameters, ABC):
         return True
 
     @abstractmethod
-    def covariance(self, inputs: int) -> NDArray[np.float64]:
+    def covariance(self, inputs: int) -> Array:
         """C = E[x x^T] of the shared input, without noise, shape (inputs, inputs)."""
 
     def power(self, inputs: int) -> float:
         """The mean of |x|^2 of the shared input, without noise: the trace of C."""
         return float(np.trace(self.covariance(inputs)))
 
-    def draw(self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()) -> NDArray[np.float64]:
+    def draw(self, presentations: int, inputs: int, *, seed: int, batch: tuple[int, ...] = ()) -> Array:
         """Draw the shared inputs of a sleep, independently for every batch entry, without the noise.
 
         Args:
@@ -75,17 +72,13 @@ class Gaussian(Stimulus):
         self._set("mean", real("mean", self.mean, "a finite number", array=False))
         self._set("std", real("std", self.std, "a standard deviation >= 0", at_least=0, array=False))
 
-    def _patterns(
-        self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int
-    ) -> NDArray[np.float64]:
+    def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
         return rng.normal(self.mean, self.std, (*batch, presentations, inputs))
 
-    def covariance(self, inputs: int) -> NDArray[np.float64]:
-        """C, shape (inputs, inputs)."""
+    def covariance(self, inputs: int) -> Array:
         return self.std**2 * np.eye(inputs) + self.mean**2
 
     def power(self, inputs: int) -> float:
-        """The mean of |x|^2."""
         return inputs * (self.std**2 + self.mean**2)
 
 
@@ -106,9 +99,7 @@ class Grid(Stimulus):
     def varies(self) -> bool:
         return self.shuffle
 
-    def _patterns(
-        self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int
-    ) -> NDArray[np.float64]:
+    def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
         cycles = -(-presentations // inputs)
         active = np.broadcast_to(np.arange(inputs), (*batch, cycles, inputs))
         if self.shuffle:
@@ -116,12 +107,10 @@ class Grid(Stimulus):
         active = active.reshape(*batch, cycles * inputs)[..., :presentations]
         return self.amplitude * np.eye(inputs)[active]
 
-    def covariance(self, inputs: int) -> NDArray[np.float64]:
-        """C, shape (inputs, inputs)."""
+    def covariance(self, inputs: int) -> Array:
         return self.amplitude**2 / inputs * np.eye(inputs)
 
     def power(self, inputs: int) -> float:
-        """|x|^2, the same for all inputs."""
         return self.amplitude**2
 
 

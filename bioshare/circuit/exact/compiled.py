@@ -100,18 +100,6 @@ def apply_maps(maps: Array, t: int, received: Array, r: Array, r_inh: Any, trace
 
 
 @compiled
-def project(w_init: Array, v: Array, m: Array, x: Array, received: Array) -> None:
-    """Write u = v . x, q = m . x, c = w_init . x of every weight vector, (3, n)."""
-    u, q, c = received[0], received[1], received[2]
-    received[:] = received.dtype.type(0)
-    for k in range(len(x)):
-        for i in range(len(u)):
-            u[i] += x[k] * v[k, i]
-            q[i] += x[k] * m[k, i]
-            c[i] += x[k] * w_init[k, i]
-
-
-@compiled
 def move_and_project(
     w_init: Array, v: Array, m: Array, x: Array, following: Array, trace: Array, pull: Any, received: Array
 ) -> None:
@@ -158,7 +146,7 @@ def present_shared(timed: bool, presented: Any, of_groups: Any) -> None:
     x, rates, slots, bound = presented
     stimulus_of, parameters, w_init, v, m, r, r_inh, means, spreads, within = of_groups
     last, vectors = x.shape[1] - 1, r.shape[1]
-    received, trace = np.empty((3, vectors), x.dtype), np.empty((4, vectors), x.dtype)
+    received, trace, one = np.empty((3, vectors), x.dtype), np.empty((4, vectors), x.dtype), x.dtype.type(1)
     for first in range(0, last + 1, SPAN):
         length = min(SPAN, last + 1 - first)
         by_update = np.ascontiguousarray(rates[first : first + length].T)
@@ -167,9 +155,14 @@ def present_shared(timed: bool, presented: Any, of_groups: Any) -> None:
             inputs = x[stimulus_of[b]]
             power = np.empty(length, x.dtype)
             for t in range(length):
-                power[t] = np.dot(inputs[first + t], inputs[first + t])
+                power[t] = 0
+                for k in range(x.shape[2]):
+                    power[t] += inputs[first + t, k] ** 2
             step_map_columns(timed, by_update, power, parameters[b], pull, maps)
-            project(w_init[b], v[b], m[b], inputs[first], received)
+            # an empty presentation, p = I and phi = psi = 0, projects the weights on the first input
+            trace[:] = x.dtype.type(0)
+            x_0, still = inputs[first], (one, one - one, one - one, one)
+            move_and_project(w_init[b], v[b], m[b], x_0, x_0, trace, still, received)
             for t in range(length):
                 now = first + t
                 apply_maps(maps, t, received, r[b], r_inh[b], trace)
@@ -185,12 +178,7 @@ def present_shared(timed: bool, presented: Any, of_groups: Any) -> None:
 
 
 class Compiled:
-    """Base of the groups in compiled code: parameters, chunks and threads.
-
-    Attributes:
-        present: the compiled function.
-        w_init: weights before sleep, the groups along the first axis.
-    """
+    """Base of the groups in compiled code, ``present``, from weights ``w_init`` before sleep."""
 
     present: Callable[..., None]
     w_init: Array
@@ -218,6 +206,7 @@ class Compiled:
         rates, bound = self.rates[start : start + length], np.array(self.problem.bound, self.dtype)
         presented = np.require(x, self.dtype, ("C", "W")), rates, slots, bound
         of_groups = self.problem.stimulus_of, self.parameters, self.w_init, *after, means, spreads, within
+        # every thread takes some of the groups
         threads = min(torch.get_num_threads(), groups)
         parts = zip(*(np.array_split(part, threads) for part in of_groups), strict=True)
         present = lambda part: type(self).present(self.timed, presented, part)
