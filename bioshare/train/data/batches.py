@@ -113,7 +113,7 @@ class DecodedBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for part in self.order.epoch(epoch, start):
-            places = np.stack([part.indices, *part.places(2 * self.padding)])  # (4, b)
+            places = np.stack([part.indices, *part.corners(2 * self.padding), part.flips])  # (4, b)
             indices, rows, columns, flips = sent(torch.from_numpy(places), self.pixels.device)
             images = (self.pixels[indices] - self.mean) / self.std  # first, so that the padding is 0
             images = crops(images, rows, columns, self.side, self.padding)

@@ -46,7 +46,7 @@ def decode(image: Encoded, side: int) -> np.ndarray:
     Raises:
         ValueError: the image is unreadable, truncated or of another size.
     """
-    with _opened(image) as picture:
+    with _open_image(image) as picture:
         if picture.size != (side, side):
             width, height = picture.size
             raise ValueError(f"{image.name} must have {side} x {side} pixels; got {width} x {height}")
@@ -69,7 +69,7 @@ def resized_crop(image: Encoded, resize: int, side: int, row: float, column: flo
     Raises:
         ValueError: the image is unreadable or truncated.
     """
-    with _opened(image) as picture:
+    with _open_image(image) as picture:
         scale = resize / min(picture.size)
         width, height = (max(resize, int(length * scale)) for length in picture.size)
         resized = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
@@ -94,7 +94,7 @@ def random_resized_crop(image: Encoded, side: int, row: float, column: float, ar
     Raises:
         ValueError: the image is unreadable or truncated.
     """
-    with _opened(image) as picture:
+    with _open_image(image) as picture:
         columns, rows = picture.size
         pixels, ratio = columns * rows * (0.08 + 0.92 * area), (3 / 4) ** (1 - 2 * aspect)
         width, height = min(columns, round((pixels * ratio) ** 0.5)), min(rows, round((pixels / ratio) ** 0.5))
@@ -125,7 +125,7 @@ def check_all(images: Iterable[Encoded], count: int, bar: tqdm) -> None:
 
 
 @contextmanager
-def _opened(image: Encoded) -> Iterator[Image.Image]:
+def _open_image(image: Encoded) -> Iterator[Image.Image]:
     """An open image, whose pixels are read on first use; errors in the block name the image."""
     try:
         with Image.open(image.name if image.data is None else io.BytesIO(image.data)) as picture:
@@ -140,7 +140,7 @@ def _decode_chunk(images: list[Encoded], side: int) -> np.ndarray:
 
 def _check_chunk(images: list[Encoded]) -> int:
     for image in images:
-        with _opened(image) as picture:
+        with _open_image(image) as picture:
             picture.draft("RGB", (1, 1))
             picture.load()
     return len(images)

@@ -30,22 +30,16 @@ class BatchPart:
         indices: numbers of the images, (b,).
         draws: uniform numbers between 0 and 1 for the row and the column of a crop, the mirroring, and the area and
             the aspect of a random-resized crop, (b, 5). Row and column 0.5 are the centre.
-        flip: whether any image is mirrored.
+        flips: whether each image is mirrored, (b,).
     """
 
     indices: np.ndarray
     draws: np.ndarray
-    flip: bool
+    flips: np.ndarray
 
-    def places(self, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows and columns of the upper left corners, from 0 to ``room``, and flips, 0 or 1; each (b,) integers."""
-        rows, columns = np.floor(self.draws[:, :2] * (room + 1)).astype(np.int64).T
-        return rows, columns, self.flips
-
-    @property
-    def flips(self) -> np.ndarray:
-        """1 for the images to mirror, (b,) integers."""
-        return (self.flip & (self.draws[:, 2] < 0.5)).astype(np.int64)
+    def corners(self, room: int) -> np.ndarray:
+        """Rows and columns of the upper left corners of the crops, from 0 to ``room``, (2, b) integers."""
+        return np.floor(self.draws[:, :2] * (room + 1)).astype(np.int64).T
 
 
 @dataclass(frozen=True)
@@ -90,4 +84,5 @@ class BatchOrder:
                 rng = seeded("crops", self.seed, epoch, batch)
                 draws = np.hstack([rng.random((len(indices), width)) for width in (3, 2)])
             first, stop = (len(indices) * rank // self.world for rank in (self.rank, self.rank + 1))
-            yield BatchPart(indices[first:stop], draws[first:stop], self.flip)
+            flips = self.flip & (draws[:, 2] < 0.5)
+            yield BatchPart(indices[first:stop], draws[first:stop], flips[first:stop])

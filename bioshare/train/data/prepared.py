@@ -16,7 +16,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -26,7 +26,9 @@ from torch import Tensor
 import bioshare
 from bioshare.files import replacing
 from bioshare.train.data.images import Encoded
-from bioshare.train.data.sources import Contents, Split
+
+if TYPE_CHECKING:
+    from bioshare.train.data.sources import Contents, Split
 
 
 def data_folder(folder: Path | str | None = None) -> Path:

@@ -103,7 +103,7 @@ class _Crops(MapDataset):
 def _items(order: BatchOrder, epoch: int, start: int) -> Iterator[list[Item]]:
     """The items of every batch of an epoch."""
     for part in order.epoch(epoch, start):
-        yield list(zip(part.indices.tolist(), part.draws, part.flips.astype(bool), strict=True))
+        yield list(zip(part.indices.tolist(), part.draws, part.flips, strict=True))
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
