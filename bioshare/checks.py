@@ -1,4 +1,4 @@
-"""Argument checks of the whole package: an error names the argument, what was expected and what came."""
+"""Argument checks of the whole package: an error names the argument, the expected value and the given value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Scalar = float | Array
 
 
 class Parameters:
-    """Base of the frozen parameter dataclasses: equality that also holds for array-valued fields."""
+    """Base of the frozen parameter dataclasses: equality also holds for array-valued fields."""
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -44,18 +44,18 @@ def real(
     infinite: bool = False,
     array: bool = True,
 ) -> Scalar:
-    """Return ``value`` as a float or a read-only float64 array, or say what is wrong with it.
+    """Return ``value`` as a float or a read-only float64 array, or raise an error.
 
     Args:
         name: the argument's name in the message.
         value: a number, or an array of numbers where ``array`` allows it.
         expected: the condition in words, e.g. ``"a positive time in milliseconds"``.
-        above, at_least, below: the bounds that every element must satisfy.
-        infinite: whether plus infinity is allowed.
-        array: whether an array is allowed.
+        above, at_least, below: the bounds of every element.
+        infinite: True to allow plus infinity.
+        array: True to allow an array.
 
     Raises:
-        TypeError: ``value`` is not a real number or an array of them.
+        TypeError: ``value`` is not a real number or an array of real numbers.
         ValueError: an element is NaN, infinite or out of bounds.
     """
     if np.asarray(value).dtype.kind == "b":
@@ -75,7 +75,7 @@ def real(
 
 
 def real_array(name: str, value: ArrayLike, expected: str) -> Array:
-    """``value`` as a float64 array, a torch tensor included."""
+    """Return ``value``, perhaps a torch tensor, as a float64 array."""
     if hasattr(value, "detach"):  # a tensor, which may require gradients or be of a type that NumPy lacks
         value = value.detach().cpu().double().numpy()  # type: ignore[union-attr]
     try:
@@ -88,7 +88,7 @@ def real_array(name: str, value: ArrayLike, expected: str) -> Array:
 
 
 def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
-    """Return ``value`` as an int of at least ``at_least``, or say what is wrong with it."""
+    """Return ``value`` as an int of at least ``at_least``, or raise an error."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be {expected}; got {value!r}")
     if value < at_least:
@@ -97,7 +97,7 @@ def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
 
 
 def finite_array(name: str, value: ArrayLike, axes: str) -> Array:
-    """Return ``value`` as a float64 array with at least the two axes said in ``axes``, all finite."""
+    """Return ``value`` as a float64 array with at least the two ``axes``, all finite."""
     numbers = real_array(name, value, f"an array of real numbers, {axes}")
     if numbers.ndim < 2 or 0 in numbers.shape:
         raise ValueError(f"{name} must have the axes {axes}, none of them empty; got shape {numbers.shape}")

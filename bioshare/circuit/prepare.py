@@ -134,7 +134,7 @@ def _check_learning_rates(problem: Problem) -> None:
     if power.ndim > len(problem.batch) + 1:
         power = power.max(-1)
     limit = largest_learning_rate(problem, power)
-    rate = problem.rates.mean(-1)
+    rate = problem.rates.mean(-1)  # of every presentation, (P,)
     unstable = (rate >= limit).reshape(-1, problem.presentations)
     share = unstable.mean(-1).max()
     if share <= (0.5 if isinstance(problem.circuit, RateCircuit) else 0.0):

@@ -160,7 +160,7 @@ def reported(progress: Progress, presentations: int) -> Iterator[Callable[[int],
 
 def measure_weights(weights: Array, mean_init: Array) -> dict[str, Array]:
     """The recorded quantities of weights (B, N, K), each (B,): -log SNR, norm and drift of the mean."""
-    mean = weights.mean(-2)
+    mean = weights.mean(-2)  # (B, K)
     return {
         "neg_log_snr": theory.neg_log_snr(weights),
         "mean_norm": np.linalg.norm(mean, axis=-1),

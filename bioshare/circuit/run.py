@@ -122,6 +122,7 @@ class SleepRun:
         lead = self.weights.shape[:-2]
         names: list[str | None] = [None] * len(lead)
         varying = {name: value for name, value in self._parameters().items() if isinstance(value, np.ndarray)}
+        # a parameter that varies along a single axis gives the axis a name
         for name, value in varying.items():
             axes = [axis + len(lead) - value.ndim for axis, length in enumerate(value.shape) if length > 1]
             if len(axes) == 1 and names[axes[0]] is None:

@@ -17,19 +17,11 @@ from bioshare.checks import Array
 def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:
     """The fixed point of the circuit: r_i = b + z_i - alpha / (1 + alpha) mean_j z_j with z_i = w_i . x (Eq. 9).
 
-    ``alpha = inf`` gives Eq. 7 (with ``bias`` 0).
-
-    Args:
-        weights: (..., N, K).
-        x: the input held, (..., K).
-        alpha: strength of the inhibition.
-        bias: b.
-
-    Returns:
-        Responses (..., N).
+    ``alpha = inf`` gives Eq. 7 (with ``bias`` 0). The input x is (..., K), the responses are (..., N).
     """
     # z_i = w_i . x, (..., N)
     z = np.einsum("...nk,...k->...n", np.asarray(weights, float), np.asarray(x, float))
+    # b + z_i - alpha / (1 + alpha) mean_j z_j
     return _lift(bias, 1) + z - (1 - _lift(mean_gain(alpha), 1)) * z.mean(-1, keepdims=True)
 
 
@@ -69,6 +61,7 @@ def fixed_point(
         raise ValueError(f"covariance must be (..., {w_init.shape[-1]}, {w_init.shape[-1]}); got {covariance.shape}")
     neurons, inputs = w_init.shape[-2:]
     gain, pull = mean_gain(alpha), _lift(gamma, 2)
+    # s^2 = sigma^2 (1 - alpha / ((1 + alpha) N)), then (gamma + s^2) I
     private = np.asarray(noise, float) ** 2 * (1 - (1 - gain) / neurons)
     leak = _lift(gamma + private, 2) * np.eye(inputs)
     mean = w_init.mean(-2, keepdims=True)
@@ -81,21 +74,11 @@ def fixed_point(
 def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
     """The fixed point for white inputs, C = I: Eq. 25, and for ``alpha = inf`` Eq. 20.
 
-    w_i* = gamma / (1 + gamma) ( alpha / (1 + gamma (1 + alpha)) mu + w_i^init )
-
-    Args:
-        w_init: weights before sleep, (..., N, K).
-        gamma: strength of the pull to w_init, positive.
-        alpha: strength of the inhibition.
-
-    Returns:
-        Weights (..., N, K).
-
-    Raises:
-        ValueError: ``gamma`` is not positive.
+    w_i* = gamma / (1 + gamma) ( alpha / (1 + gamma (1 + alpha)) mu + w_i^init ), arguments as in `fixed_point`.
     """
     w_init, gamma, gain = np.asarray(w_init, float), _lift(_positive_gamma(gamma), 2), _lift(mean_gain(alpha), 2)
-    mean = w_init.mean(-2, keepdims=True)
+    mean = w_init.mean(-2, keepdims=True)  # mu, (..., 1, K)
+    # alpha / (1 + alpha) over 1 / (1 + alpha) + gamma is alpha / (1 + gamma (1 + alpha))
     return gamma / (1 + gamma) * ((1 - gain) / (gain + gamma) * mean + w_init)
 
 
@@ -212,12 +195,7 @@ def max_learning_rate(
 def input_moment(patterns: ArrayLike, sigma: ArrayLike) -> Array:
     """c_xe of Eq. 29 for Gaussian noise: E|x + xi|^4 = (|x|^2 + K s^2)^2 + 4 s^2 |x|^2 + 2 K s^4, the mean over x.
 
-    Args:
-        patterns: the M inputs, (..., M, K).
-        sigma: s, standard deviation of the noise of every component.
-
-    Returns:
-        c_xe, shape (...).
+    The M patterns are (..., M, K), s is the standard deviation of the noise of every component, c_xe is (...).
     """
     patterns = np.asarray(patterns, float)
     power, variance, inputs = (patterns**2).sum(-1), _lift(sigma, 1) ** 2, patterns.shape[-1]
@@ -253,6 +231,7 @@ def noisy_convergence_bound(
     """
     w_init, patterns = np.asarray(w_init, float), np.asarray(patterns, float)
     gamma, sigma = np.asarray(gamma, float), np.asarray(sigma, float)
+    # C = mean_m x_m x_m^T, (..., K, K)
     covariance = patterns.mT @ patterns / patterns.shape[-2]
     w_star = fixed_point(w_init, covariance, gamma)
     # 8 (2 c + gamma^2), |W*|^2 and |W^init|^2

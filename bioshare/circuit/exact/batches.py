@@ -77,7 +77,9 @@ def _check_batch_rates(x: Tensor, rule: Hebbian) -> None:
     the error.
     """
     rates, limit = rule.rates(len(x)), 2 * (1 + float(rule.momentum))
-    largest = np.array([_largest_eigenvalue(batch) for batch in x])
+    # largest eigenvalue of the mean x x^T of every batch, from the smaller of x x^T and x^T x
+    gram = x @ x.mT if x.shape[1] < x.shape[2] else x.mT @ x
+    largest = torch.linalg.eigvalsh(gram)[:, -1].double().cpu().numpy() / x.shape[1]
     with np.errstate(over="ignore"):
         steepness = rates * (largest + float(rule.gamma))
     share = float((steepness >= limit).mean())
@@ -89,10 +91,3 @@ def _check_batch_rates(x: Tensor, rule: Hebbian) -> None:
             f"{worst} it is {rates[worst]:.3g} and must stay below {highest:.3g}, for a mean x x^T "
             f"whose largest eigenvalue is {largest[worst]:.3g}. Lower it, or take more or shorter patterns"
         )
-
-
-def _largest_eigenvalue(batch: Tensor) -> float:
-    """Largest eigenvalue of the mean x x^T of a batch (M, K)."""
-    patterns, inputs = batch.shape
-    gram = batch @ batch.mT if patterns < inputs else batch.mT @ batch
-    return float(torch.linalg.eigvalsh(gram)[-1]) / patterns

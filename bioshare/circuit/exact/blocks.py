@@ -37,9 +37,10 @@ def products(pull: Tensor) -> Tensor:
     Element [s, t] leads from before presentation s to before presentation t >= s, and is 0 for t < s.
     """
     *lead, length, _, _ = pull.shape
+    # P(t, t) = I
     product = torch.zeros(*lead, length + 1, length + 1, 2, 2, dtype=pull.dtype, device=pull.device)
     product.diagonal(dim1=-4, dim2=-3).copy_(torch.eye(2, dtype=pull.dtype, device=pull.device)[..., None])
-    for t in range(length):
+    for t in range(length):  # P(s, t + 1) = p_t P(s, t) for all s <= t
         torch.matmul(pull[..., t, None, :, :], product[..., : t + 1, t, :, :], out=product[..., : t + 1, t + 1, :, :])
     return product
 

@@ -70,6 +70,7 @@ def step_map_columns(timed: bool, rates: Array, power: Array, parameters: Array,
             phi, psi, r, r_inh = maps[part, 0], maps[part, 1], maps[part, 2], maps[part, 3]
             for column in range(5):
                 for t in range(len(power)):
+                    # z = p_vv u + p_vm q + c + |x|^2 phi
                     z = drive[column, t] + power[t] * phi[column, t]
                     if timed:  # both from the old r and r_inh
                         z -= alpha * r_inh[column, t]
@@ -77,8 +78,10 @@ def step_map_columns(timed: bool, rates: Array, power: Array, parameters: Array,
                         r[column, t] += h * (z - r[column, t])
                     else:
                         r[column, t] = r_inh[column, t] = z / (one + alpha)
+                    # Eq. 4 along x: psi, then phi
                     psi[column, t] = momentum * psi[column, t] - eta[t] * (r[column, t] + gamma * phi[column, t])
                     phi[column, t] += psi[column, t]
+        # the pull: (p_mv, p_mm), then (p_vv, p_vm)
         for i in range(2):
             for t in range(len(power)):
                 pull_m[i, t] = momentum * pull_m[i, t] - gamma * eta[t] * drive[i, t]
@@ -95,6 +98,7 @@ def apply_maps(maps: Array, t: int, received: Array, r: Array, r_inh: Any, trace
         for i in range(last):  # the deviations feel no r_inh
             trace[row, i] = to_u * u[i] + to_q * q[i] + to_c * c[i] + to_r * r[i]
         of_mean = maps[1, row, :, t]
+        # M (u, q, c, r, r_inh) of the mean
         felt = of_mean[0] * u[last] + of_mean[1] * q[last] + of_mean[2] * c[last]
         trace[row, last] = felt + of_mean[3] * r[last] + of_mean[4] * r_inh
 
@@ -194,7 +198,6 @@ class Compiled:
         self.spare: State | None = None
 
     def advance(self, state: State, x: Array, start: int, recorded: Sequence[int]) -> tuple[State, Any, Any, Any]:
-        """Present the inputs x from presentation ``start`` on; the method of `bioshare.circuit.exact.engine`."""
         groups, _, inputs = self.weights.shape
         length = x.shape[1]
         after = self.spare or tuple(np.empty_like(part) for part in state)  # fresh memory is slow
@@ -237,14 +240,13 @@ class CompiledGroups(Compiled):
         self.w_init = np.concatenate([vectors, mean], 1).mT.copy()  # (B, K, n)
 
     def at_rest(self) -> State:
-        """The state v, m (B, K, n), r - b (B, n), r_inh (B,) before sleep: r = 0 is r - b = -b, of the mean."""
         r = np.zeros_like(self.w_init[:, 0])
-        r[:, -1] = -self.bias
+        r[:, -1] = -self.bias  # r = 0 of all neurons is r - b = -b of the mean
         return np.zeros_like(self.w_init), np.zeros_like(self.w_init), r, np.zeros_like(self.bias)
 
     def end(self, state: State) -> tuple[Array, Array, Array]:
-        """Weights (B, N, K), r (B, N) and r_inh (B,)."""
         v, _, r, r_inh = state
+        # (B, K, n) and (B, 1, n) of the deviations, rotated to (B, K, N) and (B, 1, N)
         added, response = v[..., :-1], r[:, None, :-1]
         if self.rotation is not None:
             added, response = added @ self.rotation.mT, response @ self.rotation.mT

@@ -36,16 +36,14 @@ class SharedGroups:
         self.deviation_init = deviation.mT.contiguous()
 
     def at_rest(self) -> State:
-        """The state before sleep."""
         mean = Vectors.at_rest(self.mean_init.mT.contiguous(), -self.constants.bias)
         return Vectors.at_rest(self.deviation_init), mean
 
     def advance(
         self, state: State, x: Array, start: int, recorded: Sequence[int]
     ) -> tuple[State, Tensor, Tensor, Tensor]:
-        """Present the inputs x from presentation ``start`` on, as `engine.groups_for` says."""
         deviation, mean = state
-        held = self.tensor(x[self.problem.stimulus_of])
+        held = self.tensor(x[self.problem.stimulus_of])  # (B, T, K)
         length = BLOCK if len(self.weights) > FEW and recorded else LONG_BLOCK
         within, means, spreads = [], [], []
         every_block = blocks(self.constants, held, self.rates[start : start + held.shape[1]], length)
@@ -60,9 +58,11 @@ class SharedGroups:
         return (deviation, mean), torch.cat(within, 1), torch.cat([none, *means], -1), torch.cat([none, *spreads], -1)
 
     def end(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (B, N, K), r (B, N) and r_inh (B,)."""
         deviation, mean = state
-        added, response = deviation.v, deviation.state[:, :1]
+        added, response = (
+            deviation.v,
+            deviation.state[:, :1],
+        )  # (B, K, n) and (B, 1, n), rotated to (B, K, N), (B, 1, N)
         if self.rotation is not None:
             added, response = added @ self.rotation.mT, response @ self.rotation.mT
         r = response[:, 0] + mean.state[:, 0] + self.constants.bias
@@ -73,7 +73,6 @@ class IdentityGroups(SharedGroups):
     """The columns of the identity as deviations and as means: the sleep of the identity is the map of all sleeps."""
 
     def at_rest(self) -> State:
-        """The state before sleep."""
         groups, _, inputs = self.weights.shape
         identity = torch.eye(inputs, dtype=self.rates.dtype, device=self.rates.device).repeat(groups, 1, 1)
         mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))

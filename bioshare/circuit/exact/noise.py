@@ -55,6 +55,7 @@ def hold_timed(neurons: Array, r: Array, r_inh: Any, rates: Array, parameters: A
         r_inh += h * (mean - r_inh)
         summed = zero
         for i in range(len(r)):
+            # z = p_vv u + p_vm q + c + |x|^2 phi
             z = c[i] + p_vv * u[i] + p_vm * q[i] + power[i] * phi[i]
             r[i] += h * (z - inhibition - r[i])
             # Eq. 4 along x
@@ -78,6 +79,7 @@ def hold_steady(neurons: Array, r: Array, rates: Array, parameters: Array) -> An
         r[i] = neurons[C, i] + neurons[U, i]
     mean = r.sum() / rates.dtype.type(len(r))
     r_inh = mean / (one + alpha)
+    # one update from p = I: phi = psi = -eta (r - b)
     for i in range(len(r)):
         r[i] += r_inh - mean
         neurons[PHI, i] = neurons[PSI, i] = -eta * r[i]
@@ -92,6 +94,7 @@ def move_noisy(v: Array, m: Array, x: Array, neurons: Array, pull: Any, bound: A
     within = 0
     for i in range(x.shape[0]):
         for k in range(x.shape[1]):
+            # v = p_vv v_0 + p_vm m_0 + phi x, m = p_mv v_0 + p_mm m_0 + psi x
             old_v, old_m = v[i, k], m[i, k]
             v[i, k] = p_vv * old_v + p_vm * old_m + phi[i] * x[i, k]
             m[i, k] = p_mv * old_v + p_mm * old_m + psi[i] * x[i, k]
@@ -106,6 +109,7 @@ def record_noisy(w_init: Array, v: Array, mean: Array, spread: Array) -> None:
     share = mean.dtype.type(1) / mean.dtype.type(neurons)
     for k in range(inputs):
         mean[k] = spread[k] = 0
+    # two passes: near convergence the variance is 1e-12 of the squared mean
     for i in range(neurons):
         for k in range(inputs):
             mean[k] += share * (w_init[i, k] + v[i, k])
@@ -146,12 +150,10 @@ class CompiledNoise(Compiled):
         self.w_init = self.weights
 
     def at_rest(self) -> State:
-        """The state before sleep: r = 0 is r - b = -b."""
-        r = np.repeat(-self.bias[:, None], self.weights.shape[1], 1)
+        r = np.repeat(-self.bias[:, None], self.weights.shape[1], 1)  # r = 0
         return np.zeros_like(self.weights), np.zeros_like(self.weights), r, np.zeros_like(self.bias)
 
     def end(self, state: State) -> tuple[Array, Array, Array]:
-        """Weights (B, N, K), r (B, N) and r_inh (B,)."""
         v, _, r, r_inh = state
         return self.weights + v, r + self.bias[:, None], r_inh.copy()
 
@@ -164,14 +166,12 @@ class NoisyGroups:
         self.weights, self.rates = tensor(problem.weights), tensor(problem.rates)
 
     def at_rest(self) -> tuple[Tensor, ...]:
-        """The state before sleep: r = 0 is r - b = -b."""
         v, m = self.weights.new_zeros(2, *self.weights.shape)
         return v, m, (-self.constants.bias).repeat(1, v.shape[1]), torch.zeros_like(self.constants.bias)
 
     def advance(
         self, state: tuple[Tensor, ...], x: Array, start: int, recorded: Sequence[int]
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
-        """Present the inputs x from presentation ``start`` on, as `engine.groups_for` says."""
         drawn, within, means, spreads = self.tensor(x), [], [], []
         for t in range(x.shape[1]):
             state = self._present(state, drawn[self.problem.stimulus_of, t], self.rates[start + t])
@@ -198,6 +198,5 @@ class NoisyGroups:
         return v, m, r, r_inh
 
     def end(self, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (B, N, K), r (B, N) and r_inh (B,)."""
         v, _, r, r_inh = state
         return self.weights + v, r + self.constants.bias, r_inh[:, 0]
