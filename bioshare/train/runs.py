@@ -135,7 +135,7 @@ def run_all(
     single = scheduler is None and at_once == 1
     options = {"checkpoint_every": CHECKPOINT_EVERY, "progress": progress and single} | options
     call = partial(train_job, fit=fit, until=until, threads=threads, **options)
-    outcomes, tell = Outcomes(), partial(tqdm.write, file=sys.stderr) if progress else lambda text: None
+    outcomes, show = Outcomes(), partial(tqdm.write, file=sys.stderr) if progress else lambda text: None
     with ExitStack() as stack:
         if scheduler is None:
             submit = lambda call: stack.enter_context(RunProcess(call))
@@ -147,7 +147,7 @@ def run_all(
         caught = stack.enter_context(interruptible())
         bar = stack.enter_context(tqdm(total=len(jobs), unit="run", disable=single or not progress))
         for job, ending in _in_turn(jobs, begin, at_once or 1, until, caught):
-            tell(f"{job.name}: {outcomes.add(job.name, ending)}")
+            show(f"{job.name}: {outcomes.add(job.name, ending)}")
             bar.update(ending is not None)
             if job.name in outcomes.results:
                 done(job)

@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Print names, hyperparameters and the paper's numbers."""
-    found = matching(arguments.pattern)
+    experiments = matching(arguments.pattern)
     print("The paper's numbers. Accuracy is a mean over the runs, diff the difference to conv, all in per cent.")
-    for table, experiments in groupby(found, attrgetter("table")):
+    for table, rows in groupby(experiments, attrgetter("table")):
         print(f"\nTable {table}: {TABLES[table]}")
-        print(aligned([*HEADS, *map(_row, experiments)]))
+        print(aligned([*HEADS, *map(_row, rows)]))
 
 
 def _row(experiment: Experiment) -> tuple[str, ...]:

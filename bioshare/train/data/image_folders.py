@@ -107,11 +107,11 @@ def _test(path: Path, files: _Files, classes: tuple[str, ...]) -> list[tuple[str
 
 def _annotated(path: Path, files: _Files, images: list[str]) -> dict[str, str]:
     """The class of every image of a flat validation folder."""
-    found = [name for name in ANNOTATIONS if name in files.names]
-    if not found:
+    present = [name for name in ANNOTATIONS if name in files.names]
+    if not present:
         raise ValueError(f"{path} must have folders val/CLASS, or the classes in {' or '.join(ANNOTATIONS)}")
-    where, by_name, named = files.address(found[0]), {name.split("/")[-1]: name for name in images}, {}
-    for number, line in enumerate(files.text(found[0]).splitlines(), start=1):
+    where, by_name, named = files.address(present[0]), {name.split("/")[-1]: name for name in images}, {}
+    for number, line in enumerate(files.text(present[0]).splitlines(), start=1):
         if not line.strip():
             continue
         image, *label = line.split()[:2]

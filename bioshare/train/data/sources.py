@@ -89,39 +89,39 @@ class CifarArchive:
                 f"{path} must have the SHA-256 checksum {self.sha256} of {self.form}; got {digest}. It is another "
                 "file, or was not fetched to its end: fetch it again from https://www.cs.toronto.edu/~kriz/cifar.html"
             )
-        found = self._members(path)
-        classes = tuple(found[self.names].decode("utf-8").split())
+        members = self._members(path)
+        classes = tuple(members[self.names].decode("utf-8").split())
         if len(classes) != self.classes:
             raise ValueError(f"{path}: {self.names} must name {self.classes} classes; got {len(classes)}")
-        splits = [self._split(path, part, found, bar) for part in ("train", "test")]
+        splits = [self._split(path, part, members, bar) for part in ("train", "test")]
         return Contents(classes, *splits, sha256=digest)
 
     def _members(self, path: Path) -> dict[str, bytes]:
         """The needed files of the archive, by name, without extraction to disk."""
-        wanted, found = {self.names, *self.files["train"], *self.files["test"]}, {}
+        wanted, members = {self.names, *self.files["train"], *self.files["test"]}, {}
         try:
             with tarfile.open(path, "r|gz") as archive:
                 for member in archive:
                     name = member.name.removeprefix("./").removeprefix(f"{self.folder}/")
                     content = archive.extractfile(member) if name in wanted else None
                     if content:
-                        found[name] = content.read()
+                        members[name] = content.read()
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} is not a whole .tar.gz archive: {error}. Fetch it again") from error
-        if missing := wanted - found.keys():
+        if missing := wanted - members.keys():
             raise ValueError(f"{path} lacks {self.folder}/{min(missing)}; it must be {self.form}, to its end")
-        return found
+        return members
 
-    def _split(self, path: Path, part: str, found: dict[str, bytes], bar: tqdm) -> Split:
+    def _split(self, path: Path, part: str, members: dict[str, bytes], bar: tqdm) -> Split:
         records, size = self.images[part] // len(self.files[part]), self.label_bytes + 3072
         images, labels = [], []
         for name in self.files[part]:
-            if len(found[name]) != records * size:
+            if len(members[name]) != records * size:
                 raise ValueError(
                     f"{path}: {name} must have {records} records of {size} bytes = {records * size}; "
-                    f"got {len(found[name])} bytes"
+                    f"got {len(members[name])} bytes"
                 )
-            table = np.frombuffer(found[name], np.uint8).reshape(records, size)
+            table = np.frombuffer(members[name], np.uint8).reshape(records, size)
             labels.append(table[:, self.label_bytes - 1].astype(np.int64))
             check_labels(f"{path}: {name}", labels[-1], self.classes)
             images.append(table[:, self.label_bytes :].reshape(records, 3, 32, 32))
