@@ -10,6 +10,7 @@ at that time, as with ws(1), are left out.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -66,8 +67,10 @@ def read(files: Sequence[Path]) -> tuple[dict[str, xr.Dataset], dict[str, tuple[
     notes: list[str] = []
     for path in files:
         table = stored(path)
-        comparable = table.attrs.get("dataset") in IMAGES
-        notes += [setting(table.attrs), str(table.attrs.get("costs", ""))]
+        config = json.loads(table.attrs.get("shared_config", "{}"))
+        config["dataset"] = config.get("dataset", {}).get("name", "none")
+        comparable = config["dataset"] in IMAGES
+        notes += [setting(config), str(table.attrs.get("costs", ""))]
         for row in table["row"].values.tolist():
             runs = table.sel(row=row).dropna("seed", how="all", subset=["top1"])
             if not runs.sizes["seed"]:
@@ -94,9 +97,9 @@ def stored(path: Path) -> xr.Dataset:
     return table
 
 
-def setting(attributes: dict[str, Any]) -> str:
+def setting(config: dict[str, Any]) -> str:
     """The common setting of all runs of a file as text."""
-    known = [f"{name} {attributes[name]}" for name in SETTING if attributes.get(name, "none") != "none"]
+    known = [f"{name} {config[name]}" for name in SETTING if config.get(name, "none") not in (None, "none")]
     return f"Setting: {', '.join(known)}." if known else ""
 
 

@@ -26,6 +26,7 @@ from bioshare.train.commands.options import TIME_UP
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.fitting import fit
 from bioshare.train.interrupt import Interrupted
+from bioshare.train.results import shared_config
 from bioshare.train.runs import Job, run_all
 
 RATES = (5e-4, 5e-3, 5e-2)
@@ -36,7 +37,8 @@ FLOOR = -10.0
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parsed(arguments)
     start = time.perf_counter()
-    data = xr.concat(train(args), "learning_rate", combine_attrs="drop_conflicts")
+    results = train(args)
+    data = xr.concat(results, "learning_rate", combine_attrs="drop_conflicts").assign_attrs(shared_config(results))
     data = data.assign_coords(learning_rate=list(RATES)).astype(np.float32)
     save_data(data, args.out / ("fig6_full.nc" if args.full else "fig6.nc"))
 

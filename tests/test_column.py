@@ -8,17 +8,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
+from bioshare.train.config import TrainConfig
 from bioshare.train.results import gather, write_result
+from bioshare.train.stored import config_text
 
 SCRIPT = Path(__file__).parents[1] / "figures" / "column.py"
 ACCURACY = {"conv": 90.0, "lc": 80.0, "lc-ws1": 89.0, "lc-ws10-alpha10": 86.0}
 """After the last epoch, of seed 0; seed 1 has 2 more."""
 
 
-def run(row, seed):
+def run(row, seed, images="cifar10-jpeg"):
     """Three epochs of half a minute each, and ten seconds of tests; weights are equal at the end of those of ws(1)."""
     top1 = ACCURACY[row] + 2 * seed - np.array([20.0, 10.0, 0.0])
     found = xr.Dataset({"top1": ("epoch", top1), "seconds": ("epoch", [30.0] * 3)})
+    found.attrs["config"] = config_text(TrainConfig(dataset=images, epochs=3, seed=seed))
     if row != "conv":  # whose tests were not timed
         found["test_seconds"] = "epoch", [10.0] * 3
         snr = np.full(4, -np.inf) if row == "lc-ws1" else np.array([1.0, 0.5, -2.0, -3.0])
@@ -29,11 +32,11 @@ def run(row, seed):
 def store(folder, images="cifar10-jpeg"):
     """Two files, as two commands would have written them."""
     for name, rows in {"first": ["conv", "lc", "lc-ws1"], "second": ["lc-ws10-alpha10", "lc-ws100"]}.items():
-        results = {(row, seed): run(row, seed) for row in rows if row in ACCURACY for seed in range(2)}
+        results = {(row, seed): run(row, seed, images) for row in rows if row in ACCURACY for seed in range(2)}
         table = gather(results, {"row": rows, "seed": range(3)})  # seed 2 and ws(100) are not finished
         for field, value in {"paper_top1": 88.3, "paper_top1_diff": -0.8}.items():
             table[field] = "row", [value if name == "first" else np.nan for _ in rows]
-        write_result(folder / f"{name}.nc", table.assign_attrs(costs=f"Cost: {name}.", dataset=images, epochs=3))
+        write_result(folder / f"{name}.nc", table.assign_attrs(costs=f"Cost: {name}."))
 
 
 def test_table_and_curves_come_from_what_the_command_stored(tmp_path):
@@ -47,7 +50,7 @@ def test_table_and_curves_come_from_what_the_command_stored(tmp_path):
         "| LC, ws(1) | 2 | 90.0 +- 1.4 | -1.0 | 88.3 | -0.8 | 2.0 |",
         "| LC, ws(10), α = 10 | 2 | 87.0 +- 1.4 | -4.0 | - | - | 2.0 |",
         "",
-        "Setting: dataset cifar10-jpeg, epochs 3.",
+        "Setting: dataset cifar10-jpeg, epochs 3, batch_size 512, padding 4.",
         "",
         "Cost: first.",
         "",
@@ -68,7 +71,7 @@ def test_other_images_do_not_stand_beside_the_papers_numbers(tmp_path):
     command = [sys.executable, SCRIPT, tmp_path / "first.nc", "--to", tmp_path / "d.v1"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "| LC | 2 | 81.0 +- 1.4 | -10.0 | - | - | 2.0 |" in shown
-    assert "Setting: dataset digits, epochs 3." in shown
+    assert "Setting: dataset digits, epochs 3, batch_size 512, padding 4." in shown
     assert sorted(path.name for path in tmp_path.glob("d*")) == ["d.v1.md", "d.v1.png", "d.v1.svg"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -219,13 +219,17 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
     ]
     combined = xr.combine_by_coords(runs, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
     stacked = cast(xr.Dataset, combined)
-    configs = [json.loads(result.attrs["config"]) for result in results.values() if "config" in result.attrs]
-    if configs:
-        shared = {name: value for name, value in configs[0].items() if all(one[name] == value for one in configs)}
-        stacked.attrs["shared_config"] = json.dumps(shared)
+    stacked.attrs |= shared_config(results.values())
     epochs = range(1, max(result.sizes["epoch"] for result in results.values()) + 1)
     wanted = {name: np.array(values) for name, values in {**axes, "epoch": epochs}.items()}  # text, not objects
     return stacked.reindex(wanted).assign_coords(wanted)
+
+
+def shared_config(results: Iterable[xr.Dataset]) -> dict[str, str]:
+    """The fields that the configurations of all results have in common, as JSON in an attribute ``shared_config``."""
+    configs = [json.loads(result.attrs["config"]) for result in results if "config" in result.attrs]
+    common = {name: value for name, value in (configs or [{}])[0].items() if all(one[name] == value for one in configs)}
+    return {"shared_config": json.dumps(common)} if common else {}
 
 
 def _per_epoch(result: xr.Dataset, axes: Mapping[str, Sequence[Any]]) -> xr.Dataset:
