@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.bench.harness import synchronise
-from bioshare.bridge import InstantSharing, Sleep
+from bioshare.bridge import Phase
 from bioshare.cli import positive
 from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 from bioshare.nn.functional import prefer
@@ -30,13 +30,7 @@ SEED = 0
 
 
 class PaperNetwork(NamedTuple):
-    """A network of the paper.
-
-    Attributes:
-        side: rows and columns of an image.
-        batch: batch size in the paper.
-        images: number of training images.
-    """
+    """A network of the paper, rows and columns of an image, batch size, and number of training images."""
 
     title: str
     build: Callable[[], nn.Module]
@@ -142,7 +136,7 @@ class TrainingStep:
         for _ in range(WARM_UP + 1):
             self()
 
-    def change(self, phase: InstantSharing | Sleep) -> Callable[[int], None]:
+    def change(self, phase: Phase) -> Callable[[int], None]:
         """Function of a seed: change the weights in the stream of the step, from a graph if the step is replayed."""
         change = changing(phase, self.run.model, record=self.record)
 

@@ -14,7 +14,7 @@ import torch
 from bioshare.bench.bridge import warm_up_phase
 from bioshare.bench.harness import BenchTable, add_common_options, free_memory, peak_bytes, turns
 from bioshare.bench.networks import NETWORKS, NetworkForm, TrainingStep, add_network_options, bench_network
-from bioshare.bridge import InstantSharing, Sleep
+from bioshare.bridge import InstantSharing, Phase, Sleep
 from bioshare.cli import positive
 from bioshare.nn.forms import fused_available
 from bioshare.train.graph import WARM_UP
@@ -51,7 +51,7 @@ class Variant(NamedTuple):
     form: NetworkForm
     compiled: bool = False
     graph: bool = False
-    phase: InstantSharing | Sleep | None = None
+    phase: Phase | None = None
     every: int = 1
 
     def step(self, settings: StepSettings) -> TrainingStep:
