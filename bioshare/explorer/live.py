@@ -18,7 +18,7 @@ from bioshare.explorer.brian_process import run_brian2_process
 from bioshare.explorer.page_data import count_sleeps
 from bioshare.explorer.panels import RESULT_PANELS, layout, result_properties
 from bioshare.explorer.result import ProgressFunction, SettingResult, simulate_setting
-from bioshare.explorer.setting import DT, SLIDERS, Setting, Unstable
+from bioshare.explorer.setting import DT, SYMBOLS, Setting, Unstable
 from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
 from bioshare.explorer.widgets import Controls, PanelsWidget, close_widgets, wire_format
 from bioshare.explorer.worker import Worker, running_loop
@@ -281,8 +281,7 @@ def _compile(progress: ProgressFunction) -> None:
 
 def _differences(setting: Setting, other: Setting) -> str:
     """The values of a setting that differ from another setting, such as "α = 10, k = 3"."""
-    symbols = {slider.name: slider.label.split()[0] for slider in SLIDERS}
     values = other.values()
     return ", ".join(
-        f"{symbols[name]} = {value:g}" for name, value in setting.values().items() if value != values[name]
+        f"{SYMBOLS[name]} = {value:g}" for name, value in setting.values().items() if value != values[name]
     )

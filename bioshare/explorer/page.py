@@ -30,13 +30,11 @@ from bioshare.explorer.result import (
     theory_end,
     theory_minimum,
 )
-from bioshare.explorer.setting import DT, DURATION, MOMENTUM, Setting
+from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SYMBOLS, Setting
 from bioshare.explorer.snapshots import INPUTS, NEURONS
 from bioshare.explorer.sources import alpha_edges, cell_edges, unstable_source
 from bioshare.explorer.widgets import bokehjs
 from bioshare.files import replacing
-
-SYMBOLS = {"alpha": "α", "gamma": "γ", "noise": "σ", "learning_rate": "η"}
 
 
 def save(path: str | os.PathLike[str], setting: Setting, progress: Progress = True) -> Path:
@@ -107,7 +105,7 @@ def _json_data(page: PageData) -> dict[str, Any]:
     opening = dict(zip(own, nearest.tolist(), strict=True))
     return {
         "axes": {name: axis.tolist() for name, axis in axes.items()},
-        "symbols": SYMBOLS,
+        "symbols": {name: SYMBOLS[name] for name in ("alpha", "gamma", "noise", "learning_rate")},
         "own": own,
         "opening": opening,
         "reasons": page.reasons,

@@ -49,6 +49,7 @@ SLIDERS = (
     Slider("presentations", "presentations", 100, 10_000),
     Slider("seed", "seed", 0, 100, 1),
 )
+SYMBOLS = {slider.name: slider.label.split()[0] for slider in SLIDERS}
 WHOLE = {"k", "neurons", "presentations", "seed"}
 
 

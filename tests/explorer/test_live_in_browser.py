@@ -101,9 +101,14 @@ def page(address):
 
 @pytest.fixture
 def fresh(page):
-    """The page with its sliders at the start."""
-    page.click("text=Reset")
-    until(lambda: shows(page, START))
+    """The page with its sliders at the start: the browser may send the last move of a slider after a click on Reset."""
+
+    def reset():
+        page.click("text=Reset")
+        page.wait_for_timeout(300)
+        return shows(page, START)
+
+    until(reset)
     return page
 
 
