@@ -200,10 +200,10 @@ def matching(pattern: str = "*") -> list[Experiment]:
         ValueError: no name matches.
     """
     start = pattern.rstrip("/") + "/"
-    found = [one for name, one in EXPERIMENTS.items() if fnmatchcase(name, pattern) or name.startswith(start)]
-    if not found:
+    matches = [one for name, one in EXPERIMENTS.items() if fnmatchcase(name, pattern) or name.startswith(start)]
+    if not matches:
         raise ValueError(f"no experiment matches {pattern!r}{_nearest(pattern)}. Names read table1/cifar10/lc-ws10")
-    return found
+    return matches
 
 
 def grid_search(experiment: Experiment) -> GridSearch:

@@ -110,26 +110,26 @@ def fit(
         # the device with its stream and graphs, random generators, the data and the network
         if form != "auto":
             stack.enter_context(prefer(form))
-        here = stack.enter_context(processes(device))
-        record = recorder(graphs, here)
-        stack.enter_context(torch.random.fork_rng([here.device] if here.device.type == "cuda" else []))
-        stack.enter_context(here.stream())
+        group = stack.enter_context(processes(device))
+        record = recorder(graphs, group)
+        stack.enter_context(torch.random.fork_rng([group.device] if group.device.type == "cuda" else []))
+        stack.enter_context(group.stream())
         dataset = load(config.dataset_name, data)
-        writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and here.rank == 0 else None
-        batches = training_batches(dataset, config, here.device, here.rank, here.world)
-        tests = test_batches(dataset, config, here.device, here.rank, here.world)
+        writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and group.rank == 0 else None
+        batches = training_batches(dataset, config, group.device, group.rank, group.world)
+        tests = test_batches(dataset, config, group.device, group.rank, group.world)
         sizes: dict[str, Any] = {"num_classes": len(dataset.classes), "input_size": dataset.input_size}
         run = stack.enter_context(
-            closing(Run(config, config.build_network(**sizes), batches, here, record_snr, record))
+            closing(Run(config, config.build_network(**sizes), batches, group, record_snr, record))
         )
         # the position of the last checkpoint, or the start
-        if here.rank == 0:
+        if group.rank == 0:
             stack.enter_context(locked(folder))
         if path.exists():
             run.restore(path)
         epoch = sum(map(run.images, range(len(batches))))
         done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
-        shown = progress and here.rank == 0
+        shown = progress and group.rank == 0
         bar = tqdm(total=config.epochs * epoch, initial=done, disable=not shown, unit=" images", unit_scale=True)
         stack.enter_context(bar)
         caught = stack.enter_context(interruptible())
@@ -141,15 +141,15 @@ def fit(
                 run.step(x, y)
                 bar.update(run.images(run.batch - 1))
                 over = seconds is not None and time.monotonic() - begun >= seconds
-                look = run.steps % LOOK_EVERY[here.device.type] == 0
-                look |= here.world == 1 and (caught.signal > 0 or over)  # several processes must look at the same batch
+                look = run.steps % LOOK_EVERY[group.device.type] == 0
+                look |= group.world == 1 and (caught.signal > 0 or over)  # several must look at the same batch
                 if look or run.batch == len(batches):
                     run.finish()
                 run.seconds += time.perf_counter() - start
                 if look:
                     late = time.monotonic() - run.saved >= checkpoint_every
-                    facts = torch.tensor([caught.signal, late, over], device=here.device)
-                    signal, late, over = here.largest(facts).tolist()
+                    facts = torch.tensor([caught.signal, late, over], device=group.device)
+                    signal, late, over = group.largest(facts).tolist()
                     totals = run.totals()
                     loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
                     bar.set_postfix_str(f"loss {loss:.3f}, {100 * correct:.1f} % correct", refresh=False)

@@ -113,18 +113,18 @@ def changing(
     return lambda seed: replayed(*phase.tensors(model, seed))
 
 
-def recorder(graphs: bool | None, here: Processes) -> Callable[[], CudaRecording] | None:
+def recorder(graphs: bool | None, group: Processes) -> Callable[[], CudaRecording] | None:
     """A maker of the recordings of one run, in shared memory; None for a run without CUDA graphs.
 
     Args:
         graphs: True to demand graphs, False to do without, None for wherever graphs are possible.
-        here: this process.
+        group: this process among all.
 
     Raises:
         ValueError: graphs are demanded but not possible.
     """
-    possible = here.device.type == "cuda" and here.world == 1
+    possible = group.device.type == "cuda" and group.world == 1
     if graphs and not possible:
-        place = f"{here.world} processes" if here.world > 1 else f"the device {str(here.device)!r}"
+        place = f"{group.world} processes" if group.world > 1 else f"the device {str(group.device)!r}"
         raise ValueError(f"graphs must be None or False for {place}: CUDA graphs need a GPU and a single process")
     return partial(CudaRecording, torch.cuda.graph_pool_handle()) if possible and graphs is not False else None

@@ -15,12 +15,12 @@ def cells(table: str) -> Cells:
     first, second, *lines = table.strip("\n").splitlines()
     columns, rows = second.split(), [line.split() for line in lines]
     starts = [index for index, column in enumerate(columns) if column == columns[0]]
-    found: Cells = {}
+    read: Cells = {}
     for dataset, start, end in zip(first.split(), starts, [*starts[1:], None], strict=True):
         for name, *numbers in rows:
             pairs = list(zip(columns, numbers, strict=True))[start:end]
-            found[dataset, name] = {column: float(number) for column, number in pairs if number != "-"}
-    return found
+            read[dataset, name] = {column: float(number) for column, number in pairs if number != "-"}
+    return read
 
 
 # Padding 4. The appendix prints it again as Table 4.

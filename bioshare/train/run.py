@@ -39,7 +39,7 @@ class Run:
         config: configuration of the run.
         model: the network, in place; `BatchNorm2d` layers are synchronised if there are several processes.
         batches: training images, the part of this process.
-        here: this process.
+        group: this process among all.
         record_snr: measure -log SNR after every n-th batch, counted as for the first phase; None for once an epoch.
         record: makes the CUDA graphs from which the steps are replayed (`bioshare.train.graph`); None for ordinary
             steps. There must be a single process.
@@ -59,25 +59,25 @@ class Run:
         config: TrainConfig,
         model: nn.Module,
         batches: Batches,
-        here: Processes,
+        group: Processes,
         record_snr: int | None = None,
         record: Callable[[], CudaRecording] | None = None,
     ) -> None:
-        self.config, self.batches, self.here, self.record_snr = config, batches, here, record_snr
-        self.model = model.to(here.device).train()
+        self.config, self.batches, self.group, self.record_snr = config, batches, group, record_snr
+        self.model = model.to(group.device).train()
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its convolutions)
         for every in config.phases:
             every.phase.check(self.model)
-        here.synchronise(self.model)
+        group.synchronise(self.model)
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
-        self.forward = here.parallel(self.compiled)
+        self.forward = group.parallel(self.compiled)
         self.optimizer = config.optimizer.build(self.model)
         half_types = {"fp16": torch.float16, "bf16": torch.bfloat16}
         self.dtype = half_types.get(
-            "fp16" if config.precision == "auto" and here.device.type == "cuda" else config.precision
+            "fp16" if config.precision == "auto" and group.device.type == "cuda" else config.precision
         )
-        self.scaler = torch.amp.GradScaler(here.device.type, enabled=self.dtype is torch.float16)
-        self.stopwatch = Stopwatch(here.device)
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=self.dtype is torch.float16)
+        self.stopwatch = Stopwatch(group.device)
         self.changes = [changing(every.phase, self.model, self.optimizer, record) for every in config.phases]
         self.count = config.phases[0].count if config.phases else "epoch"  # of the batches to measure
         borders = [every.phase.border for every in config.phases if hasattr(every.phase, "border")]  # pyright: ignore[reportAttributeAccessIssue]
@@ -91,7 +91,7 @@ class Run:
         self.epoch, self.batch = 0, 0
         self.saved, self.published = time.monotonic(), -math.inf
         self.seconds, self.asleep = 0.0, 0.0
-        self.sums = torch.zeros(4, dtype=torch.float64, device=here.device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=group.device)
         self.history = History()
         self._measure()
 
@@ -114,9 +114,9 @@ class Run:
     def step(self, x: Tensor, y: Tensor) -> None:
         """Learn from one batch, or from the part of this process, and apply the phases that are due.
 
-        On a GPU the host never waits here, unless -log SNR is measured or a new sleep is simulated.
+        On a GPU the host never waits group, unless -log SNR is measured or a new sleep is simulated.
         """
-        _seed_generators(self.here.device, seed_at("step", self.config.seed, self.steps, self.here.rank))
+        _seed_generators(self.group.device, seed_at("step", self.config.seed, self.steps, self.group.rank))
         rate = self.config.learning_rate(self.epoch)
         if rate != self.rate:
             for group in self.optimizer.param_groups:
@@ -136,14 +136,14 @@ class Run:
             self._measure()
 
     def _learn(self, x: Tensor, y: Tensor) -> None:
-        """Take a step of the optimiser, on the device alone; a graph must find the same numbers of the host here."""
+        """Take a step of the optimiser, on the device alone; a graph must find the same numbers of the host group."""
         self.optimizer.zero_grad()  # to None: the gradients of a graph lie in the graph's memory
-        with autocast(self.here.device, self.dtype):
+        with autocast(self.group.device, self.dtype):
             scores = self.forward(x)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         loss = cross_entropy(scores, y, reduction="sum")
         # several processes average their gradients: times world over all images is the mean over the whole batch
-        self.scaler.scale(loss * (self.here.world / self.images(self.batch))).backward()
+        self.scaler.scale(loss * (self.group.world / self.images(self.batch))).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         correct = (scores.detach().argmax(1) == y).sum()
@@ -160,7 +160,7 @@ class Run:
         seed = seed_at("sleep", self.config.seed, self.steps - 1, *([index] if index else []))
         self.history.sharings += 1
         with self.stopwatch.running(), self._diverging():
-            if measured or not (self.graphs or self.here.device.type == "cuda"):
+            if measured or not (self.graphs or self.group.device.type == "cuda"):
                 report = every.phase(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
                 return measured and self.history.add_report(self.steps, report)
             self.changes[index](seed)  # without checks: weights that aren't finite show in the next loss
@@ -182,7 +182,7 @@ class Run:
 
     def finish(self) -> None:
         """Wait for the device, and add up the time of the phases."""
-        self.here.finish()
+        self.group.finish()
         self.asleep += self.stopwatch.read()
 
     def totals(self) -> Tensor:
@@ -191,9 +191,9 @@ class Run:
         Raises:
             TrainingDivergedError: a loss wasn't finite; in all processes.
         """
-        totals = self.here.total(self.sums)
+        totals = self.group.total(self.sums)
         if not totals[LOSS].isfinite():
-            fine = -self.here.largest(-self.sums[FINITE])
+            fine = -self.group.largest(-self.sums[FINITE])
             raise self._divergence("the loss", self.steps - self.batch + int(fine))
         return totals
 
@@ -213,7 +213,7 @@ class Run:
     def finish_epoch(self, tests: Batches) -> None:
         """Test the network, write the epoch into the history, and go on to the next."""
         start = time.perf_counter()
-        test = evaluate(self.compiled, tests, self.dtype, self.here, self.graphs.get("test"))
+        test = evaluate(self.compiled, tests, self.dtype, self.group, self.graphs.get("test"))
         loss, correct, images, _ = self.totals().tolist()
         if self.record_snr is None:
             self._measure()
@@ -234,9 +234,9 @@ class Run:
 
     def publish(self, folder: Path) -> xr.Dataset:
         """The history so far, written to the folder by one process."""
-        how = {"processes": self.here.world, "precision_used": str(self.dtype or torch.float32).removeprefix("torch.")}
-        result = self.history.to_xarray(self.config, self.here.device).assign_attrs(how)
-        if self.here.rank == 0:
+        how = {"processes": self.group.world, "precision_used": str(self.dtype or torch.float32).removeprefix("torch.")}
+        result = self.history.to_xarray(self.config, self.group.device).assign_attrs(how)
+        if self.group.rank == 0:
             write_result(folder / RESULT, result)
         self.published = time.monotonic()
         return result
@@ -263,10 +263,10 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "history": self.history.facts(),
         }
-        if self.here.rank == 0:
+        if self.group.rank == 0:
             tensors = checkpoint.state(self.model, self.optimizer) | self.history.tensors() | {"sums": totals}
             checkpoint.write(path, tensors, metadata)
-        self.here.wait()
+        self.group.wait()
         self.saved = time.monotonic()
 
     def restore(self, path: Path) -> None:
@@ -282,7 +282,7 @@ class Run:
         self.history = History.restored(metadata["history"], tensors)
         if metadata["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
-        if self.here.rank == 0:
+        if self.group.rank == 0:
             self.sums.copy_(tensors["sums"])
         self.sums[FINITE] = self.batch
 
@@ -292,7 +292,7 @@ def evaluate(
     model: nn.Module,
     batches: Batches,
     dtype: torch.dtype | None = None,
-    here: Processes | None = None,
+    group: Processes | None = None,
     count: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Test a network in evaluation mode, and restore the mode.
@@ -301,7 +301,7 @@ def evaluate(
         model: network from images to logits.
         batches: test images, the part of this process, on the model's device.
         dtype: type of automatic mixed precision; None for none.
-        here: this process; None for a single one.
+        group: this process among all; None for a single process.
         count: replaces `scores_counted` of the model, for instance by a CUDA graph.
 
     Returns:
@@ -312,7 +312,7 @@ def evaluate(
     for x, y in batches.epoch(0):
         sums = sums.to(x.device) + (count(x, y) if count else scores_counted(model, dtype, x, y))
     model.train(mode)
-    loss, first, five, images = (here.total(sums) if here else sums).tolist()
+    loss, first, five, images = (group.total(sums) if group else sums).tolist()
     return {"test_loss": loss / images, "top1": 100 * first / images, "top5": 100 * five / images}
 
 

@@ -47,7 +47,7 @@ def _tiny(monkeypatch):
 
 def replayed_run(folder, config, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "recorder", lambda graphs, here: Tape)
+        patch.setattr(fitting, "recorder", lambda graphs, group: Tape)
         return run(folder, config, **options)
 
 
@@ -88,7 +88,7 @@ def test_the_sleep_of_every_neuron_is_not_recorded(tmp_path):
 
 def test_a_run_of_replayed_steps_goes_on_from_any_checkpoint(tmp_path, monkeypatch):
     run(tmp_path / "ordinary", LONG)
-    monkeypatch.setattr(fitting, "recorder", lambda graphs, here: Tape)
+    monkeypatch.setattr(fitting, "recorder", lambda graphs, group: Tape)
     for step in (1, 7, 17):
         interrupt(tmp_path / "broken", step, LONG, resume=True)
     run(tmp_path / "broken", LONG, resume=True)

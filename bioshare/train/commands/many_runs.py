@@ -29,7 +29,8 @@ class ManyRuns(Computing):
         show: train nothing; show all finished runs, in whatever setting.
         scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
             and must see the same folders. None for this machine.
-        workers: number of runs at a time; None for all workers of the scheduler, or here for one per GPU, or one.
+        workers: number of runs at a time; None for all workers of the scheduler, or without a scheduler
+            one per GPU, or one.
         discard_checkpoints: delete the checkpoint of every finished run (of LC ResNet-20 0.5 GB), of earlier commands
             too. The result stays, the weights do not. Not with show.
         fitting: options of `bioshare.train.fit`.

@@ -226,6 +226,6 @@ def comparable(experiment: Experiment, configs: Sequence[TrainConfig]) -> Experi
 
 def caution(pairs: Iterable[tuple[TrainConfig, TrainConfig]]) -> str:
     """A line with the differences of runs from the table's setting, but for the seed; nothing without differences."""
-    found = [difference for config, reference in pairs for difference in differences(config, reference)]
-    words = [f"{name} {own} instead of {other}" for name, own, other in found if name not in ("seed", "pool_seed")]
+    changes = [change for config, reference in pairs for change in differences(config, reference)]
+    words = [f"{name} {own} instead of {other}" for name, own, other in changes if name not in ("seed", "pool_seed")]
     return f"\nNot the table's setting: {'; '.join(dict.fromkeys(words))}." if words else ""
