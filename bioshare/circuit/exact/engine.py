@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,8 @@ class Exact:
             groups = groups_for(problem, self)
             state, done = groups.at_rest(), 0
             mean_init, deviation = self.tensor(problem.mean_init).mT, self.tensor(problem.weights - problem.mean_init)
-            measure = lambda mean, spread: _measure(torch.as_tensor(mean), torch.as_tensor(spread), mean_init, problem)
+            own = partial(torch.as_tensor, device=self.device)  # of NumPy's arrays, too, whatever the default device
+            measure = lambda mean, spread: _measure(own(mean), own(spread), mean_init, problem)
             records = [measure(mean_init, torch.linalg.vector_norm(deviation, dim=1)[..., None])]
             try:
                 with reported(progress, problem.presentations) as report:
@@ -93,7 +95,7 @@ class Exact:
                 if not done:
                     raise
             values = torch.cat(records, -1)[..., : 1 + done // problem.record_every].cpu().numpy()
-            weights, r, r_inh = (torch.as_tensor(part).cpu().numpy() for part in groups.end(state))
+            weights, r, r_inh = (own(part).cpu().numpy() for part in groups.end(state))
         seconds = {"run": time.perf_counter() - start}
         return Outcome(weights, r, r_inh, dict(zip(RECORDED, values, strict=True)), done, seconds)
 
@@ -180,7 +182,7 @@ def groups_for(problem: Problem, engine: Exact) -> Any:
 def check_divergence(problem: Problem, within: Any, start: int) -> None:
     """Raise at the first presentation from ``start`` on with weights beyond the bound; ``within`` is (B, T)."""
     if not within.all():
-        presentation, group = (~torch.as_tensor(within)).T.nonzero()[0].tolist()
+        presentation, group = (~torch.as_tensor(within, device="cpu")).T.nonzero()[0].tolist()
         raise divergence(problem, start + presentation, group)
 
 
