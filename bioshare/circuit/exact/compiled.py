@@ -237,7 +237,9 @@ class CompiledGroups(Compiled):
         vectors, self.rotation = self.weights - mean, None
         if vectors.shape[1] > vectors.shape[2]:
             self.rotation, vectors = np.linalg.qr(vectors)  # (B, N, K), (B, K, K)
-        self.w_init = np.concatenate([vectors, mean], 1).mT.copy()  # (B, K, n)
+        # (B, K, n), with vectors of zeros to fill the registers of the processor
+        zeros = np.zeros((len(mean), -(vectors.shape[1] + 1) % 8, mean.shape[2]), dtype)
+        self.w_init = np.concatenate([vectors, zeros, mean], 1).mT.copy()
 
     def at_rest(self) -> State:
         r = np.zeros_like(self.w_init[:, 0])
@@ -247,7 +249,8 @@ class CompiledGroups(Compiled):
     def end(self, state: State) -> tuple[Array, Array, Array]:
         v, _, r, r_inh = state
         # (B, K, n) and (B, 1, n) of the deviations, rotated to (B, K, N) and (B, 1, N)
-        added, response = v[..., :-1], r[:, None, :-1]
+        deviations = min(self.weights.shape[1:])  # without the zeros and the mean
+        added, response = v[..., :deviations], r[:, None, :deviations]
         if self.rotation is not None:
             added, response = added @ self.rotation.mT, response @ self.rotation.mT
         return self.weights + (added + v[..., -1:]).mT, response[:, 0] + r[:, -1:] + self.bias[:, None], r_inh.copy()
