@@ -66,16 +66,19 @@ class Computing:
             real("minutes", self.minutes, "a time above 0", above=0, array=False)
 
 
-def add_name(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add the name of an experiment and all words after the name, which `read_options` reads."""
-    parser.add_argument("name", metavar="NAME", help="an experiment that `list` prints, such as table1/cifar10/lc-ws10")
-    add_rest(parser, f"{command} NAME")
+NAME: dict[str, Any] = {
+    "dest": "name",
+    "metavar": "NAME",
+    "help": "an experiment that `list` prints: table1/cifar10/lc",
+}
+"""The first word of the commands for one experiment."""
 
 
-def add_rest(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add all words after a command."""
-    rest = parser.add_argument("options", nargs=argparse.REMAINDER, help=f"`{command} --help` prints them")
-    rest.required = False
+def add_words(parser: argparse.ArgumentParser, command: str, first: Mapping[str, Any] = NAME) -> None:
+    """Add the first word after a command, and all further words, which `read_options` reads."""
+    parser.add_argument(**first)
+    text = f"`{command} {first['metavar']} --help` prints them"
+    parser.add_argument("options", nargs=argparse.REMAINDER, help=text).required = False
 
 
 def read_options(

@@ -11,7 +11,7 @@ import xarray as xr
 from bioshare.text import aligned, mean_and_deviation
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
-    add_name,
+    add_words,
     caution,
     check_used,
     configured,
@@ -29,7 +29,7 @@ PointResults = dict[tuple[float, float, int], xr.Dataset]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name and the words after the name."""
-    add_name(parser, "sweep")
+    add_words(parser, "sweep")
 
 
 def main(arguments: argparse.Namespace) -> None:

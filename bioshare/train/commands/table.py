@@ -15,7 +15,7 @@ import xarray as xr
 from bioshare.text import aligned, mean_and_deviation, number
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
-    add_rest,
+    add_words,
     caution,
     check_used,
     comparable,
@@ -56,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "1 to 8, or 12, of the paper's; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` "
         "searches. Or sleep: networks whose sleep is simulated, which the paper lacks"
     )
-    parser.add_argument("table", choices=names, metavar="TABLE", help=help_text)
-    add_rest(parser, "table TABLE")
+    add_words(parser, "table", {"dest": "table", "choices": names, "metavar": "TABLE", "help": help_text})
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from bioshare.text import aligned, number
 from bioshare.train.commands.options import (
     TIME_UP,
     Computing,
-    add_name,
+    add_words,
     caution,
     check_used,
     comparable,
@@ -35,7 +35,7 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name and the words after the name."""
-    add_name(parser, "train")
+    add_words(parser, "train")
 
 
 def main(arguments: argparse.Namespace) -> None:
