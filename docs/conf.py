@@ -8,9 +8,9 @@ sys.path.insert(0, str(HERE / "extensions"))
 
 import bioshare  # noqa: E402
 
-ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress", "Fit", "FitTogether")
+ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress", "ProgressFunction")
 """Names of types that mean more than what they stand for."""
-TOLD = ("NDArray", "Tensor", "Figure", "Path", "Any", "Callable", "Sequence", "ABC")
+PLAIN = ("NDArray", "Tensor", "Figure", "Path", "Any", "Callable", "Sequence", "ABC")
 FOREIGN = (
     "numpy",
     "np",
@@ -27,7 +27,7 @@ FOREIGN = (
 )
 """Packages whose documentation cannot be reached without a network."""
 INTERNAL = (
-    r"bridge\.report\.Kept",
+    r"bridge\.report\.KeptChannel",
     r"train\.data\.prepared\.ImageFiles",
     r"train\.data\.sources\.Source",
     r"train\.distributed\.Processes",
@@ -70,7 +70,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(FOREIGN)})\..*"),
     ("py:.*", rf"bioshare\.({'|'.join(INTERNAL)})"),
-    ("py:.*", "|".join([*ALIASES, *TOLD])),
+    ("py:.*", "|".join([*ALIASES, *PLAIN])),
 ]
 
 html_theme = "furo"
