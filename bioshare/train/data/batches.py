@@ -18,10 +18,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bioshare.train.config import ImageNet, TrainConfig
-from bioshare.train.data.datasets import Dataset
+from bioshare.train.data.datasets import USAGES, Dataset, ImageFiles
 from bioshare.train.data.order import BatchOrder, seeded
-from bioshare.train.data.prepared import ImageFiles
-from bioshare.train.data.streams import StreamedBatches, sent
 
 
 class Batches(Protocol):
@@ -72,8 +70,14 @@ def training_batches(
         ValueError: ``config`` asks for more images than there are, or for more padding than TinyImageNet has;
             ``rank`` isn't below ``world``.
     """
-    chosen = _training_images(dataset, config)
-    flip = dataset.usage.flip if config.flip is None else config.flip
+    chosen = np.arange(len(dataset.train_labels))
+    if config.validation:
+        chosen = np.setdiff1d(chosen, _held_out(dataset))
+    if config.train_images is not None:
+        if config.train_images > len(chosen):
+            raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
+        chosen = np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
+    flip = USAGES[dataset.name].flip if config.flip is None else config.flip
     order = BatchOrder(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
     random_resized = isinstance(config.dataset, ImageNet) and config.dataset.crop == "random-resized"
     return _batches(dataset, "train", chosen, config.padding, order, device, random_resized)
@@ -112,9 +116,12 @@ class DecodedBatches:
         return len(self.order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in self.order.epoch(epoch, start):
-            places = np.stack([part.indices, *part.corners(2 * self.padding), part.flips])  # (4, b)
-            indices, rows, columns, flips = sent(torch.from_numpy(places), self.pixels.device)
+        device = self.pixels.device
+        for indices, draws, flips in self.order.epoch(epoch, start):
+            corners = np.floor(draws[:, :2] * (2 * self.padding + 1)).astype(np.int64)  # (b, 2), from 0 to 2 padding
+            places = torch.from_numpy(np.stack([indices, *corners.T, flips]))  # (4, b)
+            places = places.pin_memory() if device.type == "cuda" else places  # then the host does not wait
+            indices, rows, columns, flips = places.to(device, non_blocking=True)
             images = (self.pixels[indices] - self.mean) / self.std  # first, so that the padding is 0
             images = crops(images, rows, columns, self.side, self.padding)
             if self.order.flip:
@@ -152,12 +159,16 @@ def _batches(
     random_resized: bool = False,
 ) -> Batches:
     """The batches of the chosen training or test images."""
+    if not 0 <= order.rank < order.world:
+        raise ValueError(f"rank must be from 0 to world - 1 = {order.world - 1}; got {order.rank}")
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
     if len(chosen) < len(images):
         images, labels = images[chosen], labels[chosen]
-    side = dataset.usage.side
+    side = USAGES[dataset.name].side
     mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
     if isinstance(images, ImageFiles):
+        from bioshare.train.data.streams import StreamedBatches  # not for small images
+
         return StreamedBatches(images, labels, order, side, mean, std, random_resized)
     most = (images.shape[-1] - side) // 2
     if most and padding > most:
@@ -168,21 +179,9 @@ def _batches(
     return DecodedBatches(images.to(device), labels.to(device), order, padding, side, mean, std)
 
 
-def _training_images(dataset: Dataset, config: TrainConfig) -> np.ndarray:
-    """Indices of the images for training."""
-    chosen = np.arange(len(dataset.train_labels))
-    if config.validation:
-        chosen = np.setdiff1d(chosen, _held_out(dataset))
-    if config.train_images is None:
-        return chosen
-    if config.train_images > len(chosen):
-        raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
-    return np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
-
-
 def _held_out(dataset: Dataset) -> np.ndarray:
     """Indices of the validation images among the training images, the same for all seeds."""
-    held_out, images = dataset.usage.validation, len(dataset.train_labels)
+    held_out, images = USAGES[dataset.name].validation, len(dataset.train_labels)
     if held_out >= images:
         raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
     return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))

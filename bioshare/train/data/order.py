@@ -22,24 +22,8 @@ def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
     return int(seeded(purpose, seed, *when).integers(2**63))
 
 
-@dataclass(frozen=True, eq=False)
-class BatchPart:
-    """The part of a batch for one process.
-
-    Attributes:
-        indices: numbers of the images, (b,).
-        draws: uniform numbers between 0 and 1 for the row and the column of a crop, the mirroring, and the area and
-            the aspect of a random-resized crop, (b, 5). Row and column 0.5 are the centre.
-        flips: whether each image is mirrored, (b,).
-    """
-
-    indices: np.ndarray
-    draws: np.ndarray
-    flips: np.ndarray
-
-    def corners(self, room: int) -> np.ndarray:
-        """Rows and columns of the upper left corners of the crops, from 0 to ``room``, (2, b) integers."""
-        return np.floor(self.draws[:, :2] * (room + 1)).astype(np.int64).T
+BatchPart = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The part of a batch for one process: indices, draws and flips of the images, see `BatchOrder.epoch`."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +47,18 @@ class BatchOrder:
     rank: int = 0
     world: int = 1
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world:
-            raise ValueError(f"rank must be from 0 to world - 1 = {self.world - 1}; got {self.rank}")
-
     def __len__(self) -> int:
         """Batches in an epoch, the last, smaller batch included."""
         return -(-self.images * self.repetitions // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchPart]:
-        """The parts for this process of the batches from number ``start`` on."""
+        """The parts for this process of the batches from number ``start`` on.
+
+        Yields:
+            Numbers of the images, (b,); uniform numbers between 0 and 1 for the row and the column of a crop, the
+            mirroring, and the area and the aspect of a random-resized crop, (b, 5), where row and column 0.5 are the
+            centre; and whether each image is mirrored, (b,).
+        """
         order = (
             np.arange(self.images) if self.seed is None else seeded("order", self.seed, epoch).permutation(self.images)
         )
@@ -85,4 +71,4 @@ class BatchOrder:
                 draws = np.hstack([rng.random((len(indices), width)) for width in (3, 2)])
             first, stop = (len(indices) * rank // self.world for rank in (self.rank, self.rank + 1))
             flips = self.flip & (draws[:, 2] < 0.5)
-            yield BatchPart(indices[first:stop], draws[first:stop], flips[first:stop])
+            yield indices[first:stop], draws[first:stop], flips[first:stop]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from bioshare.files import check_writable
+import bioshare
+from bioshare.files import check_writable, replacing
+from bioshare.train.data.datasets import pixel_statistics, prepared_file
 from bioshare.train.data.image_folders import ImageFolder
-from bioshare.train.data.prepared import prepared_file, write_prepared
-from bioshare.train.data.sources import CifarArchive, JpegArrays, Source
+from bioshare.train.data.sources import CifarArchive, Contents, JpegArrays, Source, Split
 
 SOURCES: dict[str, Source] = {
     "cifar10": CifarArchive(
@@ -90,6 +94,29 @@ def prepare(
         contents = source.read(path, bar)
     write_prepared(target, name, path, contents)
     return target
+
+
+def write_prepared(path: Path, name: str, source: Path, contents: Contents) -> None:
+    """Write the contents of a source to a prepared file, atomically."""
+    tensors = _tensors("train", contents.train) | _tensors("test", contents.test)
+    facts = {"name": name, "classes": contents.classes, "source": source.resolve().name, "sha256": contents.sha256}
+    facts["version"] = bioshare.__version__
+    if contents.folder:
+        facts["folder"] = str(contents.folder.resolve())
+    if isinstance(contents.train.images, np.ndarray):
+        facts["mean"], facts["std"] = pixel_statistics(contents.train.images)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"bioshare": json.dumps(facts)})
+
+
+def _tensors(part: str, split: Split) -> dict[str, np.ndarray]:
+    """The arrays of the training or test images, by name."""
+    labels = {f"{part}_labels": split.labels}
+    if isinstance(split.images, np.ndarray):
+        return labels | {f"{part}_images": split.images}
+    encoded = [name.encode() for name in split.images]
+    names = np.frombuffer(b"".join(encoded), np.uint8)
+    return labels | {f"{part}_names": names, f"{part}_ends": np.cumsum([len(name) for name in encoded])}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
 from bioshare.machine import cores
-from bioshare.train.data.images import random_resized_crop, resized_crop
+from bioshare.train.data.datasets import ImageFiles
+from bioshare.train.data.images import Encoded, random_resized_crop, resized_crop
 from bioshare.train.data.order import BatchOrder
-from bioshare.train.data.prepared import ImageFiles
 
 RESIZE = 256
 """Pixels of the smaller side before the crop."""
 
 Item = tuple[int, np.ndarray, bool]
-"""Number of an image, its draws (see `BatchPart`), and whether the crop is mirrored."""
+"""Number of an image, its draws (see `BatchOrder.epoch`), and whether the crop is mirrored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class StreamedBatches:
         workers = _free_cores() if self.workers is None else self.workers
         loader = DataLoader(
             _Crops(self.files, self.side, self.random_resized),
-            batch_sampler=_items(self.order, epoch, start),
+            batch_sampler=(list(zip(*part, strict=True)) for part in self.order.epoch(epoch, start)),  # pyright: ignore[reportArgumentType]
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent,
             collate_fn=partial(_collate, side=self.side),
@@ -92,18 +92,12 @@ class _Crops(MapDataset):
 
     def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
         index, (row, column, _, area, aspect), mirrored = item
-        file = self.files.file(index)
+        file = Encoded(self.files.path(index))
         if self.random_resized:
             crop = random_resized_crop(file, self.side, row, column, area, aspect)
         else:
             crop = resized_crop(file, RESIZE, self.side, row, column)
         return crop[..., ::-1] if mirrored else crop, index
-
-
-def _items(order: BatchOrder, epoch: int, start: int) -> Iterator[list[Item]]:
-    """The items of every batch of an epoch."""
-    for part in order.epoch(epoch, start):
-        yield list(zip(part.indices.tolist(), part.draws, part.flips, strict=True))
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

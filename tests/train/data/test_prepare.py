@@ -12,11 +12,11 @@ import pytest
 from image_sources import RNG, assert_refused, contents, decoded, image_bytes
 
 import bioshare
-from bioshare.train.data import images, prepared
+from bioshare.train.data import images
 from bioshare.train.data import prepare as module
+from bioshare.train.data.datasets import pixel_statistics
 from bioshare.train.data.images import CHUNK
 from bioshare.train.data.prepare import SOURCES, prepare
-from bioshare.train.data.prepared import pixel_statistics
 
 REAL_JPEG = Path(os.environ.get("BIOSHARE_CIFAR10_JPEG") or Path(__file__).parents[4] / "shared/data/cifar10_jpeg.npz")
 NAMES10 = tuple("abcdefghij")
@@ -248,7 +248,7 @@ def test_an_interrupt_leaves_what_was_there(tmp_path, cifar10, monkeypatch):
         path.write_bytes(before[:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepared, "save_file", interrupted)
+    monkeypatch.setattr(module, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare("cifar10", archive, folder, cifar10[3], progress=False)
     assert list(folder.iterdir()) == [target]
