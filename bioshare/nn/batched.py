@@ -30,7 +30,7 @@ HALVES = (torch.float16, torch.bfloat16)
 def forward(x: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
     """Return y, the kernels applied to the patches of x."""
     kernels, y = _kernel_matrices(weight, plan), plan.new_output(x)
-    outputs = _by_position(y, plan)
+    outputs = rearrange(y, "b (g o) h w -> h w g b o", g=plan.groups)
     for chunk, patches in _patches(x, plan):
         # y[h, w] = patch[h, w] @ kernel[h, w].T: (positions groups, batch, outputs)
         product = torch.bmm(patches, kernels[chunk].flatten(0, 2).mT.to(x.dtype))
@@ -43,7 +43,8 @@ def input_gradient(grad: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
     # one matrix for each column j of the kernel: (H_out, W_out, groups, outputs, kw, kh channels)
     kernels = _kernel_matrices(weight, plan).unflatten(-1, (plan.kw, -1))
     dx = plan.new_input(grad, torch.float32 if grad.dtype in HALVES else grad.dtype).zero_()
-    cotangents, rows = _by_position(grad, plan), _by_row(dx, plan)
+    cotangents = rearrange(grad, "b (g o) h w -> h w g b o", g=plan.groups)
+    rows = rearrange(dx, "b (g c) h w -> h b w g c", g=plan.groups)
     unpadded = slice(plan.left, plan.left + plan.width)
     for chunk, stack in _stacks(dx, plan):
         stack.zero_()
@@ -67,7 +68,7 @@ def input_gradient(grad: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
 def weight_gradient(x: Tensor, grad: Tensor, plan: ProductPlan, dtype: torch.dtype) -> Tensor:
     """Return the gradient by the weights, in their type, from x and the gradient by y."""
     dw = plan.new_weight(dtype, x.device)
-    kernels, cotangents = _kernel_matrices(dw, plan), _by_position(grad, plan)
+    kernels, cotangents = _kernel_matrices(dw, plan), rearrange(grad, "b (g o) h w -> h w g b o", g=plan.groups)
     for chunk, patches in _patches(x, plan):
         # d kernel[h, w] = dy[h, w].T @ patch[h, w]: (positions groups, outputs, kw kh channels), written into dw
         cotangent, out = cotangents[chunk].flatten(0, 2), kernels[chunk].flatten(0, 2)
@@ -83,16 +84,6 @@ def weight_gradient(x: Tensor, grad: Tensor, plan: ProductPlan, dtype: torch.dty
 def _kernel_matrices(weight: Tensor, plan: ProductPlan) -> Tensor:
     """View weights as matrices: (H_out, W_out, groups, outputs, kw kh channels)."""
     return rearrange(physical(weight).contiguous(), "h w (g o) j i c -> h w g o (j i c)", g=plan.groups)
-
-
-def _by_position(y: Tensor, plan: ProductPlan) -> Tensor:
-    """View an output by position: (H_out, W_out, groups, batch, outputs)."""
-    return rearrange(y, "b (g o) h w -> h w g b o", g=plan.groups)
-
-
-def _by_row(x: Tensor, plan: ProductPlan) -> Tensor:
-    """View an input by row: (H, batch, W, groups, channels)."""
-    return rearrange(x, "b (g c) h w -> h b w g c", g=plan.groups)
 
 
 def _stacks(x: Tensor, plan: ProductPlan) -> Iterator[tuple[slice, Tensor]]:
@@ -111,7 +102,7 @@ def _stacks(x: Tensor, plan: ProductPlan) -> Iterator[tuple[slice, Tensor]]:
 
 def _patches(x: Tensor, plan: ProductPlan) -> Iterator[tuple[slice, Tensor]]:
     """Yield some rows of the output at a time, with the patches: (positions groups, batch, kw kh channels)."""
-    rows = _by_row(x.contiguous(memory_format=torch.channels_last), plan)
+    rows = rearrange(x.contiguous(memory_format=torch.channels_last), "b (g c) h w -> h b w g c", g=plan.groups)
     unpadded = slice(plan.left, plan.left + plan.width)
     for chunk, stack in _stacks(x, plan):
         for inside, seen, i in _kernel_rows(chunk, plan):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from bioshare.checks import real, whole
 from bioshare.nn.locally_connected import LocallyConnected2d
 
-Layers = dict[str, nn.Module]
+Layers = dict[str, Any]
 
 
 def to_locally_connected(
@@ -65,12 +65,10 @@ def to_locally_connected(
         raise ValueError(f"input_size must be {expected}; got {input_size!r}")
     for size in input_size:
         whole("input_size", size, expected, at_least=1)
-    _check_ready(model)
-    convs = dict(list(_labelled(model, _ConvNd).items())[keep_first:])
-    _check_replaceable(model, convs, nn.Conv2d)
+    convs = _replaceable_layers(model, _ConvNd, nn.Conv2d, keep_first)
     sizes = _input_sizes(model, convs, input_size) if convs else {}
-    layers = {conv: _locally_connected(conv, sizes[label], init) for label, conv in convs.items()}
-    return _copy_with(model, layers)
+    layers = {id(conv): _locally_connected(conv, sizes[label], init) for label, conv in convs.items()}
+    return copy.deepcopy(model, layers)
 
 
 def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
@@ -98,37 +96,28 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
-    _check_ready(model)
-    layers = _labelled(model, LocallyConnected2d)
-    _check_replaceable(model, layers, LocallyConnected2d)
-    return _copy_with(model, {layer: _convolutional(label, layer, limit) for label, layer in layers.items()})
+    layers = _replaceable_layers(model, LocallyConnected2d, LocallyConnected2d)
+    return copy.deepcopy(model, {id(layer): _convolutional(label, layer, limit) for label, layer in layers.items()})
 
 
-def _labelled(model: nn.Module, kind: type[nn.Module]) -> Layers:
-    """Return the layers of a class by their names in errors; a layer in two places comes once."""
-    named = ((f"model.{name}" if name else "model", module) for name, module in model.named_modules())
-    return {label: module for label, module in named if isinstance(module, kind)}
+def _replaceable_layers(
+    model: nn.Module, kind: type[nn.Module], expected: type[nn.Module], keep_first: int = 0
+) -> Layers:
+    """Return the layers of a class by their names in errors, all but the first; a layer in two places comes once.
 
-
-def _copy_with(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Return a deep copy with the replacements in all places of the replaced modules."""
-    return copy.deepcopy(model, {id(old): new for old, new in replacements.items()})
-
-
-def _check_ready(model: nn.Module) -> None:
-    """Raise where a model is no module, or has a compiled or lazy part."""
+    Raises:
+        TypeError: a part of the model is compiled or lazy, or the replacement of a layer would lack some property.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-    for label, module in _labelled(model, nn.Module).items():
+    modules = {f"model.{name}" if name else "model": module for name, module in model.named_modules()}
+    for label, module in modules.items():
         if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
             raise TypeError(f"{label} is compiled; convert first, then compile the copy")
         if any(map(is_lazy, module.parameters(recurse=False))):
             raise TypeError(f"{label} is lazy, without a shape yet; run the model once on a batch before converting it")
-
-
-def _check_replaceable(model: nn.Module, layers: Layers, expected: type[nn.Module]) -> None:
-    """Raise where the replacement of a layer would lack some property of the layer."""
-    holders = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    layers = dict([item for item in modules.items() if isinstance(item[1], kind)][keep_first:])
+    holders = Counter(id(p) for module in modules.values() for p in module._parameters.values())
     for label, layer in layers.items():
         if type(layer) is not expected:
             raise TypeError(
@@ -144,14 +133,24 @@ def _check_replaceable(model: nn.Module, layers: Layers, expected: type[nn.Modul
             )
         if any(holders[id(parameter)] > 1 for parameter in layer.parameters()):
             raise TypeError(f"{label} shares a parameter with another layer; the two would part. Use one layer twice")
+    return layers
 
 
 def _input_sizes(model: nn.Module, convs: Layers, input_size: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
     """Return the rows and columns of every convolution's input, from a pass without data."""
-    probe, copies = _copy_without_data(model)
-    seen: dict[str, set[tuple[int, int]]] = {label: set() for label in convs}
+    # a copy on the meta device without hooks; memo has the copies of all objects by the id of the original
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        memo |= {id(hooks): OrderedDict() for hooks in (module._forward_pre_hooks, module._forward_hooks)}
+        tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+        memo |= {id(tensor): tensor.detach().to("meta") for tensor in tensors if isinstance(tensor, Tensor)}
+    probe, seen = copy.deepcopy(model, memo), {label: set() for label in convs}
+
+    def note_size(label: str, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        seen[label].add(tuple((args[0] if args else kwargs["input"]).shape[-2:]))
+
     for label, conv in convs.items():
-        copies[id(conv)].register_forward_pre_hook(partial(_note_size, seen[label]), with_kwargs=True)
+        memo[id(conv)].register_forward_pre_hook(partial(note_size, label), with_kwargs=True)
     dtype = next(next(iter(convs.values())).parameters()).dtype
     batch = torch.empty(1, *input_size, device="meta", dtype=dtype)
     try:
@@ -171,59 +170,36 @@ def _input_sizes(model: nn.Module, convs: Layers, input_size: tuple[int, int, in
     return {label: sizes.pop() for label, sizes in seen.items()}
 
 
-def _copy_without_data(model: nn.Module) -> tuple[nn.Module, dict[int, Any]]:
-    """Return a copy on the meta device without hooks, and the copies of all objects by the id of the original."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        memo |= {id(hooks): OrderedDict() for hooks in (module._forward_pre_hooks, module._forward_hooks)}
-        tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
-        memo |= {id(tensor): tensor.detach().to("meta") for tensor in tensors if isinstance(tensor, Tensor)}
-    return copy.deepcopy(model, memo), memo
-
-
-def _note_size(sizes: set[tuple[int, int]], _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-    """Add the rows and columns of a layer's input to a set, as a hook."""
-    rows, columns = (args[0] if args else kwargs["input"]).shape[-2:]
-    sizes.add((rows, columns))
-
-
 @torch.no_grad()
-def _locally_connected(conv: nn.Module, input_size: tuple[int, int], init: str) -> LocallyConnected2d:
-    assert isinstance(conv, nn.Conv2d)
-    layer = LocallyConnected2d(**_shared_arguments(conv), input_size=input_size).to_empty(device=conv.weight.device)
+def _locally_connected(conv: nn.Conv2d, input_size: tuple[int, int], init: str) -> LocallyConnected2d:
+    layer = _counterpart(partial(LocallyConnected2d, input_size=input_size), conv)
     if init == "independent":
         layer.reset_parameters()
     else:
         layer.weight.copy_(conv.weight)
-        if layer.bias is not None and conv.bias is not None:
+        if layer.bias is not None:
             layer.bias.copy_(conv.bias[:, None, None])
-    _match_mode(layer, conv)
     return layer
 
 
 @torch.no_grad()
-def _convolutional(label: str, layer: nn.Module, tolerance: float) -> nn.Conv2d:
-    assert isinstance(layer, LocallyConnected2d)
-    conv = nn.Conv2d(**_shared_arguments(layer)).to_empty(device=layer.weight.device)
+def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv2d:
+    conv = _counterpart(nn.Conv2d, layer)
     conv.weight.copy_(_position_mean(f"{label}.weight", layer.weight, tolerance))
-    if conv.bias is not None and layer.bias is not None:
+    if conv.bias is not None:
         conv.bias.copy_(_position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
-    _match_mode(conv, layer)
     return conv
 
 
-def _shared_arguments(layer: nn.Conv2d | LocallyConnected2d) -> dict[str, Any]:
-    """Return the arguments of both kinds of layer; on the meta device, so that no weights are drawn in vain."""
+def _counterpart(kind: Callable[..., Any], old: Any) -> Any:
+    """Make a layer with the arguments, the mode and requires_grad of a layer, but without values."""
     names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
-    options = {name: getattr(layer, name) for name in names}
-    return options | {"bias": layer.bias is not None, "device": "meta", "dtype": layer.weight.dtype}
-
-
-def _match_mode(new: nn.Module, old: nn.Module) -> None:
-    """Copy the mode and requires_grad of the old layer."""
-    new.train(old.training)
-    for name, parameter in new.named_parameters():
+    options = {name: getattr(old, name) for name in names}
+    # on the meta device first, so that no weights are drawn in vain
+    new = kind(**options, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+    for name, parameter in new.to_empty(device=old.weight.device).train(old.training).named_parameters():
         parameter.requires_grad_(getattr(old, name).requires_grad)
+    return new
 
 
 def _position_mean(label: str, values: Tensor, tolerance: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -81,9 +80,12 @@ class ResNet(nn.Module):
     def __init__(self, stem: nn.Module, channels: Sequence[int], blocks: Sequence[int], num_classes: int) -> None:
         super().__init__()
         self.stem = stem
-        self.stages = nn.Sequential(_stage(channels[0], channels[0], blocks[0], stride=1))
-        for (inputs, outputs), count in zip(pairwise(channels), blocks[1:], strict=True):
-            self.stages.append(_stage(inputs, outputs, count, stride=2))
+        self.stages, inputs = nn.Sequential(), channels[0]
+        for outputs, count in zip(channels, blocks, strict=True):
+            first = BasicBlock(inputs, outputs, stride=2 if len(self.stages) else 1)
+            others = (BasicBlock(outputs, outputs) for _ in range(count - 1))
+            self.stages.append(nn.Sequential(first, *others))
+            inputs = outputs
         self.head = nn.Linear(channels[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -119,11 +121,6 @@ class BasicBlock(nn.Module):
         """Map (batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride), rounded up."""
         y = relu(self.norm1(self.conv1(x)), inplace=True)
         return relu(self.norm2(self.conv2(y)) + self.shortcut(x), inplace=True)
-
-
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    others = (BasicBlock(out_channels, out_channels) for _ in range(blocks - 1))
-    return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *others)
 
 
 def _same_convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
