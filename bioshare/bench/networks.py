@@ -18,8 +18,9 @@ from bioshare.cli import positive
 from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
 from bioshare.nn.functional import prefer
 from bioshare.train.config import TrainConfig
+from bioshare.train.data import Batches
 from bioshare.train.distributed import Processes
-from bioshare.train.graph import WARM_UP, changing, recorder
+from bioshare.train.graph import WARM_UP, changing
 from bioshare.train.run import Run
 
 NetworkForm = Literal["conv", "naive", "auto", "batched", "fused"]
@@ -115,13 +116,19 @@ class TrainingStep:
     ) -> None:
         self.form, self.device = form, next(model.parameters()).device
         processes = Processes(self.device)
-        self.record, self.lane = recorder(graph, processes), processes.stream()
+        self.record, self.lane = processes.recorder(graph), processes.stream()
         config = TrainConfig(batch_size=batch, precision=dtype, compile=compiled)  # pyright: ignore[reportArgumentType]
         generator = torch.Generator(self.device).manual_seed(SEED)
         images = torch.randn(batch, *image, generator=generator, device=self.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(10, (batch,), generator=generator, device=self.device)
-        self.run = Run(config, model, OneBatch(self.images, self.labels), processes, record=self.record)
+        self.run = Run(
+            config,
+            model,
+            OneBatch(images=batch, batch_size=batch, x=self.images, y=self.labels),
+            processes,
+            record=self.record,
+        )
         finalize(self, self.run.close)  # its graphs end with it, and not at the next collection of cycles
         synchronise(self.device)  # all this was made in another stream
 
@@ -147,20 +154,12 @@ class TrainingStep:
         return in_lane
 
 
-@dataclass(frozen=True)
-class OneBatch:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OneBatch(Batches):
     """Training data whose epoch is a single batch."""
 
     x: Tensor
     y: Tensor
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return len(self.y)
-
-    def __len__(self) -> int:
-        return 1
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batch, or nothing after a start at 1."""

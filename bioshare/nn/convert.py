@@ -177,7 +177,7 @@ def _locally_connected(conv: nn.Conv2d, input_size: tuple[int, int], init: str) 
         layer.reset_parameters()
     else:
         layer.weight.copy_(conv.weight)
-        if layer.bias is not None:
+        if conv.bias is not None:
             layer.bias.copy_(conv.bias[:, None, None])
     return layer
 
@@ -186,7 +186,7 @@ def _locally_connected(conv: nn.Conv2d, input_size: tuple[int, int], init: str) 
 def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv2d:
     conv = _counterpart(nn.Conv2d, layer)
     conv.weight.copy_(_position_mean(f"{label}.weight", layer.weight, tolerance))
-    if conv.bias is not None:
+    if layer.bias is not None:
         conv.bias.copy_(_position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
     return conv
 

@@ -1,18 +1,25 @@
-"""Several processes, started by torchrun, that train one network as a single process with the whole batch would."""
+"""The device of a run, and its processes where torchrun has started several.
+
+Several processes train one network as a single process with the whole batch would.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from bioshare.train.graph import CudaRecording
 
 
 @dataclass(frozen=True)
@@ -54,30 +61,47 @@ class Processes:
             return nullcontext()
         return torch.cuda.stream(torch.cuda.Stream(self.device))
 
+    def recorder(self, graphs: bool | None) -> Callable[[], CudaRecording] | None:
+        """A maker of the CUDA graphs of one run, in shared memory; None for a run without CUDA graphs.
+
+        Args:
+            graphs: True to demand graphs, False to do without, None for wherever graphs are possible.
+
+        Raises:
+            ValueError: graphs are demanded but not possible.
+        """
+        possible = self.device.type == "cuda" and self.world == 1
+        if graphs and not possible:
+            place = f"{self.world} processes" if self.world > 1 else f"the device {str(self.device)!r}"
+            raise ValueError(f"graphs must be None or False for {place}: CUDA graphs need a GPU and a single process")
+        if not possible or graphs is False:
+            return None
+        from bioshare.train.graph import CudaRecording  # not for a CPU
+
+        return partial(CudaRecording, torch.cuda.graph_pool_handle())
+
     def wait(self) -> None:
         """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """A module with the outputs of ``model`` and gradients averaged over the processes; `synchronise` first.
+        """A module with the outputs of ``model`` and gradients averaged over several processes; `synchronise` first.
 
         The gradient of a batch is exact if every process sums the losses of its images and scales the sum by `world`
         over the number of images in the whole batch.
         """
-        if self.world == 1:
-            return model
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, devices, forward_sync_buffers=False)  # buffers are equal anyway
 
     def synchronise(self, model: nn.Module) -> None:
-        """Let every `torch.nn.BatchNorm2d` of a model see the batches of all processes, in place.
+        """Let every `torch.nn.BatchNorm2d` of a model see the batches of several processes, in place.
 
         Parameters, buffers and names stay. Layers become torch's `torch.nn.SyncBatchNorm` on a GPU, the only device
         of that class, and `SynchronousBatchNorm2d` elsewhere.
         """
-        if self.world == 1:
-            return
+        from bioshare.train.batch_norm import SynchronousBatchNorm2d  # not for a single process
+
         convert = SynchronousBatchNorm2d.of
         if self.device.type == "cuda":
             convert = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -131,56 +155,33 @@ def _device(device: str | torch.device, local_rank: int) -> torch.device:
     return torch.device("cuda", index)
 
 
-class _TotalOfProcesses(torch.autograd.Function):
-    """The sum over all processes. The loss of every process depends on the sum, so the gradient is a sum, too."""
+class Stopwatch:
+    """Adds up the time that blocks of work take on a device.
 
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _TotalOfProcesses.forward(ctx, grads[0])
-
-
-class SynchronousBatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` over the batches of all processes, of any sizes, on any device.
-
-    The mean comes before the squared deviations from the mean, so that no digits cancel. Every process must take part
-    in every forward and backward pass, if need be with an empty batch.
+    The host does not wait for a GPU: two events lie around each block in the current stream.
     """
 
-    @classmethod
-    def of(cls, module: nn.BatchNorm2d) -> SynchronousBatchNorm2d:
-        """A layer with the parameters and buffers of ``module`` (the same tensors)."""
-        if not module.track_running_stats or module.momentum is None:
-            raise ValueError("a BatchNorm2d must have running statistics and a momentum to be synchronised")
-        layer = cls(module.num_features, module.eps, module.momentum, module.affine)
-        layer._parameters.update(module._parameters)
-        layer._buffers.update(module._buffers)
-        return layer.train(module.training)
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu, self.seconds = device.type == "cuda", 0.0
+        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(input)
-        x = input.to(self.get_buffer("running_mean"))  # sums in the half types would be inexact
-        # sum of every channel and number of values in a channel, over all processes: (channels + 1,)
-        values = x.new_tensor([x.numel() / x.shape[1]])
-        sums = _TotalOfProcesses.apply(torch.cat([x.sum((0, 2, 3)), values]))
-        count = sums[-1].detach()
-        if count < 2:
-            raise ValueError(f"a batch must have more than one value per channel in training; got shape {input.shape}")
-        mean = sums[:-1] / count  # (channels,)
-        deviations = x - mean[:, None, None]  # (b, channels, rows, columns)
-        variance = _TotalOfProcesses.apply(deviations.square().sum((0, 2, 3))) / count  # (channels,)
-        assert self.momentum is not None
-        with torch.no_grad():
-            for name, value in (("running_mean", mean), ("running_var", variance * count / (count - 1))):
-                self.get_buffer(name).lerp_(value, self.momentum)
-            self.get_buffer("num_batches_tracked").add_(1)
-        y = deviations * (variance + self.eps).rsqrt()[:, None, None]
-        if self.affine:
-            y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        return y.to(input)
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time the block."""
+        if self.on_gpu:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self.events.append((begin, end))
+        else:
+            start = time.perf_counter()
+            yield
+            self.seconds += time.perf_counter() - start
+
+    def read(self) -> float:
+        """Seconds since the last reading; the device must have finished."""
+        seconds = self.seconds + sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
+        self.seconds = 0.0
+        self.events.clear()
+        return seconds

@@ -27,7 +27,6 @@ from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load, test_batches, training_batches
 from bioshare.train.distributed import processes
-from bioshare.train.graph import recorder
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.results import RESULT, complete
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
@@ -111,7 +110,7 @@ def fit(
         if form != "auto":
             stack.enter_context(prefer(form))
         group = stack.enter_context(processes(device))
-        record = recorder(graphs, group)
+        record = group.recorder(graphs)
         stack.enter_context(torch.random.fork_rng([group.device] if group.device.type == "cuda" else []))
         stack.enter_context(group.stream())
         dataset = load(config.dataset_name, data)
@@ -132,7 +131,7 @@ def fit(
         shown = progress and group.rank == 0
         bar = tqdm(total=config.epochs * epoch, initial=done, disable=not shown, unit=" images", unit_scale=True)
         stack.enter_context(bar)
-        caught = stack.enter_context(interruptible())
+        signals = stack.enter_context(interruptible())
         # the loop: steps, a look now and then, and a test at the end of every epoch
         while run.epoch < config.epochs:
             bar.set_description(f"epoch {run.epoch + 1}/{config.epochs}")
@@ -142,13 +141,13 @@ def fit(
                 bar.update(run.images(run.batch - 1))
                 over = seconds is not None and time.monotonic() - begun >= seconds
                 look = run.steps % LOOK_EVERY[group.device.type] == 0
-                look |= group.world == 1 and (caught.signal > 0 or over)  # several must look at the same batch
+                look |= group.world == 1 and (bool(signals) or over)  # several must look at the same batch
                 if look or run.batch == len(batches):
                     run.finish()
                 run.seconds += time.perf_counter() - start
                 if look:
                     late = time.monotonic() - run.saved >= checkpoint_every
-                    facts = torch.tensor([caught.signal, late, over], device=group.device)
+                    facts = torch.tensor([signals[0] if signals else 0, late, over], device=group.device)
                     signal, late, over = group.largest(facts).tolist()
                     totals = run.totals()
                     loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()

@@ -11,14 +11,12 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bioshare.bridge import Phase
-from bioshare.train.distributed import Processes
 
 WARM_UP = 3
 """Ordinary calls before a recording, in which PyTorch's libraries choose their kernels and get their memory."""
@@ -27,7 +25,7 @@ WARM_UP = 3
 class CudaRecording:
     """Work on a device, recorded as a CUDA graph to be done again.
 
-    The current stream must not be the default stream (`Processes.stream`).
+    The current stream must not be the default stream (`bioshare.train.distributed.Processes.stream`).
 
     Args:
         pool: memory of the graph. Graphs can share a pool if at most one runs at a time, and none reads memory of
@@ -111,20 +109,3 @@ def changing(
         return lambda seed: phase.change(model, seed, optimizer=optimizer)
     replayed = Replayed(lambda *tensors: phase.apply(model, tensors, optimizer=optimizer), record)
     return lambda seed: replayed(*phase.tensors(model, seed))
-
-
-def recorder(graphs: bool | None, group: Processes) -> Callable[[], CudaRecording] | None:
-    """A maker of the recordings of one run, in shared memory; None for a run without CUDA graphs.
-
-    Args:
-        graphs: True to demand graphs, False to do without, None for wherever graphs are possible.
-        group: this process among all.
-
-    Raises:
-        ValueError: graphs are demanded but not possible.
-    """
-    possible = group.device.type == "cuda" and group.world == 1
-    if graphs and not possible:
-        place = f"{group.world} processes" if group.world > 1 else f"the device {str(group.device)!r}"
-        raise ValueError(f"graphs must be None or False for {place}: CUDA graphs need a GPU and a single process")
-    return partial(CudaRecording, torch.cuda.graph_pool_handle()) if possible and graphs is not False else None

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -50,35 +49,26 @@ class TrainingDivergedError(FloatingPointError):
         return self.args[0]
 
 
-@dataclass
-class Caught:
-    """Number of the first signal since the start, 0 for none."""
-
-    signal: int = 0
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal; a second Ctrl-C no longer waits."""
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = self.signal or number
-
-
 @contextmanager
-def interruptible(caught: Caught | None = None) -> Iterator[Caught]:
-    """Note SIGTERM and SIGINT in the block instead of stopping; the old handlers come back after the block.
+def interruptible() -> Iterator[list[int]]:
+    """Collect the numbers of SIGTERM and SIGINT in the block instead of stopping; a second Ctrl-C no longer waits.
 
-    Only the main thread of a process can have handlers: in other threads signals keep their effect.
-
-    Args:
-        caught: record of the signal; None for a new record.
+    The old handlers come back after the block. Only the main thread of a process can have handlers: in other threads
+    signals keep their effect.
     """
-    caught = caught or Caught()
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield caught
+        yield signals
         return
-    before = {number: signal.signal(number, caught.note) for number in SIGNALS}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if signals and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
-        yield caught
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

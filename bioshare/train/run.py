@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import xarray as xr
@@ -20,11 +21,13 @@ from bioshare.train import checkpoint
 from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.order import seed_at
-from bioshare.train.distributed import Processes
-from bioshare.train.graph import CudaRecording, Replayed, changing
+from bioshare.train.distributed import Processes, Stopwatch
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.results import RESULT, History, write_result
 from bioshare.train.stored import config_text
+
+if TYPE_CHECKING:
+    from bioshare.train.graph import CudaRecording, Replayed
 
 LOSS, CORRECT, IMAGES, FINITE = range(4)
 """Sums over an epoch: losses, correct answers, images, and batches before the loss was no longer finite."""
@@ -68,9 +71,10 @@ class Run:
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its convolutions)
         for every in config.phases:
             every.phase.check(self.model)
-        group.synchronise(self.model)
+        if group.world > 1:
+            group.synchronise(self.model)
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
-        self.forward = group.parallel(self.compiled)
+        self.forward = group.parallel(self.compiled) if group.world > 1 else self.compiled
         self.optimizer = config.optimizer.build(self.model)
         half_types = {"fp16": torch.float16, "bf16": torch.bfloat16}
         self.dtype = half_types.get(
@@ -78,14 +82,17 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=self.dtype is torch.float16)
         self.stopwatch = Stopwatch(group.device)
-        self.changes = [changing(every.phase, self.model, self.optimizer, record) for every in config.phases]
         self.count = config.phases[0].count if config.phases else "epoch"  # of the batches to measure
         borders = [every.phase.border for every in config.phases if hasattr(every.phase, "border")]  # pyright: ignore[reportAttributeAccessIssue]
         self.border: Border = borders[0] if borders else "share"
         self.locally_connected = any(isinstance(module, LocallyConnected2d) for module in self.model.modules())
         self.rate: float | None = None
         self.graphs: dict[str, Replayed] = {}
+        self.changes = [partial(every.phase.change, self.model, optimizer=self.optimizer) for every in config.phases]
         if record:
+            from bioshare.train.graph import Replayed, changing  # not for a CPU
+
+            self.changes = [changing(every.phase, self.model, self.optimizer, record) for every in config.phases]
             counted = partial(scores_counted, self.compiled, self.dtype)
             self.graphs = {"learn": Replayed(self._learn, record), "test": Replayed(counted, record)}
         self.epoch, self.batch = 0, 0
@@ -116,7 +123,12 @@ class Run:
 
         On a GPU the host never waits group, unless -log SNR is measured or a new sleep is simulated.
         """
-        _seed_generators(self.group.device, seed_at("step", self.config.seed, self.steps, self.group.rank))
+        # as torch.manual_seed, which takes 0.1 ms for all kinds of devices
+        seed, device = seed_at("step", self.config.seed, self.steps, self.group.rank), self.group.device
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[index].manual_seed(seed)
         rate = self.config.learning_rate(self.epoch)
         if rate != self.rate:
             for group in self.optimizer.param_groups:
@@ -328,43 +340,3 @@ def scores_counted(model: nn.Module, dtype: torch.dtype | None, x: Tensor, y: Te
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
     """Automatic mixed precision of a type; None for none."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-class Stopwatch:
-    """Adds up the time that blocks of work take on a device.
-
-    The host does not wait for a GPU: two events lie around each block in the current stream.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu, self.seconds = device.type == "cuda", 0.0
-        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Time the block."""
-        if self.on_gpu:
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            yield
-            end.record()
-            self.events.append((begin, end))
-        else:
-            start = time.perf_counter()
-            yield
-            self.seconds += time.perf_counter() - start
-
-    def read(self) -> float:
-        """Seconds since the last reading; the device must have finished."""
-        seconds = self.seconds + sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
-        self.seconds = 0.0
-        self.events.clear()
-        return seconds
-
-
-def _seed_generators(device: torch.device, seed: int) -> None:
-    """Seed the generators of the host and of a GPU, as `torch.manual_seed` does in 0.1 ms for all kinds of devices."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(seed)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from bioshare.checks import whole
 from bioshare.files import replacing
 from bioshare.train.config import TrainConfig
-from bioshare.train.interrupt import Caught, Interrupted, TimeUpError, interruptible
+from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -144,17 +144,17 @@ def run_all(
             at_once = at_once or max(1, len(cast("dict[str, int]", client.nthreads())))
             submit = partial(client.submit, pure=False)
         begin = lambda job, slot: submit(partial(call, job, device=device if scheduler else own_device(device, slot)))
-        caught = stack.enter_context(interruptible())
+        signals = stack.enter_context(interruptible())
         bar = stack.enter_context(tqdm(total=len(jobs), unit="run", disable=single or not progress))
-        for job, ending in _in_turn(jobs, begin, at_once or 1, until, caught):
+        for job, ending in _in_turn(jobs, begin, at_once or 1, until, signals):
             show(f"{job.name}: {outcomes.add(job.name, ending)}")
             bar.update(ending is not None)
             if job.name in outcomes.results:
                 done(job)
-    if caught.signal:
+    if signals:
         busy = f"the workers of {scheduler} finish the runs that were begun; once they are idle, " if scheduler else ""
         goes_on = f"{busy}the same command goes on from the runs' last checkpoints"
-        raise Interrupted(f"stopped by signal {caught.signal}; {goes_on}", caught.signal)
+        raise Interrupted(f"stopped by signal {signals[0]}; {goes_on}", signals[0])
     outcomes.time_up = len(outcomes.results) + len(outcomes.failures) < len(jobs)
     return outcomes
 
@@ -217,12 +217,12 @@ def _connected(scheduler: str) -> Client:
 
 
 def _in_turn(
-    jobs: Sequence[Job], begin: Callable[[Job, int], Any], at_once: int, until: float | None, caught: Caught
+    jobs: Sequence[Job], begin: Callable[[Job, int], Any], at_once: int, until: float | None, signals: Sequence[int]
 ) -> Iterator[tuple[Job, Ending]]:
     """Begin the jobs, at most ``at_once`` at a time, each in a free slot, and yield every job with its ending."""
     waiting, running = list(jobs), dict[int, tuple[Job, Any]]()
     while waiting or running:
-        if caught.signal or (until is not None and time.time() >= until):
+        if signals or (until is not None and time.time() >= until):
             waiting.clear()
         while waiting and len(running) < at_once:
             slot = next(number for number in count() if number not in running)
@@ -230,14 +230,14 @@ def _in_turn(
             running[slot] = job, begin(job, slot)
         time.sleep(POLL)
         for slot, (job, run) in list(running.items()):
-            if caught.signal:
+            if signals:
                 run.cancel()
             if run.done():
                 del running[slot]
                 try:
                     ending = run.result()
                 except Exception as error:  # of the process or the worker, not of `fit`
-                    ending = None if caught.signal else f"{type(error).__name__}: {error}"
+                    ending = None if signals else f"{type(error).__name__}: {error}"
                 yield job, ending
 
 

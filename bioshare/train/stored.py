@@ -61,7 +61,7 @@ def config_of(text: object, path: Path) -> TrainConfig:
     Raises:
         ValueError: the text is from an older version of bioshare, or names a type unknown to this process.
     """
-    old = f"{path} was written by another version of bioshare; train the run anew, or read it with bioshare 0.1"
+    old = f"{path} was written by an older version of bioshare; train the run anew"
     if not isinstance(text, str):
         raise ValueError(old)
     subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]

@@ -15,9 +15,10 @@ from torch import nn
 from bioshare.bridge import InstantSharing
 from bioshare.nn import resnet20, to_locally_connected
 from bioshare.train import checkpoint
+from bioshare.train.batch_norm import SynchronousBatchNorm2d
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
-from bioshare.train.data import load, training_batches
-from bioshare.train.distributed import SynchronousBatchNorm2d, processes
+from bioshare.train.data import Batches, load, training_batches
+from bioshare.train.distributed import processes
 from bioshare.train.fitting import CHECKPOINT, RESULT, fit
 from bioshare.train.interrupt import Interrupted, TimeUpError
 from bioshare.train.phases import CircuitOptions, phase_of
@@ -103,8 +104,9 @@ def normalise(rank, folder, sizes, dtype):
         parts = [slice(None)] if here.world == 1 else [slice(sizes[0]), slice(sizes[0], None)]
         part = x[parts[here.rank]].to(dtype).requires_grad_()
         model = nn.Sequential(layer)
-        here.synchronise(model)
-        assert isinstance(model[0], SynchronousBatchNorm2d) == (here.world > 1)
+        if here.world > 1:
+            here.synchronise(model)
+            assert isinstance(model[0], SynchronousBatchNorm2d)
         assert model[0].weight is layer.weight
         y = model(part)
         (y * target[parts[here.rank]]).sum().backward()
@@ -215,8 +217,8 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
         assert (here.rank, here.world) == (0, 1)
         assert here.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
         model = nn.Sequential(nn.BatchNorm2d(2))
-        here.synchronise(model)
-        assert here.parallel(model) is model
+        made = Run(TrainConfig(), model, Batches(images=4, batch_size=2), here)
+        assert made.forward is model
         assert type(model[0]) is nn.BatchNorm2d
         assert here.total(torch.ones(2)).tolist() == [1, 1]
         here.wait()

@@ -19,14 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bioshare.bridge import InstantSharing
 from bioshare.nn import resnet20, to_locally_connected
-from bioshare.train import fitting
 from bioshare.train import run as training
 from bioshare.train.checkpoint import MOMENTS
 from bioshare.train.config import ARCHITECTURES, AdamW, Convolutional
-from bioshare.train.data.order import BatchOrder
+from bioshare.train.data import Batches
 from bioshare.train.data.streams import sent
 from bioshare.train.distributed import Processes
-from bioshare.train.graph import WARM_UP, CudaRecording, Replayed, recorder
+from bioshare.train.graph import WARM_UP, CudaRecording, Replayed
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyIdealOptions
 from bioshare.train.run import Run
@@ -47,7 +46,7 @@ def _tiny(monkeypatch):
 
 def replayed_run(folder, config, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "recorder", lambda graphs, group: Tape)
+        patch.setattr(Processes, "recorder", lambda group, graphs: Tape)
         return run(folder, config, **options)
 
 
@@ -88,7 +87,7 @@ def test_the_sleep_of_every_neuron_is_not_recorded(tmp_path):
 
 def test_a_run_of_replayed_steps_goes_on_from_any_checkpoint(tmp_path, monkeypatch):
     run(tmp_path / "ordinary", LONG)
-    monkeypatch.setattr(fitting, "recorder", lambda graphs, group: Tape)
+    monkeypatch.setattr(Processes, "recorder", lambda group, graphs: Tape)
     for step in (1, 7, 17):
         interrupt(tmp_path / "broken", step, LONG, resume=True)
     run(tmp_path / "broken", LONG, resume=True)
@@ -137,9 +136,9 @@ def test_a_tape_keeps_the_numbers_of_the_host_as_a_graph_does():
 def test_graphs_are_refused_where_there_are_none(world, told):
     here = Processes(CPU, 0, world)
     with pytest.raises(ValueError, match=f"graphs must be None or False for {told}"):
-        recorder(True, here)
-    assert recorder(None, here) is None
-    assert recorder(False, here) is None
+        here.recorder(True)
+    assert here.recorder(None) is None
+    assert here.recorder(False) is None
 
 
 def test_a_fit_with_graphs_is_refused_on_a_cpu_before_work_starts(tmp_path):
@@ -166,7 +165,7 @@ def test_the_graphs_of_a_run_share_memory_and_are_captured_in_its_stream(monkeyp
     monkeypatch.setattr(torch.cuda, "graph", Capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: "stream")
-    record = recorder(None, Processes(torch.device("cuda")))
+    record = Processes(torch.device("cuda")).recorder(None)
     assert record is not None
     for graph in graphs:
         recording = record()
@@ -217,7 +216,7 @@ class NoNumbers(TorchFunctionMode):
 
 def steps_of(model, device, config):
     """One step, and then one that must not wait; the sharing's indices are on the device after the first."""
-    made = Run(config, model, BatchOrder(150, 4), Processes(device), record=Tape)  # pyright: ignore[reportArgumentType]
+    made = Run(config, model, Batches(images=150, batch_size=4), Processes(device), record=Tape)  # pyright: ignore[reportArgumentType]
     x, y = torch.zeros(4, 1, 8, 8, device=device), torch.zeros(4, dtype=torch.int64, device=device)
     made.step(x, y)
     with NoWaiting(), NoNumbers():

@@ -90,7 +90,7 @@ def test_settings_that_all_runs_share_are_kept():
 def test_a_result_of_an_older_version_is_refused_by_name(tmp_path):
     write_result(tmp_path / "result.nc", result(1.0, epochs=1, dataset="digits"))
     for config in (None, TrainConfig()):
-        with pytest.raises(ValueError, match=r"result\.nc was written by another version of bioshare; train the run"):
+        with pytest.raises(ValueError, match=r"result\.nc was written by an older version of bioshare; train the run"):
             complete(tmp_path, config)
 
 

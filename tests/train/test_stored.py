@@ -86,7 +86,7 @@ def test_a_function_is_refused_with_its_place_and_the_remedy(field, value):
 def test_a_text_that_is_no_configuration_of_this_version_is_refused_by_name():
     text = config_text(TrainConfig())
     for old in (None, {"dataset": "digits"}, text.replace("epochs", "share_every")):
-        with pytest.raises(ValueError, match=r"result\.nc was written by another version of bioshare; train the run"):
+        with pytest.raises(ValueError, match=r"result\.nc was written by an older version of bioshare; train the run"):
             config_of(old, PATH)
     with pytest.raises(ValueError, match=r"holds a Mirroring, a type that isn't known: import the module"):
         config_of(text.replace("ImageData", "Mirroring"), PATH)

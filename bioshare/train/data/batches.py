@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,30 +19,7 @@ from torch.nn.functional import pad
 
 from bioshare.train.config import ImageNet, TrainConfig
 from bioshare.train.data.datasets import USAGES, Dataset, ImageFiles
-from bioshare.train.data.order import BatchOrder, seeded
-
-
-class Batches(Protocol):
-    """The batches of an epoch, or the part for one process.
-
-    Attributes:
-        images: number of different images in an epoch, over all processes.
-    """
-
-    @property
-    def images(self) -> int: ...
-
-    def __len__(self) -> int:
-        """Batches in an epoch, the last, smaller batch included."""
-        ...
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from number ``start`` on.
-
-        Yields:
-            Normalised images (b, channels, rows, columns) float32, and labels (b,) int64, both on the device.
-        """
-        ...
+from bioshare.train.data.order import Batches, seeded
 
 
 def training_batches(
@@ -78,9 +55,9 @@ def training_batches(
             raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
         chosen = np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
     flip = USAGES[dataset.name].flip if config.flip is None else config.flip
-    order = BatchOrder(len(chosen), config.batch_size, config.repetitions, config.seed, flip, rank, world)
+    order = {"repetitions": config.repetitions, "seed": config.seed, "flip": flip, "rank": rank, "world": world}
     random_resized = isinstance(config.dataset, ImageNet) and config.dataset.crop == "random-resized"
-    return _batches(dataset, "train", chosen, config.padding, order, device, random_resized)
+    return _batches(dataset, "train", chosen, config, device, config.padding, random_resized, **order)
 
 
 def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
@@ -89,42 +66,34 @@ def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, ra
     Images are not padded; the network sees the centre of larger images. The arguments are as for `training_batches`.
     """
     chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
-    order = BatchOrder(len(chosen), config.batch_size, rank=rank, world=world)
-    return _batches(dataset, "train" if config.validation else "test", chosen, 0, order, device)
+    part = "train" if config.validation else "test"
+    return _batches(dataset, part, chosen, config, device, rank=rank, world=world)
 
 
 test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
 
 
-@dataclass(frozen=True, eq=False)
-class DecodedBatches:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DecodedBatches(Batches):
     """Batches of uint8 images on the device, where a whole batch is cropped and normalised at once."""
 
     pixels: Tensor
     labels: Tensor
-    order: BatchOrder
     padding: int
     side: int
     mean: Tensor
     std: Tensor
 
-    @property
-    def images(self) -> int:
-        return self.order.images
-
-    def __len__(self) -> int:
-        return len(self.order)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.pixels.device
-        for indices, draws, flips in self.order.epoch(epoch, start):
+        for indices, draws, flips in self.parts(epoch, start):
             corners = np.floor(draws[:, :2] * (2 * self.padding + 1)).astype(np.int64)  # (b, 2), from 0 to 2 padding
             places = torch.from_numpy(np.stack([indices, *corners.T, flips]))  # (4, b)
             places = places.pin_memory() if device.type == "cuda" else places  # then the host does not wait
             indices, rows, columns, flips = places.to(device, non_blocking=True)
             images = (self.pixels[indices] - self.mean) / self.std  # first, so that the padding is 0
             images = crops(images, rows, columns, self.side, self.padding)
-            if self.order.flip:
+            if self.flip:
                 images = torch.where(flips.bool()[:, None, None, None], images.flip(-1), images)
             yield images, self.labels[indices]
 
@@ -153,30 +122,32 @@ def _batches(
     dataset: Dataset,
     part: Literal["train", "test"],
     chosen: np.ndarray,
-    padding: int,
-    order: BatchOrder,
+    config: TrainConfig,
     device: torch.device,
+    padding: int = 0,
     random_resized: bool = False,
+    **fields: Any,
 ) -> Batches:
-    """The batches of the chosen training or test images."""
-    if not 0 <= order.rank < order.world:
-        raise ValueError(f"rank must be from 0 to world - 1 = {order.world - 1}; got {order.rank}")
+    """The batches of the chosen training or test images, with further fields of `Batches`."""
+    if not 0 <= fields["rank"] < fields["world"]:
+        raise ValueError(f"rank must be from 0 to world - 1 = {fields['world'] - 1}; got {fields['rank']}")
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
     if len(chosen) < len(images):
         images, labels = images[chosen], labels[chosen]
     side = USAGES[dataset.name].side
     mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
+    fields |= {"images": len(chosen), "batch_size": config.batch_size, "side": side, "mean": mean, "std": std}
     if isinstance(images, ImageFiles):
         from bioshare.train.data.streams import StreamedBatches  # not for small images
 
-        return StreamedBatches(images, labels, order, side, mean, std, random_resized)
+        return StreamedBatches(files=images, labels=labels, random_resized=random_resized, **fields)
     most = (images.shape[-1] - side) // 2
     if most and padding > most:
         raise ValueError(
             f"padding must be at most {most} for {dataset.name}, since {side} + 2 padding of the "
             f"{images.shape[-1]} rows and columns of an image are used; got {padding}"
         )
-    return DecodedBatches(images.to(device), labels.to(device), order, padding, side, mean, std)
+    return DecodedBatches(pixels=images.to(device), labels=labels.to(device), padding=padding, **fields)
 
 
 def _held_out(dataset: Dataset) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from torch import Tensor
 
 Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep", "pool"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -23,15 +24,15 @@ def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
 
 
 BatchPart = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""The part of a batch for one process: indices, draws and flips of the images, see `BatchOrder.epoch`."""
+"""The part of a batch for one process: indices, draws and flips of the images, see `Batches.parts`."""
 
 
-@dataclass(frozen=True)
-class BatchOrder:
-    """The batches of every epoch.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batches:
+    """The batches of every epoch, or the parts for one process.
 
     Attributes:
-        images: number of different images.
+        images: number of different images in an epoch, over all processes.
         batch_size: images in a batch, repetitions included, over all processes.
         repetitions: copies of every image in its batch, in a row.
         seed: seed of the orders and the crops; None for images in order, cropped at the centre.
@@ -51,7 +52,15 @@ class BatchOrder:
         """Batches in an epoch, the last, smaller batch included."""
         return -(-self.images * self.repetitions // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchPart]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from number ``start`` on.
+
+        Yields:
+            Normalised images (b, channels, rows, columns) float32, and labels (b,) int64, both on the device.
+        """
+        raise NotImplementedError
+
+    def parts(self, epoch: int, start: int = 0) -> Iterator[BatchPart]:
         """The parts for this process of the batches from number ``start`` on.
 
         Yields:

@@ -17,17 +17,17 @@ from torch.utils.data import Dataset as MapDataset
 from bioshare.machine import cores
 from bioshare.train.data.datasets import ImageFiles
 from bioshare.train.data.images import Encoded, random_resized_crop, resized_crop
-from bioshare.train.data.order import BatchOrder
+from bioshare.train.data.order import Batches
 
 RESIZE = 256
 """Pixels of the smaller side before the crop."""
 
 Item = tuple[int, np.ndarray, bool]
-"""Number of an image, its draws (see `BatchOrder.epoch`), and whether the crop is mirrored."""
+"""Number of an image, its draws (see `Batches.parts`), and whether the crop is mirrored."""
 
 
-@dataclass(frozen=True, eq=False)
-class StreamedBatches:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamedBatches(Batches):
     """Batches of image files.
 
     Workers get instructions image by image, so that the number of workers changes nothing. Workers return uint8;
@@ -36,7 +36,6 @@ class StreamedBatches:
     Attributes:
         files: the images.
         labels: (n,) int64.
-        order: indices and crops of every batch.
         side: rows and columns of the crops.
         random_resized: whether a random part is cropped and then resized, instead of resized and then cropped.
         mean, std: statistics of the pixels from 0 to 255, (channels, 1, 1), on the device.
@@ -46,26 +45,18 @@ class StreamedBatches:
 
     files: ImageFiles
     labels: Tensor
-    order: BatchOrder
     side: int
     mean: Tensor
     std: Tensor
     random_resized: bool = False
     workers: int | None = None
 
-    @property
-    def images(self) -> int:
-        return self.order.images
-
-    def __len__(self) -> int:
-        return len(self.order)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.mean.device
         workers = _free_cores() if self.workers is None else self.workers
         loader = DataLoader(
             _Crops(self.files, self.side, self.random_resized),
-            batch_sampler=(list(zip(*part, strict=True)) for part in self.order.epoch(epoch, start)),  # pyright: ignore[reportArgumentType]
+            batch_sampler=(list(zip(*part, strict=True)) for part in self.parts(epoch, start)),  # pyright: ignore[reportArgumentType]
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent,
             collate_fn=partial(_collate, side=self.side),
