@@ -122,13 +122,8 @@ class TrainingStep:
         images = torch.randn(batch, *image, generator=generator, device=self.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(10, (batch,), generator=generator, device=self.device)
-        self.run = Run(
-            config,
-            model,
-            OneBatch(images=batch, batch_size=batch, x=self.images, y=self.labels),
-            processes,
-            record=self.record,
-        )
+        batches = OneBatch(images=batch, batch_size=batch, x=self.images, y=self.labels)
+        self.run = Run(config, model, batches, processes, record=self.record)
         finalize(self, self.run.close)  # its graphs end with it, and not at the next collection of cycles
         synchronise(self.device)  # all this was made in another stream
 

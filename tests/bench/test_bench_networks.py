@@ -42,7 +42,7 @@ def test_the_graphs_of_a_step_end_with_it(monkeypatch):
         def replay(self):
             pass
 
-    monkeypatch.setattr(networks, "recorder", lambda graph, processes: Graph)
+    monkeypatch.setattr(networks.Processes, "recorder", lambda processes, graph: Graph)
     step = TrainingStep(small_network(), (3, 8, 8), 2, "fp32", graph=True)
     gc.disable()
     try:

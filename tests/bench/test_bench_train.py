@@ -45,7 +45,7 @@ def test_the_rows_of_a_gpu_have_every_form_and_graph(monkeypatch):
 
 
 def test_every_row_of_a_gpu_trains_or_shares(small, monkeypatch):
-    monkeypatch.setattr(networks, "recorder", lambda graph, processes: Recorded if graph else None)
+    monkeypatch.setattr(networks.Processes, "recorder", lambda processes, graph: Recorded if graph else None)
     steps = []
     monkeypatch.setattr(
         Variant, "step", lambda variant, settings, step=Variant.step: steps.append(step(variant, settings)) or steps[-1]
@@ -123,7 +123,7 @@ def test_the_peak_of_a_graph_is_what_is_reserved_while_it_is_replayed(small, mon
             log.append("replayed")
             super().replay()
 
-    monkeypatch.setattr(networks, "recorder", lambda graph, processes: Logged if graph else None)
+    monkeypatch.setattr(networks.Processes, "recorder", lambda processes, graph: Logged if graph else None)
     monkeypatch.setattr(train, "free_memory", lambda device: log.append("freed"))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 + 50 * log.count("recorded"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: log.append("reset"))
