@@ -28,7 +28,7 @@ FOREIGN = (
 """Packages whose documentation cannot be reached without a network."""
 INTERNAL = (
     r"bridge\.report\.KeptChannel",
-    r"train\.data\.datasets\.ImageFiles",
+    r"train\.data\.streams\.ImageFiles",
     r"train\.data\.sources\.Source",
     r"train\.distributed\.Processes",
 )

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from bioshare.nn import batched, forms
+from bioshare.nn.batched import ProductPlan
+from bioshare.nn.batched import physical as physical
 from bioshare.nn.forms import prefer as prefer
-from bioshare.nn.plan import ProductPlan
-from bioshare.nn.plan import physical as physical
 
 
 def locally_connected2d(

@@ -2,8 +2,8 @@
 
 Images lie in memory as (batch, rows, columns, channels), weights as (H_out, W_out, out, kw, kh, in / groups), of which
 the last three are the axis of a patch. All kernels are matrix products whose two outer axes are in blocks ``M`` and
-``N``, and whose inner axis is summed in blocks ``K``. ``PLAN`` is a `bioshare.nn.plan.ProductPlan`, a constant of the
-compiled kernel.
+``N``, and whose inner axis is summed in blocks ``K``. ``PLAN`` is a `bioshare.nn.batched.ProductPlan`, a constant of
+the compiled kernel.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false

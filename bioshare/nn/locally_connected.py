@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.checks import whole
+from bioshare.nn.batched import new_weight, physical
 from bioshare.nn.functional import locally_connected2d
-from bioshare.nn.plan import new_weight, physical
 
 Pair = tuple[int, int]
 

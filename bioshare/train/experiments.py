@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import product
 from typing import Any, Literal
 
 from bioshare.bridge import InstantSharing
@@ -151,37 +150,6 @@ PRINTED = {
 }
 
 
-@dataclass(frozen=True)
-class GridSearch:
-    """A grid search of Appendix B.
-
-    Attributes:
-        learning_rates, weight_decays: axes of the grid.
-        epochs, milestones: schedule of the search.
-        skipped: (learning rate, weight decay) of the points that the paper left out.
-    """
-
-    learning_rates: tuple[float, ...]
-    weight_decays: tuple[float, ...]
-    epochs: int
-    milestones: tuple[float, ...]
-    skipped: tuple[tuple[float, float], ...] = ()
-
-
-_CIFAR = {"weight_decays": (1e-2, 1e-4), "epochs": 200, "milestones": (100 / 200, 150 / 200)}
-_TINY = {"weight_decays": (1e-2, 1e-4), "epochs": 50, "milestones": (25 / 50, 37 / 50)}
-_IMAGENET = {"epochs": 20, "milestones": (10 / 20, 15 / 20)}
-GRIDS = {
-    ("cifar", "conv"): GridSearch((1e-1, 5e-2, 1e-2, 5e-3), **_CIFAR),
-    ("cifar", "lc"): GridSearch((1e-3, 5e-4, 1e-4, 5e-5), **_CIFAR),
-    ("tinyimagenet", "conv"): GridSearch((5e-3, 1e-3, 5e-4), **_TINY),
-    ("tinyimagenet", "lc"): GridSearch((1e-3, 5e-4), **_TINY),
-    ("imagenet", "conv"): GridSearch((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET),
-    ("imagenet", "lc"): GridSearch((1e-3, 5e-4, 1e-4, 5e-5), (1e-2,), **_IMAGENET),
-    ("imagenet", "1st-layer-conv"): GridSearch((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET, skipped=((1e-3, 1e-2),)),
-}
-
-
 def find(name: str) -> Experiment:
     """The experiment of a name.
 
@@ -206,40 +174,24 @@ def matching(pattern: str = "*") -> list[Experiment]:
     return matches
 
 
-def grid_search(experiment: Experiment) -> GridSearch:
-    """The axes and the schedule of an experiment's grid search."""
-    name, network = experiment.setting.dataset_name, experiment.setting.network
-    kind = "conv" if isinstance(network, Convolutional) else "1st-layer-conv" if network.keep_first else "lc"
-    return GRIDS["cifar" if name in ("cifar10", "cifar100") else name, kind]
-
-
-def searched(experiment: Experiment) -> Experiment:
-    """The experiment in the schedule of its grid search, tested on the validation split."""
-    search = grid_search(experiment)
-    schedule = {"epochs": search.epochs, "milestones": search.milestones, "validation": True}
-    return dataclasses.replace(experiment, setting=dataclasses.replace(experiment.setting, **schedule))
-
-
-def grid_points(experiment: Experiment) -> list[AdamW]:
-    """The optimisers of an experiment's grid search.
-
-    The paper tuned "1st layer conv" only for LC and LC with sharing after every batch; other rows get the same grid.
-    """
-    search = grid_search(experiment)
-    points = product(search.learning_rates, search.weight_decays)
-    return [AdamW(*point) for point in points if point not in search.skipped]
-
-
 def _experiments() -> Iterable[Experiment]:
-    """All rows, table after table."""
+    """All rows, table after table; our own table has the rows of Table 1 for CIFAR-10 without repetitions.
+
+    A simulated sleep has the learning rate and the weight decay of instant sharing at the same intervals.
+    """
     homes: dict[tuple[object, ...], str] = {}
     for number, table in TABLES.items():
-        if number == "sleep":
-            yield from _sleeping()
-            continue
-        for (dataset, row), one in _trained(table.setting, number).items():
-            home = homes.setdefault((table.setting, dataset, row), one.name)
-            yield dataclasses.replace(one, home=home)
+        if number != "sleep":
+            for (dataset, row), one in _trained(table.setting, number).items():
+                home = homes.setdefault((table.setting, dataset, row), one.name)
+                yield dataclasses.replace(one, home=home)
+    table_1 = _trained(4, 1)
+    for row in ("conv", "lc", *SLEEPS):
+        one = table_1["cifar10", row]
+        yield dataclasses.replace(one, name=f"sleep/cifar10/{row}")
+        for suffix, sleep in SLEEPS.get(row, {}).items():
+            name = f"sleep/cifar10/{row}-{suffix}"
+            yield dataclasses.replace(one, name=name, sleep=sleep, paper=Paper(), home=name)
 
 
 def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str, str], Experiment]:
@@ -263,19 +215,6 @@ def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str,
         interval = int(every[1]) if every else None
         experiments[dataset, row] = Experiment(name, config, interval, InstantSharing(), paper, home=name)
     return experiments
-
-
-def _sleeping() -> Iterable[Experiment]:
-    """The rows of our own table: Table 1's of CIFAR-10 without repetitions, and the same runs with simulated sleep.
-
-    A simulated sleep has the learning rate and the weight decay of instant sharing at the same intervals.
-    """
-    table = {row: one for (dataset, row), one in _trained(4, 1).items() if dataset == "cifar10"}
-    for row in ("conv", "lc", *SLEEPS):
-        yield dataclasses.replace(table[row], name=f"sleep/cifar10/{row}")
-        for suffix, sleep in SLEEPS.get(row, {}).items():
-            name = f"sleep/cifar10/{row}-{suffix}"
-            yield dataclasses.replace(table[row], name=name, sleep=sleep, paper=Paper(), home=name)
 
 
 def _nearest(name: str) -> str:

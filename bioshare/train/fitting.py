@@ -2,9 +2,9 @@
 
 A run that was stopped ends with the same bits as one that was not, since nothing depends on the moment of a stop. The
 batches and crops, dropout, and the seeds of the phases are pure functions of the run's seed and the number of the step
-(`bioshare.train.data.order.seed_at`); the learning rate is a function of the epoch. Everything else that the next step
-needs is in the checkpoint: weights and buffers, the moments of the optimiser, the scale of mixed precision, the sums of
-the epoch so far and the history. A signal waits for the end of a batch, and files replace each other whole.
+(`bioshare.train.data.batches.seed_at`); the learning rate is a function of the epoch. Everything else for the next step
+is in the checkpoint: weights and buffers, the moments of the optimiser, the scale of mixed precision, the sums of the
+epoch so far and the history. A signal waits for the end of a batch, and files replace each other whole.
 """
 
 from __future__ import annotations

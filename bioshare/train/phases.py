@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bioshare.bridge import HebbianSharing, InstantSharing, Phase, Sleep
 from bioshare.circuit import stimuli
-from bioshare.train.data.order import seed_at
+from bioshare.train.data.batches import seed_at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
 from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
-from bioshare.train.data.order import seed_at
+from bioshare.train.data.batches import seed_at
 from bioshare.train.distributed import Processes, Stopwatch
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.results import RESULT, History, write_result

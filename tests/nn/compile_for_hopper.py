@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bioshare.nn import fused, kernels
-from bioshare.nn.plan import ProductPlan, new_weight
+from bioshare.nn.batched import ProductPlan, new_weight
 
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 ALIGNED = [["tt.divisibility", 16]]

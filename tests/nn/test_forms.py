@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bioshare.nn import batched, forms, functional
-from bioshare.nn.plan import ProductPlan
+from bioshare.nn.batched import ProductPlan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where Triton's compiler or its interpreter computes
 X, WEIGHT = torch.ones(2, 1, 3, 3, device=DEVICE), torch.ones(3, 3, 1, 1, 1, 1, device=DEVICE)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bioshare.nn import LocallyConnected2d, batched, functional
+from bioshare.nn.batched import ProductPlan
 from bioshare.nn.functional import locally_connected2d, physical
-from bioshare.nn.plan import ProductPlan
 
 pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
 

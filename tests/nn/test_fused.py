@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bioshare.nn import batched
-from bioshare.nn.plan import ProductPlan, new_weight
+from bioshare.nn.batched import ProductPlan, new_weight
 
 fused = pytest.importorskip("bioshare.nn.fused", reason="needs Triton")
 

@@ -5,8 +5,9 @@ import pytest
 
 from bioshare.bridge import InstantSharing
 from bioshare.train import paper_tables
+from bioshare.train.commands.sweep import grid_points, grid_search, searched
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
-from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, grid_points, grid_search, matching, searched
+from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching
 from bioshare.train.paper_tables import cells
 from bioshare.train.phases import CircuitOptions, IdealOptions, NoisyCircuitOptions, NoisyIdealOptions
 

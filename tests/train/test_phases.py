@@ -10,7 +10,7 @@ from bioshare.bridge.scaling import NormalisedRule, PerInput
 from bioshare.circuit import stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.nn import LocallyConnected2d
-from bioshare.train.data.order import seed_at
+from bioshare.train.data.batches import seed_at
 from bioshare.train.phases import (
     PHASES,
     CircuitOptions,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from statistics import fmean
 
 import xarray as xr
@@ -17,7 +18,8 @@ from bioshare.train.commands.options import (
     configured,
     read_options,
 )
-from bioshare.train.experiments import Experiment, find, grid_points, grid_search, searched
+from bioshare.train.config import AdamW, Convolutional
+from bioshare.train.experiments import Experiment, find
 from bioshare.train.fitting import fit
 from bioshare.train.results import gather, write_result
 from bioshare.train.runs import Job
@@ -25,6 +27,61 @@ from bioshare.train.stored import config_of
 
 PointResults = dict[tuple[float, float, int], xr.Dataset]
 """Results by learning rate, weight decay and seed."""
+
+
+@dataclass(frozen=True)
+class GridSearch:
+    """A grid search of Appendix B.
+
+    Attributes:
+        learning_rates, weight_decays: axes of the grid.
+        epochs, milestones: schedule of the search.
+        skipped: (learning rate, weight decay) of the points that the paper left out.
+    """
+
+    learning_rates: tuple[float, ...]
+    weight_decays: tuple[float, ...]
+    epochs: int
+    milestones: tuple[float, ...]
+    skipped: tuple[tuple[float, float], ...] = ()
+
+
+_CIFAR = {"weight_decays": (1e-2, 1e-4), "epochs": 200, "milestones": (100 / 200, 150 / 200)}
+_TINY = {"weight_decays": (1e-2, 1e-4), "epochs": 50, "milestones": (25 / 50, 37 / 50)}
+_IMAGENET = {"epochs": 20, "milestones": (10 / 20, 15 / 20)}
+GRIDS = {
+    ("cifar", "conv"): GridSearch((1e-1, 5e-2, 1e-2, 5e-3), **_CIFAR),
+    ("cifar", "lc"): GridSearch((1e-3, 5e-4, 1e-4, 5e-5), **_CIFAR),
+    ("tinyimagenet", "conv"): GridSearch((5e-3, 1e-3, 5e-4), **_TINY),
+    ("tinyimagenet", "lc"): GridSearch((1e-3, 5e-4), **_TINY),
+    ("imagenet", "conv"): GridSearch((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET),
+    ("imagenet", "lc"): GridSearch((1e-3, 5e-4, 1e-4, 5e-5), (1e-2,), **_IMAGENET),
+    ("imagenet", "1st-layer-conv"): GridSearch((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET, skipped=((1e-3, 1e-2),)),
+}
+
+
+def grid_search(experiment: Experiment) -> GridSearch:
+    """The axes and the schedule of an experiment's grid search."""
+    name, network = experiment.setting.dataset_name, experiment.setting.network
+    kind = "conv" if isinstance(network, Convolutional) else "1st-layer-conv" if network.keep_first else "lc"
+    return GRIDS["cifar" if name in ("cifar10", "cifar100") else name, kind]
+
+
+def searched(experiment: Experiment) -> Experiment:
+    """The experiment in the schedule of its grid search, tested on the validation split."""
+    search = grid_search(experiment)
+    schedule = {"epochs": search.epochs, "milestones": search.milestones, "validation": True}
+    return replace(experiment, setting=replace(experiment.setting, **schedule))
+
+
+def grid_points(experiment: Experiment) -> list[AdamW]:
+    """The optimisers of an experiment's grid search.
+
+    The paper tuned "1st layer conv" only for LC and LC with sharing after every batch; other rows get the same grid.
+    """
+    search = grid_search(experiment)
+    points = product(search.learning_rates, search.weight_decays)
+    return [AdamW(*point) for point in points if point not in search.skipped]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,76 +1,92 @@
-"""The batches of a data set, for training and testing.
+"""Batches of images: pure functions of the seed, the epoch and the index.
 
-A batch is a pure function of the seed, the epoch and the index, so that a run resumes at any batch without a saved
-state. All random numbers come from the CPU, a few per image: every device and every number of processes has the same
-crops.
+A run therefore resumes at any batch without a saved state. All random numbers come from the CPU, a few per image: every
+device and every number of processes has the same crops.
 """
 
-# ruff: noqa: PT028 (test_batches is no test)
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bioshare.train.config import ImageNet, TrainConfig
-from bioshare.train.data.datasets import USAGES, Dataset, ImageFiles
-from bioshare.train.data.order import Batches, seeded
+Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep", "pool"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
-def training_batches(
-    dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1
-) -> Batches:
-    """The training images of a run, in a new order and in new crops in every epoch.
+def seeded(purpose: Purpose, seed: int, *when: int) -> np.random.Generator:
+    """An independent generator for every purpose, seed and moment."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *when)))
 
-    An epoch is one pass over the images. A batch has batch_size / repetitions different images, each
-    ``config.repetitions`` times in a row, in different crops; an epoch has ``config.repetitions`` times as many batches
-    as without repetitions.
 
-    Crops (Sec. 5.1): CIFAR's images and digits have a border of ``config.padding`` pixels that are 0 after
-    normalisation, and are cropped to their size; TinyImageNet's central (48 + 2 padding) x (48 + 2 padding) pixels are
-    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224 or by
-    `ImageNet.crop`, at any padding. ``config.flip`` mirrors half of the images; None mirrors ImageNet only.
+def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
+    """An independent seed for every purpose, seed of a run, and moment (a step, or a step and a process)."""
+    return int(seeded(purpose, seed, *when).integers(2**63))
 
-    Args:
-        dataset: a data set from `load`.
-        config: the configuration of the run.
-        device: device of the batches; decoded images move there whole.
-        rank, world: number of this process, and of all processes. Each process gets consecutive images of every batch;
-            the numbers differ by one image at most, and may be 0 in a small batch.
 
-    Raises:
-        ValueError: ``config`` asks for more images than there are, or for more padding than TinyImageNet has;
-            ``rank`` isn't below ``world``.
+BatchPart = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The part of a batch for one process: indices, draws and flips of the images, see `Batches.parts`."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batches:
+    """The batches of every epoch, or the parts for one process.
+
+    Attributes:
+        images: number of different images in an epoch, over all processes.
+        batch_size: images in a batch, repetitions included, over all processes.
+        repetitions: copies of every image in its batch, in a row.
+        seed: seed of the orders and the crops; None for images in order, cropped at the centre.
+        flip: whether half of the images are mirrored.
+        rank, world: number of this process, and of all processes.
     """
-    chosen = np.arange(len(dataset.train_labels))
-    if config.validation:
-        chosen = np.setdiff1d(chosen, _held_out(dataset))
-    if config.train_images is not None:
-        if config.train_images > len(chosen):
-            raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
-        chosen = np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
-    flip = USAGES[dataset.name].flip if config.flip is None else config.flip
-    order = {"repetitions": config.repetitions, "seed": config.seed, "flip": flip, "rank": rank, "world": world}
-    random_resized = isinstance(config.dataset, ImageNet) and config.dataset.crop == "random-resized"
-    return _batches(dataset, "train", chosen, config, device, config.padding, random_resized, **order)
 
+    images: int
+    batch_size: int
+    repetitions: int = 1
+    seed: int | None = None
+    flip: bool = False
+    rank: int = 0
+    world: int = 1
 
-def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
-    """The test images in order, or with ``config.validation`` the held-out training images; the same every epoch.
+    def __len__(self) -> int:
+        """Batches in an epoch, the last, smaller batch included."""
+        return -(-self.images * self.repetitions // self.batch_size)
 
-    Images are not padded; the network sees the centre of larger images. The arguments are as for `training_batches`.
-    """
-    chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
-    part = "train" if config.validation else "test"
-    return _batches(dataset, part, chosen, config, device, rank=rank, world=world)
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from number ``start`` on.
 
+        Yields:
+            Normalised images (b, channels, rows, columns) float32, and labels (b,) int64, both on the device.
+        """
+        raise NotImplementedError
 
-test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
+    def parts(self, epoch: int, start: int = 0) -> Iterator[BatchPart]:
+        """The parts for this process of the batches from number ``start`` on.
+
+        Yields:
+            Numbers of the images, (b,); uniform numbers between 0 and 1 for the row and the column of a crop, the
+            mirroring, and the area and the aspect of a random-resized crop, (b, 5), where row and column 0.5 are the
+            centre; and whether each image is mirrored, (b,).
+        """
+        order = (
+            np.arange(self.images) if self.seed is None else seeded("order", self.seed, epoch).permutation(self.images)
+        )
+        different = self.batch_size // self.repetitions
+        for batch in range(start, len(self)):
+            indices = order[batch * different : (batch + 1) * different].repeat(self.repetitions)
+            draws = np.full((len(indices), 5), 0.5)
+            if self.seed is not None:
+                rng = seeded("crops", self.seed, epoch, batch)
+                draws = np.hstack([rng.random((len(indices), width)) for width in (3, 2)])
+            first, stop = (len(indices) * rank // self.world for rank in (self.rank, self.rank + 1))
+            flips = self.flip & (draws[:, 2] < 0.5)
+            yield indices[first:stop], draws[first:stop], flips[first:stop]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,43 +132,3 @@ def crops(images: Tensor, rows: Tensor, columns: Tensor, side: int, padding: int
     framed = pad(images, (margin,) * 4)
     views = framed.unfold(2, side, 1).unfold(3, side, 1)  # (b, channels, 2 padding + 1, 2 padding + 1, side, side)
     return views[torch.arange(len(images), device=images.device), :, rows, columns]
-
-
-def _batches(
-    dataset: Dataset,
-    part: Literal["train", "test"],
-    chosen: np.ndarray,
-    config: TrainConfig,
-    device: torch.device,
-    padding: int = 0,
-    random_resized: bool = False,
-    **fields: Any,
-) -> Batches:
-    """The batches of the chosen training or test images, with further fields of `Batches`."""
-    if not 0 <= fields["rank"] < fields["world"]:
-        raise ValueError(f"rank must be from 0 to world - 1 = {fields['world'] - 1}; got {fields['rank']}")
-    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
-    if len(chosen) < len(images):
-        images, labels = images[chosen], labels[chosen]
-    side = USAGES[dataset.name].side
-    mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
-    fields |= {"images": len(chosen), "batch_size": config.batch_size, "side": side, "mean": mean, "std": std}
-    if isinstance(images, ImageFiles):
-        from bioshare.train.data.streams import StreamedBatches  # not for small images
-
-        return StreamedBatches(files=images, labels=labels, random_resized=random_resized, **fields)
-    most = (images.shape[-1] - side) // 2
-    if most and padding > most:
-        raise ValueError(
-            f"padding must be at most {most} for {dataset.name}, since {side} + 2 padding of the "
-            f"{images.shape[-1]} rows and columns of an image are used; got {padding}"
-        )
-    return DecodedBatches(pixels=images.to(device), labels=labels.to(device), padding=padding, **fields)
-
-
-def _held_out(dataset: Dataset) -> np.ndarray:
-    """Indices of the validation images among the training images, the same for all seeds."""
-    held_out, images = USAGES[dataset.name].validation, len(dataset.train_labels)
-    if held_out >= images:
-        raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
-    return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))

@@ -1,4 +1,6 @@
-"""Data sets by name, each but the digits in one prepared file, ``NAME.safetensors``.
+"""Data sets by name, and their batches for training and testing.
+
+Each data set but the digits is in one prepared file, ``NAME.safetensors``.
 
 The file holds ``train_images`` (n, channels, rows, columns) uint8, ``train_labels`` (n,) int64, ``test_images`` and
 ``test_labels``; and as JSON, in the metadata field "bioshare": ``name``, ``classes``, ``source``, the ``sha256`` of a
@@ -10,20 +12,25 @@ ImageNet's images differ in size and would fill 300 GB. The images stay in ``fol
 ``train_ends`` (n,) int64, the end of each name.
 """
 
+# ruff: noqa: PT028 (test_batches is no test)
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bioshare.train.config import DatasetName
+from bioshare.train.config import DatasetName, ImageNet, TrainConfig
+from bioshare.train.data.batches import Batches, DecodedBatches, seeded
+
+if TYPE_CHECKING:
+    from bioshare.train.data.streams import ImageFiles
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation per channel in the paper for TinyImageNet and ImageNet."""
@@ -56,33 +63,6 @@ USAGES = {
     "imagenet": Usage(224, 10_000, flip=True, imagenet_statistics=True),
     "digits": Usage(8, DIGITS_FOR_TRAINING // 5),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Paths of up to a million image files, in two arrays.
-
-    Attributes:
-        folder: the folder of all files.
-        names: file names in UTF-8, one after the next, (bytes,) uint8.
-        starts, ends: start and end of each name, (n,).
-    """
-
-    folder: str
-    names: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, chosen: np.ndarray) -> ImageFiles:
-        """A choice of the files."""
-        return ImageFiles(self.folder, self.names, self.starts[chosen], self.ends[chosen])
-
-    def path(self, index: int) -> str:
-        """Path of the file of a number."""
-        return str(Path(self.folder, self.names[self.starts[index] : self.ends[index]].tobytes().decode()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +113,97 @@ def load(name: str, folder: Path | str | None = None) -> Dataset:
     if name == "digits":
         return _digits()
     return _read_prepared(prepared_file(name, folder), name)
+
+
+def training_batches(
+    dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1
+) -> Batches:
+    """The training images of a run, in a new order and in new crops in every epoch.
+
+    An epoch is one pass over the images. A batch has batch_size / repetitions different images, each
+    ``config.repetitions`` times in a row, in different crops; an epoch has ``config.repetitions`` times as many batches
+    as without repetitions.
+
+    Crops (Sec. 5.1): CIFAR's images and digits have a border of ``config.padding`` pixels that are 0 after
+    normalisation, and are cropped to their size; TinyImageNet's central (48 + 2 padding) x (48 + 2 padding) pixels are
+    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224 or by
+    `ImageNet.crop`, at any padding. ``config.flip`` mirrors half of the images; None mirrors ImageNet only.
+
+    Args:
+        dataset: a data set from `load`.
+        config: the configuration of the run.
+        device: device of the batches; decoded images move there whole.
+        rank, world: number of this process, and of all processes. Each process gets consecutive images of every batch;
+            the numbers differ by one image at most, and may be 0 in a small batch.
+
+    Raises:
+        ValueError: ``config`` asks for more images than there are, or for more padding than TinyImageNet has;
+            ``rank`` isn't below ``world``.
+    """
+    chosen = np.arange(len(dataset.train_labels))
+    if config.validation:
+        chosen = np.setdiff1d(chosen, _held_out(dataset))
+    if config.train_images is not None:
+        if config.train_images > len(chosen):
+            raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
+        chosen = np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
+    flip = USAGES[dataset.name].flip if config.flip is None else config.flip
+    order = {"repetitions": config.repetitions, "seed": config.seed, "flip": flip, "rank": rank, "world": world}
+    random_resized = isinstance(config.dataset, ImageNet) and config.dataset.crop == "random-resized"
+    return _batches(dataset, "train", chosen, config, device, config.padding, random_resized, **order)
+
+
+def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
+    """The test images in order, or with ``config.validation`` the held-out training images; the same every epoch.
+
+    Images are not padded; the network sees the centre of larger images. The arguments are as for `training_batches`.
+    """
+    chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
+    part = "train" if config.validation else "test"
+    return _batches(dataset, part, chosen, config, device, rank=rank, world=world)
+
+
+test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
+
+
+def _batches(
+    dataset: Dataset,
+    part: Literal["train", "test"],
+    chosen: np.ndarray,
+    config: TrainConfig,
+    device: torch.device,
+    padding: int = 0,
+    random_resized: bool = False,
+    **fields: Any,
+) -> Batches:
+    """The batches of the chosen training or test images, with further fields of `Batches`."""
+    if not 0 <= fields["rank"] < fields["world"]:
+        raise ValueError(f"rank must be from 0 to world - 1 = {fields['world'] - 1}; got {fields['rank']}")
+    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
+    if len(chosen) < len(images):
+        images, labels = images[chosen], labels[chosen]
+    side = USAGES[dataset.name].side
+    mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
+    fields |= {"images": len(chosen), "batch_size": config.batch_size, "side": side, "mean": mean, "std": std}
+    if not isinstance(images, Tensor):
+        from bioshare.train.data.streams import StreamedBatches  # not for small images
+
+        return StreamedBatches(files=images, labels=labels, random_resized=random_resized, **fields)
+    most = (images.shape[-1] - side) // 2
+    if most and padding > most:
+        raise ValueError(
+            f"padding must be at most {most} for {dataset.name}, since {side} + 2 padding of the "
+            f"{images.shape[-1]} rows and columns of an image are used; got {padding}"
+        )
+    return DecodedBatches(pixels=images.to(device), labels=labels.to(device), padding=padding, **fields)
+
+
+def _held_out(dataset: Dataset) -> np.ndarray:
+    """Indices of the validation images among the training images, the same for all seeds."""
+    held_out, images = USAGES[dataset.name].validation, len(dataset.train_labels)
+    if held_out >= images:
+        raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
+    return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))
 
 
 def _digits() -> Dataset:
@@ -188,5 +259,7 @@ def _read_prepared(path: Path, name: str) -> Dataset:
 def _images(part: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Tensor | ImageFiles:
     if f"{part}_images" in tensors:
         return tensors[f"{part}_images"]
+    from bioshare.train.data.streams import ImageFiles  # not for small images
+
     names, ends = (tensors[f"{part}_{kind}"].numpy() for kind in ("names", "ends"))
     return ImageFiles(facts["folder"], names, np.concatenate([[0], ends[:-1]]), ends)

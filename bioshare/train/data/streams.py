@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,15 +16,41 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
 from bioshare.machine import cores
-from bioshare.train.data.datasets import ImageFiles
+from bioshare.train.data.batches import Batches
 from bioshare.train.data.images import Encoded, random_resized_crop, resized_crop
-from bioshare.train.data.order import Batches
 
 RESIZE = 256
 """Pixels of the smaller side before the crop."""
 
 Item = tuple[int, np.ndarray, bool]
 """Number of an image, its draws (see `Batches.parts`), and whether the crop is mirrored."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Paths of up to a million image files, in two arrays.
+
+    Attributes:
+        folder: the folder of all files.
+        names: file names in UTF-8, one after the next, (bytes,) uint8.
+        starts, ends: start and end of each name, (n,).
+    """
+
+    folder: str
+    names: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, chosen: np.ndarray) -> ImageFiles:
+        """A choice of the files."""
+        return ImageFiles(self.folder, self.names, self.starts[chosen], self.ends[chosen])
+
+    def path(self, index: int) -> str:
+        """Path of the file of a number."""
+        return str(Path(self.folder, self.names[self.starts[index] : self.ends[index]].tobytes().decode()))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

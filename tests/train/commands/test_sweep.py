@@ -6,8 +6,9 @@ import xarray as xr
 
 from bioshare import __main__ as command_line
 from bioshare.train.commands import many_runs, sweep
+from bioshare.train.commands.sweep import grid_points, searched
 from bioshare.train.config import Every
-from bioshare.train.experiments import find, grid_points, searched
+from bioshare.train.experiments import find
 from bioshare.train.phases import CircuitOptions
 from bioshare.train.results import write_result
 from bioshare.train.runs import Outcomes

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from bioshare.train import data
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import datasets
-from bioshare.train.data.order import PURPOSES, seeded
+from bioshare.train.data.batches import PURPOSES, seeded
 
 CPU = torch.device("cpu")
 
