@@ -22,7 +22,7 @@ COMMANDS = {
     "explore": ("bioshare.explorer.command", "move alpha and gamma by hand, in a browser or in a page for others"),
     "bench": ("bioshare.bench", "time the engines, the layer and a training step against their baselines"),
 }
-EPILOG = "An error is one line; BIOSHARE_TRACEBACK=1 in the environment shows the traceback, too."
+EPILOG = "An error is one line; BIOSHARE_TRACEBACK=1 in the environment adds the traceback."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

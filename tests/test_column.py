@@ -78,8 +78,8 @@ def test_other_images_do_not_stand_beside_the_papers_numbers(tmp_path):
 def test_what_no_table_wrote_is_refused(tmp_path):
     store(tmp_path)
     write_result(tmp_path / "result.nc", run("conv", 0))
-    told = {"missing.nc": "there is no {}; files must be what", "result.nc": "{} is not, but perhaps a single run's"}
-    for name, words in told.items():
+    message = {"missing.nc": "there is no {}; files must be what", "result.nc": "{} is not, but perhaps a single run's"}
+    for name, words in message.items():
         command = [sys.executable, SCRIPT, tmp_path / "first.nc", tmp_path / name, "--to", tmp_path / "column"]
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         assert ended.returncode == 2

@@ -74,19 +74,19 @@ FAILED = {NAMES[1]: "ArithmeticError: the loss is NaN"}
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "status", "told"),
+    ("outcomes", "status", "message"),
     [
         (Outcomes({NAMES[0]: result()}, FAILED, time_up=True), 75, "the time is up; the same command goes on\n"),
         (Outcomes({NAMES[0]: result(), NAMES[2]: result()}, FAILED), 1, ""),
         (Interrupted("stopped by a signal", 15), 143, "stopped by a signal\n"),
     ],
 )
-def test_without_all_results_nothing_is_drawn(fig6, monkeypatch, capsys, tmp_path, outcomes, status, told):
+def test_without_all_results_nothing_is_drawn(fig6, monkeypatch, capsys, tmp_path, outcomes, status, message):
     stand_in(monkeypatch, fig6, outcomes)
     with pytest.raises(SystemExit) as end:
         fig6.main([*FULL, "--out", "out"])
     assert end.value.code == status
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == message
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -37,7 +37,7 @@ def execute(path, folder):
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def told(outputs, stream):
+def printed(outputs, stream):
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == stream)
 
 
@@ -53,7 +53,7 @@ def test_all_six_are_there():
 def test_a_notebook_runs_from_top_to_bottom_without_a_warning(path, tmp_path, monkeypatch):
     monkeypatch.setenv("BIOSHARE_QUICK", "1")
     outputs = execute(path, tmp_path)
-    assert told(outputs, "stderr") == ""
+    assert printed(outputs, "stderr") == ""
     assert "image/png" in kinds(outputs)
     assert ("application/vnd.jupyter.widget-view+json" in kinds(outputs)) == (path.stem == "03_alpha_gamma")
 
@@ -62,8 +62,8 @@ def test_a_notebook_runs_from_top_to_bottom_without_a_warning(path, tmp_path, mo
 def test_the_notebook_on_convergence_reaches_the_papers_depths_at_full_length(tmp_path, monkeypatch):
     monkeypatch.delenv("BIOSHARE_QUICK", raising=False)
     outputs = execute(NOTEBOOKS[1], tmp_path)
-    assert told(outputs, "stderr") == ""
-    rows = [line.split() for line in told(outputs, "stdout").splitlines() if line.startswith(("A ", "B "))]
+    assert printed(outputs, "stderr") == ""
+    rows = [line.split() for line in printed(outputs, "stdout").splitlines() if line.startswith(("A ", "B "))]
     after = {(letter, int(k), float(gamma)): float(snr) for letter, k, gamma, _, snr, *_ in rows}
     assert len(after) == 18
     for gamma, minimum in ((0.1, -4.80), (0.01, -9.23), (0.001, -13.82)):

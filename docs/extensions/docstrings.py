@@ -78,7 +78,7 @@ def finish(app: Any, what: str, name: str, obj: object, options: Any, lines: lis
             line = CODE.sub(lambda found: found[1] or f"\\{found[2]}", line)
         lines[number] = LETTER.sub(r"\\", line)
     for types in app.env.current_document.autodoc_annotations.values():
-        types |= {argument: ALIAS.sub(r"\1", told) for argument, told in types.items()}
+        types |= {argument: ALIAS.sub(r"\1", kind) for argument, kind in types.items()}
 
 
 def resolve(app: Any, env: Any, node: Any, shown: nodes.Node) -> nodes.Node | None:

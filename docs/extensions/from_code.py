@@ -45,11 +45,11 @@ def _commands() -> Iterator[str]:
 
 def printed(words: list[str]) -> str:
     """What a command prints on a terminal of 92 columns."""
-    told = io.StringIO()
+    output = io.StringIO()
     plain = mock.patch.dict(os.environ, {"COLUMNS": "92", "NO_COLOR": "1"})
-    with plain, contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+    with plain, contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         main(words)
-    return told.getvalue().strip()
+    return output.getvalue().strip()
 
 
 def _notebooks() -> Iterator[str]:

@@ -98,10 +98,10 @@ def test_divergence_begins_at_the_limit_of_its_docstring(share, diverges, moment
     moved = np.abs(literal(w_init, batches, math.inf, rule)).max()
     if diverges:
         assert moved > 100
-        told = (
+        message = (
             r"learning_rate is above the stability limit in 100 % of the updates: in update 0 it is .* must stay below"
         )
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             batch_map(batches, bs.SteadyState(), rule)
     else:
         assert moved < 10
@@ -122,9 +122,9 @@ def test_rates_are_refused_that_are_above_the_limit_in_most_updates(high, refuse
 
 def test_momentum_can_diverge_below_the_limit_and_is_told():
     rule = bs.Hebbian(gamma=0.0, momentum=0.9, learning_rate=lambda k: np.where(k % 2, 0.01, 0.99) * 3.8)
-    with pytest.raises(DivergenceError, match=r"diverged in update \d+, at the learning rate .*: lower") as told:
+    with pytest.raises(DivergenceError, match=r"diverged in update \d+, at the learning rate .*: lower") as caught:
         batch_map(np.ones((200, 1, 1)), bs.SteadyState(), rule)
-    assert 0 < told.value.presentation < 200
+    assert 0 < caught.value.presentation < 200
 
 
 def test_a_batch_of_nothing_has_no_limit():

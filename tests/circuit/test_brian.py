@@ -259,7 +259,7 @@ def test_plasticity_of_ones_own_takes_the_place_of_eq_4(runtime):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"neurons": "dr/dt = -r"}, "neurons must be equations"),
         ({"neurons": "z : 1"}, "neurons must be equations"),
@@ -269,8 +269,8 @@ def test_plasticity_of_ones_own_takes_the_place_of_eq_4(runtime):
         ({"plasticity": "m = r_post"}, "plasticity must change w"),
     ],
 )
-def test_equations_that_make_no_circuit_are_refused(given, told):
-    with pytest.raises(ValueError, match=f"^{told}"):
+def test_equations_that_make_no_circuit_are_refused(given, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         bs.Brian2(**given)
 
 

@@ -1,4 +1,4 @@
-"""A function that is told how far a sleep is, in every engine; what it raises stops the sleep."""
+"""A function that learns how far a sleep is, in every engine; what it raises stops the sleep."""
 
 import brian2 as b2
 import numpy as np
@@ -37,24 +37,24 @@ def few_together(monkeypatch):
 @shared_and_noisy
 def test_progress_is_told_of_more_and_more_presentations_up_to_the_last(engine, circuit, noisy, monkeypatch):
     few_together(monkeypatch)
-    told, x = [], inputs(150, 6, 4)
-    run = bs.simulate(initial(6, 4), x if noisy else x[:, 0], circuit, RULE, engine, progress=told.append)
-    assert told == ([64, 128, 150] if engine == "exact" and not noisy else [*range(1, 151)])
+    calls, x = [], inputs(150, 6, 4)
+    run = bs.simulate(initial(6, 4), x if noisy else x[:, 0], circuit, RULE, engine, progress=calls.append)
+    assert calls == ([64, 128, 150] if engine == "exact" and not noisy else [*range(1, 151)])
     assert not run.interrupted
 
 
 def test_with_noise_no_more_updates_are_computed_at_once_than_are_allowed(monkeypatch):
     monkeypatch.setattr(exact, "UPDATES", 40 * 6 * (12 + 4))
-    told = []
-    bs.simulate(initial(6, 4), inputs(150, 6, 4), CIRCUITS["rate"], RULE, progress=told.append)
-    assert told == [40, 80, 120, 150]
+    calls = []
+    bs.simulate(initial(6, 4), inputs(150, 6, 4), CIRCUITS["rate"], RULE, progress=calls.append)
+    assert calls == [40, 80, 120, 150]
 
 
-def stopping(told, last, error):
+def stopping(calls, last, error):
     """A progress that raises once ``last`` presentations are complete."""
 
     def progress(done):
-        told.append(done)
+        calls.append(done)
         if done >= last:
             raise error
 
@@ -66,13 +66,13 @@ def stopping(told, last, error):
 @pytest.mark.parametrize("error", [RuntimeError("enough"), StopIteration("enough")], ids=repr)
 def test_what_progress_raises_stops_the_sleep_and_is_passed_on(engine, noisy, error, monkeypatch):
     few_together(monkeypatch)
-    told, x = [], inputs(150, 6, 4)
+    calls, x = [], inputs(150, 6, 4)
     with pytest.raises(type(error), match="enough") as stopped:
         bs.simulate(
-            initial(6, 4), x if noisy else x[:, 0], CIRCUITS["rate"], RULE, engine, progress=stopping(told, 60, error)
+            initial(6, 4), x if noisy else x[:, 0], CIRCUITS["rate"], RULE, engine, progress=stopping(calls, 60, error)
         )
     assert stopped.value is error
-    assert told[-1] == (64 if engine == "exact" and not noisy else 60)
+    assert calls[-1] == (64 if engine == "exact" and not noisy else 60)
 
 
 @both_engines
@@ -90,9 +90,9 @@ def test_ctrl_c_in_progress_keeps_what_was_computed(engine, noisy, monkeypatch):
 
 
 def test_a_sleep_map_tells_its_progress_too():
-    told = []
-    bs.sleep_map(inputs(5000, 2), CIRCUITS["steady"], RULE, progress=told.append)
-    assert told == [4096, 5000]
+    calls = []
+    bs.sleep_map(inputs(5000, 2), CIRCUITS["steady"], RULE, progress=calls.append)
+    assert calls == [4096, 5000]
 
 
 @pytest.mark.parametrize("progress", [1, None, "bar"], ids=repr)
@@ -112,9 +112,9 @@ def brian(monkeypatch):
 
 @shared_and_noisy
 def test_brian2_tells_once_at_the_end(brian, noisy):
-    told, x = [], inputs(5, 3, 2)
-    bs.simulate(initial(3, 2), x if noisy else x[:, 0], CIRCUITS["rate"], RULE, brian, progress=told.append)
-    assert told == [5]
+    calls, x = [], inputs(5, 3, 2)
+    bs.simulate(initial(3, 2), x if noisy else x[:, 0], CIRCUITS["rate"], RULE, brian, progress=calls.append)
+    assert calls == [5]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("enough"), KeyboardInterrupt("enough")], ids=repr)

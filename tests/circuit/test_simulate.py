@@ -379,10 +379,10 @@ def test_exactly_equal_weights_have_no_noise_in_any_engine():
 
 def test_a_run_prints_what_was_done():
     run = bs.simulate(np.eye(3), np.eye(3), bs.SteadyState(), bs.Hebbian(learning_rate=0.1))
-    told = repr(run)
-    assert "weights (3, 3), 3 presentations" in told
-    assert "SteadyState(alpha=inf)" in told
-    assert len(told) < 500
+    text = repr(run)
+    assert "weights (3, 3), 3 presentations" in text
+    assert "SteadyState(alpha=inf)" in text
+    assert len(text) < 500
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_a_run_prints_what_was_done():
         ({"weights": np.ones((1, 4, 3)), "stimuli": np.ones((7, 4, 3))}, ValueError, "add the axis that is missing"),
     ],
 )
-def test_likely_mistakes_are_told_apart(arguments, error, message):
+def test_likely_mistakes_are_distinguished(arguments, error, message):
     usual = {"weights": np.eye(3), "stimuli": np.eye(3), "circuit": bs.SteadyState()}
     with pytest.raises(error, match=message):
         bs.simulate(**usual | arguments, rule=bs.Hebbian(learning_rate=0.1))

@@ -51,9 +51,9 @@ JSON = st.recursive(
 def test_what_is_written_is_read(tmp_path_factory, values, metadata):
     path = tmp_path_factory.mktemp("round") / "a" / "checkpoint.safetensors"
     checkpoint.write(path, values, metadata)
-    found, told = checkpoint.read(path)
+    found, stored = checkpoint.read(path)
     assert_same(found, values)
-    assert told == metadata == checkpoint.read_metadata(path)
+    assert stored == metadata == checkpoint.read_metadata(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

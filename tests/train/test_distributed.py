@@ -54,14 +54,14 @@ def train_in_double(rank, folder, config):
     """All steps of a run in float64: the state after them."""
     torch.manual_seed(0)
     model = to_locally_connected(resnet20(10, 1), (1, 8, 8)).double()
-    with processes("cpu") as here:
-        assert (here.rank, here.world) == ((0, 1) if folder is None else (rank, 2))
-        return steps_in_double(model, config, here)
+    with processes("cpu") as process:
+        assert (process.rank, process.world) == ((0, 1) if folder is None else (rank, 2))
+        return steps_in_double(model, config, process)
 
 
-def steps_in_double(model, config, here):
-    batches = training_batches(load("digits"), config, here.device, here.rank, here.world)
-    run = Run(config, model, batches, here)
+def steps_in_double(model, config, process):
+    batches = training_batches(load("digits"), config, process.device, process.rank, process.world)
+    run = Run(config, model, batches, process)
     for x, y in batches.epoch(0):
         run.step(x.double(), y)
     return checkpoint.state(run.model, run.optimizer) | {"sums": run.totals()[:FINITE]}
@@ -100,17 +100,17 @@ def normalise(rank, folder, sizes, dtype):
         layer.weight.normal_(generator=generator)
     x = 1e3 + torch.randn(sum(sizes), 3, 2, 5, dtype=torch.float64, generator=generator)
     target = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-    with processes("cpu") as here:
-        parts = [slice(None)] if here.world == 1 else [slice(sizes[0]), slice(sizes[0], None)]
-        part = x[parts[here.rank]].to(dtype).requires_grad_()
+    with processes("cpu") as process:
+        parts = [slice(None)] if process.world == 1 else [slice(sizes[0]), slice(sizes[0], None)]
+        part = x[parts[process.rank]].to(dtype).requires_grad_()
         model = nn.Sequential(layer)
-        if here.world > 1:
-            here.synchronise(model)
+        if process.world > 1:
+            process.synchronise(model)
             assert isinstance(model[0], SynchronousBatchNorm2d)
         assert model[0].weight is layer.weight
         y = model(part)
-        (y * target[parts[here.rank]]).sum().backward()
-        gradients = {name: here.total(p.grad) for name, p in model.named_parameters()}
+        (y * target[parts[process.rank]]).sum().backward()
+        gradients = {name: process.total(p.grad) for name, p in model.named_parameters()}
         tested = model.eval()(part.detach())
         return {"y": y.detach(), "dx": part.grad, "tested": tested} | gradients | dict(model.state_dict())
 
@@ -175,8 +175,10 @@ def fit_for_seconds(rank, folder, config, seconds):
 
 
 def test_two_processes_agree_when_the_time_is_up(tmp_path):
-    told = two_processes(fit_for_seconds, tmp_path, CONFIG, (600.0, 0.0))
-    assert told == 2 * [f"stopped when its time was up after step 1 of the run; {tmp_path / CHECKPOINT} has everything"]
+    messages = two_processes(fit_for_seconds, tmp_path, CONFIG, (600.0, 0.0))
+    assert messages == 2 * [
+        f"stopped when its time was up after step 1 of the run; {tmp_path / CHECKPOINT} has everything"
+    ]
     assert checkpoint.read_metadata(tmp_path / CHECKPOINT)["batch"] == 1
 
 
@@ -213,15 +215,15 @@ def assert_close_endings(folder, other):
 
 def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with processes() as here:
-        assert (here.rank, here.world) == (0, 1)
-        assert here.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with processes() as process:
+        assert (process.rank, process.world) == (0, 1)
+        assert process.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
         model = nn.Sequential(nn.BatchNorm2d(2))
-        made = Run(TrainConfig(), model, Batches(images=4, batch_size=2), here)
+        made = Run(TrainConfig(), model, Batches(images=4, batch_size=2), process)
         assert made.forward is model
         assert type(model[0]) is nn.BatchNorm2d
-        assert here.total(torch.ones(2)).tolist() == [1, 1]
-        here.wait()
+        assert process.total(torch.ones(2)).tolist() == [1, 1]
+        process.wait()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])

@@ -120,10 +120,10 @@ def test_distinct_homes_are_distinct_runs():
 
 
 def test_the_table_of_sleeps_has_the_papers_rows_and_what_sleeps_at_their_intervals():
-    nights = [f"-{circuit}{noise}" for noise in ("", "-noise") for circuit in ("alpha5", "alpha10", "alpha50", "ideal")]
+    sleeps = [f"-{circuit}{noise}" for noise in ("", "-noise") for circuit in ("alpha5", "alpha10", "alpha50", "ideal")]
     unscaled = ["-alpha10-unscaled", "-alpha50-unscaled"]
-    rows = {"lc-ws1": nights, "lc-ws10": nights + unscaled, "lc-ws100": nights}
-    names = ["conv", "lc", *(row + night for row, found in rows.items() for night in ["", *found])]
+    rows = {"lc-ws1": sleeps, "lc-ws10": sleeps + unscaled, "lc-ws100": sleeps}
+    names = ["conv", "lc", *(row + sleep for row, found in rows.items() for sleep in ["", *found])]
     assert [one.name for one in matching("sleep")] == [f"sleep/cifar10/{name}" for name in names]
 
 

@@ -132,13 +132,13 @@ def test_a_tape_keeps_the_numbers_of_the_host_as_a_graph_does():
     assert total == 0 + 1 + 2 + 3 + 3 + 3
 
 
-@pytest.mark.parametrize(("world", "told"), [(1, "the device 'cpu'"), (2, "2 processes")])
-def test_graphs_are_refused_where_there_are_none(world, told):
-    here = Processes(CPU, 0, world)
-    with pytest.raises(ValueError, match=f"graphs must be None or False for {told}"):
-        here.recorder(True)
-    assert here.recorder(None) is None
-    assert here.recorder(False) is None
+@pytest.mark.parametrize(("world", "message"), [(1, "the device 'cpu'"), (2, "2 processes")])
+def test_graphs_are_refused_where_there_are_none(world, message):
+    processes = Processes(CPU, 0, world)
+    with pytest.raises(ValueError, match=f"graphs must be None or False for {message}"):
+        processes.recorder(True)
+    assert processes.recorder(None) is None
+    assert processes.recorder(False) is None
 
 
 def test_a_fit_with_graphs_is_refused_on_a_cpu_before_work_starts(tmp_path):

@@ -171,15 +171,15 @@ def test_runs_write_checkpoints_when_a_script_is_stopped(tmp_path, number):
         try:
             wait_for(lambda: all((tmp_path / str(seed) / "result.nc").exists() for seed in range(2)))
             os.killpg(parent.pid, number)
-            told, shown = parent.communicate(timeout=60)
+            output, errors = parent.communicate(timeout=60)
         finally:
             parent.kill()
     wait_for(lambda: not any((tmp_path / str(seed) / ".lock").exists() for seed in range(2)))
     assert all((tmp_path / str(seed) / CHECKPOINT).exists() for seed in range(2))
     if number == signal.SIGINT:
         assert parent.returncode == 128 + signal.SIGINT
-        assert told == "stopped by signal 2; the same command goes on from the runs' last checkpoints\n"
-        assert "Traceback" not in shown
+        assert output == "stopped by signal 2; the same command goes on from the runs' last checkpoints\n"
+        assert "Traceback" not in errors
 
 
 def wait_for(condition):
@@ -233,10 +233,10 @@ def test_workers_of_a_scheduler_finish_the_runs_that_were_begun_before_ctrl_c(sc
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    told = (
+    message = (
         f"stopped by signal 2; the workers of {scheduler} finish the runs that were begun; once they are idle, the same"
     )
-    with pytest.raises(Interrupted, match=told):
+    with pytest.raises(Interrupted, match=message):
         run_all(jobs(tmp_path), waiting, scheduler=scheduler, workers=1, progress=False)
     thread.join()
     (tmp_path / "go").touch()

@@ -1,4 +1,4 @@
-"""Simulated sleep inside training: exact when resumed, measured as it happens, told in the history."""
+"""Simulated sleep inside training: exact when resumed, measured as it happens, recorded in the history."""
 
 import copy
 import dataclasses

@@ -78,8 +78,8 @@ def test_an_infinite_number_is_written_as_strict_json():
 )
 def test_a_function_is_refused_with_its_place_and_the_remedy(field, value):
     sleep = dataclasses.replace(Sleep.rate_circuit(), **{field: value})
-    told = rf"^config\.phases\[1\]\.phase\.{field} must be .*lambda.*frozen dataclass.*STORABLE"
-    with pytest.raises(ValueError, match=told):
+    message = rf"^config\.phases\[1\]\.phase\.{field} must be .*lambda.*frozen dataclass.*STORABLE"
+    with pytest.raises(ValueError, match=message):
         config_text(TrainConfig(phases=(Every(1, InstantSharing()), Every(2, sleep))))
 
 

@@ -214,7 +214,7 @@ def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--epoch 3", "--epochs"),
         ("--learning-rat 1e-3", "--learning-rate"),
@@ -224,11 +224,11 @@ def test_under_torchrun_only_rank_0_prints(recorded, capsys, monkeypatch):
         ("--form best", "batched"),
     ],
 )
-def test_a_wrong_option_is_refused_before_any_work(recorded, capsys, words, told):
+def test_a_wrong_option_is_refused_before_any_work(recorded, capsys, words, message):
     with pytest.raises(SystemExit) as end:
         command_line.main(["train", NAME, *words.split()])
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not hasattr(recorded, "config")
 
 
@@ -236,7 +236,7 @@ SIMULATED = "circuit or noisy-circuit or hebbian"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--epochs 0", "epochs must be a number of epochs, at least 1; got 0"),
         ("--batch-size 100 --repetitions 3", "batch_size must be a multiple of repetitions=3"),
@@ -249,9 +249,9 @@ SIMULATED = "circuit or noisy-circuit or hebbian"
         ("--sleep circuit --strength 2", "strength must be a positive number below 2; got 2"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused_before_any_work(recorded, capsys, words, told):
+def test_an_option_that_makes_no_sense_is_refused_before_any_work(recorded, capsys, words, message):
     assert command_line.main(["train", NAME, *words.split()]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {told}")
+    assert capsys.readouterr().err.startswith(f"error: {message}")
     assert not hasattr(recorded, "config")
 
 
@@ -275,7 +275,7 @@ def test_help_has_every_option_with_the_experiments_default(capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (Interrupted("stopped after step 7", signal.SIGINT), 130, "stopped after step 7"),
@@ -284,13 +284,13 @@ def test_help_has_every_option_with_the_experiments_default(capsys):
         (FloatingPointError("the loss is NaN"), 1, "error: the loss is NaN"),
     ],
 )
-def test_exit_statuses(monkeypatch, capsys, error, status, told):
+def test_exit_statuses(monkeypatch, capsys, error, status, message):
     def failing(config, folder, **options):
         raise error
 
     monkeypatch.setattr(train, "fit", failing)
     assert command_line.main(["train", NAME]) == status
-    assert capsys.readouterr().err == f"{told}\n"
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 def test_a_run_whose_time_is_up_ends_with_status_75(monkeypatch, capsys):
@@ -320,9 +320,9 @@ def test_too_little_memory_is_one_line_that_names_the_batch_size(monkeypatch, ca
 def test_a_traceback_is_there_for_the_asking(monkeypatch, capsys):
     monkeypatch.setenv("BIOSHARE_TRACEBACK", "1")
     assert command_line.main(["train", "nothing"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("Traceback")
-    assert "\nerror: unknown experiment 'nothing'" in told
+    message = capsys.readouterr().err
+    assert message.startswith("Traceback")
+    assert "\nerror: unknown experiment 'nothing'" in message
 
 
 def test_a_reader_that_has_enough_is_no_error():
@@ -336,7 +336,7 @@ def test_a_reader_that_has_enough_is_no_error():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("train --epochs 3 table1/cifar10/conv", "--epochs; options come last: train table1/cifar10/conv ..."),
         ("train", "the following arguments are required: NAME\n"),
@@ -344,11 +344,11 @@ def test_a_reader_that_has_enough_is_no_error():
         ("table", "the following arguments are required: TABLE\n"),
     ],
 )
-def test_the_name_comes_first(capsys, words, told):
+def test_the_name_comes_first(capsys, words, message):
     with pytest.raises(SystemExit) as end:
         command_line.main(words.split())
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

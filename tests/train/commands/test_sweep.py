@@ -95,7 +95,7 @@ def test_points_that_failed_are_counted(trained, capsys, monkeypatch):
     assert end.value.code == 1
     shown = capsys.readouterr()
     assert "(points missing: 1)" in shown.out
-    assert "failed, as told above: sweep/" in shown.err
+    assert "failed, as shown above: sweep/" in shown.err
     assert "learning-rate-0.005-weight-decay-0.01/seed0" in shown.err
 
 

@@ -193,9 +193,9 @@ def test_a_data_set_that_is_missing_is_told_once_and_nothing_starts(trained, cap
 
     monkeypatch.setattr(many_runs, "load", load)
     assert command_line.main(["table", "1", "--data", "nowhere"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: there is no ")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: there is no ")
+    assert message.count("\n") == 1
     assert trained == []
 
 
@@ -249,7 +249,7 @@ def test_a_failed_run_is_named_and_the_others_are_shown(monkeypatch, capsys):
         command_line.main(["table", "1", "--dataset", "cifar10", "--seeds", "1", "--epochs", "1"])
     assert end.value.code == 1
     shown = capsys.readouterr()
-    assert shown.err == "failed, as told above: table1/cifar10/conv/seed0\n"
+    assert shown.err == "failed, as shown above: table1/cifar10/conv/seed0\n"
     assert lines(shown.out)["conv"] == ["0", "-", "88.3", "-", "-"]
     assert lines(shown.out)["lc"] == ["1", "65.2", "80.9", "-", "-7.4"]
 
@@ -317,10 +317,10 @@ def test_a_failure_is_told_with_the_time(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         command_line.main([*COLUMN, "--minutes", "9"])
     assert end.value.code == 75
-    told = "1 runs finished, 1 failed, 0 begun, 2 missing; the same command goes on, and tries again what failed"
+    message = "1 runs finished, 1 failed, 0 begun, 2 missing; the same command goes on, and tries again what failed"
     assert capsys.readouterr().err.splitlines() == [
-        "failed, as told above: table1/cifar10/conv/seed1",
-        f"the time is up after 9 min: {told}",
+        "failed, as shown above: table1/cifar10/conv/seed1",
+        f"the time is up after 9 min: {message}",
     ]
 
 
@@ -348,7 +348,7 @@ def test_what_the_runs_cost_stands_below_the_table(monkeypatch, capsys, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("9", "invalid choice: '9'"),
         ("13", "invalid choice: '13'"),
@@ -359,25 +359,25 @@ def test_what_the_runs_cost_stands_below_the_table(monkeypatch, capsys, tmp_path
         ("sleep --noise 3", "--noise"),
     ],
 )
-def test_what_makes_no_sense_is_refused(trained, capsys, words, told):
+def test_what_makes_no_sense_is_refused(trained, capsys, words, message):
     with pytest.raises(SystemExit) as end:
         command_line.main(["table", *words.split()])
     assert end.value.code == 2
-    assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert trained == []
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--seeds 0", "seeds must be a number of seeds, at least 1; got 0"),
         ("--workers 0", "workers must be a number of runs, at least 1; got 0"),
         ("--minutes 0", "minutes must be a time above 0; got 0"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(trained, capsys, words, told):
+def test_numbers_that_make_no_sense_are_refused(trained, capsys, words, message):
     assert command_line.main(["table", "1", *words.split()]) == 1
-    assert capsys.readouterr().err == f"error: {told}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"
     assert trained == []
 
 
