@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,27 +36,21 @@ class CudaRecording:
 
     def capture(self, work: Callable[[], Any]) -> Any:
         """Record the operations of ``work`` without doing them; every replay fills the returned tensors."""
-        # thread_local: the thread that pins a DataLoader's memory may go on meanwhile
-        stream = torch.cuda.current_stream()
-        with _garbage_collected(), torch.cuda.graph(self.graph, self.pool, stream, capture_error_mode="thread_local"):
-            return work()
+        # no garbage collection meanwhile: the end of an old graph would spoil the capture of a new
+        enabled, stream = gc.isenabled(), torch.cuda.current_stream()
+        gc.collect()
+        gc.disable()
+        try:
+            # thread_local: the thread that pins a DataLoader's memory may go on meanwhile
+            with torch.cuda.graph(self.graph, self.pool, stream, capture_error_mode="thread_local"):
+                return work()
+        finally:
+            if enabled:
+                gc.enable()
 
     def replay(self) -> None:
         """Do the recorded operations, on the current stream."""
         self.graph.replay()
-
-
-@contextmanager
-def _garbage_collected() -> Iterator[None]:
-    """A block without garbage collection, just after one: the end of an old graph would spoil the capture of a new."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class Replayed:

@@ -23,6 +23,7 @@ from bioshare.train import run as training
 from bioshare.train.checkpoint import MOMENTS
 from bioshare.train.config import ARCHITECTURES, AdamW, Convolutional
 from bioshare.train.data import Batches
+from bioshare.train.data.batches import DecodedBatches
 from bioshare.train.data.streams import sent
 from bioshare.train.distributed import Processes
 from bioshare.train.graph import WARM_UP, CudaRecording, Replayed
@@ -30,7 +31,7 @@ from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyIdealOptions
 from bioshare.train.run import Run
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LONG = dataclasses.replace(CONFIG, epochs=6)
 """Thirty batches, six of them smaller, at three learning rates."""
 
@@ -294,9 +295,26 @@ def test_batches_are_pinned_for_a_gpu(monkeypatch):
     seen = []
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: seen.append("pinned") or self)
     monkeypatch.setattr(Tensor, "to", lambda self, device, non_blocking: seen.append((device, non_blocking)) or self)
-    for device in (CPU, torch.device("cuda")):
+    for device in (CPU, CUDA):
         sent(torch.ones(3), device)
-    assert seen == [(CPU, True), "pinned", (torch.device("cuda"), True)]
+    assert seen == [(CPU, True), "pinned", (CUDA, True)]
+
+
+def test_places_of_crops_are_pinned_for_a_gpu(monkeypatch):
+    class Pixels:
+        device = CUDA
+
+        def __getitem__(self, indices):
+            return torch.ones(len(indices), 1, 8, 8)
+
+    seen = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: seen.append("pinned") or self)
+    monkeypatch.setattr(Tensor, "to", lambda self, device, non_blocking: seen.append((device, non_blocking)) or self)
+    facts = {"labels": torch.arange(3), "padding": 0, "side": 8, "mean": torch.zeros(()), "std": torch.ones(())}
+    batches = DecodedBatches(images=3, batch_size=3, pixels=Pixels(), **facts)
+    ((images, labels),) = batches.epoch(0)
+    assert (len(images), labels.tolist()) == (3, [0, 1, 2])
+    assert seen == ["pinned", (CUDA, True)]
 
 
 def test_what_is_no_longer_in_use_does_not_end_in_a_recording(monkeypatch):
