@@ -46,11 +46,7 @@ class ImageNet:
 
 @dataclass(frozen=True)
 class Convolutional:
-    """A network with ordinary convolutions, whose weights are the same at all positions.
-
-    Attributes:
-        architecture: "resnet20" (CIFAR form) or "resnet18" (half the usual width).
-    """
+    """A network with ordinary convolutions: "resnet20" (CIFAR form) or "resnet18" (half the usual width)."""
 
     architecture: Architecture = "resnet20"
 
@@ -227,11 +223,9 @@ class TrainConfig:
         return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
     def build_network(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
-        """The network with weights drawn from the seed; torch's global generator stays as before.
+        """The network for images of ``input_size`` (channels, rows, columns), with weights drawn from the seed.
 
-        Args:
-            num_classes: number of classes of the data set.
-            input_size: channels, rows and columns of an image.
+        PyTorch's global generator stays as before.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

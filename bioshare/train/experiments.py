@@ -16,7 +16,6 @@ from typing import Any, Literal
 from bioshare.bridge import InstantSharing
 from bioshare.train import paper_tables
 from bioshare.train.config import AdamW, Convolutional, Every, LocallyConnected, TrainConfig
-from bioshare.train.paper_tables import cells
 from bioshare.train.phases import (
     CircuitOptions,
     IdealOptions,
@@ -198,11 +197,11 @@ def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str,
     """The experiments of a table by dataset and row."""
     shared: dict[str, Any]
     if isinstance(setting, int):
-        accuracy, spread, tuned = map(cells, PRINTED[setting])
+        accuracy, spread, tuned = map(_cells, PRINTED[setting])
         architecture, shared = "resnet20", SMALL | {"padding": setting}
     else:
-        accuracy, spread = cells(paper_tables.TABLE_2 if number == 2 else paper_tables.TABLE_12), {}
-        tuned = cells(paper_tables.IMAGENET_HYPERPARAMETERS)
+        accuracy, spread = _cells(paper_tables.TABLE_2 if number == 2 else paper_tables.TABLE_12), {}
+        tuned = _cells(paper_tables.IMAGENET_HYPERPARAMETERS)
         architecture, shared = "resnet18", IMAGENET
     experiments: dict[tuple[str, str], Experiment] = {}
     for (dataset, row), printed in accuracy.items():
@@ -215,6 +214,19 @@ def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str,
         interval = int(every[1]) if every else None
         experiments[dataset, row] = Experiment(name, config, interval, InstantSharing(), paper, home=name)
     return experiments
+
+
+def _cells(table: str) -> dict[tuple[str, str], dict[str, float]]:
+    """The numbers of a printed table, (dataset, row) -> column -> number, dataset by dataset; without dashes."""
+    first, second, *lines = table.strip("\n").splitlines()
+    columns, rows = second.split(), [line.split() for line in lines]
+    starts = [index for index, column in enumerate(columns) if column == columns[0]]
+    read: dict[tuple[str, str], dict[str, float]] = {}
+    for dataset, start, end in zip(first.split(), starts, [*starts[1:], None], strict=True):
+        for name, *numbers in rows:
+            pairs = list(zip(columns, numbers, strict=True))[start:end]
+            read[dataset, name] = {column: float(number) for column, number in pairs if number != "-"}
+    return read
 
 
 def _nearest(name: str) -> str:

@@ -4,25 +4,6 @@ The first line names the datasets, the second the columns, in per cent: accuracy
 printed difference to conv, and range (maximum minus minimum over the 5 runs). A dash is a dash of the paper.
 """
 
-from __future__ import annotations
-
-Cells = dict[tuple[str, str], dict[str, float]]
-"""(dataset, row) -> column -> number; dataset by dataset."""
-
-
-def cells(table: str) -> Cells:
-    """The numbers of one of the tables below; dashes are left out."""
-    first, second, *lines = table.strip("\n").splitlines()
-    columns, rows = second.split(), [line.split() for line in lines]
-    starts = [index for index, column in enumerate(columns) if column == columns[0]]
-    read: Cells = {}
-    for dataset, start, end in zip(first.split(), starts, [*starts[1:], None], strict=True):
-        for name, *numbers in rows:
-            pairs = list(zip(columns, numbers, strict=True))[start:end]
-            read[dataset, name] = {column: float(number) for column, number in pairs if number != "-"}
-    return read
-
-
 # Padding 4. The appendix prints it again as Table 4.
 TABLE_1 = """
           cifar10         cifar100                         tinyimagenet

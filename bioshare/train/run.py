@@ -249,11 +249,7 @@ class Run:
         return result
 
     def save(self, path: Path, sizes: dict[str, object]) -> None:
-        """Write a checkpoint, in one of the processes; the others wait.
-
-        Args:
-            path: file of the checkpoint.
-            sizes: arguments of `TrainConfig.build_network`, to make the network again.
+        """Write a checkpoint, in one of the processes; ``sizes`` are the arguments of `TrainConfig.build_network`.
 
         Raises:
             TrainingDivergedError: a number isn't finite; the file stays as it was.
@@ -277,11 +273,7 @@ class Run:
         self.saved = time.monotonic()
 
     def restore(self, path: Path) -> None:
-        """Go back to a checkpoint.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Go back to a checkpoint; raises ValueError for a damaged file."""
         tensors, metadata = checkpoint.read(path)
         checkpoint.restore(self.model, self.optimizer, tensors)
         self.epoch, self.batch = metadata["epoch"], metadata["batch"]

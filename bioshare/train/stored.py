@@ -105,16 +105,7 @@ def differences(ours: Any, theirs: Any, name: str = "config") -> Iterator[tuple[
 
 
 def check_same(config: TrainConfig, text: object, path: Path) -> None:
-    """Check a file to belong to a run of this configuration.
-
-    Args:
-        config: configuration of the run.
-        text: configuration in the file, see `config_of`.
-        path: the file.
-
-    Raises:
-        ValueError: fields differ; names them all.
-    """
+    """Check that the configuration in a file is the configuration of the run; an error names all differences."""
     changed = [f"{name} was {was} and is now {now}" for name, now, was in differences(config, config_of(text, path))]
     if changed:
         raise ValueError(
