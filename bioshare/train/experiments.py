@@ -197,11 +197,11 @@ def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str,
     """The experiments of a table by dataset and row."""
     shared: dict[str, Any]
     if isinstance(setting, int):
-        accuracy, spread, tuned = map(_cells, PRINTED[setting])
+        accuracy, spread, tuned = map(printed_numbers, PRINTED[setting])
         architecture, shared = "resnet20", SMALL | {"padding": setting}
     else:
-        accuracy, spread = _cells(paper_tables.TABLE_2 if number == 2 else paper_tables.TABLE_12), {}
-        tuned = _cells(paper_tables.IMAGENET_HYPERPARAMETERS)
+        accuracy, spread = printed_numbers(paper_tables.TABLE_2 if number == 2 else paper_tables.TABLE_12), {}
+        tuned = printed_numbers(paper_tables.IMAGENET_HYPERPARAMETERS)
         architecture, shared = "resnet18", IMAGENET
     experiments: dict[tuple[str, str], Experiment] = {}
     for (dataset, row), printed in accuracy.items():
@@ -216,7 +216,7 @@ def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str,
     return experiments
 
 
-def _cells(table: str) -> dict[tuple[str, str], dict[str, float]]:
+def printed_numbers(table: str) -> dict[tuple[str, str], dict[str, float]]:
     """The numbers of a printed table, (dataset, row) -> column -> number, dataset by dataset; without dashes."""
     first, second, *lines = table.strip("\n").splitlines()
     columns, rows = second.split(), [line.split() for line in lines]

@@ -7,8 +7,7 @@ from bioshare.bridge import InstantSharing
 from bioshare.train import paper_tables
 from bioshare.train.commands.sweep import grid_points, grid_search, searched
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
-from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching
-from bioshare.train.paper_tables import cells
+from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching, printed_numbers
 from bioshare.train.phases import CircuitOptions, IdealOptions, NoisyCircuitOptions, NoisyIdealOptions
 
 EVERY_TABLE = pytest.mark.parametrize("table", range(1, 13))
@@ -193,11 +192,11 @@ def _rows(table, dataset):
     return [one.row for one in EXPERIMENTS.values() if one.name.startswith(f"{table}/{dataset}/")]
 
 
-def test_cells_reads_a_table_and_refuses_a_short_row():
+def test_a_printed_table_is_read_and_a_short_row_refused():
     table = "a        b\ntop1 x   top1\n{}\n"
-    assert cells(table.format("conv 1 -  2")) == {("a", "conv"): {"top1": 1.0}, ("b", "conv"): {"top1": 2.0}}
+    assert printed_numbers(table.format("conv 1 -  2")) == {("a", "conv"): {"top1": 1.0}, ("b", "conv"): {"top1": 2.0}}
     with pytest.raises(ValueError, match="shorter"):
-        cells(table.format("conv 1 -"))
+        printed_numbers(table.format("conv 1 -"))
 
 
 @pytest.mark.parametrize(
@@ -218,6 +217,6 @@ def test_cells_reads_a_table_and_refuses_a_short_row():
 )
 def test_control_sums(number, count, total):
     """Summed from the text of the paper, not from our tables."""
-    numbers = [x for row in cells(getattr(paper_tables, f"TABLE_{number}")).values() for x in row.values()]
+    numbers = [x for row in printed_numbers(getattr(paper_tables, f"TABLE_{number}")).values() for x in row.values()]
     assert len(numbers) == count
     assert sum(numbers) == pytest.approx(total, abs=1e-6)
