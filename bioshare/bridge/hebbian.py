@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bioshare.bridge.changes import LinearSleep
+from bioshare.bridge.changes import LinearSleep, Treatment
 from bioshare.bridge.geometry import Border, inputs_of
-from bioshare.bridge.moments import Treatment
 from bioshare.bridge.scaling import PerInput, check_scalars, mean_power
 from bioshare.bridge.sharing import MapSharing
 from bioshare.checks import whole

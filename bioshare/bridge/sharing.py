@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.changes import Averaging, Change, LinearSleep
+from bioshare.bridge.changes import Averaging, Change, LinearSleep, Moments, Treatment
 from bioshare.bridge.geometry import (
     Border,
     GroupMeans,
@@ -26,7 +26,6 @@ from bioshare.bridge.geometry import (
     layers_of,
     modules,
 )
-from bioshare.bridge.moments import Moments, Treatment
 from bioshare.bridge.phase import Phase
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
 from bioshare.bridge.scaling import NormalisedRule, check_scalars
@@ -47,6 +46,7 @@ class Sharing(Phase):
     border: Border
     moments: Treatment
     rescale: bool = False
+    pooled: dict[Any, LinearSleep] = {}  # noqa: RUF012 (nothing writes to the empty pool of a phase without one)
 
     def __post_init__(self) -> None:
         for name, values in {"border": get_args(Border), "moments": get_args(Treatment)}.items():
@@ -97,7 +97,8 @@ class Sharing(Phase):
                 kept = KeptChannel(name, channel, before, layer.weight[:, :, channel].detach().cpu().clone())
             seconds, count = time.perf_counter() - start, len(modules(layer, self.border))
             rows.append(LayerReport(name, count, **medians(values), seconds=seconds))
-        return SleepReport(tuple(rows), len(map_seconds), sum(map_seconds), *self._pool_size(), kept)
+        pool_maps, pool_bytes = len(self.pooled), sum(sleep.bytes for sleep in self.pooled.values())
+        return SleepReport(tuple(rows), len(map_seconds), sum(map_seconds), pool_maps, pool_bytes, kept)
 
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Change the weights with the same bits as a call, without checks and report: for training loops.
@@ -119,10 +120,6 @@ class Sharing(Phase):
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
         """The change of every layer in turn; the durations of simulated maps are appended to ``map_seconds``."""
 
-    def _pool_size(self) -> tuple[int, int]:
-        """Number and bytes of the maps in a pool."""
-        return 0, 0
-
     def _change_layers(
         self, layers: Layers, changes: Iterable[Change], optimizer: torch.optim.Optimizer | None
     ) -> None:
@@ -140,7 +137,14 @@ class Sharing(Phase):
                 change.apply_to(weight, members)
             else:
                 for module, before, slept in change(weight, members):
-                    after = (_rescaled(before, slept) if self.rescale else slept).to(weight.dtype)
+                    after = slept
+                    if self.rescale:  # the mean of every group gets the norm from before the sleep
+                        means = before.to(slept).mean(1), slept.mean(1)  # each (out, K)
+                        old, new = (torch.linalg.vector_norm(mean, dim=-1) for mean in means)  # (out,)
+                        # a Python number for the ones would be copied to the device
+                        factor = torch.where(new > 0, old / new, torch.ones_like(new))
+                        after = slept * factor[:, None, None]
+                    after = after.to(weight.dtype)
                     if note:
                         note(before, after, slept)
                     module.write(weight, after)
@@ -211,7 +215,9 @@ class MapSharing(Sharing):
         """
         if not self.capturable:
             raise ValueError(f'tensors need the exact engine, no noise, and patterns="drawn"; got {self!r}')
-        maps = self._maps(layers_of(model), seed, False, [])
+        layers = layers_of(model)
+        kinds = [kind_of(layer) for _, layer in layers]
+        maps = dict[Kind, Any](zip(kinds, self._changes(layers, seed, False, []), strict=True))
         return tuple(tensor for sleep in maps.values() for tensor in sleep.tensors)
 
     def apply(
@@ -240,17 +246,12 @@ class MapSharing(Sharing):
         return layers
 
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
-        maps = self._maps(layers, seed, progress, map_seconds)
-        return [maps[kind_of(layer)] for _, layer in layers]
-
-    def _maps(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> dict[Kind, LinearSleep]:
-        """The map for every kind of layer, in the order of the layers."""
         maps = dict[Kind, LinearSleep]()
         for name, layer in layers:
             if (kind := kind_of(layer)) not in maps:
                 with layer_named(name, self.rule), torch.autocast(layer.weight.device.type, enabled=False):
                     maps[kind] = self._map(layer, seed, progress, map_seconds)
-        return maps
+        return [maps[kind_of(layer)] for _, layer in layers]
 
     @abstractmethod
     def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
@@ -265,13 +266,6 @@ def layer_named(name: str, rule: object) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         strength = f" (its strength is {rule.strength:g})" if isinstance(rule, NormalisedRule) else ""
         raise type(error)(f"layer {name!r}: {error}{strength}") from error
-
-
-def _rescaled(before: Tensor, after: Tensor) -> Tensor:
-    """Scale groups (out, N, K) so that every group's mean has the norm from before the sleep."""
-    old, new = (torch.linalg.vector_norm(groups.mean(1), dim=-1) for groups in (before.to(after), after))  # (out,)
-    factor = torch.where(new > 0, old / new, torch.ones_like(new))  # a Python number would be copied to the device
-    return after * factor[:, None, None]
 
 
 def _check_channel(keep: object, layers: Mapping[str, LocallyConnected2d]) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation
+from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation, Treatment
 from bioshare.bridge.geometry import Border, Layers, inputs_of, kind_of
-from bioshare.bridge.moments import Treatment
 from bioshare.bridge.scaling import (
     MOMENTUM,
     NormalisedRule,
@@ -241,10 +240,11 @@ class Sleep(MapSharing):
 
     def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
         inputs, device, dtype = kind_of(layer)
-        entry = self._pool_entry(inputs, seed)
+        entry, own = self._stimulus_seed(inputs, seed)
         maps = {} if self.pool is None and self.stimulus.varies else self.pooled
         if (key := (inputs, entry, device, dtype)) not in maps:
-            maps[key] = self._simulated_map(layer, self._draw(inputs, seed), progress, map_seconds)
+            patterns = self.stimulus.draw(self.length(inputs), inputs, seed=own)
+            maps[key] = self._simulated_map(layer, patterns, progress, map_seconds)
         return maps[key]
 
     def _simulated_map(
@@ -289,22 +289,20 @@ class Sleep(MapSharing):
             if (inputs := inputs_of(layer)) not in drawn:
                 with layer_named(name, self.rule):
                     silence, rule = np.zeros((self.silence, inputs)), self.rule_for(inputs)
-                    drawn[inputs] = np.concatenate([silence, self._draw(inputs, seed)])
+                    _, own = self._stimulus_seed(inputs, seed)
+                    patterns = self.stimulus.draw(self.length(inputs), inputs, seed=own)
+                    drawn[inputs] = np.concatenate([silence, patterns])
                     neurons, noise = np.zeros((2, inputs)), self.stimulus.noise
                     prepare_sleep(neurons, drawn[inputs], self.circuit, rule, noise=noise, seed=seed)
         return drawn
 
-    def _draw(self, inputs: int, seed: int) -> Array:
-        """Draw the patterns (P, K) of the layers with K inputs."""
-        own = (seed, inputs) if self.pool is None else (self.pool_seed, inputs, self._pool_entry(inputs, seed))
-        return self.stimulus.draw(self.length(inputs), inputs, seed=derived(*own))
-
-    def _pool_entry(self, inputs: int, seed: int) -> int:
-        """The number of a sleep in the pool, 0 if there is no pool or all sleeps would be equal."""
-        return derived(seed, inputs) % (self.pool if self.pool and self.stimulus.varies else 1)
-
-    def _pool_size(self) -> tuple[int, int]:
-        return len(self.pooled), sum(sleep.bytes for sleep in self.pooled.values())
+    def _stimulus_seed(self, inputs: int, seed: int) -> tuple[int, int]:
+        """The number of a sleep in the pool, 0 without a choice, and the seed of the patterns with K inputs."""
+        own = derived(seed, inputs)
+        if self.pool is None:
+            return 0, own
+        entry = own % self.pool if self.stimulus.varies else 0
+        return entry, derived(self.pool_seed, inputs, entry)
 
 
 def _check_free(preset: str, options: dict[str, Any], *own: str) -> None:
