@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import bioshare as bs
 from bioshare.circuit.exact import compiled, noise, stepping
+from bioshare.circuit.exact.blocks import SharedGroups
 from bioshare.circuit.exact.compiled import CompiledGroups
 from bioshare.circuit.exact.engine import CACHED, groups_for
-from bioshare.circuit.exact.groups import SharedGroups
 from bioshare.circuit.exact.noise import CompiledNoise, NoisyGroups
 from bioshare.circuit.prepare import prepare_sleep
 

@@ -1,4 +1,4 @@
-"""Blocks of presentations: the weights are read and moved once a block.
+"""Groups with a shared stimulus in blocks of presentations: the weights are read and moved once a block.
 
 A *block* of T presentations needs only the products of the weights with the T inputs. Let P(s, t) be the product of
 the pulls from before presentation s to before presentation t (symbols as in stepping.py). Then
@@ -15,20 +15,26 @@ Axes: B groups, P or T presentations, K inputs, n weight vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.linalg import vector_norm
 
+from bioshare.checks import Array
 from bioshare.circuit.exact.stepping import Constants, PresentationMaps, presentation_maps
+from bioshare.circuit.problem import Problem
 
 PHI, PSI, R, R_INH = range(4)
 """Rows of a trace and of a presentation map."""
 
 CACHE = 2**18
 """Number of weights in memory at once while the SNR is recorded."""
+
+BLOCK, FEW, LONG_BLOCK = 16, 2, 64
+"""Presentations per block where weights are recorded; with few groups blocks are longer, to hide Python's time."""
 
 
 def products(pull: Tensor) -> Tensor:
@@ -53,35 +59,27 @@ class Block:
         maps: presentation maps.
         pull_to: (B, T + 1, 2, 2): from the start of the block to before presentation t.
         pull_from: (B, T, T, 2, 2): [:, s, t] from after presentation s to after presentation t >= s, else 0.
+        felt: (B, T - 1, 2, 2 (T - 1)): parts of (u_t, q_t) from (phi_s, psi_s) of the presentations s < t.
     """
 
     def __init__(self, x: Tensor, maps: PresentationMaps, pulls: Tensor) -> None:
         self.x, self.maps = x, maps
         self.pull_to, self.pull_from = pulls[:, 0], pulls[:, 1:, 1:]
-        # (x_s . x_t) P(s+1, t) of s < t, (B, s, t, 2, 2): the part of (u_t, q_t) from (phi_s, psi_s)
+        # (x_s . x_t) P(s+1, t) of s < t, (B, s, t, 2, 2)
         gram = x @ x.mT
         felt = self.pull_from[:, :-1, :-1] * gram[:, :-1, 1:, None, None]
-        self._felt = rearrange(felt, "b s t to of -> b t to (s of)")
+        self.felt = rearrange(felt, "b s t to of -> b t to (s of)")
 
     def moves(self, *traces: Tensor) -> Tensor:
         """Largest movement of a weight vector in each presentation, (B, T), from traces of `Vectors.solve`."""
         # |phi_t| |x_t|, the largest over all vectors
-        largest = [torch.linalg.vector_norm(part[:, :, PHI], torch.inf, dim=-1) for part in traces]
-        return torch.stack(largest).amax(0) * torch.linalg.vector_norm(self.x, dim=-1)
-
-    def system(self, maps: Tensor) -> Tensor:
-        """The unit lower triangular system (B, 4T, 4T) of the traces."""
-        batch, length = maps.shape[:2]
-        system = torch.zeros(batch, length, 4, length, 4, dtype=maps.dtype, device=maps.device)
-        # -M_t (u, q) from (phi_s, psi_s) of s < t, and -M_t (r, r_inh) from presentation t - 1
-        system[:, 1:, :, :-1, :R] = -(maps[:, 1:, :, :2] @ self._felt).unflatten(-1, (-1, 2))
-        torch.neg(maps[:, 1:, :, 3:].movedim(1, 3), out=system[:, :, :, :, R:].diagonal(-1, dim1=1, dim2=3))
-        return system.flatten(3).flatten(1, 2)
+        largest = [vector_norm(part[:, :, PHI], torch.inf, dim=-1) for part in traces]
+        return torch.stack(largest).amax(0) * vector_norm(self.x, dim=-1)
 
 
 def blocks(constants: Constants, x: Tensor, rates: Tensor, length: int) -> Iterator[Block]:
     """The presentations of x (B, P, K) at the learning rates (P, updates), in blocks of ``length``."""
-    maps = presentation_maps(constants, torch.linalg.vector_norm(x, dim=-1).square_(), rates)
+    maps = presentation_maps(constants, vector_norm(x, dim=-1).square_(), rates)
     full = x.shape[1] // length * length
     pulls = list(products(maps.pull[:, :full].unflatten(1, (-1, length))).unbind(1)) if full else []
     if full < x.shape[1]:
@@ -121,8 +119,14 @@ class Vectors(NamedTuple):
         traces = (to_u * u[:, :, None]).addcmul_(to_q, q[:, :, None]).addcmul_(to_c, c[:, :, None])
         # the first presentation begins from (r, r_inh) at the start of the block
         traces[:, 0] += maps[:, 0, :, 3:] @ self.state
-        system = block.system(maps)
-        solved = torch.linalg.solve_triangular(system, traces.flatten(1, 2), upper=False, unitriangular=True)
+        # the unit lower triangular system of the traces, (B, 4T, 4T)
+        batch, length = maps.shape[:2]
+        system = torch.zeros(batch, length, 4, length, 4, dtype=maps.dtype, device=maps.device)
+        # -M_t (u, q) from (phi_s, psi_s) of s < t, and -M_t (r, r_inh) from presentation t - 1
+        system[:, 1:, :, :-1, :R] = -(maps[:, 1:, :, :2] @ block.felt).unflatten(-1, (-1, 2))
+        torch.neg(maps[:, 1:, :, 3:].movedim(1, 3), out=system[:, :, :, :, R:].diagonal(-1, dim1=1, dim2=3))
+        matrix = system.flatten(3).flatten(1, 2)
+        solved = torch.linalg.solve_triangular(matrix, traces.flatten(1, 2), upper=False, unitriangular=True)
         return solved.view_as(traces)
 
     def trajectory(self, block: Block, traces: Tensor, recorded: list[int]) -> Iterator[Tensor]:
@@ -160,3 +164,72 @@ class Vectors(NamedTuple):
             push = (carry_phi * phi).addcmul_(carry_psi, psi)
             moved.append((pull_v * self.v).addcmul_(pull_m, self.m).baddbmm_(block.x.mT, push))
         return self._replace(v=moved[0], m=moved[1], state=traces[:, -1, R:])
+
+
+State = tuple[Vectors, Vectors]
+"""Deviations from the mean, and the mean."""
+
+
+class SharedGroups:
+    """Groups with a shared stimulus for any device, and for groups too large for the processor's cache.
+
+    The deviations have the virtual neurons of `bioshare.circuit.exact.compiled.CompiledGroups`.
+    """
+
+    def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
+        self.tensor, self.constants = tensor, Constants.of(problem, tensor)
+        self.stimulus_of, self.bound = problem.stimulus_of, problem.bound
+        self.weights, self.rates = tensor(problem.weights), tensor(problem.rates)
+        self.mean_init = tensor(problem.mean_init)
+        deviation, self.rotation = self.weights - self.mean_init, None
+        if deviation.shape[1] > deviation.shape[2]:
+            self.rotation, deviation = torch.linalg.qr(deviation)  # (B, N, K), (B, K, K)
+        self.deviation_init = deviation.mT.contiguous()
+
+    def at_rest(self) -> State:
+        mean = Vectors.at_rest(self.mean_init.mT.contiguous(), -self.constants.bias)
+        return Vectors.at_rest(self.deviation_init), mean
+
+    def advance(
+        self, state: State, x: Array, start: int, recorded: Sequence[int]
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        deviation, mean = state
+        held = self.tensor(x[self.stimulus_of])  # (B, T, K)
+        length = BLOCK if len(self.weights) > FEW and recorded else LONG_BLOCK
+        within, means, spreads = [], [], []
+        every_block = blocks(self.constants, held, self.rates[start : start + held.shape[1]], length)
+        for number, block in enumerate(every_block):
+            traces = deviation.solve(block, block.maps.deviation), mean.solve(block, block.maps.mean)
+            within.append(block.moves(*traces) < self.bound)
+            if inside := [t - number * length for t in recorded if t // length == number]:
+                means += [vectors[..., 0].clone() for vectors in mean.trajectory(block, traces[1], inside)]
+                spreads += [vector_norm(vectors, dim=-1) for vectors in deviation.trajectory(block, traces[0], inside)]
+            deviation, mean = deviation.after(block, traces[0]), mean.after(block, traces[1])
+        none = self.mean_init.mT[..., :0]
+        return (deviation, mean), torch.cat(within, 1), torch.cat([none, *means], -1), torch.cat([none, *spreads], -1)
+
+    def end(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        deviation, mean = state
+        # (B, K, n) and (B, 1, n), rotated to (B, K, N), (B, 1, N)
+        added, response = deviation.v, deviation.state[:, :1]
+        if self.rotation is not None:
+            added, response = added @ self.rotation.mT, response @ self.rotation.mT
+        r = response[:, 0] + mean.state[:, 0] + self.constants.bias
+        return self.weights + (added + mean.v).mT, r, mean.state[:, 1, 0]
+
+
+class IdentityGroups(SharedGroups):
+    """The columns of the identity as deviations and as means: the sleep of the identity is the map of all sleeps."""
+
+    def at_rest(self) -> State:
+        groups, _, inputs = self.weights.shape
+        identity = torch.eye(inputs, dtype=self.rates.dtype, device=self.rates.device).repeat(groups, 1, 1)
+        mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))
+        mean.state[:, 0, -1] = -self.constants.bias[:, 0]  # the last virtual neuron has no weights: it carries c
+        return Vectors.at_rest(identity), mean
+
+    def end(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """A and B (B, K, K) and c (B, K) of `SleepMap`."""
+        deviation, mean = state
+        after = mean.w_init + mean.v
+        return deviation.w_init + deviation.v, after[..., :-1], after[..., -1]

@@ -188,13 +188,14 @@ class Compiled:
     w_init: Array
 
     def __init__(self, problem: Problem, dtype: str) -> None:
-        self.problem, self.dtype = problem, dtype
+        self.dtype = dtype
         circuit, rule = problem.circuit, problem.rule
         self.timed = isinstance(circuit, RateCircuit)
         parameters = [circuit.alpha, rule.gamma, rule.momentum, circuit.dt_over_tau]
         self.parameters = np.stack([problem.flat(parameter) for parameter in parameters], 1).astype(dtype)
         self.bias = problem.flat(circuit.bias if isinstance(circuit, RateCircuit) else 0.0).astype(dtype)
         self.rates, self.weights = problem.rates.astype(dtype), problem.weights.astype(dtype)
+        self.stimulus_of, self.bound = problem.stimulus_of, problem.bound
         self.spare: State | None = None
 
     def advance(self, state: State, x: Array, start: int, recorded: Sequence[int]) -> tuple[State, Any, Any, Any]:
@@ -206,9 +207,9 @@ class Compiled:
         means, spreads = np.empty((2, groups, len(recorded), inputs), self.dtype)
         within, slots = np.empty((groups, length), np.bool_), np.full(length, -1)
         slots[recorded] = range(len(recorded))
-        rates, bound = self.rates[start : start + length], np.array(self.problem.bound, self.dtype)
+        rates, bound = self.rates[start : start + length], np.array(self.bound, self.dtype)
         presented = np.require(x, self.dtype, ("C", "W")), rates, slots, bound
-        of_groups = self.problem.stimulus_of, self.parameters, self.w_init, *after, means, spreads, within
+        of_groups = self.stimulus_of, self.parameters, self.w_init, *after, means, spreads, within
         # every thread takes some of the groups
         threads = min(torch.get_num_threads(), groups)
         parts = zip(*(np.array_split(part, threads) for part in of_groups), strict=True)

@@ -174,7 +174,7 @@ def groups_for(problem: Problem, engine: Exact) -> Any:
         from bioshare.circuit.exact.compiled import CompiledGroups
 
         return CompiledGroups(problem, engine.dtype)
-    from bioshare.circuit.exact.groups import SharedGroups
+    from bioshare.circuit.exact.blocks import SharedGroups
 
     return SharedGroups(problem, engine.tensor)
 
@@ -253,7 +253,6 @@ def sleep_map(
     engine = Exact() if engine == "exact" else engine
     if not isinstance(engine, Exact):
         raise TypeError(f'engine must be "exact" or an Exact(); got {engine!r}')
-    check_progress(progress)
     if isinstance(stimuli, Stimulus):
         if inputs is None:
             raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
@@ -263,16 +262,14 @@ def sleep_map(
         shape = (*stimuli.shape[:-2], 1, stimuli.shape[-1])
         if inputs not in (None, shape[-1]):
             raise ValueError(f"inputs must be left out, or the stimuli's {shape[-1]}; got {inputs}")
+    check_progress(progress)
     problem = prepare_sleep(np.zeros(shape), stimuli, circuit, rule, presentations=presentations, seed=seed)
     if problem.per_neuron:
         raise ValueError("stimuli must be the same for all neurons; with noise, simulate the sleep of the weights")
-    from bioshare.circuit.exact.groups import IdentityGroups
+    from bioshare.circuit.exact.blocks import IdentityGroups
 
-    threads, shown = (
-        engine.torch_threads(2 * problem.weights.size * shape[-1]),
-        reported(progress, problem.presentations),
-    )
-    with threads, shown as report:
+    threads = engine.torch_threads(2 * problem.weights.size * shape[-1])
+    with threads, reported(progress, problem.presentations) as report:
         groups = IdentityGroups(problem, engine.tensor)
         state = groups.at_rest()
         for first, x in problem.drawn(chunk_length(problem)):

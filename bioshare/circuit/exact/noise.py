@@ -162,7 +162,8 @@ class NoisyGroups:
     """Groups with noise on any device. The state is as in `CompiledNoise`, but r_inh is (B, 1)."""
 
     def __init__(self, problem: Problem, tensor: Callable[..., Tensor]) -> None:
-        self.problem, self.tensor, self.constants = problem, tensor, Constants.of(problem, tensor)
+        self.tensor, self.constants = tensor, Constants.of(problem, tensor)
+        self.stimulus_of, self.bound = problem.stimulus_of, problem.bound
         self.weights, self.rates = tensor(problem.weights), tensor(problem.rates)
 
     def at_rest(self) -> tuple[Tensor, ...]:
@@ -174,9 +175,9 @@ class NoisyGroups:
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
         drawn, within, means, spreads = self.tensor(x), [], [], []
         for t in range(x.shape[1]):
-            state = self._present(state, drawn[self.problem.stimulus_of, t], self.rates[start + t])
+            state = self._present(state, drawn[self.stimulus_of, t], self.rates[start + t])
             v = state[0]
-            within.append(v.abs().amax((1, 2)) < self.problem.bound)
+            within.append(v.abs().amax((1, 2)) < self.bound)
             if t in recorded:
                 means.append((self.weights + v).mean(1))
                 spreads.append(torch.linalg.vector_norm(self.weights + v - means[-1][:, None], dim=1))
