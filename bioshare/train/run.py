@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,7 +145,7 @@ class Run:
     def _learn(self, x: Tensor, y: Tensor) -> None:
         """Take a step of the optimiser, on the device alone; a graph must find the same numbers of the host group."""
         self.optimizer.zero_grad()  # to None: the gradients of a graph lie in the graph's memory
-        with autocast(self.group.device, self.dtype):
+        with torch.autocast(self.group.device.type, self.dtype) if self.dtype else nullcontext():
             scores = self.forward(x)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         loss = cross_entropy(scores, y, reduction="sum")
@@ -317,16 +317,11 @@ def evaluate(
 
 def scores_counted(model: nn.Module, dtype: torch.dtype | None, x: Tensor, y: Tensor) -> Tensor:
     """Sum of losses, images whose class came first, and among the first five, and images of one batch, (4,)."""
-    with autocast(x.device, dtype):
+    with torch.autocast(x.device.type, dtype) if dtype else nullcontext():
         scores = model(x).float()
     hits = scores.topk(min(5, scores.shape[1])).indices == y[:, None]
     loss, first = cross_entropy(scores, y, reduction="sum"), hits[:, 0].sum()
     return torch.stack([loss, first, hits.sum(), torch.full_like(first, len(y))])
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
-    """Automatic mixed precision of a type; None for none."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def _seed_generators(device: torch.device, seed: int) -> None:
