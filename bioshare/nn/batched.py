@@ -12,7 +12,7 @@ kh, kw).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -111,8 +111,9 @@ def new_weight(shape: tuple[int, ...], dtype: torch.dtype | None = None, device:
     return torch.empty_like(layout, device=device)  # PyTorch's own strides where an axis has length 1
 
 
-def forward(x: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
-    """Return y, the kernels applied to the patches of x."""
+def forward(x: Tensor, weight: Tensor, plan: Sequence[int]) -> Tensor:
+    """Return y (batch, out, H_out, W_out), the kernels applied to the patches of x, in the type of x."""
+    plan = ProductPlan(*plan)
     kernels, y = _kernel_matrices(weight, plan), plan.new_output(x)
     outputs = rearrange(y, "b (g o) h w -> h w g b o", g=plan.groups)
     for chunk, patches in _patches(x, plan):
@@ -122,8 +123,9 @@ def forward(x: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
     return y
 
 
-def input_gradient(grad: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
-    """Return the gradient by x from the gradient by y."""
+def input_gradient(grad: Tensor, weight: Tensor, plan: Sequence[int]) -> Tensor:
+    """Return the gradient by x (batch, in, H, W) from the gradient by y, in the same type."""
+    plan = ProductPlan(*plan)
     # one matrix for each column j of the kernel: (H_out, W_out, groups, outputs, kw, kh channels)
     kernels = _kernel_matrices(weight, plan).unflatten(-1, (plan.kw, -1))
     dx = plan.new_input(grad, torch.float32 if grad.dtype in HALVES else grad.dtype).zero_()
@@ -149,8 +151,9 @@ def input_gradient(grad: Tensor, weight: Tensor, plan: ProductPlan) -> Tensor:
     return dx.to(grad.dtype)
 
 
-def weight_gradient(x: Tensor, grad: Tensor, plan: ProductPlan, dtype: torch.dtype) -> Tensor:
-    """Return the gradient by the weights, in their type, from x and the gradient by y."""
+def weight_gradient(x: Tensor, grad: Tensor, plan: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return the gradient by the weights (H_out, W_out, out, in / groups, kh, kw), in their type, from x and dy."""
+    plan = ProductPlan(*plan)
     dw = plan.new_weight(dtype, x.device)
     kernels, cotangents = _kernel_matrices(dw, plan), rearrange(grad, "b (g o) h w -> h w g b o", g=plan.groups)
     for chunk, patches in _patches(x, plan):

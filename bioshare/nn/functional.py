@@ -9,7 +9,7 @@ A backward pass needs x and the weights only. Each product has two forms: batche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,23 +59,10 @@ def locally_connected2d(
     return y if bias is None else y + bias.to(y.dtype)
 
 
-@torch.library.custom_op("bioshare::locally_connected2d", mutates_args=())
-def forward(x: Tensor, weight: Tensor, plan: Sequence[int]) -> Tensor:
-    """Return y (batch, out, H_out, W_out), in the type of x."""
-    return batched.forward(x, weight, ProductPlan(*plan))
-
-
-@torch.library.custom_op("bioshare::locally_connected2d_input_gradient", mutates_args=())
-def input_gradient(grad: Tensor, weight: Tensor, plan: Sequence[int]) -> Tensor:
-    """Return the gradient by x (batch, in, H, W) from the gradient by y, in the same type."""
-    return batched.input_gradient(grad, weight, ProductPlan(*plan))
-
-
-@torch.library.custom_op("bioshare::locally_connected2d_weight_gradient", mutates_args=())
-def weight_gradient(x: Tensor, grad: Tensor, plan: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return the gradient by the weights (H_out, W_out, out, in / groups, kh, kw) from x and the gradient by y."""
-    return batched.weight_gradient(x, grad, ProductPlan(*plan), dtype)
-
+_custom_op = partial(torch.library.custom_op, mutates_args=())
+forward = _custom_op("bioshare::locally_connected2d", batched.forward)
+input_gradient = _custom_op("bioshare::locally_connected2d_input_gradient", batched.input_gradient)
+weight_gradient = _custom_op("bioshare::locally_connected2d_weight_gradient", batched.weight_gradient)
 
 forward.register_kernel("cuda")(forms.chosen("forward"))
 input_gradient.register_kernel("cuda")(forms.chosen("input_gradient"))

@@ -1,5 +1,6 @@
 import itertools
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -33,10 +34,15 @@ def device(request):
         with functional.prefer(request.param):
             yield "cuda"
         return
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "fused":
-            patch.setattr(functional, "batched", pytest.importorskip("bioshare.nn.fused", reason="needs Triton"))
-        yield "cpu"
+    names = ("forward", "input_gradient", "weight_gradient")
+    if request.param == "fused":
+        fused = pytest.importorskip("bioshare.nn.fused", reason="needs Triton")
+        planned = lambda product, first, second, plan, *dtype: product(first, second, ProductPlan(*plan), *dtype)
+        for name in names:
+            getattr(functional, name).register_kernel("cpu")(partial(planned, getattr(fused, name)))
+    yield "cpu"
+    for name in names:
+        getattr(functional, name).register_kernel("cpu")(getattr(batched, name))
 
 
 @settings(max_examples=20)
