@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bioshare.bench.floor import Ceilings, Kernel, measured_ceilings, product_kernels
 from bioshare.bench.harness import DTYPES, BenchTable, add_common_options, median_seconds, peak_bytes
 from bioshare.bench.networks import UnfoldEinsum2d
-from bioshare.bench.traffic import Ceilings, Kernel, measured_ceilings, product_kernels
 from bioshare.cli import positive
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.forms import Form, fused_available
@@ -33,15 +33,11 @@ LAYER_COLUMNS = (
 )
 
 
-def _convolution(*arguments: Any, input_size: int, **options: Any) -> nn.Conv2d:
-    return nn.Conv2d(*arguments, **options)
-
-
 LAYER_FORMS: dict[str, tuple[Callable[..., nn.Module], Form]] = {
     "unfold + einsum": (UnfoldEinsum2d, "auto"),
     "LC, batched": (LocallyConnected2d, "batched"),
     "LC, fused": (LocallyConnected2d, "fused"),
-    "Conv2d": (_convolution, "auto"),
+    "Conv2d": (lambda *sizes, input_size, **options: nn.Conv2d(*sizes, **options), "auto"),
 }
 """The layer and the preferred products of every form."""
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from bioshare.bench import traffic
+from bioshare.bench import floor
 from bioshare.bench.networks import NETWORKS, PaperNetwork
 
 
@@ -14,6 +14,6 @@ def small_network():
 
 def use_small_network(monkeypatch):
     """Measure ceilings within a moment, and put the small network in the place of ResNet-20."""
-    monkeypatch.setitem(traffic.COPY_BYTES, "cpu", 2**16)
-    monkeypatch.setitem(traffic.SIDE, "cpu", 32)
+    monkeypatch.setitem(floor.COPY_BYTES, "cpu", 2**16)
+    monkeypatch.setitem(floor.SIDE, "cpu", 32)
     monkeypatch.setitem(NETWORKS, "resnet20", PaperNetwork("small", small_network, 8, 2, 100))

@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bioshare.__main__ import main
-from bioshare.bench import traffic
+from bioshare.bench import floor
+from bioshare.bench.floor import Kernel
 from bioshare.bench.networks import bench_network
-from bioshare.bench.traffic import Kernel
 from bioshare.nn import LocallyConnected2d, resnet20
 from bioshare.nn.resnet import BasicBlock
 
@@ -35,55 +35,53 @@ def test_a_step_has_the_operations_that_torch_counts():
     with counter:
         resnet20()(torch.randn(2, 3, 32, 32)).sum().backward()
     for form in ("conv", "auto"):
-        kernels = traffic.step_kernels(bench_network("resnet20", form, "meta"), (2, 3, 32, 32), 2)
+        kernels = floor.step_kernels(bench_network("resnet20", form, "meta"), (2, 3, 32, 32), 2)
         assert sum(kernel.operations for kernel in kernels) == counter.get_total_flops()
 
 
 def test_a_step_moves_the_bytes_counted_by_hand():
     block = meta(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), BasicBlock(4, 4)))
-    kernels = traffic.step_kernels(block, (2, 3, 8, 8), 2)
+    kernels = floor.step_kernels(block, (2, 3, 8, 8), 2)
     image, activation, weights = 2 * 2 * 3 * 64, 2 * 2 * 4 * 64, (4 * 108, 4 * 144)
     forward = [image + activation + weights[0], *2 * [2 * activation + weights[1]]]
-    assert [kernel.bytes for kernel in of_part(kernels, traffic.FORWARD)] == forward
-    assert [kernel.bytes for kernel in of_part(kernels, traffic.BY_INPUT)] == forward[1:]
-    assert [kernel.bytes for kernel in of_part(kernels, traffic.BY_WEIGHTS)] == forward
-    assert [kernel.bytes for kernel in of_part(kernels, traffic.NORM)] == 2 * [8 * activation]
-    assert [kernel.bytes for kernel in of_part(kernels, traffic.SUM)] == [4 * activation]
-    assert [kernel.bytes for kernel in of_part(kernels, traffic.ADAMW)] == [28 * (108 + 2 * 144 + 16)]
-    assert [traffic.PARTS.index(kernel.part) for kernel in kernels] == sorted(
-        traffic.PARTS.index(k.part) for k in kernels
-    )
+    assert [kernel.bytes for kernel in of_part(kernels, floor.FORWARD)] == forward
+    assert [kernel.bytes for kernel in of_part(kernels, floor.BY_INPUT)] == forward[1:]
+    assert [kernel.bytes for kernel in of_part(kernels, floor.BY_WEIGHTS)] == forward
+    assert [kernel.bytes for kernel in of_part(kernels, floor.NORM)] == 2 * [8 * activation]
+    assert [kernel.bytes for kernel in of_part(kernels, floor.SUM)] == [4 * activation]
+    assert [kernel.bytes for kernel in of_part(kernels, floor.ADAMW)] == [28 * (108 + 2 * 144 + 16)]
+    assert [floor.PARTS.index(kernel.part) for kernel in kernels] == sorted(floor.PARTS.index(k.part) for k in kernels)
 
 
 def test_max_pooling_moves_both_sizes_twice():
     model = meta(lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)))
-    (kernel,) = of_part(traffic.step_kernels(model, (2, 3, 8, 8), 4), traffic.POOLING)
+    (kernel,) = of_part(floor.step_kernels(model, (2, 3, 8, 8), 4), floor.POOLING)
     assert kernel.bytes == 4 * 2 * 4 * (2 * 64 + 2 * 16)
 
 
 def test_a_sleep_multiplies_every_neuron_by_a_map_and_averaging_moves_weights_twice():
     layer = meta(lambda: LocallyConnected2d(3, 4, 3, padding=1, input_size=8))
-    instant, sleep = traffic.sharing_kernels(layer)
-    assert instant == Kernel(traffic.INSTANT, 0, 8 * 64 * 4 * 27)
-    assert sleep == Kernel(traffic.SLEEP, 64 * 4 * 2 * 27**2, 8 * 64 * 4 * 27 + 4 * 27**2)
+    instant, sleep = floor.sharing_kernels(layer)
+    assert instant == Kernel(floor.INSTANT, 0, 8 * 64 * 4 * 27)
+    assert sleep == Kernel(floor.SLEEP, 64 * 4 * 2 * 27**2, 8 * 64 * 4 * 27 + 4 * 27**2)
 
 
 def test_the_least_time_is_the_longer_time_and_maps_have_the_rate_of_fp32():
-    limits = traffic.Ceilings(bandwidth=10.0, rate=100.0, rate32=20.0)
-    assert Kernel(traffic.FORWARD, 400, 30).seconds(limits) == 4
-    assert Kernel(traffic.FORWARD, 400, 50).seconds(limits) == 5
-    assert Kernel(traffic.SLEEP, 400, 50).seconds(limits) == 20
+    limits = floor.Ceilings(bandwidth=10.0, rate=100.0, rate32=20.0)
+    assert Kernel(floor.FORWARD, 400, 30).seconds(limits) == 4
+    assert Kernel(floor.FORWARD, 400, 50).seconds(limits) == 5
+    assert Kernel(floor.SLEEP, 400, 50).seconds(limits) == 20
 
 
 def test_the_ceilings_are_positive_and_include_fp32(small):
-    limits = traffic.measured_ceilings(CPU, "bf16")
+    limits = floor.measured_ceilings(CPU, "bf16")
     assert min(limits) > 0
-    same = traffic.measured_ceilings(CPU, "fp32")
+    same = floor.measured_ceilings(CPU, "fp32")
     assert same.rate == same.rate32
 
 
 def test_the_floor_is_computed_from_given_ceilings_without_measuring(small, monkeypatch, capsys):
-    monkeypatch.setattr(traffic, "measured_ceilings", None)
+    monkeypatch.setattr(floor, "measured_ceilings", None)
     assert main(["bench", "floor", "--bandwidth", "1", "--rate", "1e-3", "--batch", "4"]) == 0
     printed = capsys.readouterr().out
     weights = 27 * 4 + 4 + 36 * 4 + 4 + 4 * 10 + 10
