@@ -1,11 +1,4 @@
-"""Explore alpha and gamma by hand: sliders beside the responses and the weights of one sharing group.
-
-* `explore`: the live explorer, in a notebook.
-* `setting`, `result`, `sweep`: the values of the sliders, the sleep of a setting, and the map over alpha and gamma.
-* `sources`, `panels`: data and figures in Bokeh, for the live explorer and the saved page.
-* `live`, `widgets`, `worker`, `brian_process`: the live explorer.
-* `page`, `page_data`, `snapshots`: the saved page. `command`: the command line.
-"""
+"""Explore alpha and gamma by hand: sliders beside the responses and the weights of one sharing group."""
 
 from __future__ import annotations
 

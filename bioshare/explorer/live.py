@@ -17,9 +17,8 @@ from bioshare.explorer import page, sources
 from bioshare.explorer.brian_process import run_brian2_process
 from bioshare.explorer.page_data import count_sleeps
 from bioshare.explorer.panels import RESULT_PANELS, layout, result_properties
-from bioshare.explorer.result import ProgressFunction, SettingResult, simulate_setting
+from bioshare.explorer.result import ALPHAS, GAMMAS, ProgressFunction, SettingResult, simulate_setting, sweep
 from bioshare.explorer.setting import DT, SYMBOLS, Setting, Unstable
-from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
 from bioshare.explorer.widgets import Controls, PanelsWidget, close_widgets, wire_format
 from bioshare.explorer.worker import Worker, running_loop
 
@@ -42,7 +41,7 @@ class Explorer(ipywidgets.VBox):
         setting: initial values of the sliders.
 
     Attributes:
-        answer: the `SettingResult` in the panels, of the last stable setting.
+        result: the `SettingResult` in the panels, of the last stable setting.
         map: the last map over alpha and gamma (`sweep`), or None.
         controls: sliders, buttons and texts.
         panels: the widget of the Bokeh panels.
@@ -57,7 +56,7 @@ class Explorer(ipywidgets.VBox):
         first = simulate_setting(self._start)
         shown = first if isinstance(first, SettingResult) else simulate_setting(Setting())
         assert isinstance(shown, SettingResult), "the default setting is stable"
-        self.answer = shown
+        self.result = shown
         clicks = {"map_panel": self._click_map, "snr_panel": self._click_time, "mean_panel": self._click_time}
         self.panels = PanelsWidget(layout(shown), clicks)
         self._start_workers()
@@ -120,7 +119,7 @@ class Explorer(ipywidgets.VBox):
         """Simulate the setting step by step in Brian2, and draw the curve over the panel."""
         if self._simulations.busy:
             self.controls.show_status("Brian2 runs what the panels show: press again when the panels are ready.")
-        elif self.answer.setting != self._setting:
+        elif self.result.setting != self._setting:
             self.controls.show_status("Brian2 runs what the panels show: move to a stable setting first.")
         else:
             self.controls.show_status("Brian2 compiles the circuit, and simulates every millisecond ...")
@@ -227,16 +226,16 @@ class Explorer(ipywidgets.VBox):
         if isinstance(result, Unstable):
             self._show_trouble(result.words, result.name)
             return
-        self.answer = result
+        self.result = result
         with self._silence():
             self.controls.now.value = result.now_at
         self.controls.show_trouble("")
-        self.controls.timing.value = f"answered in {result.seconds:.2f} s"
-        self.panels.answer = wire_format(sources.result_sources(result))
+        self.controls.timing.value = f"computed in {result.seconds:.2f} s"
+        self.panels.result = wire_format(sources.result_sources(result))
         self._show_properties()
 
     def _show_trouble(self, text: str, slider: str = "") -> None:
-        shown = _differences(self.answer.setting, self._setting)
+        shown = _differences(self.result.setting, self._setting)
         text += f" The panels show the last stable setting{shown and f': {shown}'}."
         self.controls.show_trouble(text, slider)
         self.controls.timing.value = ""
@@ -252,7 +251,7 @@ class Explorer(ipywidgets.VBox):
                 title = f"Map of another setting: {_differences(mapped, self._setting)}"
         pale = dict.fromkeys(RESULT_PANELS, dimmed) | {"map_panel": old_map}
         self.panels.properties = {
-            **result_properties(self.answer),
+            **result_properties(self.result),
             **{name: {"styles": {"opacity": "0.35" if pale[name] else "1"}} for name in pale},
             "map_title": {"text": title},
             "legend Brian2": {"visible": self._brian2_shown},
@@ -262,11 +261,11 @@ class Explorer(ipywidgets.VBox):
         self.map = data
         self.panels.map = wire_format(sources.map_sources(data))
         self.controls.show_status("The map is ready: click a cell.")
-        self._show_properties(dimmed=self.answer.setting != self._setting)
+        self._show_properties(dimmed=self.result.setting != self._setting)
 
     def _show_brian2(self, run: tuple[NDArray[np.int64], Array]) -> None:
         curve = run[1]
-        difference = np.abs(curve - self.answer.neg_log_snr).max()
+        difference = np.abs(curve - self.result.neg_log_snr).max()
         source, setting = sources.brian2_source(*run), sources.setting_source(self._setting)
         self.panels.overlay = wire_format({"brian2": source, "setting": setting})
         self._brian2_shown = True

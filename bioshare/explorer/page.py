@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,7 +21,7 @@ import bioshare
 from bioshare.circuit.problem import Progress
 from bioshare.circuit.stimuli import gaussian, generators
 from bioshare.circuit.theory import max_alpha
-from bioshare.explorer.page_data import PageData, compute_page_data, count_sleeps
+from bioshare.explorer.page_data import INPUTS, NEURONS, PageData, compute_page_data, count_sleeps
 from bioshare.explorer.panels import LABELS, RESULT_PANELS, layout, update_models
 from bioshare.explorer.result import (
     RESPONSE_NEURONS,
@@ -31,7 +32,6 @@ from bioshare.explorer.result import (
     theory_minimum,
 )
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SYMBOLS, Setting
-from bioshare.explorer.snapshots import INPUTS, NEURONS
 from bioshare.explorer.sources import alpha_edges, cell_edges, unstable_source
 from bioshare.explorer.widgets import bokehjs
 from bioshare.files import replacing
@@ -139,15 +139,11 @@ def _json_data(page: PageData) -> dict[str, Any]:
     }
 
 
-def _move_on_axes(page: PageData, place: dict[str, int]) -> Setting:
-    return page.setting.moved(**{name: float(page.axes[name][i]) for name, i in place.items()})
-
-
 def _over_axes(page: PageData, function: Callable[[Setting], float], names: list[str]) -> list[Any]:
     """Values of a function of the setting over some axes, as nested lists."""
-    shape = tuple(len(page.axes[name]) for name in names)
-    points = (dict(zip(names, place, strict=True)) for place in np.ndindex(shape))
-    return np.reshape([function(_move_on_axes(page, point)) for point in points], shape).tolist()
+    axes = [page.axes[name].tolist() for name in names]
+    settings = (page.setting.moved(**dict(zip(names, values, strict=True))) for values in product(*axes))
+    return np.reshape([function(setting) for setting in settings], [len(axis) for axis in axes]).tolist()
 
 
 def _long_arrays(page: PageData) -> dict[str, np.ndarray]:

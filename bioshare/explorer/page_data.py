@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, field
+from itertools import islice, pairwise, product
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bioshare.checks import Array
 from bioshare.circuit.circuits import RateCircuit
+from bioshare.circuit.exact.engine import RECORDED, Exact, chunk_length, groups_for
 from bioshare.circuit.prepare import check_progress, prepare_sleep
-from bioshare.circuit.problem import Progress
+from bioshare.circuit.problem import Outcome, Problem, Progress, measure_weights, reported
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SLIDERS, Setting
-from bioshare.explorer.snapshots import INPUTS, NEURONS, SnapshotEngine
 
 PAGE_ALPHAS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 PAGE_GAMMAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1)
@@ -31,6 +32,12 @@ RECORDS = 100
 
 SNAPSHOTS = 5
 """Number of presentations with a snapshot of the weights, two in a factor of ten."""
+
+NEURONS, INPUTS = 24, 9
+"""Number of neurons and inputs of a snapshot."""
+
+MAX_PRESENTATIONS = 64
+"""Largest number of presentations between two calls of ``progress``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,3 +216,58 @@ def _simulate_stable(settings: list[Setting], tell: Callable[[int], object]) -> 
         else (curves[b], engine.weights[[*snapshots, curves[b, 0].argmin()], b].astype(np.float32))
         for b, (setting, diverged) in enumerate(zip(settings, engine.diverged, strict=True))
     ]
+
+
+@dataclass
+class SnapshotEngine:
+    """The engine "exact" with snapshots of the weights, for `bioshare.simulate` with a single record at the end.
+
+    A group with diverging weights does not stop the other groups: no DivergenceError is raised. The curves of a
+    diverged group are NaN, and the weights return to the weights before sleep.
+
+    Args:
+        presentation: number of presentations before each snapshot, (R,), from 0 to the end of the sleep.
+
+    Attributes:
+        curves: -log SNR, norm of the mean and drift of the mean at the snapshots, (3, B, R).
+        weights: weights of the first neurons and inputs, (R, B, n, m).
+        diverged: mask of the diverged groups, (B,).
+    """
+
+    presentation: NDArray[np.int64]
+    curves: Array = field(default_factory=lambda: np.empty(0))
+    weights: Array = field(default_factory=lambda: np.empty(0))
+    diverged: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+
+    @torch.no_grad()
+    def run(self, problem: Problem, progress: Progress = True) -> Outcome:
+        """Simulate a checked sleep."""
+        engine = Exact(threads=torch.get_num_threads() if problem.per_neuron else None)
+        groups = groups_for(problem, engine)
+        self.diverged = np.zeros(len(problem.weights), bool)
+        self.curves = np.full((3, len(self.diverged), len(self.presentation)), np.nan)
+        self.weights = np.zeros((len(self.presentation), *problem.weights[:, :NEURONS, :INPUTS].shape))
+        mean = problem.weights.mean(-2)  # before sleep, (B, K)
+        inputs, length = problem.drawn(1), min(MAX_PRESENTATIONS, chunk_length(problem))
+        times = {*self.presentation.tolist(), *range(0, problem.presentations, length)}
+        snapshot = {presentation: i for i, presentation in enumerate(self.presentation.tolist())}
+        end = problem.weights, problem.weights[..., 0], problem.weights[:, 0, 0]
+        with engine.torch_threads(problem.weights.size), reported(progress, problem.presentations) as tell:
+            state = groups.at_rest()
+            for start, stop in [(0, 0), *pairwise(sorted(times))]:
+                if stop:
+                    x = np.concatenate([x for _, x in islice(inputs, stop - start)], 1)  # (S, T, K) or (S, T, N, K)
+                    state, within, *_ = groups.advance(state, x, start, [])
+                    self.diverged |= ~np.asarray(within).all(1)
+                    tell(stop)
+                if stop in snapshot:
+                    weights, r, r_inh = map(np.asarray, groups.end(state))
+                    end = np.where(self.diverged[:, None, None], problem.weights, weights), r, r_inh
+                    measured = list(measure_weights(end[0], mean).values())
+                    self.curves[..., snapshot[stop]] = np.where(self.diverged, np.nan, measured)
+                    self.weights[snapshot[stop]] = end[0][:, :NEURONS, :INPUTS]
+                if self.diverged.all():
+                    break
+            tell(problem.presentations)
+        records: dict[str, Array] = dict(zip(RECORDED, self.curves[..., [0, -1]], strict=True))
+        return Outcome(*end, records, problem.presentations)

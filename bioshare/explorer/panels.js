@@ -43,7 +43,7 @@ export default {
         document.get_model_by_name(name).setv(values);
     };
     const handlers = { "change:properties": update };
-    for (const trait of ["answer", "overlay", "map"])
+    for (const trait of ["result", "overlay", "map"])
       handlers[`change:${trait}`] = () => apply(bokeh, document, model.get(trait));
     for (const [event, handler] of Object.entries(handlers)) {
       handler();

@@ -9,7 +9,7 @@ from bokeh.core.properties import value
 from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
-from bioshare.explorer.result import RESPONSE_NEURONS, RESPONSE_PRESENTATIONS, SettingResult
+from bioshare.explorer.result import ALPHAS, GAMMAS, RESPONSE_NEURONS, RESPONSE_PRESENTATIONS, SettingResult
 from bioshare.explorer.setting import DURATION
 from bioshare.explorer.sources import (
     MAP_QUANTITIES,
@@ -19,11 +19,11 @@ from bioshare.explorer.sources import (
     result_sources,
     setting_source,
 )
-from bioshare.explorer.sweep import ALPHAS, GAMMAS
 
 NEURON_COLORS = ("#b3cde3", "#8aaac9", "#6187af", "#376493", "#12355b")
 DARK, RED, OCHRE, PURPLE, GREEN, GREY = "#12355b", "#c1502e", "#e3a857", "#6f2f72", "#2f7d6b", "#5f5f5f"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+NOW: dict[str, Any] = {"line_color": GREEN, "line_width": 1.6, "line_dash": "dashdot"}
 HEIGHT = 330
 """Height of a panel in pixels."""
 
@@ -108,7 +108,7 @@ def responses_panel(sources: Sources) -> figure:
 def snr_panel(sources: Sources) -> figure:
     """Plot -log SNR over presentations, with the fixed points of theory."""
     panel = _panel("snr_panel", "−log SNR of the weights", "presentations", "−log SNR, nats", x_axis_type="log")
-    now = _now_line(panel, sources["now"])
+    now = panel.vspan("presentation", source=sources["now"], **NOW)
     levels, best = sources["levels"], sources["best"]
     floor = panel.line("presentation", "theory_minimum", source=levels, color=GREY, line_dash="dotted", line_width=2)
     end = panel.line("presentation", "theory_end", source=levels, color=PURPLE, line_dash="dashed", line_width=1.6)
@@ -134,7 +134,7 @@ def mean_panel(sources: Sources) -> figure:
     """Plot the cost of sleep: the norm of the mean, and the drift of the mean."""
     title, label = "Mean of the weights over neurons", "relative to the norm before"
     panel = _panel("mean_panel", title, "presentations", label, x_axis_type="log")
-    now, source = _now_line(panel, sources["now"]), sources["curve"]
+    now, source = panel.vspan("presentation", source=sources["now"], **NOW), sources["curve"]
     kept = panel.line("presentation", "mean_kept", source=source, color=DARK, line_width=2.2)
     drift = panel.line("presentation", "mean_drift", source=source, color=RED, line_dash="dashed", line_width=2.2)
     panel.x_range = models.DataRange1d(renderers=[kept], range_padding=0.03)
@@ -232,10 +232,6 @@ def _panel(name: str, title: str, x: str, y: str, **options: Any) -> Any:  # the
 
 def _label_text(panel: Any, x: str, y: str, text: str, source: models.ColumnDataSource, **options: Any) -> None:
     panel.text(x, y, text, source=source, **{"text_font": value(FONT), "text_font_size": "12px", **options})
-
-
-def _now_line(panel: Any, source: models.ColumnDataSource) -> models.GlyphRenderer:
-    return panel.vspan("presentation", source=source, line_color=GREEN, line_width=1.6, line_dash="dashdot")
 
 
 def _legend(panel: Any, items: dict[str, list[Any]]) -> None:

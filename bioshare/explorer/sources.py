@@ -9,9 +9,8 @@ from numpy.typing import ArrayLike
 
 from bioshare.checks import Array
 from bioshare.circuit.theory import max_alpha
-from bioshare.explorer.result import RESPONSE_NEURONS, SettingResult
+from bioshare.explorer.result import ALPHAS, GAMMAS, RESPONSE_NEURONS, SettingResult
 from bioshare.explorer.setting import DT, Setting, rounded
-from bioshare.explorer.sweep import ALPHAS, GAMMAS
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -69,7 +69,7 @@ class PanelsWidget(anywidget.AnyWidget):
         on_click: functions of a place in data coordinates, by the name of the figure.
 
     Attributes:
-        answer, overlay, map: sources in the `wire_format`.
+        result, overlay, map: sources in the `wire_format`.
         properties: properties of Bokeh models, by the name of the model.
     """
 
@@ -79,7 +79,7 @@ class PanelsWidget(anywidget.AnyWidget):
     bokehjs = traitlets.Unicode().tag(sync=True)
     item = traitlets.Dict().tag(sync=True)
     clickable = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    answer = traitlets.Dict().tag(sync=True)
+    result = traitlets.Dict().tag(sync=True)
     overlay = traitlets.Dict().tag(sync=True)
     map = traitlets.Dict().tag(sync=True)
     properties = traitlets.Dict().tag(sync=True)

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer.result import SettingResult, simulate_setting
+from bioshare.explorer.result import ALPHAS, GAMMAS, SettingResult, simulate_setting, sweep
 from bioshare.explorer.setting import SLIDERS, Setting
-from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
 
 SETTING = Setting(k=2, neurons=20, presentations=120, seed=1)
 GRID = ([2.0, 20.0, 70.0], [0.01, 0.3])

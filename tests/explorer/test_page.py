@@ -12,10 +12,9 @@ from bokeh.plotting import figure
 import bioshare
 from bioshare.explorer import page, page_data
 from bioshare.explorer.page import save
-from bioshare.explorer.page_data import compute_page_data, count_sleeps
+from bioshare.explorer.page_data import INPUTS, NEURONS, compute_page_data, count_sleeps
 from bioshare.explorer.result import simulate_setting
 from bioshare.explorer.setting import Setting
-from bioshare.explorer.snapshots import INPUTS, NEURONS
 
 ROOT = Path(bioshare.__file__).parents[1]
 SETTING = Setting(k=2, neurons=12, presentations=100, seed=5)

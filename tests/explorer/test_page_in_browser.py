@@ -8,9 +8,9 @@ import pytest
 
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.page import save
+from bioshare.explorer.page_data import NEURONS
 from bioshare.explorer.result import first_responses
 from bioshare.explorer.setting import Setting
-from bioshare.explorer.snapshots import NEURONS
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

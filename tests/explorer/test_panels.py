@@ -6,9 +6,8 @@ from bokeh.models import ColumnDataSource, GlyphRenderer
 
 from bioshare.explorer import sources
 from bioshare.explorer.panels import LABELS, RESULT_PANELS, layout, result_properties
-from bioshare.explorer.result import RESPONSE_NEURONS, SettingResult, simulate_setting
+from bioshare.explorer.result import ALPHAS, GAMMAS, RESPONSE_NEURONS, SettingResult, simulate_setting, sweep
 from bioshare.explorer.setting import Setting
-from bioshare.explorer.sweep import ALPHAS, GAMMAS, sweep
 
 SETTING = Setting(k=2, neurons=30, presentations=150, seed=2)
 

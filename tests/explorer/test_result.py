@@ -9,11 +9,11 @@ from bioshare.explorer.result import (
     SettingResult,
     first_responses,
     simulate_setting,
+    sweep,
     theory_end,
     theory_minimum,
 )
 from bioshare.explorer.setting import Setting, Unstable
-from bioshare.explorer.sweep import sweep
 
 SETTING = Setting(alpha=7.0, gamma=0.03, k=2, neurons=30, presentations=150, seed=2)
 

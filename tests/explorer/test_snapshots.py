@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import bioshare as bs
-from bioshare.explorer.snapshots import INPUTS, NEURONS, SnapshotEngine
+from bioshare.explorer.page_data import INPUTS, NEURONS, SnapshotEngine
 
 PRESENTATION = np.array([0, 1, 2, 10, 64, 90, 100])
 
