@@ -12,8 +12,7 @@ import xarray as xr
 from tiny_runs import CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, varied, weights
 
 from bioshare.bridge import InstantSharing, Phase, neg_log_snr
-from bioshare.train import checkpoint
-from bioshare.train import run as training
+from bioshare.train import checkpoint, distributed
 from bioshare.train.config import ARCHITECTURES
 from bioshare.train.fitting import CHECKPOINT, RESULT
 from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyCircuitOptions, phase_of
@@ -165,7 +164,7 @@ def test_the_time_of_the_sleeps_is_a_part_of_the_epochs(tmp_path):
 
 def test_the_time_of_the_sleeps_survives_an_interruption(tmp_path, monkeypatch):
     clock = SimpleNamespace(perf_counter=iter(range(1000)).__next__, monotonic=lambda: 0.0)
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(distributed, "time", clock)
     interrupt(tmp_path, 3, ASLEEP)
     assert checkpoint.read_metadata(tmp_path / CHECKPOINT)["asleep"] == 2
     assert run(tmp_path, ASLEEP, resume=True).sleep_seconds.values.tolist() == [2, 2]
