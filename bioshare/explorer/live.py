@@ -56,7 +56,7 @@ class Explorer(ipywidgets.VBox):
         first = simulate_setting(self._start)
         shown = first if isinstance(first, SettingResult) else simulate_setting(Setting())
         assert isinstance(shown, SettingResult), "the default setting is stable"
-        self.result = shown
+        self.answer = shown
         clicks = {"map_panel": self._click_map, "snr_panel": self._click_time, "mean_panel": self._click_time}
         self.panels = PanelsWidget(layout(shown), clicks)
         self._start_workers()
@@ -119,7 +119,7 @@ class Explorer(ipywidgets.VBox):
         """Simulate the setting step by step in Brian2, and draw the curve over the panel."""
         if self._simulations.busy:
             self.controls.show_status("Brian2 runs what the panels show: press again when the panels are ready.")
-        elif self.result.setting != self._setting:
+        elif self.answer.setting != self._setting:
             self.controls.show_status("Brian2 runs what the panels show: move to a stable setting first.")
         else:
             self.controls.show_status("Brian2 compiles the circuit, and simulates every millisecond ...")
@@ -226,7 +226,7 @@ class Explorer(ipywidgets.VBox):
         if isinstance(result, Unstable):
             self._show_trouble(result.words, result.name)
             return
-        self.result = result
+        self.answer = result
         with self._silence():
             self.controls.now.value = result.now_at
         self.controls.show_trouble("")
@@ -235,7 +235,7 @@ class Explorer(ipywidgets.VBox):
         self._show_properties()
 
     def _show_trouble(self, text: str, slider: str = "") -> None:
-        shown = _differences(self.result.setting, self._setting)
+        shown = _differences(self.answer.setting, self._setting)
         text += f" The panels show the last stable setting{shown and f': {shown}'}."
         self.controls.show_trouble(text, slider)
         self.controls.timing.value = ""
@@ -251,7 +251,7 @@ class Explorer(ipywidgets.VBox):
                 title = f"Map of another setting: {_differences(mapped, self._setting)}"
         pale = dict.fromkeys(RESULT_PANELS, dimmed) | {"map_panel": old_map}
         self.panels.properties = {
-            **result_properties(self.result),
+            **result_properties(self.answer),
             **{name: {"styles": {"opacity": "0.35" if pale[name] else "1"}} for name in pale},
             "map_title": {"text": title},
             "legend Brian2": {"visible": self._brian2_shown},
@@ -261,11 +261,11 @@ class Explorer(ipywidgets.VBox):
         self.map = data
         self.panels.map = wire_format(sources.map_sources(data))
         self.controls.show_status("The map is ready: click a cell.")
-        self._show_properties(dimmed=self.result.setting != self._setting)
+        self._show_properties(dimmed=self.answer.setting != self._setting)
 
     def _show_brian2(self, run: tuple[NDArray[np.int64], Array]) -> None:
         curve = run[1]
-        difference = np.abs(curve - self.result.neg_log_snr).max()
+        difference = np.abs(curve - self.answer.neg_log_snr).max()
         source, setting = sources.brian2_source(*run), sources.setting_source(self._setting)
         self.panels.overlay = wire_format({"brian2": source, "setting": setting})
         self._brian2_shown = True

@@ -41,7 +41,7 @@ def test_a_moved_slider_shows_the_curve_that_bioshare_computes(explorer):
     setting = Setting(**SMALL, alpha=3.0, gamma=0.2)
     expected = simulate_setting(setting)
     assert isinstance(expected, SettingResult)
-    assert explorer.setting == explorer.result.setting == setting
+    assert explorer.setting == explorer.answer.setting == setting
     np.testing.assert_array_equal(sent(explorer, "curve", "neg_log_snr"), expected.neg_log_snr[1:])
     np.testing.assert_array_equal(sent(explorer, "responses", "r_0"), expected.responses.r[:, 0])
     assert sent(explorer, "setting", "alpha", "overlay") == [3.0]
@@ -52,7 +52,7 @@ def test_every_slider_moves_its_field(explorer, slider):
     value = {"tau": 35.0, "bias": 2.0, "k": 3, "neurons": 40, "noise": 0.1, "presentations": 120}.get(slider.name)
     value = value or {"alpha": 5.0, "gamma": 0.1, "learning_rate": 1e-4, "seed": 7}[slider.name]
     slide(explorer, **{slider.name: value})
-    assert explorer.result.setting == Setting(**{**SMALL, slider.name: value})
+    assert explorer.answer.setting == Setting(**{**SMALL, slider.name: value})
 
 
 def test_an_unstable_alpha_shows_a_reason_and_dims_the_last_picture(explorer):
@@ -63,10 +63,10 @@ def test_an_unstable_alpha_shows_a_reason_and_dims_the_last_picture(explorer):
     assert "the last stable setting: α = 10" in explorer.controls.trouble.value
     assert explorer.controls.sliders["alpha"].unstable
     assert explorer.panels.result is before
-    assert (opacity(explorer), explorer.result.setting.alpha) == ("0.35", 10.0)
+    assert (opacity(explorer), explorer.answer.setting.alpha) == ("0.35", 10.0)
     slide(explorer, alpha=20.0)
     assert explorer.controls.trouble.value == '<div role="alert"></div>'
-    assert (opacity(explorer), explorer.result.setting.alpha) == ("1", 20.0)
+    assert (opacity(explorer), explorer.answer.setting.alpha) == ("1", 20.0)
     assert not explorer.controls.sliders["alpha"].unstable
 
 
@@ -80,7 +80,7 @@ def test_a_diverging_learning_rate_names_its_own_slider(explorer):
 def test_an_explorer_may_start_at_an_unstable_setting():
     explorer = bs.explore(**SMALL, alpha=90.0)
     assert "Stable below" in explorer.controls.trouble.value
-    assert (explorer.setting.alpha, explorer.result.setting, opacity(explorer)) == (90.0, Setting(), "0.35")
+    assert (explorer.setting.alpha, explorer.answer.setting, opacity(explorer)) == (90.0, Setting(), "0.35")
 
 
 def test_the_limit_of_alpha_stands_at_its_slider_and_follows_tau(explorer):
@@ -92,31 +92,31 @@ def test_the_limit_of_alpha_stands_at_its_slider_and_follows_tau(explorer):
 
 def test_now_is_at_the_lowest_point_until_its_slider_is_moved(explorer):
     controls = explorer.controls
-    assert controls.now.value == explorer.result.presentation[explorer.result.best]
+    assert controls.now.value == explorer.answer.presentation[explorer.answer.best]
     controls.now.value = 20
     assert not controls.follow.value
-    np.testing.assert_array_equal(explorer.result.now, simulate_setting(explorer.setting, 20).now)
+    np.testing.assert_array_equal(explorer.answer.now, simulate_setting(explorer.setting, 20).now)
     slide(explorer, alpha=4.0)
-    assert explorer.result.now_at == 20
+    assert explorer.answer.now_at == 20
     controls.follow.value = True
-    assert controls.now.value == explorer.result.presentation[explorer.result.best]
+    assert controls.now.value == explorer.answer.presentation[explorer.answer.best]
 
 
 def test_now_ends_with_the_presentations(explorer):
     explorer.controls.now.value = 150
     slide(explorer, presentations=100)
-    assert (explorer.controls.now.high, explorer.controls.now.value, explorer.result.now_at) == (100, 100, 100)
+    assert (explorer.controls.now.high, explorer.controls.now.value, explorer.answer.now_at) == (100, 100, 100)
 
 
 def test_a_click_on_the_curve_sets_now(explorer):
     explorer.panels._handle_custom_msg({"panel": "snr_panel", "x": 33.4, "y": -1.0}, [])
-    assert explorer.result.now_at == 33
+    assert explorer.answer.now_at == 33
 
 
 def test_a_setting_may_be_set_from_python_as_it_is(explorer):
     explorer.setting = Setting(**SMALL, alpha=1.23456789, tau=31.4)
     assert explorer.controls.sliders["alpha"].value == 1.23456789
-    assert explorer.result.setting == explorer.setting == Setting(**SMALL, alpha=1.23456789, tau=31.4)
+    assert explorer.answer.setting == explorer.setting == Setting(**SMALL, alpha=1.23456789, tau=31.4)
     with pytest.raises(TypeError, match="setting must be a Setting"):
         explorer.setting = {"alpha": 3.0}
 
@@ -124,14 +124,14 @@ def test_a_setting_may_be_set_from_python_as_it_is(explorer):
 def test_a_click_beside_the_limit_goes_to_a_stable_cell_of_the_map(explorer):
     explorer.panels._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
     assert (explorer.setting.alpha, explorer.setting.gamma) == (38.2, 0.215)
-    assert explorer.result.setting == explorer.setting
+    assert explorer.answer.setting == explorer.setting
 
 
 def test_reset_brings_back_the_start(explorer):
     slide(explorer, alpha=3.0, presentations=200)
     explorer.controls.now.value = 5
     explorer.controls.buttons["reset"].click()
-    assert explorer.setting == explorer.result.setting == Setting(**SMALL)
+    assert explorer.setting == explorer.answer.setting == Setting(**SMALL)
     assert explorer.controls.follow.value
     assert explorer.controls.sliders["alpha"].value == 10.0
 
@@ -146,7 +146,7 @@ def test_the_map_is_computed_on_demand_and_a_click_on_a_cell_goes_there(explorer
     assert list(sent(explorer, "map", "alpha", "map")) == [2.0, 2.0, 20.0, 20.0]
     explorer.panels._handle_custom_msg({"panel": "map_panel", "x": 55.0, "y": 0.2}, [])
     assert (explorer.setting.alpha, explorer.setting.gamma) == (20.0, 0.3)
-    assert (explorer.result.setting, opacity(explorer, "map_panel")) == (explorer.setting, "1")
+    assert (explorer.answer.setting, opacity(explorer, "map_panel")) == (explorer.setting, "1")
 
 
 def test_a_map_of_another_setting_is_pale_and_says_of_which(explorer, monkeypatch):
@@ -169,11 +169,11 @@ def test_a_map_that_cannot_be_made_says_why(explorer):
 
 def test_brian2_is_drawn_over_the_curve_and_the_difference_is_shown(explorer, monkeypatch):
     shift = 1e-5
-    run = lambda setting, progress: (explorer.result.presentation, explorer.result.neg_log_snr + shift)
+    run = lambda setting, progress: (explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
     monkeypatch.setattr(live, "run_brian2_process", run)
     explorer.controls.buttons["brian2"].click()
     assert "differs by 1.0e-05" in explorer.controls.status.value
-    expected = sources.brian2_source(explorer.result.presentation, explorer.result.neg_log_snr + shift)
+    expected = sources.brian2_source(explorer.answer.presentation, explorer.answer.neg_log_snr + shift)
     np.testing.assert_array_equal(sent(explorer, "brian2", "neg_log_snr", "overlay"), expected["neg_log_snr"])
     assert explorer.panels.properties["legend Brian2"] == {"visible": True}
     slide(explorer, alpha=4.0)
@@ -285,7 +285,7 @@ def test_brian2_does_not_run_while_the_panels_are_computed(monkeypatch):
         slide(explorer, alpha=3.0)
         explorer.run_in_brian2()
         assert "press again when the panels are ready" in explorer.controls.status.value
-        await until(lambda: explorer.result.setting == explorer.setting)
+        await until(lambda: explorer.answer.setting == explorer.setting)
         explorer.close()
 
     asyncio.run(press_early())
@@ -296,16 +296,16 @@ def test_on_a_loop_moves_are_simulated_in_the_background_and_the_last_move_is_sh
 
     async def moves():
         explorer = bs.explore(**SMALL)
-        first = explorer.result
+        first = explorer.answer
         for alpha in (2.0, 3.0, 4.0):
             slide(explorer, alpha=alpha)
-        assert explorer.result is first
+        assert explorer.answer is first
         for _ in range(2000):
-            if explorer.result.setting.alpha == 4.0:
+            if explorer.answer.setting.alpha == 4.0:
                 break
             await asyncio.sleep(0.01)
         explorer.close()
         return explorer
 
     explorer = asyncio.run(moves())
-    assert explorer.result.setting == Setting(**SMALL, alpha=4.0)
+    assert explorer.answer.setting == Setting(**SMALL, alpha=4.0)
