@@ -41,7 +41,7 @@ class Explorer(ipywidgets.VBox):
         setting: initial values of the sliders.
 
     Attributes:
-        result: the `SettingResult` in the panels, of the last stable setting.
+        answer: the `SettingResult` in the panels, of the last stable setting.
         map: the last map over alpha and gamma (`sweep`), or None.
         controls: sliders, buttons and texts.
         panels: the widget of the Bokeh panels.
