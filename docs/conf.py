@@ -8,9 +8,9 @@ sys.path.insert(0, str(HERE / "extensions"))
 
 import bioshare  # noqa: E402
 
-ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress", "ProgressFunction")
+ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress")
 """Names of types that mean more than what they stand for."""
-PLAIN = ("NDArray", "Tensor", "Figure", "Path", "Any", "Callable", "Sequence", "ABC")
+PLAIN = ("ImageFiles", "ProgressFunction", "NDArray", "Tensor", "Figure", "Path", "Any", "Callable", "Sequence", "ABC")
 FOREIGN = (
     "numpy",
     "np",

@@ -163,4 +163,6 @@ def derived(*entropy: int) -> int:
     Tuples with the same words of 32 bits share a seed, such as (2^32 + 1,) and (1, 1); so do tuples of at most four
     words with different numbers of zeros at the end, such as (5, 18) and (5, 18, 0).
     """
+    for number in entropy:
+        whole("seed", number, "a non-negative integer", at_least=0)
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

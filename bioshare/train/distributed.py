@@ -111,7 +111,7 @@ class Processes:
 
 
 @contextmanager
-def processes(device: str | torch.device = "auto") -> Iterator[Processes]:
+def joined_processes(device: str | torch.device = "auto") -> Iterator[Processes]:
     """Join the processes of torchrun until the end of the block; without torchrun there is a single process.
 
     Args:

@@ -1,6 +1,7 @@
 """`fit` trains the network of a `TrainConfig`, `trained_network` gets the network back.
 
-A run that was stopped ends with the same bits as one that was not, since nothing depends on the moment of a stop. The
+A run that was stopped ends with the same bits as one that was not (in one process on a CPU with as many threads;
+elsewhere to rounding), since nothing depends on the moment of a stop. The
 batches and crops, dropout, and the seeds of the phases are pure functions of the run's seed and the number of the step
 (`bioshare.train.data.batches.seed_at`); the learning rate is a function of the epoch. Everything else for the next step
 is in the checkpoint: weights and buffers, the moments of the optimiser, the scale of mixed precision, the sums of the
@@ -26,7 +27,7 @@ from bioshare.nn.functional import prefer
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load, test_batches, training_batches
-from bioshare.train.distributed import processes
+from bioshare.train.distributed import joined_processes
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.results import RESULT, complete
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
@@ -109,26 +110,26 @@ def fit(
         # the device with its stream and graphs, random generators, the data and the network
         if form != "auto":
             stack.enter_context(prefer(form))
-        group = stack.enter_context(processes(device))
-        record = group.recorder(graphs)
-        stack.enter_context(torch.random.fork_rng([group.device] if group.device.type == "cuda" else []))
-        stack.enter_context(group.stream())
+        processes = stack.enter_context(joined_processes(device))
+        record = processes.recorder(graphs)
+        stack.enter_context(torch.random.fork_rng([processes.device] if processes.device.type == "cuda" else []))
+        stack.enter_context(processes.stream())
         dataset = load(config.dataset_name, data)
-        writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and group.rank == 0 else None
-        batches = training_batches(dataset, config, group.device, group.rank, group.world)
-        tests = test_batches(dataset, config, group.device, group.rank, group.world)
+        writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and processes.rank == 0 else None
+        batches = training_batches(dataset, config, processes.device, processes.rank, processes.world)
+        tests = test_batches(dataset, config, processes.device, processes.rank, processes.world)
         sizes: dict[str, Any] = {"num_classes": len(dataset.classes), "input_size": dataset.input_size}
         run = stack.enter_context(
-            closing(Run(config, config.build_network(**sizes), batches, group, record_snr, record))
+            closing(Run(config, config.build_network(**sizes), batches, processes, record_snr, record))
         )
         # the position of the last checkpoint, or the start
-        if group.rank == 0:
+        if processes.rank == 0:
             stack.enter_context(locked(folder))
         if path.exists():
             run.restore(path)
         epoch = sum(map(run.images, range(len(batches))))
         done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
-        shown = progress and group.rank == 0
+        shown = progress and processes.rank == 0
         bar = tqdm(total=config.epochs * epoch, initial=done, disable=not shown, unit=" images", unit_scale=True)
         stack.enter_context(bar)
         signals = stack.enter_context(interruptible())
@@ -140,15 +141,15 @@ def fit(
                 run.step(x, y)
                 bar.update(run.images(run.batch - 1))
                 over = seconds is not None and time.monotonic() - begun >= seconds
-                look = run.steps % LOOK_EVERY[group.device.type] == 0
-                look |= group.world == 1 and (bool(signals) or over)  # several must look at the same batch
+                look = run.steps % LOOK_EVERY[processes.device.type] == 0
+                look |= processes.world == 1 and (bool(signals) or over)  # several must look at the same batch
                 if look or run.batch == len(batches):
                     run.finish()
                 run.seconds += time.perf_counter() - start
                 if look:
                     late = time.monotonic() - run.saved >= checkpoint_every
-                    facts = torch.tensor([signals[0] if signals else 0, late, over], device=group.device)
-                    signal, late, over = group.largest(facts).tolist()
+                    facts = torch.tensor([signals[0] if signals else 0, late, over], device=processes.device)
+                    signal, late, over = processes.largest(facts).tolist()
                     totals = run.totals()
                     loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
                     bar.set_postfix_str(f"loss {loss:.3f}, {100 * correct:.1f} % correct", refresh=False)

@@ -42,7 +42,7 @@ class Run:
         config: configuration of the run.
         model: the network, in place; `BatchNorm2d` layers are synchronised if there are several processes.
         batches: training images, the part of this process.
-        group: this process among all.
+        processes: this process among all.
         record_snr: measure -log SNR after every n-th batch, counted as for the first phase; None for once an epoch.
         record: makes the CUDA graphs from which the steps are replayed (`bioshare.train.graph`); None for ordinary
             steps. There must be a single process.
@@ -62,26 +62,26 @@ class Run:
         config: TrainConfig,
         model: nn.Module,
         batches: Batches,
-        group: Processes,
+        processes: Processes,
         record_snr: int | None = None,
         record: Callable[[], CudaRecording] | None = None,
     ) -> None:
-        self.config, self.batches, self.group, self.record_snr = config, batches, group, record_snr
-        self.model = model.to(group.device).train()
+        self.config, self.batches, self.processes, self.record_snr = config, batches, processes, record_snr
+        self.model = model.to(processes.device).train()
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its convolutions)
         for every in config.phases:
             every.phase.check(self.model)
-        if group.world > 1:
-            group.synchronise(self.model)
+        if processes.world > 1:
+            processes.synchronise(self.model)
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
-        self.forward = group.parallel(self.compiled) if group.world > 1 else self.compiled
+        self.forward = processes.parallel(self.compiled) if processes.world > 1 else self.compiled
         self.optimizer = config.optimizer.build(self.model)
         half_types = {"fp16": torch.float16, "bf16": torch.bfloat16}
         self.dtype = half_types.get(
-            "fp16" if config.precision == "auto" and group.device.type == "cuda" else config.precision
+            "fp16" if config.precision == "auto" and processes.device.type == "cuda" else config.precision
         )
-        self.scaler = torch.amp.GradScaler(group.device.type, enabled=self.dtype is torch.float16)
-        self.stopwatch = Stopwatch(group.device)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.dtype is torch.float16)
+        self.stopwatch = Stopwatch(processes.device)
         self.count = config.phases[0].count if config.phases else "epoch"  # of the batches to measure
         borders = [every.phase.border for every in config.phases if hasattr(every.phase, "border")]  # pyright: ignore[reportAttributeAccessIssue]
         self.border: Border = borders[0] if borders else "share"
@@ -98,7 +98,7 @@ class Run:
         self.epoch, self.batch = 0, 0
         self.saved, self.published = time.monotonic(), -math.inf
         self.seconds, self.asleep = 0.0, 0.0
-        self.sums = torch.zeros(4, dtype=torch.float64, device=group.device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
         self.history = History()
         self._measure()
 
@@ -121,9 +121,9 @@ class Run:
     def step(self, x: Tensor, y: Tensor) -> None:
         """Learn from one batch, or from the part of this process, and apply the phases that are due.
 
-        On a GPU the host never waits group, unless -log SNR is measured or a new sleep is simulated.
+        The host never waits for a GPU here, unless -log SNR is measured or a new sleep is simulated.
         """
-        _seed_generators(self.group.device, seed_at("step", self.config.seed, self.steps, self.group.rank))
+        _seed_generators(self.processes.device, seed_at("step", self.config.seed, self.steps, self.processes.rank))
         rate = self.config.learning_rate(self.epoch)
         if rate != self.rate:
             for group in self.optimizer.param_groups:
@@ -138,19 +138,19 @@ class Run:
         recorded = False
         for index, every in enumerate(self.config.phases):
             if self._due(every.n, every.count):
-                recorded |= self._change(index, every, measured)
+                recorded = self._change(index, every, measured)
         if measured and not recorded:
             self._measure()
 
     def _learn(self, x: Tensor, y: Tensor) -> None:
-        """Take a step of the optimiser, on the device alone; a graph must find the same numbers of the host group."""
+        """Take a step of the optimiser, on the device alone; a graph freezes all numbers of the host."""
         self.optimizer.zero_grad()  # to None: the gradients of a graph lie in the graph's memory
-        with torch.autocast(self.group.device.type, self.dtype) if self.dtype else nullcontext():
+        with torch.autocast(self.processes.device.type, self.dtype) if self.dtype else nullcontext():
             scores = self.forward(x)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         loss = cross_entropy(scores, y, reduction="sum")
         # several processes average their gradients: times world over all images is the mean over the whole batch
-        self.scaler.scale(loss * (self.group.world / self.images(self.batch))).backward()
+        self.scaler.scale(loss * (self.processes.world / self.images(self.batch))).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         correct = (scores.detach().argmax(1) == y).sum()
@@ -167,7 +167,7 @@ class Run:
         seed = seed_at("sleep", self.config.seed, self.steps - 1, *([index] if index else []))
         self.history.sharings += 1
         with self.stopwatch.running(), self._diverging():
-            if measured or not (self.graphs or self.group.device.type == "cuda"):
+            if measured or not (self.graphs or self.processes.device.type == "cuda"):
                 report = every.phase(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
                 return measured and self.history.add_report(self.steps, report)
             self.changes[index](seed)  # without checks: weights that aren't finite show in the next loss
@@ -189,7 +189,7 @@ class Run:
 
     def finish(self) -> None:
         """Wait for the device, and add up the time of the phases."""
-        self.group.finish()
+        self.processes.finish()
         self.asleep += self.stopwatch.read()
 
     def totals(self) -> Tensor:
@@ -198,9 +198,9 @@ class Run:
         Raises:
             TrainingDivergedError: a loss wasn't finite; in all processes.
         """
-        totals = self.group.total(self.sums)
+        totals = self.processes.total(self.sums)
         if not totals[LOSS].isfinite():
-            fine = -self.group.largest(-self.sums[FINITE])
+            fine = -self.processes.largest(-self.sums[FINITE])
             raise self._divergence("the loss", self.steps - self.batch + int(fine))
         return totals
 
@@ -220,7 +220,7 @@ class Run:
     def finish_epoch(self, tests: Batches) -> None:
         """Test the network, write the epoch into the history, and go on to the next."""
         start = time.perf_counter()
-        test = evaluate(self.compiled, tests, self.dtype, self.group, self.graphs.get("test"))
+        test = evaluate(self.compiled, tests, self.dtype, self.processes, self.graphs.get("test"))
         loss, correct, images, _ = self.totals().tolist()
         if self.record_snr is None:
             self._measure()
@@ -241,9 +241,10 @@ class Run:
 
     def publish(self, folder: Path) -> xr.Dataset:
         """The history so far, written to the folder by one process."""
-        how = {"processes": self.group.world, "precision_used": str(self.dtype or torch.float32).removeprefix("torch.")}
-        result = self.history.to_xarray(self.config, self.group.device).assign_attrs(how)
-        if self.group.rank == 0:
+        precision = str(self.dtype or torch.float32).removeprefix("torch.")
+        how = {"processes": self.processes.world, "precision_used": precision}
+        result = self.history.to_xarray(self.config, self.processes.device).assign_attrs(how)
+        if self.processes.rank == 0:
             write_result(folder / RESULT, result)
         self.published = time.monotonic()
         return result
@@ -266,10 +267,10 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "history": self.history.facts(),
         }
-        if self.group.rank == 0:
+        if self.processes.rank == 0:
             tensors = checkpoint.state(self.model, self.optimizer) | self.history.tensors() | {"sums": totals}
             checkpoint.write(path, tensors, metadata)
-        self.group.wait()
+        self.processes.wait()
         self.saved = time.monotonic()
 
     def restore(self, path: Path) -> None:
@@ -281,7 +282,7 @@ class Run:
         self.history = History.restored(metadata["history"], tensors)
         if metadata["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
-        if self.group.rank == 0:
+        if self.processes.rank == 0:
             self.sums.copy_(tensors["sums"])
         self.sums[FINITE] = self.batch
 
@@ -291,7 +292,7 @@ def evaluate(
     model: nn.Module,
     batches: Batches,
     dtype: torch.dtype | None = None,
-    group: Processes | None = None,
+    processes: Processes | None = None,
     count: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Test a network in evaluation mode, and restore the mode.
@@ -300,7 +301,7 @@ def evaluate(
         model: network from images to logits.
         batches: test images, the part of this process, on the model's device.
         dtype: type of automatic mixed precision; None for none.
-        group: this process among all; None for a single process.
+        processes: this process among all; None for a single process.
         count: replaces `scores_counted` of the model, for instance by a CUDA graph.
 
     Returns:
@@ -311,7 +312,7 @@ def evaluate(
     for x, y in batches.epoch(0):
         sums = sums.to(x.device) + (count(x, y) if count else scores_counted(model, dtype, x, y))
     model.train(mode)
-    loss, first, five, images = (group.total(sums) if group else sums).tolist()
+    loss, first, five, images = (processes.total(sums) if processes else sums).tolist()
     return {"test_loss": loss / images, "top1": 100 * first / images, "top5": 100 * five / images}
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bioshare.bridge import Phase
 from bioshare.bridge.scaling import NormalisedRule, PaperRule, PerInput
 from bioshare.circuit import rules
@@ -35,6 +37,8 @@ def config_text(config: TrainConfig) -> str:
 
 
 def _encoded(value: Any, name: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return {"type": "float", "text": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
@@ -44,8 +48,8 @@ def _encoded(value: Any, name: str) -> Any:
     if not (type(value) in STORABLE or (isinstance(value, Phase | Stimulus) and dataclasses.is_dataclass(value))):
         raise ValueError(
             f"{name} must be a number, a text, a tuple or a dataclass that can be stored with the run; got {value!r}. "
-            "Write a function as a frozen dataclass with __call__, and append the class to bioshare.train.stored."
-            "STORABLE"
+            "Make a phase a frozen dataclass, and a function one with __call__; append any other class to "
+            "bioshare.train.stored.STORABLE"
         )
     own = [field.name for field in dataclasses.fields(value) if field.init]
     return {"type": type(value).__name__} | {field: _encoded(getattr(value, field), f"{name}.{field}") for field in own}
@@ -64,6 +68,8 @@ def config_of(text: object, path: Path) -> TrainConfig:
     old = f"{path} was written by an older version of bioshare; train the run anew"
     if not isinstance(text, str):
         raise ValueError(old)
+    import bioshare.train.phases  # noqa: F401 (defines the phases of the command line)
+
     subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
     known = {kind.__name__: kind for kind in (*subclasses(Phase), *subclasses(Stimulus), *STORABLE)}
 

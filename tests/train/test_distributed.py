@@ -18,7 +18,7 @@ from bioshare.train import checkpoint
 from bioshare.train.batch_norm import SynchronousBatchNorm2d
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.data import Batches, load, training_batches
-from bioshare.train.distributed import processes
+from bioshare.train.distributed import joined_processes
 from bioshare.train.fitting import CHECKPOINT, RESULT, fit
 from bioshare.train.interrupt import Interrupted, TimeUpError
 from bioshare.train.phases import CircuitOptions, phase_of
@@ -54,7 +54,7 @@ def train_in_double(rank, folder, config):
     """All steps of a run in float64: the state after them."""
     torch.manual_seed(0)
     model = to_locally_connected(resnet20(10, 1), (1, 8, 8)).double()
-    with processes("cpu") as process:
+    with joined_processes("cpu") as process:
         assert (process.rank, process.world) == ((0, 1) if folder is None else (rank, 2))
         return steps_in_double(model, config, process)
 
@@ -100,7 +100,7 @@ def normalise(rank, folder, sizes, dtype):
         layer.weight.normal_(generator=generator)
     x = 1e3 + torch.randn(sum(sizes), 3, 2, 5, dtype=torch.float64, generator=generator)
     target = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-    with processes("cpu") as process:
+    with joined_processes("cpu") as process:
         parts = [slice(None)] if process.world == 1 else [slice(sizes[0]), slice(sizes[0], None)]
         part = x[parts[process.rank]].to(dtype).requires_grad_()
         model = nn.Sequential(layer)
@@ -215,7 +215,7 @@ def assert_close_endings(folder, other):
 
 def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with processes() as process:
+    with joined_processes() as process:
         assert (process.rank, process.world) == (0, 1)
         assert process.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
         model = nn.Sequential(nn.BatchNorm2d(2))
@@ -228,5 +228,5 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_refused(device):
-    with pytest.raises(ValueError, match="device must be"), processes(device):
+    with pytest.raises(ValueError, match="device must be"), joined_processes(device):
         pass

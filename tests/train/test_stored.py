@@ -6,6 +6,7 @@ import math
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bioshare.bridge import HebbianSharing, InstantSharing, Phase, Sleep
@@ -64,6 +65,13 @@ def test_a_configuration_comes_back_from_its_text(name):
     assert repr(again) == repr(config)  # True is not 1
     assert config_text(again) == config_text(config)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_numbers_of_numpy_are_written_as_the_numbers_of_python():
+    config = TrainConfig(seed=np.int64(3), phases=(Every(np.int32(2), Halving(np.float32(0.25))),), flip=None)
+    text = config_text(config)
+    assert text == config_text(TrainConfig(seed=3, phases=(Every(2, Halving(0.25)),)))
+    assert config_of(text, PATH) == config
 
 
 def test_an_infinite_number_is_written_as_strict_json():
