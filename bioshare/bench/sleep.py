@@ -26,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench sleep``."""
     parser.add_argument("--presentations", type=positive, default=300, help="(default: %(default)s)")
     parser.add_argument("--runs", type=positive, default=10, help="groups in the batch (default: %(default)s)")
-    parser.add_argument("--noise", type=float, default=0.0, help="std of every neuron's own (default: %(default)s)")
-    parser.add_argument("--repeats", type=positive, default=9, help="of the exact engine (default: %(default)s)")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="standard deviation of every neuron's own noise (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=positive, default=9, help="runs of the exact engine (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 
 

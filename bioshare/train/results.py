@@ -26,14 +26,14 @@ RESULT = "result.nc"
 VERSIONED = ("numpy", "torch", "xarray")
 MEANINGS = {
     "train_loss": "cross entropy of the training images, as they were learned",
-    "train_accuracy": "of the training images, as they were learned, %",
+    "train_accuracy": "training images whose class came first, as they were learned, %",
     "test_loss": "cross entropy of the test images",
     "top1": "test images whose class came first, %",
     "top5": "test images whose class was among the first five, %",
-    "learning_rate": "AdamW's",
+    "learning_rate": "learning rate of the epoch",
     "seconds": "wall-clock time of the epoch's training",
-    "sleep_seconds": "the part of it in which weights were shared",
-    "images_per_second": "in training, repetitions included",
+    "sleep_seconds": "part of the training time spent in phases",
+    "images_per_second": "training images per second, repetitions included",
     "test_seconds": "wall-clock time of the test after the epoch, and of measuring -log SNR there",
 }
 """Quantities of an epoch and their meanings, in the order of the dataset."""

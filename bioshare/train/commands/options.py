@@ -133,7 +133,10 @@ def read_options(
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
         near = difflib.get_close_matches(unknown[0], parser._option_string_actions, cutoff=0.5)
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{'; near it: ' * bool(near)}{', '.join(near)}")
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        if unknown[0].removeprefix("--").partition("=")[0] in skipped:
+            hint += "; the experiments set this themselves (`train NAME` can change it)"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
     take = lambda kind: {name: given.pop(name) for name in inspect.signature(kind).parameters if name in given}
     return take(computing), take(fit), given
