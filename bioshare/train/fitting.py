@@ -148,20 +148,7 @@ def fit(
                 run.seconds += time.perf_counter() - start
                 if look:
                     late = time.monotonic() - run.saved >= checkpoint_every
-                    facts = torch.tensor([signals[0] if signals else 0, late, over], device=processes.device)
-                    signal, late, over = processes.largest(facts).tolist()
-                    totals = run.totals()
-                    loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
-                    bar.set_postfix_str(f"loss {loss:.3f}, {100 * correct:.1f} % correct", refresh=False)
-                    if late or signal or over:
-                        run.save(path, sizes)
-                    if (signal or over) and run.history.epochs:
-                        run.publish(folder)
-                    where = f"after step {run.steps} of the run; {path} has everything"
-                    if signal:
-                        raise Interrupted(f"stopped by signal {signal} {where}", signal)
-                    if over:
-                        raise TimeUpError(f"stopped when its time was up {where}")
+                    bar.set_postfix_str(_look(run, folder, sizes, signals, late, over), refresh=False)
                 start = time.perf_counter()
             run.finish_epoch(tests)
             if writer:
@@ -172,6 +159,29 @@ def fit(
             elif time.monotonic() - run.published >= PUBLISH_EVERY:
                 run.publish(folder)
         return run.publish(folder)
+
+
+def _look(run: Run, folder: Path, sizes: dict[str, Any], signals: list[int], late: bool, over: bool) -> str:
+    """Save a run that is ``late``, and stop it after a signal or when the time is over, all processes at one batch.
+
+    Returns:
+        Loss and accuracy of the epoch so far, for the bar.
+    """
+    path, device = folder / CHECKPOINT, run.processes.device
+    facts = torch.tensor([signals[0] if signals else 0, late, over], device=device)
+    signal, late, over = run.processes.largest(facts).tolist()
+    totals = run.totals()
+    if late or signal or over:
+        run.save(path, sizes)
+    if (signal or over) and run.history.epochs:
+        run.publish(folder)
+    where = f"after step {run.steps} of the run; {path} has everything"
+    if signal:
+        raise Interrupted(f"stopped by signal {signal} {where}", signal)
+    if over:
+        raise TimeUpError(f"stopped when its time was up {where}")
+    loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
+    return f"loss {loss:.3f}, {100 * correct:.1f} % correct"
 
 
 def _check_folder(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset | None:
