@@ -37,7 +37,7 @@ SEED = 0
 """Seed of the sleep whose effect is measured."""
 
 BRIDGE_COLUMNS = (
-    "phase 42 s | seconds 8 .3f | steps 8 .3f | slower % 8 .2f | maps 4 d | % of time 9 .0f | pool MB 7 .1f | "
+    "phase 42 s | seconds 9 .3g | steps 9 .3g | slower % 8 .2f | maps 4 d | % of time 9 .0f | pool MB 7 .1f | "
     "spread 6 .4f | |mean| 6 .4f | -log SNR before 15 .2f | after 5 .2f"
 )
 
