@@ -233,5 +233,11 @@ def comparable(experiment: Experiment, configs: Sequence[TrainConfig]) -> Experi
 def caution(pairs: Iterable[tuple[TrainConfig, TrainConfig]]) -> str:
     """A line with the differences of runs from the table's setting, but for the seed; nothing without differences."""
     changes = [change for config, reference in pairs for change in differences(config, reference)]
-    words = [f"{name} {own} instead of {other}" for name, own, other in changes if name not in ("seed", "pool_seed")]
+    short = lambda value: (  # a phase by interval and class: a sleep has dozens of fields
+        ", ".join(f"ws({every.n}) {type(every.phase).__name__}" for every in value) or "none"
+        if isinstance(value, tuple) and all(isinstance(item, Every) for item in value)
+        else value
+    )
+    changes = ((name, short(own), short(other)) for name, own, other in changes if name not in ("seed", "pool_seed"))
+    words = [f"{name} {own} instead of {other}" for name, own, other in changes]
     return f"\nNot the table's setting: {'; '.join(dict.fromkeys(words))}." if words else ""
