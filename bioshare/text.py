@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 
@@ -28,3 +29,17 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     if len(values) == 1:
         return number(mean)
     return f"{number(mean)} +- {(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5:.1f}"
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> str:
+    """Mean of a - b +- standard error, signed, over pairs such as equal seeds; without the error for a single pair.
+
+    The standard error is the sample standard deviation of the differences over the root of the number of pairs. Without
+    a pair the text is empty. Values of the longer sequence without a partner are left out.
+    """
+    differences = [mine - yours for mine, yours in zip(a, b, strict=False)]
+    count = len(differences)
+    if count == 0:
+        return ""
+    mean = number(statistics.fmean(differences), "+.1f")
+    return mean if count == 1 else f"{mean} +- {statistics.stdev(differences) / count**0.5:.1f}"
