@@ -3,7 +3,15 @@
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
+from bioshare.nn.resnet import cifar_resnet as cifar_resnet
 from bioshare.nn.resnet import resnet18 as resnet18
 from bioshare.nn.resnet import resnet20 as resnet20
 
-__all__ = ["LocallyConnected2d", "resnet18", "resnet20", "to_convolutional", "to_locally_connected"]
+__all__ = [
+    "LocallyConnected2d",
+    "cifar_resnet",
+    "resnet18",
+    "resnet20",
+    "to_convolutional",
+    "to_locally_connected",
+]

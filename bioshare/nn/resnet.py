@@ -1,4 +1,4 @@
-"""The residual networks of the paper (Sec. 5): `resnet20` for small images, `resnet18` for ImageNet."""
+"""The residual networks of the paper (Sec. 5): `cifar_resnet` for small images, `resnet18` for ImageNet."""
 
 from __future__ import annotations
 
@@ -10,26 +10,43 @@ from torch.nn.functional import relu
 from bioshare.checks import real, whole
 
 
-def resnet20(num_classes: int = 10, in_channels: int = 3) -> ResNet:
-    """Make ResNet-20 for CIFAR (He et al. 2015, Sec. 4.2), for images of any size from 4 x 4.
+def cifar_resnet(depth: int = 20, num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> ResNet:
+    """Make a ResNet for CIFAR (He et al. 2015, Sec. 4.2), for images of any size from 4 x 4.
 
-    A 3 x 3 convolution, then three stages of three blocks with 16, 32 and 64 channels; the second and the third
+    A 3 x 3 convolution, then three stages of equally many blocks with 16, 32 and 64 channels; the second and the third
     stage halve the image.
 
     Args:
+        depth: number of layers with weights on the longest path, 6 n + 2 for n blocks a stage: 8, 14, 20, ...
         num_classes, in_channels: number of outputs, and of channels of the images.
+        width: factor of the stages' 16, 32 and 64 channels.
 
     Raises:
-        TypeError, ValueError: an argument is no whole number of at least 1.
+        TypeError, ValueError: depth is no 6 n + 2, width is no positive multiple of 1/16, or another argument no whole
+            number of at least 1.
+
+    Example:
+        >>> sum(p.numel() for p in cifar_resnet(8).parameters())
+        78042
+    """
+    whole("num_classes", num_classes, "a whole number", at_least=1)
+    whole("in_channels", in_channels, "a whole number", at_least=1)
+    if whole("depth", depth, "6 n + 2 layers: 8, 14, 20, ...", at_least=8) % 6 != 2:
+        raise ValueError(f"depth must be 6 n + 2 layers: 8, 14, 20, ...; got {depth}")
+    first = _channels(16, width)
+    stem = nn.Sequential(_same_convolution(in_channels, first, 3), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
+    blocks = (depth - 2) // 6
+    return ResNet(stem, [first, 2 * first, 4 * first], blocks=[blocks] * 3, num_classes=num_classes)
+
+
+def resnet20(num_classes: int = 10, in_channels: int = 3) -> ResNet:
+    """Make the paper's ResNet-20, see `cifar_resnet`.
 
     Example:
         >>> sum(p.numel() for p in resnet20().parameters())
         272474
     """
-    whole("num_classes", num_classes, "a whole number", at_least=1)
-    whole("in_channels", in_channels, "a whole number", at_least=1)
-    stem = nn.Sequential(_same_convolution(in_channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
-    return ResNet(stem, channels=(16, 32, 64), blocks=(3, 3, 3), num_classes=num_classes)
+    return cifar_resnet(20, num_classes, in_channels=in_channels)
 
 
 def resnet18(num_classes: int = 1000, width: float = 0.5, in_channels: int = 3) -> ResNet:
@@ -47,11 +64,7 @@ def resnet18(num_classes: int = 1000, width: float = 0.5, in_channels: int = 3) 
     """
     whole("num_classes", num_classes, "a whole number", at_least=1)
     whole("in_channels", in_channels, "a whole number", at_least=1)
-    expected = "a positive multiple of 1/64, for 64 * width channels"
-    channels = 64 * float(real("width", width, expected, above=0, array=False))
-    if not channels.is_integer():
-        raise ValueError(f"width must be {expected}; got {width!r}")
-    first = int(channels)
+    first = _channels(64, width)
     stem = nn.Sequential(
         _same_convolution(in_channels, first, 7, stride=2),
         nn.BatchNorm2d(first),
@@ -121,6 +134,15 @@ class BasicBlock(nn.Module):
         """Map (batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride), rounded up."""
         y = relu(self.norm1(self.conv1(x)), inplace=True)
         return relu(self.norm2(self.conv2(y)) + self.shortcut(x), inplace=True)
+
+
+def _channels(usual: int, width: float) -> int:
+    """Channels of the first stage."""
+    expected = f"a positive multiple of 1/{usual}, for {usual} * width channels"
+    channels = usual * float(real("width", width, expected, above=0, array=False))
+    if not channels.is_integer():
+        raise ValueError(f"width must be {expected}; got {width!r}")
+    return int(channels)
 
 
 def _same_convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:

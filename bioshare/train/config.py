@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -11,18 +12,23 @@ from torch import nn
 
 from bioshare.bridge import Phase
 from bioshare.checks import choice, real, whole
-from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
+from bioshare.nn import LocallyConnected2d, cifar_resnet, resnet18, to_locally_connected
 
-DatasetName = Literal["cifar10", "cifar10-jpeg", "cifar100", "tinyimagenet", "imagenet", "digits"]
-Architecture = Literal["resnet20", "resnet18"]
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"resnet20": resnet20, "resnet18": resnet18}
+DatasetName = Literal[
+    "cifar10", "cifar10-jpeg", "cifar100", "cifar10-16", "cifar10-jpeg-16", "tinyimagenet", "imagenet", "digits"
+]
+Architecture = Literal["resnet8", "resnet14", "resnet20", "resnet18"]
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (8, 14, 20)},
+    "resnet18": resnet18,
+}
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Small images: CIFAR, TinyImageNet, or scikit-learn's digits, which need no files."""
+    """Small images: CIFAR at 32 x 32 or averaged to 16 x 16, TinyImageNet, or scikit-learn's digits without files."""
 
-    name: Literal["cifar10", "cifar10-jpeg", "cifar100", "tinyimagenet", "digits"]
+    name: Literal["cifar10", "cifar10-jpeg", "cifar100", "cifar10-16", "cifar10-jpeg-16", "tinyimagenet", "digits"]
 
     def __post_init__(self) -> None:
         choice("dataset", self.name, get_args(DatasetName))
@@ -46,33 +52,47 @@ class ImageNet:
 
 @dataclass(frozen=True)
 class Convolutional:
-    """A network with ordinary convolutions: "resnet20" (CIFAR form) or "resnet18" (half the usual width)."""
+    """A network with ordinary convolutions.
+
+    Attributes:
+        architecture: "resnet8", "resnet14" or "resnet20" in the form for CIFAR, or "resnet18" in the form for ImageNet.
+        width: factor of the usual number of channels; None for the paper's, 1, and 0.5 for "resnet18".
+    """
 
     architecture: Architecture = "resnet20"
+    width: float | None = None
 
     def __post_init__(self) -> None:
         choice("architecture", self.architecture, get_args(Architecture))
+        if self.width is not None:
+            real("width", self.width, "None or a positive factor of the channels", above=0, array=False)
 
     def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
         """The network for images of ``input_size`` (channels, rows, columns)."""
-        return ARCHITECTURES[self.architecture](num_classes, in_channels=input_size[0])
+        width = {} if self.width is None else {"width": self.width}
+        return ARCHITECTURES[self.architecture](num_classes=num_classes, in_channels=input_size[0], **width)
 
 
 @dataclass(frozen=True)
 class LocallyConnected:
-    """A network whose convolutions are replaced by locally connected layers with independent weights.
+    """A network whose convolutions are replaced by locally connected layers.
 
     Attributes:
-        architecture: "resnet20" (CIFAR form) or "resnet18" (half the usual width).
+        architecture, width: as for `Convolutional`.
         keep_first: number of convolutions that stay, counted from the input ("1st layer conv" is 1).
+        start: weights before training, "independent" at every position, as in the paper, or the "copy" of a
+            convolution's.
     """
 
     architecture: Architecture = "resnet20"
     keep_first: int = 0
+    width: float | None = None
+    start: Literal["independent", "copy"] = "independent"
 
     def __post_init__(self) -> None:
-        choice("architecture", self.architecture, get_args(Architecture))
+        Convolutional(self.architecture, self.width)
         whole("keep_first", self.keep_first, "a number of convolutions", at_least=0)
+        choice("start", self.start, ("independent", "copy"))
 
     def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
         """The network for images of ``input_size`` (channels, rows, columns).
@@ -80,8 +100,8 @@ class LocallyConnected:
         Raises:
             ValueError: ``keep_first`` leaves no layer to be locally connected.
         """
-        model = ARCHITECTURES[self.architecture](num_classes, in_channels=input_size[0])
-        model = to_locally_connected(model, input_size, "independent", self.keep_first)
+        model = Convolutional(self.architecture, self.width).build(num_classes, input_size)
+        model = to_locally_connected(model, input_size, self.start, self.keep_first)
         if not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
             raise ValueError(f"keep_first must leave a convolution of {self.architecture}; got {self.keep_first}")
         return model
@@ -130,14 +150,18 @@ class Every:
         n: number of batches from one phase to the next.
         phase: change of the weights, see `bioshare.bridge.Phase`.
         count: count batches from the start of every "epoch", as the paper does, or of the "run".
+        first: number of the batch after which the first phase comes, from 0, counted as above: with n = 10 and
+            first = 8, batches 8, 18, 28, ...
     """
 
     n: int
     phase: Phase
     count: Literal["epoch", "run"] = "epoch"
+    first: int = 0
 
     def __post_init__(self) -> None:
         whole("every", self.n, "a number of batches", at_least=1)
+        whole("first", self.first, "the number of a batch", at_least=0)
         choice("count", self.count, ("epoch", "run"))
         if not isinstance(self.phase, Phase):
             raise TypeError(f"phase must be a Phase, such as bs.InstantSharing(); got {self.phase!r}")

@@ -1,6 +1,7 @@
-"""Every row of the paper's Tables 1-12 by name, with its configuration and the printed numbers; and a table of our own.
+"""Every row of the paper's Tables 1-12 by name, with its configuration and the printed numbers; and tables of our own.
 
-The table "sleep", which the paper lacks, has networks whose sleep is simulated beside the networks of Table 1.
+The table "sleep", which the paper lacks, has networks whose sleep is simulated beside the networks of Table 1. The
+tables of `bioshare.train.miniature` are small enough for two cores.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import paper_tables
+from bioshare.train import miniature, paper_tables
 from bioshare.train.config import AdamW, Convolutional, Every, LocallyConnected, TrainConfig
 from bioshare.train.phases import (
     CircuitOptions,
@@ -25,8 +26,8 @@ from bioshare.train.phases import (
     phase_of,
 )
 
-TableName = int | Literal["sleep"]
-"""A number of the paper's table, or our own table."""
+TableName = int | str
+"""A number of the paper's table, or the name of a table of our own."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Experiment:
         paper: the paper's numbers.
         home: the name under which the tables show the runs first. Rows of one home are the same runs: Table 4 shows
             the runs of Table 1 again, Table 7 their ranges, Table 10 their hyperparameters.
+        count, first: as for `bioshare.train.config.Every`.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Experiment:
     sleep: PhaseOptions
     paper: Paper
     home: str
+    count: Literal["epoch", "run"] = "epoch"
+    first: int = 0
 
     @property
     def config(self) -> TrainConfig:
@@ -74,13 +78,13 @@ class Experiment:
         if self.every is None:
             return self.setting
         phase = phase_of(self.sleep, self.setting.seed)
-        return dataclasses.replace(self.setting, phases=(Every(self.every, phase),))
+        return dataclasses.replace(self.setting, phases=(Every(self.every, phase, self.count, self.first),))
 
     @property
     def table(self) -> TableName:
         """The table's name in `TABLES`."""
         name = self.name.split("/")[0]
-        return "sleep" if name == "sleep" else int(name.removeprefix("table"))
+        return int(name.removeprefix("table")) if name.startswith("table") else name
 
     @property
     def row(self) -> str:
@@ -90,22 +94,25 @@ class Experiment:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper.
+    """A table of the paper, or of our own.
 
     Attributes:
         shows: quantity in the cells.
-        setting: padding 0, 4 or 8 of CIFAR and TinyImageNet, or ImageNet.
+        setting: padding 0, 4 or 8 of CIFAR and TinyImageNet; ImageNet; or the small setting.
         runs: number of seeds in the paper, and by default.
         note: a remark for the title.
+        references: rows from which the table shows differences over the same seeds.
     """
 
     shows: Literal["accuracy", "max - min", "hyperparameters"]
-    setting: int | Literal["imagenet"]
+    setting: int | Literal["imagenet", "16 x 16"]
     runs: int = 5
     note: str = ""
+    references: tuple[str, ...] = ("conv",)
 
     def __str__(self) -> str:
-        setting = "ImageNet" if self.setting == "imagenet" else f"padding {self.setting}"
+        setting = {"imagenet": "ImageNet"}.get(str(self.setting), str(self.setting))
+        setting = f"padding {setting}" if isinstance(self.setting, int) else setting
         return f"{self.shows}, {setting}, {self.runs} run{'s' * (self.runs > 1)}{self.note and f' ({self.note})'}"
 
 
@@ -123,6 +130,8 @@ TABLES: dict[TableName, PaperTable] = {
     11: PaperTable("hyperparameters", 8),
     12: PaperTable("accuracy", "imagenet", runs=1),
     "sleep": PaperTable("accuracy", 4, note="Table 1; simulated sleep is not in the paper"),
+    "small": PaperTable("accuracy", "16 x 16", note="Table 1 at 32 x 32, 50,000 images", references=("conv", "lc")),
+    **{name: PaperTable("accuracy", "16 x 16", 3, note, ("lc", "lc-ws10")) for name, note in miniature.STUDIES.items()},
 }
 
 SMALL: dict[str, Any] = {"batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
@@ -191,6 +200,12 @@ def _experiments() -> Iterable[Experiment]:
         for suffix, sleep in SLEEPS.get(row, {}).items():
             name = f"sleep/cifar10/{row}-{suffix}"
             yield dataclasses.replace(one, name=name, sleep=sleep, paper=Paper(), home=name)
+    for table, rows in miniature.TABLES.items():
+        for row, mini in rows.items():
+            name = f"{table}/{mini.setting.dataset_name}/{row}"
+            paper = table_1["cifar10", row].paper if ("cifar10", row) in table_1 else Paper()
+            home = homes.setdefault((mini.setting.dataset_name, row), name)
+            yield Experiment(name, mini.setting, mini.every, mini.sleep, paper, home, mini.count, mini.first)
 
 
 def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str, str], Experiment]:

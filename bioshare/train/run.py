@@ -137,7 +137,7 @@ class Run:
         measured = self.record_snr is not None and self._due(self.record_snr, self.count)
         recorded = False
         for index, every in enumerate(self.config.phases):
-            if self._due(every.n, every.count):
+            if self._due(every.n, every.count, every.first):
                 recorded = self._change(index, every, measured)
         if measured and not recorded:
             self._measure()
@@ -157,9 +157,10 @@ class Run:
         self.sums[:FINITE] += torch.stack([loss.detach(), correct, torch.full_like(correct, len(y))])
         self.sums[FINITE] += self.sums[LOSS].isfinite()
 
-    def _due(self, n: int, count: str) -> bool:
-        """True after every n-th batch, the first of the epoch or of the run included."""
-        return ((self.batch if count == "epoch" else self.steps) - 1) % n == 0
+    def _due(self, n: int, count: str, first: int = 0) -> bool:
+        """True after every n-th batch from batch ``first`` of the epoch or of the run."""
+        since = (self.batch if count == "epoch" else self.steps) - 1 - first
+        return since >= 0 and since % n == 0
 
     def _change(self, index: int, every: Every, measured: bool) -> bool:
         """Apply a phase, and record its report if -log SNR is measured; True for a recorded report."""

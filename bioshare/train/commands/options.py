@@ -34,7 +34,7 @@ from bioshare.train.fitting import fit
 from bioshare.train.phases import PHASES, phase_of
 from bioshare.train.stored import differences
 
-COPIES = {"cifar10-jpeg": "cifar10"}
+COPIES = {"cifar10-jpeg": "cifar10", "cifar10-jpeg-16": "cifar10-16"}
 """Data sets that store the images of a second data set differently."""
 
 LAYERS = {"convolutional": Convolutional, "locally-connected": LocallyConnected}
@@ -124,7 +124,7 @@ def read_options(
     every = lambda text: None if text == "None" else int(text)
     text = f"number of batches from one phase to the next, ws(n) in the paper; None for never (default: {row.every})"
     choices.add_argument("--every", type=every, metavar="N", default=SUPPRESS, help=text)
-    _add_fields(parser, "--every", Every, {}, skipped)
+    _add_fields(parser, "--every", Every, vars(row), skipped)
     _add_fields(parser, "--layers", LocallyConnected, vars(setting.network), skipped)
     _add_fields(parser, "optimiser", AdamW, vars(setting.optimizer), skipped)
     _add_fields(parser, f"{images} imagenet", ImageNet, vars(setting.dataset), skipped)
@@ -205,8 +205,8 @@ def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, 
     if every is None:
         return config, used
     sleep = changed(PHASES[given["sleep"]]() if "sleep" in given else row.sleep)
-    used |= {"sleep", "count"} & given.keys()
-    phase = Every(every, phase_of(sleep, config.seed), given.get("count", "epoch"))
+    used |= {"sleep", "count", "first"} & given.keys()
+    phase = Every(every, phase_of(sleep, config.seed), given.get("count", row.count), given.get("first", row.first))
     return dataclasses.replace(config, phases=(phase,)), used
 
 
@@ -214,7 +214,7 @@ def check_used(given: Mapping[str, Any], used: set[str], rows: str) -> None:
     """Raise ValueError for a setting without a use in any of the rows, and say which part has such an option."""
     for name in given.keys() - used:
         words = [word for word, kind in PHASES.items() if name in inspect.signature(kind).parameters]
-        if words or name in ("sleep", "count"):
+        if words or name in ("sleep", "count", "first"):
             part = f"--every N{' and --sleep ' * bool(words)}{' or '.join(words)}"
         else:
             part = "--layers locally-connected" if name == "keep_first" else "--dataset imagenet"

@@ -31,7 +31,7 @@ from bioshare.train.stored import config_of
 RowResults = dict[tuple[str, int], xr.Dataset]
 """Results by row and seed."""
 
-APART = ("layers", "keep_first", "sleep", "alpha", "noise", "rescale", "repetitions", "seed", "resume")
+APART = ("layers", "keep_first", "start", "sleep", "alpha", "noise", "rescale", "repetitions", "seed", "resume")
 """Settings that tell rows apart, and so are no options of a table."""
 
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Train the missing runs of a table, print the table beside the paper's, and save it, dataset by dataset."""
-    prefix = arguments.table if arguments.table == "sleep" else f"table{arguments.table}"
+    prefix = f"table{arguments.table}" if arguments.table.isdigit() else arguments.table
     rows, title = matching(f"{prefix}/*"), f"table {arguments.table}"
     own, fitting, given = read_options(title, arguments.options, rows[0], TableRuns, without=APART, images="--source")
     own.setdefault("seeds", TABLES[rows[0].table].runs)

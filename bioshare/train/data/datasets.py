@@ -59,6 +59,8 @@ USAGES = {
     "cifar10": Usage(32, 5_000),
     "cifar10-jpeg": Usage(32, 5_000),
     "cifar100": Usage(32, 5_000),
+    "cifar10-16": Usage(16, 5_000),
+    "cifar10-jpeg-16": Usage(16, 5_000),
     "tinyimagenet": Usage(48, 10_000, imagenet_statistics=True),
     "imagenet": Usage(224, 10_000, flip=True, imagenet_statistics=True),
     "digits": Usage(8, DIGITS_FOR_TRAINING // 5),

@@ -14,7 +14,7 @@ import bioshare
 from bioshare.files import check_writable, replacing
 from bioshare.train.data.datasets import pixel_statistics, prepared_file
 from bioshare.train.data.image_folders import ImageFolder
-from bioshare.train.data.sources import CifarArchive, Contents, JpegArrays, Source, Split
+from bioshare.train.data.sources import Averaged, CifarArchive, Contents, JpegArrays, Source, Split
 
 SOURCES: dict[str, Source] = {
     "cifar10": CifarArchive(
@@ -54,6 +54,7 @@ SOURCES: dict[str, Source] = {
         images={"train": 1_281_167, "test": 50_000},
     ),
 }
+SOURCES |= {f"{name}-16": Averaged(SOURCES[name], 2) for name in ("cifar10", "cifar10-jpeg")}
 
 
 def prepare(

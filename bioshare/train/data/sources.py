@@ -7,11 +7,12 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from einops import rearrange
 from tqdm import tqdm
 
 from bioshare.train.data.images import Encoded, decode_all
@@ -176,6 +177,34 @@ class JpegArrays:
                 yield Encoded(f"{path}: {part} image {index}", jpeg[bounds[index] : bounds[index + 1]].tobytes())
 
         return Split(decode_all(images(), count, self.side, bar), labels.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A source whose images are made smaller by the mean over squares of ``factor`` x ``factor`` pixels.
+
+    Means are rounded to whole grey levels, halves to even numbers.
+    """
+
+    source: Source
+    factor: int
+
+    @property
+    def form(self) -> str:
+        return self.source.form
+
+    @property
+    def images(self) -> dict[str, int]:
+        return self.source.images
+
+    def read(self, path: Path, bar: tqdm) -> Contents:
+        whole = self.source.read(path, bar)
+        return replace(whole, train=self._averaged(whole.train), test=self._averaged(whole.test))
+
+    def _averaged(self, split: Split) -> Split:
+        assert isinstance(split.images, np.ndarray)
+        squares = rearrange(split.images, "n c (h i) (w j) -> n c h w (i j)", i=self.factor, j=self.factor)
+        return Split(np.rint(squares.mean(-1)).astype(np.uint8), split.labels)
 
 
 def checksum(path: Path) -> str:
