@@ -43,6 +43,10 @@ ChangedModule = tuple[SharingModule, Tensor, Tensor]
 """A module with the groups (out, N, K) before and after a change."""
 
 
+Factor = tuple[SharingModule, Tensor]
+"""A module with a factor for every output channel, (out,), that multiplied the weights after a change."""
+
+
 class Change(ABC):
     """A change of the sharing groups of a layer."""
 
@@ -244,10 +248,19 @@ class Moments:
                     "another model, or of the one before to_locally_connected. Make it from this model's parameters"
                 )
 
-    def follow(self, weight: Tensor, modules: Sequence[SharingModule], group_means: GroupMeans, change: Change) -> None:
+    def follow(
+        self,
+        weight: Tensor,
+        modules: Sequence[SharingModule],
+        group_means: GroupMeans,
+        change: Change,
+        factors: Sequence[Factor] = (),
+    ) -> None:
         """Treat the moments of a changed weight; before the first step of the optimiser there are none.
 
-        Sums of gradients obey the linear part of the change; sums of squares become the group means.
+        Sums of gradients obey the linear part of the change and are multiplied by the factors of the weights: a sum of
+        gradients m is a pending step of the weights, in proportion to m or, for Adam, to m / sqrt(v). Sums of squares
+        v become the group means, without factors: v only divides a step, which has the factor from m.
         """
         state: dict[str, Any] = self.optimizer.state.get(weight, {})
         for name, value in state.items():
@@ -259,6 +272,8 @@ class Moments:
                 group_means.average(value)
             elif name in LINEAR:
                 change.apply_linear_to(value, modules)
+                for module, factor in factors:
+                    module.write(value, module.groups(value) * factor[:, None, None])
 
     def _initial(self, weight: Tensor, name: str) -> float:
         """Value of a moment before the first step."""

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.changes import Averaging, Change, LinearSleep, Moments, Treatment
+from bioshare.bridge.changes import Averaging, Change, Factor, LinearSleep, Moments, Treatment
 from bioshare.bridge.geometry import (
     Border,
     GroupMeans,
@@ -26,6 +26,7 @@ from bioshare.bridge.geometry import (
     layers_of,
     modules,
 )
+from bioshare.bridge.norms import mean_ratio
 from bioshare.bridge.phase import Phase
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
 from bioshare.bridge.scaling import NormalisedRule, check_scalars
@@ -46,6 +47,7 @@ class Sharing(Phase):
     border: Border
     moments: Treatment
     rescale: bool = False
+    gain: float = 1.0
     pooled: dict[Any, LinearSleep] = {}  # noqa: RUF012 (nothing writes to the empty pool of a phase without one)
 
     def __post_init__(self) -> None:
@@ -132,24 +134,26 @@ class Sharing(Phase):
         self, layer: LocallyConnected2d, change: Change, moments: Moments | None, note: Note | None = None
     ) -> None:
         weight, members = layer.weight, modules(layer, self.border)
+        scaled, factors = self.rescale or self.gain != 1, list[Factor]()
         with torch.autocast(weight.device.type, enabled=False):
-            if note is None and not self.rescale:
+            if note is None and not scaled:
                 change.apply_to(weight, members)
             else:
                 for module, before, slept in change(weight, members):
                     after = slept
-                    if self.rescale:  # the mean of every group gets the norm from before the sleep
-                        means = before.to(slept).mean(1), slept.mean(1)  # each (out, K)
-                        old, new = (torch.linalg.vector_norm(mean, dim=-1) for mean in means)  # (out,)
-                        # a Python number for the ones would be copied to the device
-                        factor = torch.where(new > 0, old / new, torch.ones_like(new))
+                    if scaled:
+                        # the mean of every group gets the norm from before the sleep, or a constant factor, (out,)
+                        factor = (
+                            mean_ratio(before, slept) if self.rescale else slept.new_full(slept.shape[:1], self.gain)
+                        )
+                        factors.append((module, factor))
                         after = slept * factor[:, None, None]
                     after = after.to(weight.dtype)
                     if note:
                         note(before, after, slept)
                     module.write(weight, after)
             if moments:
-                moments.follow(weight, members, GroupMeans.of_layer(layer, self.border), change)
+                moments.follow(weight, members, GroupMeans.of_layer(layer, self.border), change, factors)
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,20 @@ class Sleep(MapSharing):
             keeps the device of the object, by default the CPU.
         patterns: "drawn" from the stimulus; or "relayed": a layer sees the responses of an earlier layer's groups
             (`bioshare.bridge.relay.Relay`).
-        rescale: bring the mean of every group back to the norm before sleep (synaptic scaling).
+        rescale: bring the mean of every group back to the norm before sleep (synaptic scaling). No neuron knows the
+            norm of the mean; ``gain`` is the local alternative.
         pool: number of sleeps per K whose maps are stored at the first use; every sleep draws a map from this pool.
             None: every sleep simulates new maps.
         pool_seed: seed of the stimuli of the pool.
         moments: treatment of the moments of the optimiser in the call: "keep"; "share" applies the linear part of
-            the sleep, without rescaling, to sums of gradients and averages sums of squares within groups; "reset"
-            sets the moments of all locally connected layers to 0.
+            the sleep, and the factors of ``rescale`` or ``gain``, to sums of gradients and averages sums of squares
+            within groups; "reset" sets the moments of all locally connected layers to 0.
         memory: largest number of bytes of the exact engine for single neurons, without patterns and new weights.
             Other engines get the same number of neurons at a time.
         silence: presentations without input (x = 0) before the first pattern, in which the circuit settles at the
             bias. The rule's k counts these updates too; with noise, neurons see only the noise.
+        gain: constant factor of all weights of the sharing groups after the circuit's sleep. A gain of 1.25 makes up
+            for the loss of the presets on the grid at alpha = 10, for every K. Either ``rescale`` or a gain.
     """
 
     circuit: Circuit
@@ -87,6 +90,7 @@ class Sleep(MapSharing):
     moments: Treatment = "keep"
     memory: float = 1e9
     silence: int = 0
+    gain: float = 1.0
     pooled: dict[PoolKey, LinearSleep] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +113,11 @@ class Sleep(MapSharing):
         whole("pool_seed", self.pool_seed, "a non-negative integer", at_least=0)
         real("memory", self.memory, "a positive number of bytes", above=0, array=False)
         whole("silence", self.silence, "a number of presentations without input", at_least=0)
+        real("gain", self.gain, "a positive factor", above=0, array=False)
+        if self.rescale and self.gain != 1:
+            raise ValueError(
+                f"gain must be 1 with rescale=True; got {self.gain:g}. Set rescale=False, or leave the gain out"
+            )
         if self.pool is not None:
             whole("pool", self.pool, "None or a number of sleeps to keep", at_least=1)
         for name, set_ in {"pool": self.pool is not None, 'moments="share"': self.moments == "share"}.items():
@@ -133,7 +142,8 @@ class Sleep(MapSharing):
         times: float = 5.0,
         strength: float = 0.5,
         stimulus: Stimulus | None = None,
-        rescale: bool = True,
+        rescale: bool | None = None,
+        gain: float | None = None,
         **options: Any,
     ) -> Sleep:
         """Make a sleep with the paper's circuit in time (Eq. 8) and a learning rate that suits any layer.
@@ -150,15 +160,17 @@ class Sleep(MapSharing):
             strength: strength of a presentation, see `bioshare.bridge.scaling.NormalisedRule`.
             stimulus: None for the grid in random order. Momentum is 0 for a grid, whose few presentations would not
                 use up the last momentum, and 0.95 (appendix A.5) for all other stimuli.
-            rescale, options: fields of `Sleep` not set by the preset.
+            rescale, gain: as for `Sleep`; by default rescaled, unless there is a gain.
+            options: fields of `Sleep` not set by the preset.
 
         Raises:
             TypeError: ``options`` contain a field set by the preset.
+            ValueError: both ``rescale`` and a gain other than 1.
         """
         _check_free("rate_circuit", options, "circuit", "rule", "presentations", "silence")
         circuit, stimulus = settling_circuit(alpha), stimulus or grid(shuffle=True)
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
-        return cls(circuit, rule, stimulus, PerInput(times), rescale=rescale, silence=1, **options)
+        return cls(circuit, rule, stimulus, PerInput(times), silence=1, **_norms(rescale, gain), **options)
 
     @classmethod
     def steady_state(
@@ -169,7 +181,8 @@ class Sleep(MapSharing):
         times: float = 5.0,
         strength: float = 0.5,
         stimulus: Stimulus | None = None,
-        rescale: bool = True,
+        rescale: bool | None = None,
+        gain: float | None = None,
         **options: Any,
     ) -> Sleep:
         """Make a sleep as `rate_circuit` with the circuit at the fixed point: ideal (Eq. 7), or finite alpha (Eq. 9).
@@ -179,12 +192,12 @@ class Sleep(MapSharing):
 
         Args:
             alpha: strength of the inhibition.
-            gamma, times, strength, stimulus, rescale, options: as for `rate_circuit`.
+            gamma, times, strength, stimulus, rescale, gain, options: as for `rate_circuit`.
         """
         _check_free("steady_state", options, "circuit", "rule", "presentations")
         circuit, stimulus = SteadyState(alpha), stimulus or grid(shuffle=True)
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
-        return cls(circuit, rule, stimulus, PerInput(times), rescale=rescale, **options)
+        return cls(circuit, rule, stimulus, PerInput(times), **_norms(rescale, gain), **options)
 
     @classmethod
     def paper(cls, gamma: float = 0.01, times: float = 5.0, **options: Any) -> Sleep:
@@ -303,6 +316,11 @@ class Sleep(MapSharing):
             return 0, own
         entry = own % self.pool if self.stimulus.varies else 0
         return entry, derived(self.pool_seed, inputs, entry)
+
+
+def _norms(rescale: bool | None, gain: float | None) -> dict[str, Any]:
+    """The fields ``rescale`` and ``gain`` of a preset: rescaled by default, unless there is a gain."""
+    return {"rescale": gain is None if rescale is None else rescale, "gain": 1.0 if gain is None else gain}
 
 
 def _check_free(preset: str, options: dict[str, Any], *own: str) -> None:

@@ -23,7 +23,9 @@ class SimulatedOptions:
         presentations: presentations for every input of a neuron.
         strength: strength of a presentation, below 2 (the learning rate times the mean of |x|^2).
         stimulus: "grid" in random order, or "gaussian".
-        rescale: bring the mean of every group back to the norm before sleep, unlike the paper.
+        rescale: bring the mean of every group back to the norm before sleep, unlike the paper. None: unless there is a
+            gain.
+        gain: constant factor of all weights after sleep, which excludes ``rescale``. None for no gain.
         border: "share" or "keep" the weights of positions that see padding.
         moments: "keep" leaves the optimiser's moments, "share" lets the moments sleep as well, "reset" makes them 0.
     """
@@ -32,7 +34,8 @@ class SimulatedOptions:
     presentations: float = 5.0
     strength: float = 0.5
     stimulus: Literal["grid", "gaussian"] = "grid"
-    rescale: bool = True
+    rescale: bool | None = None
+    gain: float | None = None
     border: Literal["share", "keep"] = "share"
     moments: Literal["keep", "share", "reset"] = "keep"
 

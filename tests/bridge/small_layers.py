@@ -71,6 +71,7 @@ MODES = IDEAL_MODES | {
     "alpha = 5": lambda border: gentle(bs.SteadyState(5.0), border=border),
     "rate circuit": lambda border: gentle(RATE, border=border),
     "rescaled": lambda border: bs.Sleep.steady_state(5.0, border=border),
+    "gain": lambda border: bs.Sleep.steady_state(5.0, gain=1.2, border=border),
     "noise": lambda border: gentle(bs.SteadyState(5.0), bs.stimuli.noise(bs.stimuli.gaussian(), 0.1), border=border),
     "noise, rate circuit": lambda border: gentle(RATE, bs.stimuli.noise(bs.stimuli.grid(), 0.1), border=border),
 }

@@ -20,6 +20,7 @@ WAYS = {
     "instant": lambda **options: bs.InstantSharing(**options),
     "pool": lambda **options: bs.Sleep.rate_circuit(pool=1, **options),
     "pool, not rescaled": lambda **options: bs.Sleep.steady_state(pool=1, rescale=False, **options),
+    "pool, gain": lambda **options: bs.Sleep.steady_state(5.0, pool=1, gain=1.2, **options),
 }
 ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 ALL = WAYS | {

@@ -134,7 +134,11 @@ def test_a_network_keeps_its_parameters_and_trains_on(mode):
 def test_the_seed_decides(mode):
     first, again, other = (after_network(mode("share"), network(), seed=seed) for seed in (0, 0, 1))
     assert all(map(torch.equal, first, again))
-    in_any_order = IDEAL_MODES["default"], MODES["rescaled"]  # neither pull nor momentum lasts from input to input
+    in_any_order = (
+        IDEAL_MODES["default"],
+        MODES["rescaled"],
+        MODES["gain"],
+    )  # neither pull nor momentum lasts from input to input
     drawn = mode not in (IDEAL_MODES["instant"], IDEAL_MODES["grid"], *in_any_order)
     assert [torch.equal(a, b) for a, b in zip(first, other, strict=True)] == [not drawn] * 2
 

@@ -18,6 +18,7 @@ CAPTURABLE = {
     "drawn": gentle(bs.SteadyState(5.0)),
     "pool": bs.Sleep.rate_circuit(pool=2),
     "paper": bs.Sleep.paper(),
+    "gain": bs.Sleep.rate_circuit(gain=1.2),
 }
 OTHERS = {
     "relayed": gentle(bs.SteadyState(), patterns="relayed"),

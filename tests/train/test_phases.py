@@ -48,6 +48,16 @@ def test_every_field_of_a_sleep_arrives(options):
     assert (found.moments, found.border) == ("share", "keep")
 
 
+@pytest.mark.parametrize("options", [IdealOptions, CircuitOptions, NoisyIdealOptions, NoisyCircuitOptions])
+def test_a_sleep_is_rescaled_unless_it_has_a_gain(options):
+    norms = lambda **given: (lambda sleep: (sleep.rescale, sleep.gain))(options(**given).phase(0))
+    assert norms() == norms(rescale=True) == norms(rescale=True, gain=1.0) == (True, 1.0)
+    assert norms(rescale=False) == norms(gain=1.0) == (False, 1.0)
+    assert norms(gain=1.25) == norms(gain=1.25, rescale=False) == (False, 1.25)
+    with pytest.raises(ValueError, match="gain must be 1 with rescale=True"):
+        options(gain=1.25, rescale=True).phase(0)
+
+
 def test_every_field_of_hebbian_sharing_arrives():
     options = HebbianOptions(updates=3, alpha=5.0, border="keep", moments="reset")
     assert options.phase(7) == HebbianSharing(updates=3, alpha=5.0, border="keep", moments="reset")
