@@ -1,5 +1,7 @@
 """Networks: plain PyTorch. Knows nothing of sleep."""
 
+from bioshare.nn.centring import LateralCentring2d as LateralCentring2d
+from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
@@ -8,10 +10,12 @@ from bioshare.nn.resnet import resnet18 as resnet18
 from bioshare.nn.resnet import resnet20 as resnet20
 
 __all__ = [
+    "LateralCentring2d",
     "LocallyConnected2d",
     "cifar_resnet",
     "resnet18",
     "resnet20",
     "to_convolutional",
     "to_locally_connected",
+    "with_lateral_centring",
 ]

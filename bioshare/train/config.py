@@ -12,7 +12,7 @@ from torch import nn
 
 from bioshare.bridge import Phase
 from bioshare.checks import choice, real, whole
-from bioshare.nn import LocallyConnected2d, cifar_resnet, resnet18, to_locally_connected
+from bioshare.nn import LocallyConnected2d, cifar_resnet, resnet18, to_locally_connected, with_lateral_centring
 
 DatasetName = Literal[
     "cifar10", "cifar10-jpeg", "cifar100", "cifar10-16", "cifar10-jpeg-16", "tinyimagenet", "imagenet", "digits"
@@ -82,17 +82,21 @@ class LocallyConnected:
         keep_first: number of convolutions that stay, counted from the input ("1st layer conv" is 1).
         start: weights before training, "independent" at every position, as in the paper, or the "copy" of a
             convolution's.
+        normalisation: "batch" normalisation; or "lateral": lateral connections subtract the mean over the neurons of a
+            sharing module in every image (`bioshare.nn.with_lateral_centring`), before batch normalisation scales.
     """
 
     architecture: Architecture = "resnet20"
     keep_first: int = 0
     width: float | None = None
     start: Literal["independent", "copy"] = "independent"
+    normalisation: Literal["batch", "lateral"] = "batch"
 
     def __post_init__(self) -> None:
         Convolutional(self.architecture, self.width)
         whole("keep_first", self.keep_first, "a number of convolutions", at_least=0)
         choice("start", self.start, ("independent", "copy"))
+        choice("normalisation", self.normalisation, ("batch", "lateral"))
 
     def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
         """The network for images of ``input_size`` (channels, rows, columns).
@@ -104,7 +108,7 @@ class LocallyConnected:
         model = to_locally_connected(model, input_size, self.start, self.keep_first)
         if not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
             raise ValueError(f"keep_first must leave a convolution of {self.architecture}; got {self.keep_first}")
-        return model
+        return with_lateral_centring(model) if self.normalisation == "lateral" else model
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,12 @@ def test_a_field_of_the_wrong_kind_or_size_is_named(fields, message):
         (lambda: AdamW(learning_rate=math.nan), "learning_rate must be a finite rate > 0; got nan"),
         (lambda: AdamW(learning_rate=0), "learning_rate must be a finite rate > 0; got 0"),
         (lambda: AdamW(weight_decay=-1), "weight_decay must be a finite number >= 0; got -1"),
-        (lambda: Convolutional("resnet50"), "architecture must be one of 'resnet8', 'resnet14', 'resnet20', 'resnet18'; got 'resnet50'"),
+        (
+            lambda: Convolutional("resnet50"),
+            "architecture must be one of 'resnet8', 'resnet14', 'resnet20', 'resnet18'; got 'resnet50'",
+        ),
         (lambda: LocallyConnected(keep_first=-1), "keep_first must be a number of convolutions, at least 0; got -1"),
+        (lambda: LocallyConnected(normalisation="none"), "normalisation must be one of 'batch', 'lateral'; got 'none'"),
         (lambda: ImageNet("whole"), "crop must be one of 'resized', 'random-resized'; got 'whole'"),
         (lambda: Every("3", InstantSharing()), "every must be a number of batches; got '3'"),
         (lambda: Every(0, InstantSharing()), "every must be a number of batches, at least 1; got 0"),

@@ -13,12 +13,12 @@ import xarray as xr
 from torch import nn
 
 from bioshare.bridge import InstantSharing
-from bioshare.nn import resnet20, to_locally_connected
+from bioshare.nn import LateralCentring2d, LocallyConnected2d, resnet20, to_locally_connected, with_lateral_centring
 from bioshare.train import checkpoint
 from bioshare.train.batch_norm import SynchronousBatchNorm2d
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.data import Batches, load, training_batches
-from bioshare.train.distributed import joined_processes
+from bioshare.train.distributed import Processes, joined_processes
 from bioshare.train.fitting import CHECKPOINT, RESULT, fit
 from bioshare.train.interrupt import Interrupted, TimeUpError
 from bioshare.train.phases import CircuitOptions, phase_of
@@ -124,6 +124,13 @@ def test_synchronous_normalisation_is_that_of_the_whole_batch(tmp_path, sizes):
     for name in alone.keys() - {"y", "dx", "tested"}:
         torch.testing.assert_close(first[name], alone[name], rtol=1e-9, atol=1e-9)
         assert torch.equal(first[name], second[name])
+
+
+def test_lateral_connections_centre_before_a_synchronised_layer():
+    layers = nn.Sequential(LocallyConnected2d(1, 2, 3, input_size=8), nn.BatchNorm2d(2))
+    model = with_lateral_centring(layers)
+    Processes(torch.device("cpu")).synchronise(model)
+    assert [type(layer) for layer in model[1]] == [LateralCentring2d, SynchronousBatchNorm2d]
 
 
 def test_layers_that_cannot_be_synchronised_are_refused():

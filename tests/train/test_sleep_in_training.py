@@ -13,7 +13,7 @@ from tiny_runs import CONFIG, assert_same_ending, interrupt, run, stop_at, tiny,
 
 from bioshare.bridge import InstantSharing, Phase, neg_log_snr
 from bioshare.train import checkpoint, distributed
-from bioshare.train.config import ARCHITECTURES
+from bioshare.train.config import ARCHITECTURES, LocallyConnected
 from bioshare.train.fitting import CHECKPOINT, RESULT
 from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyCircuitOptions, phase_of
 from bioshare.train.results import DRIFTS
@@ -36,8 +36,9 @@ def _tiny(monkeypatch):
         varied(IdealOptions(stimulus="gaussian", strength=0.1, gamma=0.01, rescale=False)),
         varied(IdealOptions(pool=2, moments="share", border="keep"), count="run"),
         varied(HebbianOptions(updates=3, moments="share")),
+        varied(network=LocallyConnected(normalisation="lateral")),
     ],
-    ids=["moments", "bf16", "noise", "gaussian", "pool", "hebbian"],
+    ids=["moments", "bf16", "noise", "gaussian", "pool", "hebbian", "centring"],
 )
 def test_a_run_that_sleeps_and_is_stopped_ends_with_the_same_weights_moments_and_history(tmp_path, config):
     run(tmp_path / "straight", config, record_snr=1)

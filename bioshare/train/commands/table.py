@@ -31,7 +31,10 @@ from bioshare.train.stored import config_of
 RowResults = dict[tuple[str, int], xr.Dataset]
 """Results by row and seed."""
 
-APART = ("layers", "keep_first", "start", "sleep", "alpha", "noise", "rescale", "repetitions", "seed", "resume")
+APART = (
+    *("layers", "keep_first", "start", "normalisation"),
+    *("sleep", "alpha", "noise", "rescale", "repetitions", "seed", "resume"),
+)
 """Settings that tell rows apart, and so are no options of a table."""
 
 

@@ -144,8 +144,9 @@ def test_a_network_without_phases_gets_one(recorded, words, phases):
 
 def test_parts_are_chosen_by_type(recorded):
     words = "--layers locally-connected --keep-first 1 --architecture resnet18 --dataset imagenet --crop random-resized"
+    words += " --normalisation lateral"
     assert command_line.main(["train", "table1/cifar100/conv", *words.split()]) == 0
-    assert recorded.config.network == LocallyConnected("resnet18", 1)
+    assert recorded.config.network == LocallyConnected("resnet18", 1, normalisation="lateral")
     assert recorded.config.dataset == ImageNet("random-resized")
     assert command_line.main(["train", NAME, "--layers", "convolutional", "--every", "None"]) == 0
     assert (recorded.config.network, recorded.config.phases) == (Convolutional(), ())
@@ -246,6 +247,7 @@ SIMULATED = "circuit or noisy-circuit or hebbian"
         ("--sleep circuit --every None", f"--sleep has no use in {NAME}: it needs --every N"),
         ("--crop resized", f"--crop has no use in {NAME}: it needs --dataset imagenet"),
         ("--layers convolutional --keep-first 1", f"--keep-first has no use in {NAME}: it needs --layers locally-"),
+        ("--layers convolutional --normalisation batch", f"--normalisation has no use in {NAME}: it needs --layers"),
         ("--sleep circuit --strength 2", "strength must be a positive number below 2; got 2"),
     ],
 )
