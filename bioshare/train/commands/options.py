@@ -217,7 +217,8 @@ def check_used(given: Mapping[str, Any], used: set[str], rows: str) -> None:
         if words or name in ("sleep", "count", "first"):
             part = f"--every N{' and --sleep ' * bool(words)}{' or '.join(words)}"
         else:
-            part = "--layers locally-connected" if name in ("keep_first", "normalisation") else "--dataset imagenet"
+            own = name in inspect.signature(LocallyConnected).parameters
+            part = "--layers locally-connected" if own else "--dataset imagenet"
         raise ValueError(f"--{name.replace('_', '-')} has no use in {rows}: it needs {part}")
 
 
