@@ -69,21 +69,26 @@ class Change(ABC):
 
 @dataclass(frozen=True)
 class Averaging(Change):
-    """Every group becomes the group's mean."""
+    """Every deviation from the mean mu of the group shrinks to a fraction, w_i = mu + spread (w_i - mu)."""
 
     group_means: GroupMeans
+    spread: float = 0.0
 
     def __call__(self, weight: Tensor, modules: Sequence[SharingModule]) -> Iterator[ChangedModule]:
         means = self.group_means.means(weight)
         for module, mean in zip(modules, means, strict=False):  # means of single positions follow after the modules
             before = module.groups(weight)
-            yield module, before, mean.view(len(before), 1, -1).expand_as(before)
+            mean = mean.view(len(before), 1, -1).expand_as(before)
+            yield module, before, torch.lerp(mean, before.to(mean), self.spread) if self.spread else mean
 
     def apply_to(self, weight: Tensor, modules: Sequence[SharingModule]) -> None:
-        self.group_means.average(weight)
+        if self.spread:
+            super().apply_to(weight, modules)
+        else:
+            self.group_means.average(weight)
 
     def apply_linear_to(self, moment: Tensor, modules: Sequence[SharingModule]) -> None:
-        self.group_means.average(moment)
+        self.apply_to(moment, modules)
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,8 @@ class Moments:
 
         Sums of gradients obey the linear part of the change and are multiplied by the factors of the weights: a sum of
         gradients m is a pending step of the weights, in proportion to m or, for Adam, to m / sqrt(v). Sums of squares
-        v become the group means, without factors: v only divides a step, which has the factor from m.
+        v become the group means, or obey an `Averaging`, without factors: v only divides a step, which has the factor
+        from m.
         """
         state: dict[str, Any] = self.optimizer.state.get(weight, {})
         for name, value in state.items():
@@ -269,7 +275,8 @@ class Moments:
             if self.treatment == "reset":
                 value.fill_(self._initial(weight, name))
             elif name in SQUARES:
-                group_means.average(value)
+                averaging = change if isinstance(change, Averaging) else Averaging(group_means)
+                averaging.apply_to(value, modules)
             elif name in LINEAR:
                 change.apply_linear_to(value, modules)
                 for module, factor in factors:

@@ -30,7 +30,7 @@ from bioshare.bridge.norms import mean_ratio
 from bioshare.bridge.phase import Phase
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
 from bioshare.bridge.scaling import NormalisedRule, check_scalars
-from bioshare.checks import whole
+from bioshare.checks import real, whole
 from bioshare.circuit.rules import Hebbian
 from bioshare.nn import LocallyConnected2d
 
@@ -158,11 +158,13 @@ class Sharing(Phase):
 
 @dataclass(frozen=True)
 class InstantSharing(Sharing):
-    """Set every sharing group to the group's mean: the limit of an ideal sleep, in place.
+    """Set every sharing group to the group's mean, or closer to the mean, in place: the limit of an ideal sleep.
 
     Args:
         border: "share": positions whose patch reaches into the padding share too; "keep": these keep their weights.
         moments: as for `Sleep`.
+        spread: fraction of every deviation from the mean that remains, w_i = mean + spread (w_i - mean); 0 leaves the
+            mean alone, 1 changes nothing.
 
     Example:
         >>> layer = LocallyConnected2d(1, 2, 3, input_size=8)
@@ -173,6 +175,11 @@ class InstantSharing(Sharing):
 
     border: Border = "share"
     moments: Treatment = "keep"
+    spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("spread", self.spread, "a fraction from 0 to 1", at_least=0, below=math.nextafter(1, 2), array=False)
 
     @property
     def capturable(self) -> bool:
@@ -180,7 +187,7 @@ class InstantSharing(Sharing):
         return True
 
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
-        return [Averaging(GroupMeans.of_layer(layer, self.border)) for _, layer in layers]
+        return [Averaging(GroupMeans.of_layer(layer, self.border), self.spread) for _, layer in layers]
 
 
 class MapSharing(Sharing):

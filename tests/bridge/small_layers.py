@@ -58,6 +58,7 @@ def gentle(circuit, stimulus=None, **options):
 # are; at a finite alpha means shrink; noise of their own drives neurons apart.
 IDEAL_MODES = {
     "instant": bs.InstantSharing,
+    "instant, half": lambda border: bs.InstantSharing(border, spread=0.5),
     "hebbian": lambda border: bs.HebbianSharing(border=border),
     "grid": lambda border: gentle(bs.SteadyState(), bs.stimuli.grid(), border=border),
     "gaussian": lambda border: gentle(bs.SteadyState(), border=border),

@@ -18,6 +18,7 @@ WAITING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "
 
 WAYS = {
     "instant": lambda **options: bs.InstantSharing(**options),
+    "instant, half": lambda **options: bs.InstantSharing(spread=0.5, **options),
     "pool": lambda **options: bs.Sleep.rate_circuit(pool=1, **options),
     "pool, not rescaled": lambda **options: bs.Sleep.steady_state(pool=1, rescale=False, **options),
     "pool, gain": lambda **options: bs.Sleep.steady_state(5.0, pool=1, gain=1.2, **options),

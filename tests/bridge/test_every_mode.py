@@ -139,7 +139,8 @@ def test_the_seed_decides(mode):
         MODES["rescaled"],
         MODES["gain"],
     )  # neither pull nor momentum lasts from input to input
-    drawn = mode not in (IDEAL_MODES["instant"], IDEAL_MODES["grid"], *in_any_order)
+    instant = IDEAL_MODES["instant"], IDEAL_MODES["instant, half"]
+    drawn = mode not in (*instant, IDEAL_MODES["grid"], *in_any_order)
     assert [torch.equal(a, b) for a, b in zip(first, other, strict=True)] == [not drawn] * 2
 
 

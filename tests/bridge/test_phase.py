@@ -14,6 +14,7 @@ from bioshare.bridge import Phase
 
 CAPTURABLE = {
     "instant": bs.InstantSharing(),
+    "instant, half": bs.InstantSharing(spread=0.5),
     "hebbian": bs.HebbianSharing(),
     "drawn": gentle(bs.SteadyState(5.0)),
     "pool": bs.Sleep.rate_circuit(pool=2),

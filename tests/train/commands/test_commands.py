@@ -17,7 +17,7 @@ from bioshare.train.commands import train
 from bioshare.train.config import AdamW, Convolutional, Every, ImageNet, LocallyConnected, TrainConfig
 from bioshare.train.experiments import find
 from bioshare.train.interrupt import Interrupted, TimeUpError
-from bioshare.train.phases import PHASES, CircuitOptions, NoisyIdealOptions
+from bioshare.train.phases import PHASES, CircuitOptions, IdealOptions, NoisyIdealOptions
 
 NAME = "table1/cifar100/lc-ws10"
 
@@ -133,6 +133,8 @@ def test_a_pool_is_that_of_the_seed(recorded):
     [
         ("--every 3", (Every(3, InstantSharing()),)),
         ("--every 3 --count run --border keep", (Every(3, InstantSharing("keep"), "run"),)),
+        ("--every 3 --spread 0.25", (Every(3, InstantSharing(spread=0.25)),)),
+        ("--every 3 --sleep ideal --gain 1.25", (Every(3, IdealOptions(gain=1.25).phase(0)),)),
         ("--every 3 --sleep hebbian --updates 4", (Every(3, HebbianSharing(updates=4)),)),
         ("--every 3 --sleep noisy-ideal --noise 0.1", (Every(3, NoisyIdealOptions(noise=0.1).phase(0)),)),
     ],
