@@ -70,7 +70,7 @@ class Convolutional:
     def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
         """The network for images of ``input_size`` (channels, rows, columns)."""
         width = {} if self.width is None else {"width": self.width}
-        return ARCHITECTURES[self.architecture](num_classes=num_classes, in_channels=input_size[0], **width)
+        return ARCHITECTURES[self.architecture](num_classes, in_channels=input_size[0], **width)
 
 
 @dataclass(frozen=True)

@@ -105,20 +105,19 @@ class PaperTable:
     """
 
     shows: Literal["accuracy", "max - min", "hyperparameters"]
-    setting: int | Literal["imagenet", "16 x 16"]
+    setting: int | Literal["ImageNet", "16 x 16"]
     runs: int = 5
     note: str = ""
     references: tuple[str, ...] = ("conv",)
 
     def __str__(self) -> str:
-        setting = {"imagenet": "ImageNet"}.get(str(self.setting), str(self.setting))
-        setting = f"padding {setting}" if isinstance(self.setting, int) else setting
+        setting = f"padding {self.setting}" if isinstance(self.setting, int) else self.setting
         return f"{self.shows}, {setting}, {self.runs} run{'s' * (self.runs > 1)}{self.note and f' ({self.note})'}"
 
 
 TABLES: dict[TableName, PaperTable] = {
     1: PaperTable("accuracy", 4),
-    2: PaperTable("accuracy", "imagenet", runs=1),
+    2: PaperTable("accuracy", "ImageNet", runs=1),
     3: PaperTable("accuracy", 0),
     4: PaperTable("accuracy", 4),
     5: PaperTable("accuracy", 8),
@@ -128,7 +127,7 @@ TABLES: dict[TableName, PaperTable] = {
     9: PaperTable("hyperparameters", 0),
     10: PaperTable("hyperparameters", 4),
     11: PaperTable("hyperparameters", 8),
-    12: PaperTable("accuracy", "imagenet", runs=1),
+    12: PaperTable("accuracy", "ImageNet", runs=1),
     "sleep": PaperTable("accuracy", 4, note="Table 1; simulated sleep is not in the paper"),
     "small": PaperTable("accuracy", "16 x 16", note="Table 1 at 32 x 32, 50,000 images", references=("conv", "lc")),
     **{name: PaperTable("accuracy", "16 x 16", 3, note, ("lc", "lc-ws10")) for name, note in miniature.STUDIES.items()},
@@ -189,7 +188,7 @@ def _experiments() -> Iterable[Experiment]:
     """
     homes: dict[tuple[object, ...], str] = {}
     for number, table in TABLES.items():
-        if number != "sleep":
+        if isinstance(number, int):
             for (dataset, row), one in _trained(table.setting, number).items():
                 home = homes.setdefault((table.setting, dataset, row), one.name)
                 yield dataclasses.replace(one, home=home)
@@ -208,7 +207,7 @@ def _experiments() -> Iterable[Experiment]:
             yield Experiment(name, mini.setting, mini.every, mini.sleep, paper, home, mini.count, mini.first)
 
 
-def _trained(setting: int | Literal["imagenet"], number: int) -> dict[tuple[str, str], Experiment]:
+def _trained(setting: int | str, number: int) -> dict[tuple[str, str], Experiment]:
     """The experiments of a table by dataset and row."""
     shared: dict[str, Any]
     if isinstance(setting, int):

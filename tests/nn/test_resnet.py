@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bioshare.nn import LocallyConnected2d, resnet18, resnet20, to_locally_connected
+from bioshare.nn import LocallyConnected2d, cifar_resnet, resnet18, resnet20, to_locally_connected
 from bioshare.nn.resnet import BasicBlock
 
 
@@ -35,6 +35,21 @@ def test_parameters_of_resnet20():
     head = 64 * 10 + 10
     assert count(resnet20()) == stem + stage_1 + stage_2 + stage_3 + head == 272_474
     assert count(resnet20(num_classes=200, in_channels=1)) == 272_474 - 2 * 16 * 9 + 190 * 65
+
+
+@pytest.mark.parametrize("width", [0.25, 1, 2])
+def test_depth_and_width_of_a_cifar_resnet(width):
+    first = int(16 * width)
+    blocks = first * first * 9 * 2, first * first * (9 * 2 + 9 * 4 + 2), first * first * (9 * 8 + 9 * 16 + 8)
+    norms = 2 * first * (1 + 2) + 2 * 2 * first * 3 + 2 * 4 * first * 3
+    assert count(cifar_resnet(8, width=width)) == 3 * first * 9 + sum(blocks) + norms + 4 * first * 10 + 10
+    assert [len(stage) for stage in cifar_resnet(14, width=width).stages] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("depth", [2, 9, 18, 20.0])
+def test_a_cifar_resnet_has_whole_blocks(depth):
+    with pytest.raises((TypeError, ValueError), match=r"^depth must be 6 n \+ 2 layers: 8, 14, 20"):
+        cifar_resnet(depth)
 
 
 @pytest.mark.parametrize(("side", "total"), [(32, 40_814_762), (48, 91_830_442)])

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import paper_tables
+from bioshare.train import miniature, paper_tables
 from bioshare.train.commands.sweep import grid_points, grid_search, searched
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching, printed_numbers
@@ -20,8 +20,9 @@ def test_every_table_has_all_its_rows():
         **dict.fromkeys((1, 4, 5, 7, 8, 10, 11), with_repetitions),
         **dict.fromkeys((3, 6, 9), without),
         **{2: 5, 12: 9, "sleep": 31},
+        **{name: len(table) for name, table in miniature.TABLES.items()},
     }
-    assert list(TABLES) == [*range(1, 13), "sleep"]
+    assert list(TABLES) == [*range(1, 13), "sleep", *miniature.TABLES]
 
 
 @EVERY_TABLE
@@ -115,7 +116,23 @@ def test_tables_that_show_the_same_runs_have_the_same_configurations():
 
 def test_distinct_homes_are_distinct_runs():
     homes = {one.home: one.config for one in EXPERIMENTS.values()}
-    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26
+    rows = {row for table in miniature.TABLES.values() for row in table}
+    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + len(rows)
+
+
+def test_a_row_of_one_name_is_the_same_run_in_all_tables_in_miniature():
+    for table in miniature.TABLES:
+        for one in matching(f"{table}/*"):
+            assert find(one.home).config == one.config, one.name
+            assert set(TABLES[table].references) <= {other.row for other in matching(f"{table}/*")}
+
+
+def test_a_miniature_takes_learning_rate_and_weight_decay_from_the_network_it_changes():
+    for one in map(find, ("small/cifar10-16/lc-ws10-alpha10", "realism/cifar10-16/lc-ws10-keep")):
+        assert one.config.optimizer == miniature.OPTIMIZERS["lc-ws10"]
+        assert dataclasses.replace(one.config, phases=()) == find("small/cifar10-16/lc-ws10").setting
+    late = find("early/cifar10-16/lc-ws10-late").config
+    assert late.phases == (Every(10, InstantSharing(), "run", 30 * 79),)
 
 
 def test_the_table_of_sleeps_has_the_papers_rows_and_what_sleeps_at_their_intervals():
@@ -158,6 +175,8 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("table2/imagenet/conv", 6, 20, [10, 15]),
         ("table2/imagenet/lc-ws1", 4, 20, [10, 15]),
         ("table12/imagenet/lc/1st-layer-conv", 5, 20, [10, 15]),
+        ("small/cifar10-16/conv", 8, 15, [7.5, 11.25]),
+        ("small/cifar10-16/lc-ws1", 8, 15, [7.5, 11.25]),
     ],
 )
 def test_the_grids_of_the_appendix(name, points, epochs, drops):

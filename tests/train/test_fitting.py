@@ -121,10 +121,13 @@ class Watched(InstantSharing):
         return super().__call__(model, seed, progress, measure, **options)
 
 
-@pytest.mark.parametrize(("count", "steps"), [("epoch", [0, 3, 5, 8]), ("run", [0, 3, 6, 9])])
-def test_a_phase_follows_the_batches_that_it_should(tmp_path, count, steps):
+@pytest.mark.parametrize(
+    ("count", "first", "steps"),
+    [("epoch", 0, [0, 3, 5, 8]), ("run", 0, [0, 3, 6, 9]), ("epoch", 1, [1, 4, 6, 9]), ("run", 4, [4, 7])],
+)
+def test_a_phase_follows_the_batches_that_it_should(tmp_path, count, first, steps):
     Watched.seen.clear()
-    result = run(tmp_path, varied(Watched(), count=count), record_snr=1)
+    result = run(tmp_path, varied(Watched(), count=count, first=first), record_snr=1)
     seeds, measured, before = zip(*Watched.seen, strict=True)
     assert list(seeds) == [training.seed_at("sleep", CONFIG.seed, step) for step in steps]
     assert all(measured)
@@ -134,7 +137,7 @@ def test_a_phase_follows_the_batches_that_it_should(tmp_path, count, steps):
     after = result.neg_log_snr[[index + 1 for index in just_before], 0]
     assert (after.values < result.neg_log_snr[just_before, 0].values - 10).all()
     assert result.snr_step.values.tolist() == sorted([*range(11), *(step + 1 for step in steps)])
-    assert result.attrs["sharings"] == 4
+    assert result.attrs["sharings"] == len(steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,10 +34,10 @@ def tiny(classes, in_channels):
     )  # fmt: skip
 
 
-def varied(options=None, n=3, count="epoch", **fields):
+def varied(options=None, n=3, count="epoch", first=0, **fields):
     """The run with another phase, or the options of one, and other fields."""
     phase = phase_of(options or InstantSharing(), fields.get("seed", 0))
-    return dataclasses.replace(CONFIG, phases=(Every(n, phase, count),), **fields)
+    return dataclasses.replace(CONFIG, phases=(Every(n, phase, count, first),), **fields)
 
 
 def run(folder, config=CONFIG, **options):

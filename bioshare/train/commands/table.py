@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from bioshare.text import aligned, mean_and_deviation, number
+from bioshare.text import aligned, mean_and_deviation, number, paired_difference
+from bioshare.train import miniature
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
     add_words,
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = [str(name) for name, table in TABLES.items() if table.shows != "hyperparameters"]
     help_text = (
         "1 to 8, or 12, of the paper's; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` "
-        "searches. Or sleep: networks whose sleep is simulated, which the paper lacks"
+        "searches. Or one of our own: sleep, whose sleep is simulated; or in miniature, for two cores: "
+        f"{', '.join(miniature.TABLES)}"
     )
     add_words(parser, "table", {"dest": "table", "choices": names, "metavar": "TABLE", "help": help_text})
 
@@ -111,42 +112,47 @@ def _table_jobs(rows: Sequence[Experiment], options: TableRuns, given: dict[str,
 
 
 def table_report(rows: Sequence[Experiment], results: RowResults) -> str:
-    """Our numbers beside the paper's; ``rows`` are of one table and dataset."""
-    table = TABLES[rows[0].table]
+    """Our numbers beside the paper's, if the paper has any; ``rows`` are of one table and dataset."""
+    table, printed = TABLES[rows[0].table], any(row.paper.top1 is not None for row in rows)
     quantities = ["top1"] if rows[0].paper.top5 is None else ["top1", "top5"]
     columns = _ranges if table.shows == "max - min" else _accuracies
     heads = ["network", "seeds"]
     for quantity in quantities:
         unit = f"top-{quantity[-1]} %"
-        heads += [f"{unit} max - min", "paper"] if columns is _ranges else [unit, "paper", "diff", "paper"]
+        differences = [f"- {reference}" for reference in table.references]
+        heads += [f"{unit} max - min", "paper"] if columns is _ranges else [unit, "paper", *differences, "diff"]
     lines = []
     for row in rows:
         seeds = sum(name == row.row for name, _ in results)
         cells = [cell for quantity in quantities for cell in columns(row, quantity, results)]
         lines.append([row.row, str(seeds), *cells])
-    name = rows[0].setting.dataset_name
-    title = f"Table {rows[0].table}, {name}. The paper's: {table}. Ours: the last epoch, over seeds"
+    theirs = "The paper's: " * printed
+    title = f"Table {rows[0].table}, {rows[0].setting.dataset_name}. {theirs}{table}. "
+    title += "Ours: the last epoch, over seeds" + "; differences with standard error" * (columns is _accuracies)
     return f"{title}\n{aligned([heads, *lines])}"
 
 
 def _accuracies(experiment: Experiment, quantity: str, results: RowResults) -> list[str]:
-    """Accuracy and difference to conv, ours and the paper's."""
-    ours, conv = (_over_seeds(results, row, quantity) for row in (experiment.row, "conv"))
-    difference = fmean(ours) - fmean(conv) if ours and conv and experiment.row != "conv" else None
+    """Accuracy and paired differences to the references, ours and the paper's difference to conv."""
+    ours, differences = _by_seed(results, experiment.row, quantity), []
+    for reference in TABLES[experiment.table].references:
+        other = _by_seed(results, reference, quantity) if reference != experiment.row else {}
+        seeds = ours.keys() & other.keys()
+        differences.append(paired_difference([ours[seed] for seed in seeds], [other[seed] for seed in seeds]) or "-")
     accuracy, printed = (getattr(experiment.paper, quantity + suffix) for suffix in ("", "_diff"))
-    return [mean_and_deviation(ours), number(accuracy), number(difference, "+.1f"), number(printed, "+.1f")]
+    return [mean_and_deviation([*ours.values()]), number(accuracy), *differences, number(printed, "+.1f")]
 
 
 def _ranges(experiment: Experiment, quantity: str, results: RowResults) -> list[str]:
     """Maximum minus minimum, ours and the paper's."""
-    ours = _over_seeds(results, experiment.row, quantity)
+    ours = _by_seed(results, experiment.row, quantity).values()
     spread = max(ours) - min(ours) if len(ours) > 1 else None
     return [number(spread), number(getattr(experiment.paper, f"{quantity}_range"))]
 
 
-def _over_seeds(results: RowResults, row: str, quantity: str) -> list[float]:
+def _by_seed(results: RowResults, row: str, quantity: str) -> dict[int, float]:
     """The last value of a quantity for every seed of a row."""
-    return [float(result[quantity][-1]) for (name, _), result in results.items() if name == row]
+    return {seed: float(result[quantity][-1]) for (name, seed), result in results.items() if name == row}
 
 
 def costs(results: Iterable[xr.Dataset]) -> str:

@@ -155,6 +155,30 @@ def jpeg_source(train=4, test=2):
     return replace(SOURCES["cifar10-jpeg"], images={"train": train, "test": test})
 
 
+def assert_averaged(small, large):
+    """Every pixel is the mean over a square of 2 x 2, to half a grey level."""
+    for image, whole in zip(small.astype(float), large.astype(float), strict=True):
+        for row, column in np.ndindex(16, 16):
+            square = whole[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            assert np.abs(image[:, row, column] - square.sum((1, 2)) / 4).max() <= 0.5
+
+
+def test_both_forms_of_cifar10_are_averaged_to_16_x_16(tmp_path, cifar10):
+    arrays, files = jpeg_arrays()
+    np.savez(tmp_path / "jpeg.npz", **arrays)
+    source = replace(SOURCES["cifar10-jpeg-16"], source=jpeg_source())
+    prepared, _ = contents(prepare("cifar10-jpeg-16", tmp_path / "jpeg.npz", tmp_path, source, progress=False))
+    assert_averaged(prepared["train_images"], np.stack([decoded(file) for file in files[:4]]))
+    pixels, labels, archived, whole = cifar10
+    source = replace(SOURCES["cifar10-16"], source=whole)
+    path = cifar10_archive(tmp_path, archived)
+    prepared, facts = contents(prepare("cifar10-16", path, tmp_path, source, progress=False))
+    assert prepared["train_images"].shape == (20, 3, 16, 16)
+    assert facts["classes"] == list(NAMES10)
+    assert_averaged(prepared["test_images"], pixels[20:])
+    assert prepared["test_labels"].tolist() == labels[20:].tolist()
+
+
 def test_jpeg_arrays_are_decoded(tmp_path):
     arrays, files = jpeg_arrays()
     np.savez(tmp_path / "jpeg.npz", **arrays)
