@@ -1,10 +1,12 @@
 """Phases: changes of a model's weights between steps of learning, and the measurement of these changes.
 
 The layers of a model consist of `modules`, and modules of sharing groups. A `Phase` changes a model in place and
-returns a report: `InstantSharing` sets every group to the mean, `HebbianSharing` and `Sleep` apply the linear map of a
-simulated sleep, and `Sleep` with noise or another engine simulates every neuron.
+returns a report: `InstantSharing` sets every group to the mean, `LearnedGroups` finds the groups by correlations of the
+inputs first, `HebbianSharing` and `Sleep` apply the linear map of a simulated sleep, and `Sleep` with noise or another
+engine simulates every neuron.
 """
 
+from bioshare.bridge.connectivity import LearnedGroups
 from bioshare.bridge.geometry import Border, SharingModule, modules
 from bioshare.bridge.hebbian import HebbianSharing
 from bioshare.bridge.phase import Phase, PhaseReport
@@ -17,6 +19,7 @@ __all__ = [
     "HebbianSharing",
     "InstantSharing",
     "LayerReport",
+    "LearnedGroups",
     "Phase",
     "PhaseReport",
     "SharingModule",

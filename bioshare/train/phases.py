@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bioshare.bridge import HebbianSharing, InstantSharing, Phase, Sleep
+from bioshare.bridge import HebbianSharing, InstantSharing, LearnedGroups, Phase, Sleep
 from bioshare.circuit import stimuli
 from bioshare.train.data.batches import seed_at
 
@@ -124,6 +124,7 @@ PHASES: dict[str, type[PhaseOptions]] = {
     "noisy-ideal": NoisyIdealOptions,
     "noisy-circuit": NoisyCircuitOptions,
     "hebbian": HebbianOptions,
+    "learned-groups": LearnedGroups,
 }
 """Dataclasses of options by the words of ``--sleep``: a phase itself, or options with a method ``phase(seed)``."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bioshare.bridge import HebbianSharing, InstantSharing, Phase, Sleep
+from bioshare.bridge import HebbianSharing, InstantSharing, LearnedGroups, Phase, Sleep
 from bioshare.bridge.scaling import PerInput
 from bioshare.circuit import rules, stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
@@ -44,6 +44,7 @@ PHASES = {
         patterns="drawn",
     ),
     "hebbian": HebbianSharing(rule=Hebbian(learning_rate=1e-300), batch_size=7),
+    "learned groups": LearnedGroups(50, 1 / 3, 0.1 + 0.2, 2**62 + 1),
     "halving": Halving(0.1),
 }
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.bridge import HebbianSharing, InstantSharing, Phase
+from bioshare.bridge import HebbianSharing, InstantSharing, LearnedGroups, Phase
 from bioshare.nn.forms import fused_available
 from bioshare.text import aligned, mean_and_deviation, number
 from bioshare.train.commands import train
@@ -135,6 +135,7 @@ def test_a_pool_is_that_of_the_seed(recorded):
         ("--every 3 --count run --border keep", (Every(3, InstantSharing("keep"), "run"),)),
         ("--every 3 --spread 0.25", (Every(3, InstantSharing(spread=0.25)),)),
         ("--every 3 --sleep ideal --gain 1.25", (Every(3, IdealOptions(gain=1.25).phase(0)),)),
+        ("--every 3 --sleep learned-groups --images 9 --noise 1", (Every(3, LearnedGroups(9, noise=1.0)),)),
         ("--every 3 --sleep hebbian --updates 4", (Every(3, HebbianSharing(updates=4)),)),
         ("--every 3 --sleep noisy-ideal --noise 0.1", (Every(3, NoisyIdealOptions(noise=0.1).phase(0)),)),
     ],
