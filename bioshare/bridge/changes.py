@@ -20,6 +20,7 @@ from bioshare.circuit.prepare import prepare_sleep
 from bioshare.circuit.problem import Engine
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import derived
+from bioshare.nn.functional import physical
 
 SUMMED_AT_ONCE = 64
 """Number of neurons whose copies in float64 a CPU holds at a time."""
@@ -41,10 +42,6 @@ RESETTABLE = ("exp_inf", "acc_delta", "step", "mu_product")
 
 ChangedModule = tuple[SharingModule, Tensor, Tensor]
 """A module with the groups (out, N, K) before and after a change."""
-
-
-Factor = tuple[SharingModule, Tensor]
-"""A module with a factor for every output channel, (out,), that multiplied the weights after a change."""
 
 
 class Change(ABC):
@@ -259,14 +256,14 @@ class Moments:
         modules: Sequence[SharingModule],
         group_means: GroupMeans,
         change: Change,
-        factors: Sequence[Factor] = (),
+        factors: Tensor | None = None,
     ) -> None:
         """Treat the moments of a changed weight; before the first step of the optimiser there are none.
 
-        Sums of gradients obey the linear part of the change and are multiplied by the factors of the weights: a sum of
-        gradients m is a pending step of the weights, in proportion to m or, for Adam, to m / sqrt(v). Sums of squares
-        v become the group means, or obey an `Averaging`, without factors: v only divides a step, which has the factor
-        from m.
+        Sums of gradients obey the linear part of the change and are multiplied by the factors (H_out, W_out, out) that
+        scaled the weights: a sum of gradients m is a pending step of the weights, in proportion to m or, for Adam, to
+        m / sqrt(v). Sums of squares v become the group means, or obey an `Averaging`, without factors: v only divides
+        a step, which has the factor from m.
         """
         state: dict[str, Any] = self.optimizer.state.get(weight, {})
         for name, value in state.items():
@@ -279,8 +276,8 @@ class Moments:
                 averaging.apply_to(value, modules)
             elif name in LINEAR:
                 change.apply_linear_to(value, modules)
-                for module, factor in factors:
-                    module.write(value, module.groups(value) * factor[:, None, None])
+                if factors is not None:
+                    physical(value).mul_(factors[..., None, None, None])
 
     def _initial(self, weight: Tensor, name: str) -> float:
         """Value of a moment before the first step."""

@@ -22,8 +22,9 @@ from torch.nn.functional import embedding_bag
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
 
-Border = Literal["share", "keep"]
-"""Positions whose patch reaches into the padding share, as if the pattern continued there, or keep their weights."""
+Border = Literal["share", "keep", "scale"]
+"""Positions whose patch reaches into the padding share, as if the pattern continued there; keep their weights; or keep
+the directions of their kernels, with norms scaled as those of the sharing positions of the module."""
 
 
 class Geometry(NamedTuple):
@@ -81,7 +82,7 @@ class SharingModule:
 
 
 def modules(layer: LocallyConnected2d, border: Border = "share", smallest: int = 2) -> tuple[SharingModule, ...]:
-    """List the modules of a layer with at least ``smallest`` neurons; "keep" leaves out positions at the padding."""
+    """List the modules of a layer with at least ``smallest`` neurons; only "share" has positions at the padding."""
     return _modules(Geometry.of(layer, border), smallest)
 
 
@@ -104,7 +105,7 @@ def _along_axis(geometry: Geometry, axis: int) -> list[tuple[slice, list[int]]]:
     names = "output_size", "input_size", "kernel_size", "stride", "dilation", "padding"
     outputs, size, kernel, stride, dilation, padding = (getattr(geometry, name)[axis] for name in names)
     first, stop = 0, outputs
-    if geometry.border == "keep":
+    if geometry.border != "share":
         first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
     phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
     return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]

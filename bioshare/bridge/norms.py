@@ -11,6 +11,13 @@ def mean_ratio(groups: Tensor, reference: Tensor) -> Tensor:
     return _ratio(norm(groups), norm(reference))
 
 
+def rms_ratio(groups: Tensor, reference: Tensor) -> Tensor:
+    """Divide the root mean square norm of every group's weight vectors by the root in ``reference``, (out,)."""
+    norm = lambda one: torch.linalg.vector_norm(one.to(dtype), dim=(1, 2))
+    dtype = torch.promote_types(groups.dtype, reference.dtype)
+    return _ratio(norm(groups), norm(reference))
+
+
 def _ratio(norm: Tensor, reference: Tensor) -> Tensor:
     # a Python number for the ones would be copied to the device
     return torch.where(reference > 0, norm / reference, torch.ones_like(reference))

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.changes import Averaging, Change, Factor, LinearSleep, Moments, Treatment
+from bioshare.bridge.changes import Averaging, Change, LinearSleep, Moments, Treatment
 from bioshare.bridge.geometry import (
     Border,
     GroupMeans,
@@ -26,7 +26,7 @@ from bioshare.bridge.geometry import (
     layers_of,
     modules,
 )
-from bioshare.bridge.norms import mean_ratio
+from bioshare.bridge.norms import mean_ratio, rms_ratio
 from bioshare.bridge.phase import Phase
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
 from bioshare.bridge.scaling import NormalisedRule, check_scalars
@@ -133,27 +133,34 @@ class Sharing(Phase):
     def _change_layer(
         self, layer: LocallyConnected2d, change: Change, moments: Moments | None, note: Note | None = None
     ) -> None:
-        weight, members = layer.weight, modules(layer, self.border)
-        scaled, factors = self.rescale or self.gain != 1, list[Factor]()
+        weight, members, factors = layer.weight, modules(layer, self.border), None
         with torch.autocast(weight.device.type, enabled=False):
-            if note is None and not scaled:
-                change.apply_to(weight, members)
+            if note or self.rescale or self.gain != 1 or self.border == "scale":
+                factors = self._change_modules(layer, change, note)
             else:
-                for module, before, slept in change(weight, members):
-                    after = slept
-                    if scaled:
-                        # the mean of every group gets the norm from before the sleep, or a constant factor, (out,)
-                        factor = (
-                            mean_ratio(before, slept) if self.rescale else slept.new_full(slept.shape[:1], self.gain)
-                        )
-                        factors.append((module, factor))
-                        after = slept * factor[:, None, None]
-                    after = after.to(weight.dtype)
-                    if note:
-                        note(before, after, slept)
-                    module.write(weight, after)
+                change.apply_to(weight, members)
             if moments:
                 moments.follow(weight, members, GroupMeans.of_layer(layer, self.border), change, factors)
+
+    def _change_modules(self, layer: LocallyConnected2d, change: Change, note: Note | None) -> Tensor:
+        """Change and scale a layer module by module; return all factors (H_out, W_out, out) besides the change."""
+        weight, (kh, kw), whole = layer.weight, layer.kernel_size, modules(layer, "share", smallest=0)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        factors = torch.ones(weight.shape[:3], dtype=wide, device=weight.device)
+        for module, before, slept in change(weight, modules(layer, self.border)):
+            constant = slept.new_full(slept.shape[:1], self.gain)  # (out,)
+            # rescaled, the mean of every group gets the norm from before the sleep
+            factor = mean_ratio(before, slept) if self.rescale else constant
+            after = slept * factor[:, None, None]
+            if note:
+                note(before, after.to(weight.dtype), slept)
+            if self.border == "scale":  # all positions of the module, of which the sharing positions change below
+                ratio, padded = rms_ratio(after, before), whole[module.rows.start % kh * kw + module.columns.start % kw]
+                padded.write(weight, padded.groups(weight) * ratio[:, None, None])
+                factors[padded.rows, padded.columns] = ratio
+            module.write(weight, after)
+            factors[module.rows, module.columns] = factor
+        return factors
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ class InstantSharing(Sharing):
     """Set every sharing group to the group's mean, or closer to the mean, in place: the limit of an ideal sleep.
 
     Args:
-        border: "share": positions whose patch reaches into the padding share too; "keep": these keep their weights.
+        border: as for `Sleep`.
         moments: as for `Sleep`.
         spread: fraction of every deviation from the mean that remains, w_i = mean + spread (w_i - mean); 0 leaves the
             mean alone, 1 changes nothing.

@@ -56,7 +56,9 @@ class Sleep(MapSharing):
         presentations: P, the number of patterns; or a pure function of K that returns P, such as
             ``lambda inputs: 10 * inputs`` for ten cycles of the grid stimulus.
         border: "share": positions whose patch reaches into the padding share too, as if the pattern continued
-            there; "keep": these positions keep their weights.
+            there; "keep": these positions keep their weights; "scale": every kernel keeps the direction, and the norm
+            has the factor by which the root mean square norm of the sharing kernels changed, in the same module and
+            output channel. Without such kernels in the module, the position keeps the weights.
         engine: as in `bioshare.simulate`. "exact" simulates on the device of the weights; an ``Exact(...)`` object
             keeps the device of the object, by default the CPU.
         patterns: "drawn" from the stimulus; or "relayed": a layer sees the responses of an earlier layer's groups

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bioshare.bridge import HebbianSharing, InstantSharing, LearnedGroups, Phase, Sleep
+from bioshare.bridge import Border, HebbianSharing, InstantSharing, LearnedGroups, Phase, Sleep
 from bioshare.circuit import stimuli
 from bioshare.train.data.batches import seed_at
 
@@ -26,7 +26,7 @@ class SimulatedOptions:
         rescale: bring the mean of every group back to the norm before sleep, unlike the paper. None: unless there is a
             gain.
         gain: constant factor of all weights after sleep, which excludes ``rescale``. None for no gain.
-        border: "share" or "keep" the weights of positions that see padding.
+        border: "share" or "keep" the weights of positions that see padding, or "scale" these weights as the others.
         moments: "keep" leaves the optimiser's moments, "share" lets the moments sleep as well, "reset" makes them 0.
     """
 
@@ -36,7 +36,7 @@ class SimulatedOptions:
     stimulus: Literal["grid", "gaussian"] = "grid"
     rescale: bool | None = None
     gain: float | None = None
-    border: Literal["share", "keep"] = "share"
+    border: Border = "share"
     moments: Literal["keep", "share", "reset"] = "keep"
 
     def phase(self, seed: int) -> Phase:
@@ -101,13 +101,13 @@ class HebbianOptions:
     Attributes:
         updates: number of weight updates.
         alpha: strength of the inhibition; inf is the ideal circuit.
-        border: "share" or "keep" the weights of positions that see padding.
+        border: "share" or "keep" the weights of positions that see padding, or "scale" these weights as the others.
         moments: moments of the optimiser: "keep", "share" or "reset".
     """
 
     updates: int = 10
     alpha: float = math.inf
-    border: Literal["share", "keep"] = "share"
+    border: Border = "share"
     moments: Literal["keep", "share", "reset"] = "keep"
 
     def phase(self, seed: int) -> Phase:

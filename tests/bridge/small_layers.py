@@ -29,6 +29,7 @@ GEOMETRIES = {
 }
 geometries = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 borders = pytest.mark.parametrize("border", ["share", "keep"])
+all_borders = pytest.mark.parametrize("border", ["share", "keep", "scale"])
 
 
 def layer(seed=0, input_size=(11, 10), inputs=2, outputs=4, **geometry):

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from small_layers import GEOMETRIES, assert_agree, borders, gentle, layer, network, weights
+from small_layers import GEOMETRIES, all_borders, assert_agree, borders, gentle, layer, network, weights
 from test_moments import OPTIMIZERS, stepped
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -80,7 +80,7 @@ def optimizer_of(model):
 
 
 @ways
-@borders
+@all_borders
 @pytest.mark.parametrize("moments", ["keep", "share", "reset"])
 def test_a_change_waits_for_no_device_and_copies_nothing_to_it(way, border, moments, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which doesn't know the device meta
@@ -149,7 +149,7 @@ def test_a_call_asks_once_whether_the_weights_of_all_layers_are_finite(monkeypat
 
 
 @pytest.mark.parametrize("way", [*ALL.values(), *NOISY.values()], ids=[*ALL, *NOISY])
-@borders
+@all_borders
 def test_a_change_is_a_call_without_its_report_to_the_bit(way, border):
     models = [network() for _ in range(3)]
     way(border=border)(models[0], seed=3)

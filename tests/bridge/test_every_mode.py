@@ -12,6 +12,7 @@ from small_layers import (
     Wrapped,
     after,
     after_network,
+    all_borders,
     assert_agree,
     borders,
     by_position,
@@ -30,7 +31,7 @@ import bioshare as bs
 
 
 @geometries
-@borders
+@all_borders
 @ideal_modes
 def test_a_convolution_is_a_fixed_point_of_the_ideal_sleep(geometry, border, mode):
     model = layer(**geometry)

@@ -87,7 +87,7 @@ def test_one_channel_is_kept_and_the_grid_serves_too():
         ({"stimulus": np.eye(3)}, TypeError, "stimulus must be a Stimulus"),
         ({"stimulus": bs.stimuli.noise(bs.stimuli.grid(), 0.1)}, ValueError, "stimulus must have no noise"),
         ({"alpha": -1.0}, ValueError, "alpha must be a strength of inhibition >= 0; got -1"),
-        ({"border": "ignore"}, ValueError, "border must be one of 'share', 'keep'"),
+        ({"border": "ignore"}, ValueError, "border must be one of 'share', 'keep', 'scale'"),
         ({"moments": "forget"}, ValueError, "moments must be one of"),
     ],
 )

@@ -116,7 +116,7 @@ def test_a_spread_is_a_fraction(spread, error):
 
 
 def test_bad_options_are_refused_when_it_is_made():
-    with pytest.raises(ValueError, match="border must be one of 'share', 'keep'; got 'ignore'"):
+    with pytest.raises(ValueError, match="border must be one of 'share', 'keep', 'scale'; got 'ignore'"):
         bs.InstantSharing("ignore")
     with pytest.raises(ValueError, match="moments must be one of 'keep', 'share', 'reset'; got 'forget'"):
         bs.InstantSharing(moments="forget")

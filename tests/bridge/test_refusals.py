@@ -121,7 +121,7 @@ def test_what_has_no_layers_to_share_is_refused(mode):
         ({"stimulus": np.eye(3)}, TypeError, "stimulus must be a Stimulus"),
         ({"presentations": 0}, ValueError, "presentations must be .*at least 1; got 0"),
         ({"presentations": 1.5}, TypeError, "presentations must be a number of presentations or a callable; got 1.5"),
-        ({"border": "ignore"}, ValueError, "border must be one of 'share', 'keep'; got 'ignore'"),
+        ({"border": "ignore"}, ValueError, "border must be one of 'share', 'keep', 'scale'; got 'ignore'"),
         ({"engine": "exakt"}, ValueError, "engine must be one of 'exact', 'brian2', 'loop'; got 'exakt'"),
         ({"patterns": "dreamt"}, ValueError, 'patterns must be "drawn" or "relayed"; got \'dreamt\''),
         ({"pool": 0}, ValueError, "pool must be None or a number of sleeps to keep, at least 1; got 0"),

@@ -133,6 +133,7 @@ def test_a_pool_is_that_of_the_seed(recorded):
     [
         ("--every 3", (Every(3, InstantSharing()),)),
         ("--every 3 --count run --border keep", (Every(3, InstantSharing("keep"), "run"),)),
+        ("--every 3 --border scale", (Every(3, InstantSharing("scale")),)),
         ("--every 3 --spread 0.25", (Every(3, InstantSharing(spread=0.25)),)),
         ("--every 3 --sleep ideal --gain 1.25", (Every(3, IdealOptions(gain=1.25).phase(0)),)),
         ("--every 3 --sleep learned-groups --images 9 --noise 1", (Every(3, LearnedGroups(9, noise=1.0)),)),
