@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bioshare.bridge import Border, HebbianSharing, InstantSharing, LearnedGroups, Phase, Sleep
+from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.circuit import stimuli
 from bioshare.train.data.batches import seed_at
 
@@ -125,6 +126,9 @@ PHASES: dict[str, type[PhaseOptions]] = {
     "noisy-circuit": NoisyCircuitOptions,
     "hebbian": HebbianOptions,
     "learned-groups": LearnedGroups,
+    "random-groups": RandomGroups,
+    "layer-mean": LayerMean,
+    "shrinking": Shrinking,
 }
 """Dataclasses of options by the words of ``--sleep``: a phase itself, or options with a method ``phase(seed)``."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bioshare.bridge import HebbianSharing, InstantSharing, LearnedGroups, Phase, Sleep
+from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.bridge.scaling import PerInput
 from bioshare.circuit import rules, stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
@@ -46,6 +47,9 @@ PHASES = {
     "hebbian": HebbianSharing(rule=Hebbian(learning_rate=1e-300), batch_size=7),
     "learned groups": LearnedGroups(50, 1 / 3, 0.1 + 0.2, 2**62 + 1),
     "halving": Halving(0.1),
+    "random groups": RandomGroups(3),
+    "layer mean": LayerMean(),
+    "shrinking": Shrinking(),
 }
 
 

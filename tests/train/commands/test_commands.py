@@ -11,6 +11,7 @@ import xarray as xr
 
 from bioshare import __main__ as command_line
 from bioshare.bridge import HebbianSharing, InstantSharing, LearnedGroups, Phase
+from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.nn.forms import fused_available
 from bioshare.text import aligned, mean_and_deviation, number
 from bioshare.train.commands import train
@@ -133,6 +134,9 @@ def test_a_pool_is_that_of_the_seed(recorded):
     [
         ("--every 3", (Every(3, InstantSharing()),)),
         ("--every 3 --count run --border keep", (Every(3, InstantSharing("keep"), "run"),)),
+        ("--every 3 --sleep random-groups --groups-seed 4", (Every(3, RandomGroups(4)),)),
+        ("--every 3 --sleep layer-mean", (Every(3, LayerMean()),)),
+        ("--every 3 --sleep shrinking", (Every(3, Shrinking()),)),
         ("--every 3 --border scale", (Every(3, InstantSharing("scale")),)),
         ("--every 3 --spread 0.25", (Every(3, InstantSharing(spread=0.25)),)),
         ("--every 3 --sleep ideal --gain 1.25", (Every(3, IdealOptions(gain=1.25).phase(0)),)),
