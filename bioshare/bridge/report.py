@@ -39,6 +39,7 @@ class LayerReport:
         mean_norm: norm of a group's mean weight vector after the circuit's sleep, over the norm before, without
             rescaling: the loss that rescaling makes up for.
         mean_angle: angle between the mean weight vectors before and after sleep, in degrees.
+        minutes: time asleep of the layer's neurons, by `bioshare.Sleep.minutes`; NaN if nothing is presented in time.
         seconds: wall-clock time of the change, without maps made before. On a GPU and without measurement, the time
             to queue the work, which may end later.
     """
@@ -50,6 +51,7 @@ class LayerReport:
     spread: float
     mean_norm: float
     mean_angle: float
+    minutes: float
     seconds: float
 
     @property
@@ -65,11 +67,12 @@ COLUMNS = {
     "spread": ("spread", ".4f", "root of the summed variance after sleep, over that before"),
     "mean_norm": ("|mean|", ".4f", "norm of the mean weight vector as the circuit left it, over that before sleep"),
     "mean_angle": ("angle", ".3f", "angle between the mean weight vectors before and after sleep, in degrees"),
+    "minutes": ("minutes", ".2f", "time asleep of the neurons in minutes"),
     "seconds": ("seconds", ".3f", "wall-clock time in seconds"),
 }
 """Fields of a `LayerReport` after the name: head and format in the printed table, and the meaning."""
 
-QUANTITIES = tuple(COLUMNS)[1:-1]
+QUANTITIES = tuple(COLUMNS)[1:-2]
 """Names of the quantities measured in every group."""
 
 
@@ -105,9 +108,10 @@ class SleepReport:
     kept: KeptChannel | None = None
 
     def __repr__(self) -> str:
-        heads = "layer", *(head for head, _, _ in COLUMNS.values())
+        columns = {name: column for name, column in COLUMNS.items() if name != "minutes" or self._times()}
+        heads = "layer", *(head for head, _, _ in columns.values())
         rows = [
-            (row.label, *(_cell(getattr(row, name), form) for name, (_, form, _) in COLUMNS.items()))
+            (row.label, *(_cell(getattr(row, name), form) for name, (_, form, _) in columns.items()))
             for row in self.layers
         ]
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
@@ -124,7 +128,14 @@ class SleepReport:
         if self.maps + self.pool_maps:
             kept = f"; {self.pool_maps} kept, {self.pool_bytes / 1e6:.1f} MB" if self.pool_maps else ""
             notes.append(f"maps simulated: {self.maps}, {self.map_seconds:.2f} s{kept}")
+        if times := self._times():
+            longest = f" one layer after another, {_duration(max(times))} all at once" if len(times) > 1 else ""
+            notes.append(f"time asleep: {_duration(sum(times))}{longest}")
         return notes
+
+    def _times(self) -> list[float]:
+        """Minutes asleep of all layers with such a time."""
+        return [row.minutes for row in self.layers if not math.isnan(row.minutes)]
 
     def to_xarray(self) -> xr.Dataset:
         """Return the report with the axis layer, without kept weights; costs of maps and versions are attributes."""
@@ -204,6 +215,12 @@ class SleepReport:
 
 def _cell(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
+
+
+def _duration(minutes: float) -> str:
+    if minutes >= 120:
+        return f"{minutes / 60:.1f} h"
+    return f"{minutes:.0f} min" if minutes >= 10 else f"{minutes:.2g} min"
 
 
 def measure_groups(before: Tensor, after: Tensor, unscaled: Tensor | None = None) -> np.ndarray:

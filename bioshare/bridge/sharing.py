@@ -98,7 +98,8 @@ class Sharing(Phase):
             if before is not None and channel is not None:
                 kept = KeptChannel(name, channel, before, layer.weight[:, :, channel].detach().cpu().clone())
             seconds, count = time.perf_counter() - start, len(modules(layer, self.border))
-            rows.append(LayerReport(name, count, **medians(values), seconds=seconds))
+            minutes = self.minutes(inputs_of(layer)) if count else math.nan
+            rows.append(LayerReport(name, count, **medians(values), minutes=minutes, seconds=seconds))
         pool_maps, pool_bytes = len(self.pooled), sum(sleep.bytes for sleep in self.pooled.values())
         return SleepReport(tuple(rows), len(map_seconds), sum(map_seconds), pool_maps, pool_bytes, kept)
 
@@ -113,6 +114,10 @@ class Sharing(Phase):
     def check(self, model: nn.Module) -> None:
         """Raise TypeError or ValueError if the layers of a model cannot share, before any time is spent."""
         self._checked_layers(model)
+
+    def minutes(self, inputs: int) -> float:
+        """Return the time asleep of neurons with K inputs in minutes, or NaN: only a `bioshare.Sleep` takes time."""
+        return math.nan
 
     def _checked_layers(self, model: nn.Module) -> Layers:
         """The layers of a model after all checks that need no stimuli."""

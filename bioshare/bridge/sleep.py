@@ -15,6 +15,7 @@ from torch import nn
 from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation, Treatment
 from bioshare.bridge.geometry import Border, Layers, inputs_of, kind_of
 from bioshare.bridge.scaling import (
+    HELD,
     MOMENTUM,
     NormalisedRule,
     PaperRule,
@@ -237,6 +238,18 @@ class Sleep(MapSharing):
         """Return P, the number of patterns of a layer with K inputs per neuron."""
         count = self.presentations(inputs) if callable(self.presentations) else self.presentations
         return whole("presentations", count, "a number of presentations", at_least=1)
+
+    def minutes(self, inputs: int) -> float:
+        """Return the time asleep of neurons with K inputs in minutes, silence included.
+
+        A presentation lasts as long as the circuit holds each input; 150 ms, as in the paper, for a `SteadyState`.
+
+        Example:
+            >>> Sleep.rate_circuit().minutes(144)
+            1.8025
+        """
+        held = self.circuit.duration if isinstance(self.circuit, RateCircuit) else HELD  # milliseconds
+        return (self.silence + self.length(inputs)) * held / 60_000
 
     def check(self, model: nn.Module) -> None:
         """Raise TypeError or ValueError if a model cannot sleep, before any time is spent.

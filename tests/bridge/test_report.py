@@ -25,9 +25,9 @@ AFTER = torch.tensor([[[4.5, 3.5], [3.5, 2.5]], [[0.75, 1.5], [1.25, 2.5]], [[0.
 
 SLEPT = SleepReport(
     (
-        LayerReport("stem", 9, 8.961, -0.5, 0.05384, 0.8, 3.62345, 0.0304),
-        LayerReport("stages.1.0.shortcut.0", 1, 10.0, -math.inf, 0.0, 1.0, 0.0, 1.25),
-        LayerReport("small", 0, *[math.nan] * 5, seconds=0.0),
+        LayerReport("stem", 9, 8.961, -0.5, 0.05384, 0.8, 3.62345, 7.2025, 0.0304),
+        LayerReport("stages.1.0.shortcut.0", 1, 10.0, -math.inf, 0.0, 1.0, 0.0, 0.115, 1.25),
+        LayerReport("small", 0, *[math.nan] * 6, seconds=0.0),
     ),
     maps=2,
     map_seconds=1.5,
@@ -52,7 +52,7 @@ def network(input_size=(7, 8)):
 
 def report_of(before, after, channel=0):
     """A report that kept a channel's weights (H, W, in, kh, kw) of its only layer."""
-    rows = (LayerReport("conv", 1, 2.0, -3.5, 0.1, 1.0, 0.0, 0.0),)
+    rows = (LayerReport("conv", 1, 2.0, -3.5, 0.1, 1.0, 0.0, 0.1, 0.0),)
     return SleepReport(rows, kept=KeptChannel("conv", channel, before, after))
 
 
@@ -129,13 +129,14 @@ def test_what_was_not_measured_is_nan():
 
 def test_the_table_reads_well():
     assert str(SLEPT).splitlines() == [
-        "layer                  modules  -log SNR before  after  spread  |mean|  angle  seconds",
-        "stem                         9             8.96  -0.50  0.0538  0.8000  3.623    0.030",
-        "stages.1.0.shortcut.0        1            10.00   -inf  0.0000  1.0000  0.000    1.250",
-        "small                        0                -      -       -       -      -    0.000",
+        "layer                  modules  -log SNR before  after  spread  |mean|  angle  minutes  seconds",
+        "stem                         9             8.96  -0.50  0.0538  0.8000  3.623     7.20    0.030",
+        "stages.1.0.shortcut.0        1            10.00   -inf  0.0000  1.0000  0.000     0.12    1.250",
+        "small                        0                -      -       -       -      -        -    0.000",
         "(medians over groups; spread and |mean| are ratios, after / before; angle in degrees; -: no value)",
         "3 layers in 1.28 s",
         "maps simulated: 2, 1.50 s; 3 kept, 4.2 MB",
+        "time asleep: 7.3 min one layer after another, 7.2 min all at once",
     ]
 
 
@@ -158,6 +159,7 @@ def test_the_axes_and_attributes_have_names():
     assert data.modules.values.tolist() == [9, 1, 0]
     assert data.neg_log_snr_after.sel(layer="stages.1.0.shortcut.0") == -math.inf
     assert data.mean_norm.sel(layer="stem") == 0.8
+    assert data.minutes.sel(layer="stem") == 7.2025
     assert data.spread.isnull().values.tolist() == [False, False, True]
     assert all(data[name].attrs["long_name"] for name in (*COLUMNS, "layer"))
     costs = {"maps": 2, "map_seconds": 1.5, "pool_maps": 3, "pool_bytes": 4_200_000}
