@@ -1,7 +1,8 @@
 """The tables in miniature: CIFAR-10 at 16 x 16, a ResNet with a block a stage, an afternoon on two cores.
 
 The table "small" is Table 1 with simulated sleeps. Further tables change one thing at a time, mostly from the row
-"lc-ws10": "early" asks why sharing hurts early in training, "realism" what realistic sleeps cost.
+"lc-ws10": "early" asks why sharing hurts early in training, "realism" what realistic sleeps cost, "controls" could show
+that something else than sharing helps, and "questions" has the open questions of the paper's discussion (Sec. 6).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bioshare.bridge import InstantSharing
+from bioshare.bridge import InstantSharing, LearnedGroups
+from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.train.config import AdamW, Convolutional, LocallyConnected, TrainConfig
 from bioshare.train.phases import (
     CircuitOptions,
@@ -24,6 +26,8 @@ from bioshare.train.phases import (
 IMAGES, BATCH, EPOCHS = 10_000, 128, 60
 BATCHES = math.ceil(IMAGES / BATCH)
 """Batches of an epoch."""
+GAIN = 1 / 0.8025
+"""Gain that undoes the loss of a sleep through the rate circuit at alpha = 10, for every K."""
 
 NETWORK = LocallyConnected("resnet8")
 SETTING = TrainConfig(
@@ -67,8 +71,13 @@ LC = MiniatureRow("lc", None)
 WS10 = MiniatureRow()
 
 
-def _scaled_rate(factor: float) -> AdamW:
-    return replace(OPTIMIZERS["lc-ws10"], learning_rate=factor * OPTIMIZERS["lc-ws10"].learning_rate)
+def _scaled_rate(row: str, factor: float) -> AdamW:
+    return replace(OPTIMIZERS[row], learning_rate=factor * OPTIMIZERS[row].learning_rate)
+
+
+def _longer(row: str) -> dict[str, Any]:
+    """Four times longer training at a quarter of the learning rate."""
+    return {"epochs": 4 * EPOCHS, "optimizer": _scaled_rate(row, 0.25)}
 
 
 def _circuit(alpha: float = 10.0, pool: int | None = 8, **options: Any) -> MiniatureRow:
@@ -99,8 +108,8 @@ EARLY = {
     "lc-ws10-reset-moments": replace(WS10, sleep=InstantSharing(moments="reset")),
     "lc-ws10-last-batch": replace(WS10, first=(BATCHES - 1) % 10),
     "lc-ws10-run": replace(WS10, count="run"),
-    "lc-ws10-rate-half": replace(WS10, changes={"optimizer": _scaled_rate(0.5)}),
-    "lc-ws10-rate-double": replace(WS10, changes={"optimizer": _scaled_rate(2.0)}),
+    "lc-ws10-rate-half": replace(WS10, changes={"optimizer": _scaled_rate("lc-ws10", 0.5)}),
+    "lc-ws10-rate-double": replace(WS10, changes={"optimizer": _scaled_rate("lc-ws10", 2.0)}),
 }
 
 REALISM = {
@@ -121,11 +130,45 @@ REALISM = {
     "lc-ws10-alpha10-keep": _circuit(border="keep"),
 }
 
-TABLES: dict[str, dict[str, MiniatureRow]] = {"small": SMALL, "early": EARLY, "realism": REALISM}
+SPREADS = (0.01, 0.03, 0.1, 0.3, 0.6)
+"""Parts of the deviations that a sharing leaves, in a curve from lc-ws10, which leaves 0, to lc, which leaves 1."""
+
+CONTROLS = {
+    "lc": LC,
+    "lc-ws10": WS10,
+    "lc-ws10-random-groups": replace(WS10, sleep=RandomGroups()),
+    "lc-ws10-shrinking": replace(WS10, sleep=Shrinking()),
+    "lc-ws10-keep": REALISM["lc-ws10-keep"],
+    "lc-ws10-scale": replace(WS10, sleep=InstantSharing(border="scale")),
+    "lc-ws10-layer-mean": replace(WS10, sleep=LayerMean()),
+    "lc-ws10-alpha10": SMALL["lc-ws10-alpha10"],
+    "lc-ws10-alpha10-gain": _circuit(gain=GAIN),
+    **{f"lc-ws10-spread{spread}": replace(WS10, sleep=InstantSharing(spread=spread)) for spread in SPREADS},
+}
+
+QUESTIONS = {
+    "lc": LC,
+    "lc-ws10": WS10,
+    "lc-ws10-learned-groups": replace(WS10, sleep=LearnedGroups()),
+    "lc-lateral": replace(LC, changes={"network": replace(NETWORK, normalisation="lateral")}),
+    "lc-ws10-lateral": replace(WS10, changes={"network": replace(NETWORK, normalisation="lateral")}),
+    "lc-4x": replace(LC, changes=_longer("lc")),
+    "lc-ws10-4x": replace(WS10, changes=_longer("lc-ws10")),
+}
+
+TABLES: dict[str, dict[str, MiniatureRow]] = {
+    "small": SMALL,
+    "early": EARLY,
+    "realism": REALISM,
+    "controls": CONTROLS,
+    "questions": QUESTIONS,
+}
 """Rows by the name of the table and of the row; a row of the same name is the same in all tables."""
 
 STUDIES = {
     "early": "why sharing hurts early in training",
     "realism": "the cost of realism",
+    "controls": "what else could help",
+    "questions": "open questions of the paper",
 }
 """Tables of changes to the table "small", by name with the subject."""

@@ -176,7 +176,7 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("table2/imagenet/lc-ws1", 4, 20, [10, 15]),
         ("table12/imagenet/lc/1st-layer-conv", 5, 20, [10, 15]),
         ("small/cifar10-16/conv", 8, 15, [7.5, 11.25]),
-        ("small/cifar10-16/lc-ws1", 14, 15, [7.5, 11.25]),
+        ("small/cifar10-16/lc-ws1", 10, 15, [7.5, 11.25]),
     ],
 )
 def test_the_grids_of_the_appendix(name, points, epochs, drops):
