@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -28,6 +29,9 @@ EPILOG = "An error is one line; BIOSHARE_TRACEBACK=1 in the environment adds the
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the module of a command adds the options."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or file without Greek letters, as on Windows
     parser = argparse.ArgumentParser(prog="python -m bioshare", description=__doc__, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=bioshare.__version__)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,9 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bioshare.explorer.setting import SLIDERS, WHOLE, Setting
+from bioshare.explorer.setting import SLIDERS, SYMBOLS, WHOLE, Setting
 
 HERE = Path(__file__).parent
+LOCAL = "localhost"
 
 HEAD = """## A sharing group asleep
 
@@ -31,11 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``explore``."""
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that works without Python, and end")
     parser.add_argument("--port", type=int, default=8866, help="of the live page (default: %(default)s)")
+    parser.add_argument(
+        "--ip", default=LOCAL, metavar="ADDRESS",
+        help="address at which the live page listens, such as 0.0.0.0 for other machines and containers; a page of any "
+        "address but %(default)s needs the token that is printed (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--no-browser", action="store_true", help="print the live page's address, open no browser")
     sliders = parser.add_argument_group("initial values of the sliders")
     for slider in SLIDERS:
         default, kind = getattr(Setting(), slider.name), int if slider.name in WHOLE else float
-        help_text = f"{slider.label}, {slider.low:g} to {slider.high:g} (default: {default:g})"
+        label = slider.label.removeprefix(f"{SYMBOLS[slider.name]}  ")  # the option has the symbol's name
+        help_text = f"{label}, {slider.low:g} to {slider.high:g} (default: {default:g})"
         sliders.add_argument(f"--{slider.name.replace('_', '-')}", type=kind, metavar="X", help=help_text)
 
 
@@ -51,37 +60,48 @@ def main(arguments: argparse.Namespace) -> None:
         return
     if importlib.util.find_spec("voila") is None:
         raise ValueError("the live explorer needs Voila: pip install voila, or bioshare with its extra notebook")
-    check_port(arguments.port)
+    check_address(arguments.ip, arguments.port)
     with tempfile.TemporaryDirectory(prefix="bioshare-explore-") as folder:
-        serve(setting, Path(folder), arguments.port, browser=not arguments.no_browser)
+        serve(setting, Path(folder), arguments.port, not arguments.no_browser, arguments.ip)
 
 
-def check_port(port: int) -> None:
-    """Raise ValueError for an impossible port, or for a port of another program."""
+def check_address(ip: str, port: int) -> None:
+    """Raise ValueError for an address of another machine, an impossible port, or a port of another program."""
     if not 0 < port < 65536:
         raise ValueError(f"--port must be from 1 to 65535; got {port}")
-    with socket.socket() as probe:
-        if probe.connect_ex(("localhost", port)) == 0:
-            raise ValueError(f"--port {port} is in use by another program: choose another")
+    try:
+        socket.create_server((ip, port), family=socket.AF_INET6 if ":" in ip else socket.AF_INET).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"--port {port} is in use by another program: choose another") from None
+        if error.errno == errno.EACCES:
+            raise ValueError(f"--port {port} is for the administrator: choose a port above 1023") from None
+        raise ValueError(f"--ip must be an address of this machine, such as 0.0.0.0; got {ip} ({error})") from None
 
 
-def serve(setting: Setting, folder: Path, port: int, browser: bool) -> None:
+def serve(setting: Setting, folder: Path, port: int, browser: bool, ip: str = LOCAL) -> None:
     """Run Voila on a notebook until Voila ends, SIGTERM or Ctrl-C.
 
     Args:
         setting: initial values of the sliders.
         folder: an empty folder for the notebook and the kernel.
         port: a port of this machine.
-        browser: True to open a browser.
+        browser: True to open a browser, for localhost only.
+        ip: an address of this machine; any address but localhost needs a token, printed with the address.
 
     Raises:
         OSError: Voila failed.
     """
     paths = [str(folder), str(HERE), os.environ.get("JUPYTER_PATH")]  # of the kernel, the template, and others
     environment = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, paths))}
-    print(f"The explorer is at http://localhost:{port}/ until Ctrl-C.", flush=True)
+    place = f"http://localhost:{port}/"
+    if ip != LOCAL:
+        environment["JUPYTER_TOKEN"] = token = secrets.token_urlsafe()
+        place += f"?token={token} (from another machine, with this machine's name in place of localhost)"
+    print(f"The explorer is at {place} until Ctrl-C.", flush=True)
+    command = voila_command(write_notebook(setting, folder), port, browser, ip)
     with sigterm_as_interrupt():
-        voila = subprocess.Popen(voila_command(write_notebook(setting, folder), port, browser), env=environment)
+        voila = subprocess.Popen(command, env=environment)
         try:
             code = voila.wait()
         finally:
@@ -90,13 +110,20 @@ def serve(setting: Setting, folder: Path, port: int, browser: bool) -> None:
         raise OSError(f"Voila ended with exit code {code}")
 
 
-def voila_command(notebook: Path, port: int, browser: bool) -> list[str]:
+def voila_command(notebook: Path, port: int, browser: bool, ip: str = LOCAL) -> list[str]:
     """The command that starts Voila with the settings of voila/voila.json.
 
     In these settings, a kernel ends two minutes after its page is closed. A closed tab ends a kernel by a secret name
     and without a token, hence no check of the token; ``ws_ping_timeout`` avoids a warning.
     """
-    options = [f"--Voila.config_file_paths={HERE / 'voila'}", f"--Voila.port={port}", f"--Voila.open_browser={browser}"]
+    settings = {
+        "config_file_paths": HERE / "voila",
+        "ip": ip,
+        "port": port,
+        "open_browser": browser and ip == LOCAL,
+        "auto_token": ip != LOCAL,  # JUPYTER_TOKEN of the environment: other users can read a command
+    }
+    options = [f"--Voila.{name}={value}" for name, value in settings.items()]
     return [sys.executable, "-m", "voila", str(notebook), *options]
 
 

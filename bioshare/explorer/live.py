@@ -34,8 +34,9 @@ PAGE = "explorer.html"
 class Explorer(ipywidgets.VBox):
     """Sliders of a `Setting` beside the circuit's responses and the weights. Made by `bioshare.explore`.
 
-    In a notebook, work is done in the background and the last complete picture stays until the next picture is ready;
-    in plain Python, a call returns when all is computed.
+    In a notebook, work is done in the background and the last complete picture stays until the next picture is ready:
+    a cell that moves a slider calls `wait` before it reads ``answer`` or ``map``. In plain Python, a call returns when
+    all is computed.
 
     Args:
         setting: initial values of the sliders.
@@ -114,6 +115,11 @@ class Explorer(ipywidgets.VBox):
     def save(self, path: str | Path = PAGE) -> Path:
         """Write the saved page of this setting (`bioshare.explorer.page.save`)."""
         return page.save(path, self._setting)
+
+    def wait(self) -> None:
+        """Return when all work of this explorer is finished and shown: ``answer`` is the result of a stable setting."""
+        for worker in (self._simulations, self._maps, self._brian2, self._pages):
+            worker.wait()
 
     def run_in_brian2(self) -> None:
         """Simulate the setting step by step in Brian2, and draw the curve over the panel."""

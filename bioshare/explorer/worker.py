@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +23,8 @@ class Cancelled(Exception):  # noqa: N818
 class Worker:
     """A thread for one job at a time: a new job replaces a waiting job, and cancels a running job.
 
-    Results, errors and progress come back on the running asyncio loop of the thread that called `submit`. Without such
-    a loop (plain Python) `submit` returns when the job is finished.
+    Results, errors and progress come back on the running asyncio loop of the thread that called `submit`, or in `wait`.
+    Without such a loop (plain Python) `submit` returns when the job is finished.
 
     Attributes:
         show_result: called with the result of a job.
@@ -40,6 +42,7 @@ class Worker:
         self._lock = threading.Lock()
         self._newest = self._cancelled = 0
         self._waiting: tuple[int, Job, asyncio.AbstractEventLoop] | None = None
+        self._results: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.busy = False
 
     def submit(self, job: Job) -> None:
@@ -60,6 +63,11 @@ class Worker:
         with self._lock:
             self._cancelled, self._waiting = self._newest, None
 
+    def wait(self) -> None:
+        """Return when all jobs are finished and all results are shown, although the caller blocks the asyncio loop."""
+        while self.busy or not self._results.empty():
+            self._show_next(timeout=0.02)
+
     def before(self, progress: Callable[[int], None]) -> Callable[[int], None]:
         """Wrap the progress function of a job of another worker, so that the job waits while this worker is busy."""
 
@@ -70,6 +78,10 @@ class Worker:
                 progress(done)  # raises Cancelled while waiting, too
 
         return wait
+
+    def _show_next(self, timeout: float | None = None) -> None:
+        with contextlib.suppress(queue.Empty):  # `wait` may come before the loop's turn
+            self._results.get(block=timeout is not None, timeout=timeout)()
 
     def _run_waiting(self) -> None:
         while True:
@@ -91,7 +103,8 @@ class Worker:
             if loop is None:
                 function(value)
             elif not loop.is_closed():  # `cancel` may come before the loop's turn
-                loop.call_soon_threadsafe(lambda: self._cancelled < number and function(value))
+                self._results.put(lambda: self._cancelled < number and function(value))
+                loop.call_soon_threadsafe(self._show_next)
 
         def progress(done: int) -> None:
             if outdated():

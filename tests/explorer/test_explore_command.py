@@ -38,6 +38,7 @@ def test_every_slider_is_an_option(capsys):
         (["--alpha", "1000"], "alpha must be a number from 0.1 to 100"),
         (["--port", "0"], "--port must be from 1 to 65535; got 0"),
         (["--port", "99999"], "--port must be from 1 to 65535; got 99999"),
+        (["--ip", "192.0.2.1"], "--ip must be an address of this machine, such as 0.0.0.0; got 192.0.2.1"),
     ],
 )
 def test_impossible_options_are_refused_in_one_line(options, words, capsys):
@@ -94,6 +95,38 @@ def test_a_browser_is_opened_unless_it_is_not_wanted(tmp_path, browser):
     options = command.voila_command(tmp_path / "bioshare.ipynb", 8866, browser)
     assert f"--Voila.open_browser={browser}" in options
     assert "--Voila.port=8866" in options
+
+
+@pytest.mark.parametrize("ip", ["localhost", "0.0.0.0"])
+def test_any_address_but_localhost_needs_a_token_that_is_not_in_the_command(tmp_path, monkeypatch, capsys, ip):
+    """Other users of a machine can read the commands of all processes."""
+    script = f'echo "$@" > {tmp_path}/options; printf %s "$JUPYTER_TOKEN" > {tmp_path}/token'
+    monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
+    monkeypatch.setattr(sys, "executable", shell(tmp_path, script))
+    (tmp_path / "folder").mkdir()
+    command.serve(Setting(), tmp_path / "folder", 8866, browser=True, ip=ip)
+    options, token, printed = (tmp_path / "options").read_text(), (tmp_path / "token").read_text(), capsys.readouterr()
+    assert f"--Voila.ip={ip} " in options
+    if ip == "localhost":
+        assert token == ""
+        assert "--Voila.auto_token=False" in options
+        assert "token" not in printed.out
+    else:
+        assert len(token) > 20
+        assert f"http://localhost:8866/?token={token} " in printed.out
+        assert "--Voila.auto_token=True" in options
+        assert "--Voila.open_browser=False" in options
+        assert token not in options
+
+
+def test_help_is_printed_where_the_output_has_no_greek_letters():
+    """As in a terminal or a file of Windows; the text of an unstable setting has Greek letters, too."""
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    run = [sys.executable, "-m", "bioshare", "explore"]
+    printed = subprocess.run([*run, "--help"], env=environment, capture_output=True, check=True).stdout.decode("cp1252")
+    assert "--alpha X" in printed
+    assert "kernel, K = k² inputs, 1 to 9" in printed
+    assert "?" not in printed
 
 
 def test_kernels_of_closed_pages_end():

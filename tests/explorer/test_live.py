@@ -309,3 +309,28 @@ def test_on_a_loop_moves_are_simulated_in_the_background_and_the_last_move_is_sh
 
     explorer = asyncio.run(moves())
     assert explorer.answer.setting == Setting(**SMALL, alpha=4.0)
+
+
+def test_a_cell_waits_for_the_result_of_a_moved_slider_and_for_the_map(monkeypatch):
+    monkeypatch.setattr(live, "_compile", lambda progress: None)
+    grid = (np.array([2.0, 20.0]), np.array([0.01, 0.3]))
+    monkeypatch.setattr(live, "sweep", lambda setting, progress: bs.explorer.result.sweep(setting, *grid, progress))
+
+    async def cell():
+        explorer, depths = bs.explore(**SMALL), []
+        for alpha in (2.0, 30.0):
+            explorer.setting = explorer.setting.moved(alpha=alpha)
+            explorer.wait()
+            assert explorer.answer.setting == explorer.setting
+            depths.append(explorer.answer.neg_log_snr[-1])
+        explorer.run_map()
+        explorer.wait()
+        assert list(explorer.map.alpha) == [2.0, 20.0]
+        explorer.setting = explorer.setting.moved(alpha=90.0)
+        explorer.wait()
+        assert "Stable below" in explorer.controls.trouble.value
+        explorer.close()
+        return depths
+
+    expected = [simulate_setting(Setting(**SMALL, alpha=alpha)).neg_log_snr[-1] for alpha in (2.0, 30.0)]
+    np.testing.assert_array_equal(asyncio.run(cell()), expected)

@@ -174,3 +174,27 @@ def test_a_job_that_is_held_up_can_be_cancelled(shown):
 
     asyncio.run(moves())
     assert shown == ["answer"]
+
+
+def test_wait_shows_the_last_result_while_the_caller_blocks_the_loop(shown):
+    """A cell of a notebook blocks the loop until the end of the cell."""
+
+    async def cell():
+        worker, first = make(shown), Held("first")
+        worker.submit(first)
+        worker.submit(lambda progress: "second")
+        first.released.set()
+        worker.wait()
+        assert shown == ["second"]
+        worker.submit(lambda progress: 1 / 0)
+        worker.wait()
+        assert shown == ["second", "ZeroDivisionError('division by zero')"]
+        await asyncio.sleep(0.05)  # the loop's turn: nothing is shown twice
+        assert len(shown) == 2
+
+    asyncio.run(cell())
+
+
+def test_wait_without_jobs_returns(shown):
+    make(shown).wait()
+    assert shown == []
