@@ -140,14 +140,19 @@ class LinearSleep(Change):
 
         The map is permuted to the order of the module's taps, which costs less than to permute all weights.
         """
-        taps, back = module.taps(groups.device)
+        taps, _ = module.taps(groups.device)
         neurons = groups.transpose(0, 1).to(self.A.dtype)  # w_i^init, (N, out, K) as in memory
         parts = neurons.split(SUMMED_AT_ONCE) if neurons.device.type == "cpu" else [neurons]
         total = torch.stack([part.sum(0, dtype=self.B.dtype) for part in parts]).sum(0)
         mean = total / len(neurons)  # mu, (out, K), taps of the module
-        slept_mean = (mean[:, back] @ self.B.mT + c)[:, taps]  # mu' = B mu + c, (out, K)
+        slept_mean = self.mean_after(module, mean, c)  # mu', (out, K)
         deviations = (neurons - mean.to(neurons.dtype)).flatten(0, 1) @ self.A[taps][:, taps].mT  # A (w_i^init - mu)
         return deviations.view_as(neurons).add_(slept_mean.to(neurons.dtype)).transpose(0, 1)  # (out, N, K)
+
+    def mean_after(self, module: SharingModule, mean: Tensor, c: Tensor) -> Tensor:
+        """Map the group means (out, K) of a module, taps in memory order: mu' = B mu + c."""
+        taps, back = module.taps(mean.device)
+        return (mean[:, back] @ self.B.mT + c)[:, taps]
 
 
 @dataclass(frozen=True)

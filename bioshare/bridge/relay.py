@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.geometry import Border, inputs_of, modules
 from bioshare.checks import Array
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.nn import LocallyConnected2d
+
+PARTS = 5
+"""Parts of a simultaneous sleep: at the start of a part, every layer relays by the group means of that moment."""
 
 SMALL = 1e-300
 """Replacement of a denominator of 0 under a numerator of 0."""
@@ -25,39 +31,49 @@ class Relay:
     mean (|x|^2 would vary tenfold in layers whose drives rise and fall together). All remaining layers see drawn
     patterns, as the first layer sees patterns from the retina.
 
+    If the layers sleep at the same time (`PARTS`), the activity is the response of the groups as changed so far.
+
     Args:
         stimulus: source of drawn patterns.
         presentations: number of patterns of every layer.
         border: positions that share; only neurons at these positions belong to a group.
+        change_of: the change of a layer so far, if not yet written into the weights.
     """
 
-    def __init__(self, stimulus: Stimulus, presentations: int, border: Border = "share") -> None:
-        self.stimulus, self.presentations = stimulus, presentations
+    def __init__(
+        self,
+        stimulus: Stimulus,
+        presentations: int,
+        border: Border = "share",
+        change_of: Callable[[LocallyConnected2d], LinearSleep] | None = None,
+    ) -> None:
+        self.stimulus, self.presentations, self.change_of = stimulus, presentations, change_of
         self.border: Border = border
-        self.activity: dict[tuple[tuple[int, ...], int], Array] = {}  # by kernel size and number of channels
-        self.last: tuple[LocallyConnected2d, Array] | None = None
+        # the last layer with its patterns, by kernel size and number of channels
+        self.sources: dict[tuple[tuple[int, ...], int], tuple[LocallyConnected2d, Array]] = {}
 
     def patterns(self, layer: LocallyConnected2d, seed: int) -> Array:
         """Return the patterns (P, K) of the layer that sleeps next, after the sleep of the layer before."""
-        if self.last:
-            self._record_activity(*self.last)
-        source = (tuple(layer.kernel_size), layer.in_channels) if layer.groups == 1 else None
-        inputs = inputs_of(layer)
-        if source in self.activity:
-            patterns = self.activity[source] * np.sqrt(self.stimulus.power(inputs))
+        kernel, inputs = tuple(layer.kernel_size), inputs_of(layer)
+        source = self.sources.get((kernel, layer.in_channels)) if layer.groups == 1 else None
+        if source:
+            patterns = self._activity(*source) * np.sqrt(self.stimulus.power(inputs))
         else:
             patterns = self.stimulus.draw(self.presentations, inputs, seed=seed)
-        self.last = layer, patterns
+        self.sources[kernel, layer.out_channels] = layer, patterns
         return patterns
 
-    def _record_activity(self, layer: LocallyConnected2d, patterns: Array) -> None:
-        """Store the activity of a layer in response to the patterns: (P, out x kh x kw), of length 1 or silent."""
+    def _activity(self, layer: LocallyConnected2d, patterns: Array) -> Array:
+        """The activity of a layer in response to the patterns: (P, out x kh x kw), of length 1 or silent."""
         x, (kh, kw) = torch.from_numpy(patterns), layer.kernel_size
+        change = self.change_of(layer) if self.change_of else None
         drives = x.new_zeros(len(x), layer.out_channels, kh, kw)  # modules without neurons are silent
         for module in modules(layer, self.border, smallest=1):
             mean = module.groups(layer.weight.detach()).cpu().double().mean(1)  # mu, (out, K)
+            if change and module.neurons > 1:
+                mean = change.mean_after(module, mean.to(change.B), change.c).cpu().double()
             drives[:, :, module.rows.start % kh, module.columns.start % kw] = x[:, module.seen] @ mean.mT  # zbar
-        self.activity[(kh, kw), layer.out_channels] = _rectified(drives.flatten(1)).numpy()
+        return _rectified(drives.flatten(1)).numpy()
 
 
 def _rectified(drive: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from bioshare.bridge.scaling import (
     settling_circuit,
 )
 from bioshare.bridge.sharing import MapSharing, layer_named
-from bioshare.checks import Array, real, whole
+from bioshare.checks import Array, choice, real, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.exact import Exact, sleep_map
 from bioshare.circuit.prepare import prepare_sleep
@@ -62,8 +62,10 @@ class Sleep(MapSharing):
             output channel. Without such kernels in the module, the position keeps the weights.
         engine: as in `bioshare.simulate`. "exact" simulates on the device of the weights; an ``Exact(...)`` object
             keeps the device of the object, by default the CPU.
-        patterns: "drawn" from the stimulus; or "relayed": a layer sees the responses of an earlier layer's groups
-            (`bioshare.bridge.relay.Relay`).
+        patterns: "drawn" from the stimulus; "relayed": a layer sees the responses of an earlier layer's groups, after
+            the sleep of the earlier layer (`bioshare.bridge.relay.Relay`); or "simultaneous": all layers sleep at the
+            same time, in five parts, and see responses of groups as changed by the parts before. The pull of the rule
+            goes to the weights before the whole sleep, and circuit, momentum and learning rates go on between parts.
         rescale: bring the mean of every group back to the norm before sleep (synaptic scaling). No neuron knows the
             norm of the mean; ``gain`` is the local alternative.
         pool: number of sleeps per K whose maps are stored at the first use; every sleep draws a map from this pool.
@@ -86,7 +88,7 @@ class Sleep(MapSharing):
     presentations: int | Callable[[int], int]
     border: Border = "share"
     engine: str | Engine = "exact"
-    patterns: Literal["drawn", "relayed"] = "drawn"
+    patterns: Literal["drawn", "relayed", "simultaneous"] = "drawn"
     rescale: bool = False
     pool: int | None = None
     pool_seed: int = 0
@@ -111,8 +113,7 @@ class Sleep(MapSharing):
                 check_scalars(parameters)
         if isinstance(self.engine, str) and self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
-        if self.patterns not in ("drawn", "relayed"):
-            raise ValueError(f'patterns must be "drawn" or "relayed"; got {self.patterns!r}')
+        choice("patterns", self.patterns, ("drawn", "relayed", "simultaneous"))
         whole("pool_seed", self.pool_seed, "a non-negative integer", at_least=0)
         real("memory", self.memory, "a positive number of bytes", above=0, array=False)
         whole("silence", self.silence, "a number of presentations without input", at_least=0)
@@ -123,17 +124,19 @@ class Sleep(MapSharing):
             )
         if self.pool is not None:
             whole("pool", self.pool, "None or a number of sleeps to keep", at_least=1)
-        for name, set_ in {"pool": self.pool is not None, 'moments="share"': self.moments == "share"}.items():
+        linear = {"pool": self.pool is not None, 'moments="share"': self.moments == "share"}
+        linear['patterns="simultaneous"'] = self.patterns == "simultaneous"
+        for name, set_ in linear.items():
             if set_ and not self.collapses:
                 raise ValueError(
                     f"{name} needs a sleep that is one linear map: no noise, and the exact engine. Leave it out"
                 )
-        if self.patterns == "relayed" and self.pool is not None:
-            raise ValueError("pool must be None for relayed patterns, which depend on the weights")
-        if self.patterns == "relayed" and isinstance(self.stimulus, Grid):
+        if self.patterns != "drawn" and self.pool is not None:
+            raise ValueError(f"pool must be None for {self.patterns} patterns, which depend on the weights")
+        if self.patterns != "drawn" and isinstance(self.stimulus, Grid):
             raise ValueError(
-                "stimulus must bring new patterns all the time for relayed patterns, as stimuli.gaussian() does: the "
-                "few that a grid has in the first layer can't span the inputs of the next ones"
+                f"stimulus must bring new patterns all the time for {self.patterns} patterns, as stimuli.gaussian() "
+                "does: the few that a grid has in the first layer can't span the inputs of the next ones"
             )
 
     @classmethod
@@ -262,6 +265,8 @@ class Sleep(MapSharing):
         if self.capturable:
             return super()._changes(layers, seed, progress, map_seconds)
         patterns = self._checked_patterns(layers, seed)
+        if self.patterns == "simultaneous":
+            return self._simultaneous(layers, seed, progress, map_seconds)
         if self.collapses:
             return self._relayed(layers, seed, progress, map_seconds)
         return self._simulated(layers, patterns, seed, progress)
@@ -295,6 +300,23 @@ class Sleep(MapSharing):
             inputs = inputs_of(layer)
             patterns = relay.patterns(layer, derived(seed, inputs))[: self.length(inputs)]
             yield self._simulated_map(layer, patterns, progress, map_seconds)
+
+    def _simultaneous(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> list[LinearSleep]:
+        """Simulate the maps of all layers, and the maps up to the start of a part for the layers that relay."""
+        from bioshare.bridge.relay import PARTS, Relay
+
+        seen: dict[LocallyConnected2d, Array] = {}  # the patterns of all parts so far
+        asleep = lambda layer: self._simulated_map(layer, seen[layer], progress, map_seconds)
+        for part in range(PARTS):
+            until = lambda layer, parts: math.ceil(self.length(inputs_of(layer)) * parts / PARTS)
+            counts = {layer: until(layer, part + 1) - until(layer, part) for _, layer in layers}
+            relay = Relay(self.stimulus, max(counts.values()), self.border, asleep if part else None)
+            more = {
+                layer: relay.patterns(layer, derived(seed, inputs_of(layer), part))[:count]
+                for layer, count in counts.items()
+            }
+            seen = {layer: np.concatenate([seen[layer], x]) if part else x for layer, x in more.items()}
+        return [asleep(layer) for layer in seen]
 
     def _simulated(self, layers: Layers, patterns: dict[int, Array], seed: int, progress: bool) -> Iterator[Simulation]:
         """Yield the simulation of every layer neuron by neuron."""

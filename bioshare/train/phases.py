@@ -57,9 +57,12 @@ class IdealOptions(SimulatedOptions):
 
     Attributes:
         pool: number of sleeps to simulate once and to draw from; None simulates a new sleep each time.
+        patterns: "drawn" for every layer; "relayed" from layer to layer after each layer's sleep; or "simultaneous",
+            relayed while all layers sleep. All but "drawn" need a Gaussian stimulus and no pool.
     """
 
     pool: int | None = None
+    patterns: Literal["drawn", "relayed", "simultaneous"] = "drawn"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,7 @@ IDEAL_MODES = {
     "grid": lambda border: gentle(bs.SteadyState(), bs.stimuli.grid(), border=border),
     "gaussian": lambda border: gentle(bs.SteadyState(), border=border),
     "relayed": lambda border: gentle(bs.SteadyState(), border=border, patterns="relayed"),
+    "simultaneous": lambda border: gentle(bs.SteadyState(), border=border, patterns="simultaneous"),
     "pool": lambda border: gentle(bs.SteadyState(), border=border, pool=2),
     "neuron by neuron": lambda border: gentle(bs.SteadyState(), border=border, engine="loop"),
     "default": lambda border: bs.Sleep.steady_state(border=border),

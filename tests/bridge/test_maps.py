@@ -119,6 +119,12 @@ def test_every_relayed_layer_has_a_map_of_its_own(simulated):
     assert simulated == [18, 18, 36, 18]
 
 
+def test_a_layer_that_relays_in_a_simultaneous_sleep_has_a_map_up_to_each_of_five_parts(simulated):
+    """Only the second layer, whose responses the third layer sees; before the first part there is no change."""
+    assert gentle(bs.SteadyState(), patterns="simultaneous")(alike()).maps == 4 + 4
+    assert simulated == [18] * 4 + [18, 18, 36, 18]
+
+
 def test_layers_of_another_precision_have_maps_of_their_own(simulated):
     phase = gentle(bs.SteadyState(), pool=1)
     model = layer(kernel_size=3, padding=1)

@@ -22,10 +22,12 @@ def assert_refused(phase, model, error, problem, **arguments):
         torch.testing.assert_close(now, old, rtol=0, atol=0, equal_nan=True)
 
 
+SIMULTANEOUS = {"patterns": "simultaneous"}
 FORMS = {
     "one map": {},
     "pool": {"pool": 2},
     "relayed": {"patterns": "relayed"},
+    "simultaneous": SIMULTANEOUS,
     "neuron by neuron": {"engine": "loop"},
     "noise": {"stimulus": bs.stimuli.noise(bs.stimuli.gaussian(), 0.1)},
 }
@@ -123,13 +125,24 @@ def test_what_has_no_layers_to_share_is_refused(mode):
         ({"presentations": 1.5}, TypeError, "presentations must be a number of presentations or a callable; got 1.5"),
         ({"border": "ignore"}, ValueError, "border must be one of 'share', 'keep', 'scale'; got 'ignore'"),
         ({"engine": "exakt"}, ValueError, "engine must be one of 'exact', 'brian2', 'loop'; got 'exakt'"),
-        ({"patterns": "dreamt"}, ValueError, 'patterns must be "drawn" or "relayed"; got \'dreamt\''),
+        (
+            {"patterns": "dreamt"},
+            ValueError,
+            "patterns must be one of 'drawn', 'relayed', 'simultaneous'; got 'dreamt'",
+        ),
         ({"pool": 0}, ValueError, "pool must be None or a number of sleeps to keep, at least 1; got 0"),
         ({"pool": 1.0}, TypeError, "pool must be None or a number of sleeps to keep; got 1.0"),
         ({"pool_seed": -1}, ValueError, "pool_seed must be a non-negative integer"),
         ({"moments": "forget"}, ValueError, "moments must be one of 'keep', 'share', 'reset'; got 'forget'"),
         ({"memory": 0}, ValueError, "memory must be a positive number of bytes; got 0"),
         ({"engine": "loop", "pool": 2}, ValueError, "pool needs a sleep that is one linear map"),
+        (SIMULTANEOUS | {"engine": "loop"}, ValueError, 'patterns="simultaneous" needs a sleep that is one linear map'),
+        (SIMULTANEOUS | {"pool": 2}, ValueError, "pool must be None for simultaneous patterns"),
+        (
+            SIMULTANEOUS | {"stimulus": bs.stimuli.grid()},
+            ValueError,
+            "stimulus must bring new patterns .* simultaneous",
+        ),
     ],
 )
 def test_impossible_sleeps_are_refused_when_they_are_made(options, error, problem):

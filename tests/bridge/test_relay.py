@@ -126,6 +126,35 @@ def test_the_sleep_uses_weights_after_sleep_and_the_means_of_groups():
         assert_agree(module.groups(model[1].weight.detach()), torch.from_numpy(expected), atol=1e-10)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("gamma", [0.0, 0.3])
+def test_layers_that_sleep_at_the_same_time_see_the_means_of_every_part(momentum, gamma):
+    """Presentation by presentation with Eq. 4; the pull goes to the weights before the whole sleep."""
+    model = nn.Sequential(layer(kernel_size=3, padding=1), layer(seed=1, inputs=4, kernel_size=3))
+    first, second = copy.deepcopy(model)
+    modules = [(part, module) for part in (first, second) for module in bs.bridge.modules(part)]
+    initial = [module.groups(part.weight.detach()).numpy() for part, module in modules]
+    groups, moved = [w.copy() for w in initial], [np.zeros_like(w) for w in initial]
+    for part in range(5):
+        with torch.no_grad():
+            for (own, module), w in zip(modules, groups, strict=True):
+                module.write(own.weight, torch.from_numpy(w))
+        drawn = GAUSSIAN.draw(6, 18, seed=derived(3, 18, part))
+        seen = {first: drawn, second: relayed(answers(averaged(copy.deepcopy(first)), drawn))}
+        for i, (own, module) in enumerate(modules):
+            for x in seen[own][: 3 if own is first else 6, module.seen.numpy()]:
+                z = groups[i] @ x  # (out, N)
+                gradient = (z - z.mean(1, keepdims=True))[..., None] * x + gamma * (groups[i] - initial[i])
+                moved[i] = momentum * moved[i] - 0.02 * gradient
+                groups[i] = groups[i] + moved[i]
+    rule = bs.Hebbian(gamma=gamma, momentum=momentum, learning_rate=0.02)
+    length = lambda inputs: {18: 15, 36: 30}[inputs]
+    bs.Sleep(bs.SteadyState(), rule, GAUSSIAN, length, patterns="simultaneous")(model, seed=3)
+    for (own, module), w in zip(modules, groups, strict=True):
+        slept = model[0 if own is first else 1].weight.detach()
+        assert_agree(module.groups(slept), torch.from_numpy(w), atol=1e-10)
+
+
 def test_the_first_layer_sleeps_on_drawn_patterns():
     model = layer(kernel_size=3, padding=1)
     drawn, first = (after(gentle(bs.SteadyState(), patterns=p), model) for p in ("drawn", "relayed"))

@@ -58,6 +58,13 @@ def test_a_sleep_is_rescaled_unless_it_has_a_gain(options):
         options(gain=1.25, rescale=True).phase(0)
 
 
+@pytest.mark.parametrize("options", [IdealOptions, CircuitOptions])
+def test_patterns_arrive(options):
+    phase = options(stimulus="gaussian", patterns="simultaneous").phase(7)
+    assert phase.patterns == "simultaneous"
+    assert not phase.capturable
+
+
 def test_every_field_of_hebbian_sharing_arrives():
     options = HebbianOptions(updates=3, alpha=5.0, border="keep", moments="reset")
     assert options.phase(7) == HebbianSharing(updates=3, alpha=5.0, border="keep", moments="reset")

@@ -36,9 +36,10 @@ def _tiny(monkeypatch):
         varied(IdealOptions(stimulus="gaussian", strength=0.1, gamma=0.01, rescale=False)),
         varied(IdealOptions(pool=2, moments="share", border="keep"), count="run"),
         varied(HebbianOptions(updates=3, moments="share")),
+        varied(IdealOptions(stimulus="gaussian", patterns="simultaneous", gamma=0.1, presentations=1.0)),
         varied(network=LocallyConnected(normalisation="lateral")),
     ],
-    ids=["moments", "bf16", "noise", "gaussian", "pool", "hebbian", "centring"],
+    ids=["moments", "bf16", "noise", "gaussian", "pool", "hebbian", "simultaneous", "centring"],
 )
 def test_a_run_that_sleeps_and_is_stopped_ends_with_the_same_weights_moments_and_history(tmp_path, config):
     run(tmp_path / "straight", config, record_snr=1)
