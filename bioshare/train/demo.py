@@ -10,59 +10,62 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bioshare.bridge import InstantSharing, Sleep, neg_log_snr
-from bioshare.circuit.circuits import RateCircuit, SteadyState
-from bioshare.circuit.rules import Gated, Hebbian
-from bioshare.circuit.stimuli import grid
+from bioshare.bridge import InstantSharing, Phase, Sleep, neg_log_snr
 from bioshare.cli import positive
 from bioshare.nn import to_locally_connected
-from bioshare.text import aligned, mean_and_deviation, number
+from bioshare.text import aligned, mean_and_deviation, number, paired_difference
 
 CANVAS = 14
 """Rows and columns of the input; the digits have 8 x 8 pixels."""
 
+VALIDATION_IMAGES = 397
+"""Number of images for the choice of learning rates, the same for every seed; all 1400 further images train or test."""
 
-def rate_circuit_sleep() -> Sleep:
-    """One cycle of the grid through the rate circuit at alpha = 10, after a presentation in which the circuit settles.
+LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Learning rates that a search may try."""
 
-    The summed learning rate of a presentation, momentum included, is 100 x 5e-4 / (1 - 0.95) = 1: deviations fall
-    to about 1/e, and the mean to exp(-1/11) = 0.91.
-    """
-    rule = Hebbian(gamma=0.0, momentum=0.95, learning_rate=Gated(5e-4))
-    return Sleep(RateCircuit(alpha=10.0), rule, grid(), presentations=lambda inputs: inputs + 1)
+FIRST_LEARNING_RATES = LEARNING_RATES[4:8]
+"""Learning rates that a search tries for every network: 0.1 to 3."""
 
-
-def ideal_sleep() -> Sleep:
-    """One cycle of the grid through the ideal circuit, each presentation removing 1 - 1/e of the deviations."""
-    rule = Hebbian(gamma=0.0, momentum=0.0, learning_rate=1 - math.exp(-1))
-    return Sleep(SteadyState(), rule, grid(), presentations=lambda inputs: inputs)
+FIRST_SEARCH_SEED = 100
+"""First seed of a search; the table has seeds from 0 on."""
 
 
 @dataclass(frozen=True)
 class DemoNetwork:
-    """One network of the demo: a name, and the phase between steps of learning, if any."""
+    """A network of the demo.
+
+    Args:
+        name: head of the row in the table.
+        learning_rate: learning rate at the start, chosen by `search_learning_rates`.
+        phase: change of the weights between steps of learning, if any.
+        locally_connected: False for a convolutional network.
+    """
 
     name: str
+    learning_rate: float
+    phase: Phase | None = None
     locally_connected: bool = True
-    sharing: InstantSharing | Sleep | None = None
 
+
+PLAIN = DemoNetwork("locally connected", 1.0)
 
 NETWORKS = (
-    DemoNetwork("convolutional", locally_connected=False),
-    DemoNetwork("locally connected"),
-    DemoNetwork("... instant sharing", sharing=InstantSharing()),
-    DemoNetwork("... ideal sleep", sharing=ideal_sleep()),
-    DemoNetwork("... rate-circuit sleep, alpha = 10", sharing=rate_circuit_sleep()),
+    DemoNetwork("convolutional", 0.3, locally_connected=False),
+    PLAIN,
+    DemoNetwork("... instant sharing", 0.3, InstantSharing()),
+    DemoNetwork("... ideal sleep", 0.3, Sleep.steady_state(pool=1)),
+    DemoNetwork("... rate-circuit sleep, alpha = 10", 0.3, Sleep.rate_circuit(alpha=10.0, pool=8)),
 )
+"""Rows of the table; the learning rates come from ``python -m bioshare demo --tune --seeds 3``."""
 
 
 @dataclass(frozen=True)
@@ -70,60 +73,83 @@ class DemoSettings:
     """Training of all networks.
 
     Args:
-        images: number of training images; all further images are for testing.
+        images: number of training images; all further images, except for validation, are for testing.
         steps: number of steps of SGD with Nesterov momentum 0.9; the learning rate falls to 0 along a cosine.
         batch: images per step.
-        every: steps from one sleep to the next; the first sleep follows the first step.
-        learning_rate: learning rate at the start.
+        every: steps from one phase to the next; the first phase follows the first step.
     """
 
     images: int = 400
     steps: int = 250
     batch: int = 32
     every: int = 10
-    learning_rate: float = 0.3
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trial:
     """One network, trained from one seed.
 
     Attributes:
-        accuracy: percentage of test images with the right class.
+        accuracy: percentage of test (or validation) images with the right class.
         neg_log_snr: median over groups, then over layers, at the end; NaN for a convolution.
-        seconds: time of all optimiser steps.
-        sleeps: seconds of every sleep.
     """
 
-    accuracy: float = math.nan
-    neg_log_snr: float = math.nan
-    seconds: float = 0.0
-    sleeps: list[float] = field(default_factory=list)
+    accuracy: float
+    neg_log_snr: float
 
 
 @dataclass(frozen=True, repr=False)
 class DemoResults:
-    """The trials of every network, by name; prints as a table."""
+    """Learning rates and trials of every network, by name; prints as a table."""
 
     settings: DemoSettings
+    learning_rates: dict[str, float]
     trials: dict[str, list[Trial]]
 
     def __repr__(self) -> str:
-        rows = [("network", "test accuracy %", "-log SNR", "ms / step", "ms / sleep", "% asleep")]
+        heads = "network", "learning rate", "test accuracy %", f"difference to {PLAIN.name}", "-log SNR"
+        plain = [trial.accuracy for trial in self.trials.get(PLAIN.name, [])]
+        rows: list[Sequence[str]] = [heads]
         for name, trials in self.trials.items():
             if trials:
-                steps = sum(trial.seconds for trial in trials)
-                sleeps = [seconds for trial in trials for seconds in trial.sleeps]
+                accuracies = [trial.accuracy for trial in trials]
                 cells = (
-                    mean_and_deviation([trial.accuracy for trial in trials]),
+                    f"{self.learning_rates[name]:g}",
+                    mean_and_deviation(accuracies),
+                    "" if name == PLAIN.name else paired_difference(accuracies, plain),
                     number(statistics.fmean(trial.neg_log_snr for trial in trials)),
-                    number(1e3 * steps / (len(trials) * self.settings.steps)),
-                    number(1e3 * statistics.fmean(sleeps) if sleeps else None),
-                    number(100 * sum(sleeps) / (steps + sum(sleeps)) if sleeps else None, ".0f"),
                 )
                 rows.append((name, *cells))
         seeds = max(map(len, self.trials.values()))
-        return f"{aligned(rows)}\nmean +- standard deviation over {seeds} seeds; {self.settings}"
+        note = f"mean +- standard deviation over {seeds} seeds; differences over the same seeds +- standard error"
+        return f"{aligned(rows)}\n{note}\n{self.settings}"
+
+
+@dataclass(frozen=True, repr=False)
+class LearningRateSearch:
+    """Validation accuracies of every network by learning rate; prints as a table with the best rate of every network.
+
+    Attributes:
+        seeds: number of seeds.
+        accuracies: percentages of right validation images, a value for every seed, by network and learning rate.
+    """
+
+    seeds: int
+    accuracies: dict[str, dict[float, list[float]]]
+
+    def best(self, network: str) -> float:
+        """Return the learning rate with the highest mean accuracy."""
+        tried = self.accuracies[network]
+        return max(tried, key=lambda rate: statistics.fmean(tried[rate]))
+
+    def __repr__(self) -> str:
+        rates = sorted({rate for tried in self.accuracies.values() for rate in tried})
+        rows = [("network", *(f"{rate:g}" for rate in rates), "best")]
+        for name, tried in self.accuracies.items():
+            cells = [mean_and_deviation(tried[rate]) if rate in tried else "" for rate in rates]
+            rows.append((name, *cells, f"{self.best(name):g}"))
+        note = f"validation accuracy % by learning rate, mean +- standard deviation over {self.seeds} seeds"
+        return f"{aligned(rows)}\n{note}"
 
 
 def run_demo(
@@ -142,20 +168,52 @@ def run_demo(
         progress: show a bar.
     """
     seeds, settings = list(seeds), settings or DemoSettings()
-    results = DemoResults(settings, {network.name: [] for network in networks})
+    learning_rates = {network.name: network.learning_rate for network in networks}
+    results = DemoResults(settings, learning_rates, {network.name: [] for network in networks})
     total = len(seeds) * len(networks) * settings.steps
     with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
         try:
             for seed in seeds:
                 for network in networks:
                     bar.set_description(f"seed {seed}, {network.name}")
-                    with torch.random.fork_rng(devices=[]):
-                        torch.manual_seed(seed)
-                        results.trials[network.name].append(_trial(network, settings, seed, bar))
+                    results.trials[network.name].append(_trial(network, settings, seed, bar))
         except KeyboardInterrupt:
             if not any(results.trials.values()):
                 raise
     return results
+
+
+def search_learning_rates(
+    seeds: Sequence[int] = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + 3),
+    settings: DemoSettings | None = None,
+    networks: Sequence[DemoNetwork] = NETWORKS,
+    progress: bool = True,
+) -> LearningRateSearch:
+    """Search the learning rate with the highest mean validation accuracy, by the same rule for every network.
+
+    The first rates are `FIRST_LEARNING_RATES`; the rate below and the rate above the best follow, until both have been
+    tried. At an end of `LEARNING_RATES` the search stops.
+
+    Args:
+        seeds: seeds different from the seeds of the table.
+        settings: training of all networks; None for the defaults.
+        networks: networks whose own learning rates play no part.
+        progress: show a bar.
+    """
+    settings = settings or DemoSettings()
+    search = LearningRateSearch(len(seeds), {network.name: {} for network in networks})
+    with tqdm(disable=not progress, unit="step", leave=False) as bar:
+        for network in networks:
+            tried, due = search.accuracies[network.name], list(FIRST_LEARNING_RATES)
+            while due:
+                for rate in due:
+                    bar.set_description(f"learning rate {rate:g}, {network.name}")
+                    candidate = replace(network, learning_rate=rate)
+                    trials = [_trial(candidate, settings, seed, bar, validation=True) for seed in seeds]
+                    tried[rate] = [trial.accuracy for trial in trials]
+                best = LEARNING_RATES.index(search.best(network.name))
+                due = [rate for rate in LEARNING_RATES[max(best - 1, 0) : best + 2] if rate not in tried]
+    return search
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,40 +221,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=positive, default=5, help="number of seeds (default: %(default)s)")
     steps = DemoSettings.steps
     parser.add_argument("--steps", type=positive, default=steps, help="training steps (default: %(default)s)")
+    tune = f"search every row's learning rate on validation images, with seeds from {FIRST_SEARCH_SEED} on"
+    parser.add_argument("--tune", action="store_true", help=tune)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Run the demo and print its table."""
+    """Run the demo or the search of the learning rates, and print a table."""
     torch.set_num_threads(1)  # the layers are so small that a second thread costs more than it brings
-    print(run_demo(range(arguments.seeds), DemoSettings(steps=arguments.steps)))
+    work, first = (search_learning_rates, FIRST_SEARCH_SEED) if arguments.tune else (run_demo, 0)
+    print(work(range(first, first + arguments.seeds), DemoSettings(steps=arguments.steps)))
 
 
-def _trial(network: DemoNetwork, settings: DemoSettings, seed: int, bar: tqdm) -> Trial:
-    images, labels, test_images, test_labels = _placed_digits(settings.images)
-    model = _convolutions()
-    if network.locally_connected:
-        model = to_locally_connected(model, (1, CANVAS, CANVAS))
-    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    trial = Trial()
-    for step in range(settings.steps):
-        start = time.perf_counter()
-        chosen = torch.randint(len(images), (settings.batch,))
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
-        optimizer.step()
-        schedule.step()
-        trial.seconds += time.perf_counter() - start
-        if network.sharing and step % settings.every == 0:
-            report = network.sharing(model, seed=seed * settings.steps + step)
-            trial.sleeps.append(sum(layer.seconds for layer in report.layers))
-        bar.update()
+def _trial(network: DemoNetwork, settings: DemoSettings, seed: int, bar: tqdm, validation: bool = False) -> Trial:
+    """Train a network and test it; the state of torch's global generator is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        images, labels, test_images, test_labels = _placed_digits(settings.images, validation)
+        model = _convolutions()
+        if network.locally_connected:
+            model = to_locally_connected(model, (1, CANVAS, CANVAS))
+        optimizer = torch.optim.SGD(model.parameters(), network.learning_rate, momentum=0.9, nesterov=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+        for step in range(settings.steps):
+            chosen = torch.randint(len(images), (settings.batch,))
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+            schedule.step()
+            if network.phase and step % settings.every == 0:
+                network.phase.change(model, seed * settings.steps + step)
+            bar.update()
     with torch.no_grad():
         predicted = model.eval()(test_images).argmax(1)
-    trial.accuracy = 100 * (predicted == test_labels).double().mean().item()
-    if network.locally_connected:
-        trial.neg_log_snr = statistics.median(neg_log_snr(model).values())
-    return trial
+    accuracy = 100 * (predicted == test_labels).double().mean().item()
+    return Trial(accuracy, statistics.median(neg_log_snr(model).values()) if network.locally_connected else math.nan)
 
 
 def _convolutions() -> nn.Sequential:
@@ -209,10 +267,13 @@ def _convolutions() -> nn.Sequential:
     return nn.Sequential(*block(1, 16), *block(16, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
-def _placed_digits(training: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, test images and labels, each image at a random place."""
+def _placed_digits(training: int, validation: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images and labels, then test (or validation) images and labels, each image at a random place."""
     images, labels = map(torch.as_tensor, load_digits(return_X_y=True))
-    order = torch.randperm(len(labels))
+    fixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    held_out, others = fixed[:VALIDATION_IMAGES], fixed[VALIDATION_IMAGES:]
+    others = others[torch.randperm(len(others))]
+    order = torch.cat([others[:training], held_out if validation else others[training:]])
     images, labels = _placed(images[order].float().view(-1, 8, 8) / 16), labels[order]
     return images[:training], labels[:training], images[training:], labels[training:]
 
