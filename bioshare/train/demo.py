@@ -59,10 +59,10 @@ class DemoNetwork:
 PLAIN = DemoNetwork("locally connected", 1.0)
 
 NETWORKS = (
-    DemoNetwork("convolutional", 0.3, locally_connected=False),
+    DemoNetwork("convolutional", 1.0, locally_connected=False),
     PLAIN,
-    DemoNetwork("... instant sharing", 0.3, InstantSharing()),
-    DemoNetwork("... ideal sleep", 0.3, Sleep.steady_state(pool=1)),
+    DemoNetwork("... instant sharing", 1.0, InstantSharing()),
+    DemoNetwork("... ideal sleep", 1.0, Sleep.steady_state(pool=1)),
     DemoNetwork("... rate-circuit sleep, alpha = 10", 0.3, Sleep.rate_circuit(alpha=10.0, pool=8)),
 )
 """Rows of the table; the learning rates come from ``python -m bioshare demo --tune --seeds 3``."""
