@@ -48,12 +48,14 @@ class DemoNetwork:
         learning_rate: learning rate at the start, chosen by `search_learning_rates`.
         phase: change of the weights between steps of learning, if any.
         locally_connected: False for a convolutional network.
+        repeated: False for a phase after the first step alone.
     """
 
     name: str
     learning_rate: float
     phase: Phase | None = None
     locally_connected: bool = True
+    repeated: bool = True
 
 
 PLAIN = DemoNetwork("locally connected", 1.0)
@@ -242,13 +244,14 @@ def _trial(network: DemoNetwork, settings: DemoSettings, seed: int, bar: tqdm, v
             model = to_locally_connected(model, (1, CANVAS, CANVAS))
         optimizer = torch.optim.SGD(model.parameters(), network.learning_rate, momentum=0.9, nesterov=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+        every = settings.every if network.repeated else settings.steps
         for step in range(settings.steps):
             chosen = torch.randint(len(images), (settings.batch,))
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[chosen]), labels[chosen]).backward()
             optimizer.step()
             schedule.step()
-            if network.phase and step % settings.every == 0:
+            if network.phase and step % every == 0:
                 network.phase.change(model, seed * settings.steps + step)
             bar.update()
     with torch.no_grad():
