@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bioshare.bridge import InstantSharing, Phase, Sleep, neg_log_snr
+from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.cli import positive
 from bioshare.nn import to_locally_connected
 from bioshare.text import aligned, mean_and_deviation, number, paired_difference
@@ -66,6 +67,9 @@ NETWORKS = (
     DemoNetwork("... instant sharing", 1.0, InstantSharing()),
     DemoNetwork("... ideal sleep", 1.0, Sleep.steady_state(pool=1)),
     DemoNetwork("... rate-circuit sleep, alpha = 10", 0.3, Sleep.rate_circuit(alpha=10.0, pool=8)),
+    DemoNetwork("... control: random groups", 0.3, RandomGroups()),
+    DemoNetwork("... control: shrunk once, not shared", 0.3, Shrinking(), repeated=False),
+    DemoNetwork("... control: one mean for all positions", 0.3, LayerMean()),
 )
 """Rows of the table; the learning rates come from ``python -m bioshare demo --tune --seeds 3``."""
 
