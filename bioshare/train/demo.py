@@ -2,7 +2,8 @@
 
 Every training image is seen at one place only. A convolution applies the learned kernel at every place; a locally
 connected network does not, unless sleep carries the kernel there. Sharing ties every third position (a 3 x 3 kernel
-has nine modules), so that sharing closes part of the gap.
+has nine modules), so that sharing closes part of the gap. Controls could show the opposite: random groups, smaller
+weights without sharing, and one mean for all positions, the most that sharing at intervals could do.
 """
 
 from __future__ import annotations

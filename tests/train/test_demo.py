@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import math
 import re
 
@@ -45,15 +46,28 @@ def test_trials_hold_what_was_measured(results):
         assert all(math.isnan(trial.neg_log_snr) != network.locally_connected for trial in trials)
 
 
-def test_sharing_makes_the_weights_of_a_group_agree(results):
-    plain, instant = (results.trials[name] for name in ("locally connected", "... instant sharing"))
+@pytest.mark.parametrize("name", ["instant sharing", "ideal sleep", "rate-circuit sleep, alpha = 10"])
+def test_sharing_makes_the_weights_of_a_group_agree(results, name):
+    plain, instant = results.trials[demo.PLAIN.name], results.trials[f"... {name}"]
     assert all(shared.neg_log_snr < own.neg_log_snr - 3 for own, shared in zip(plain, instant, strict=True))
 
 
-def test_the_same_seed_gives_the_same_network(results):
-    again = demo.run_demo([1], TINY, demo.NETWORKS[-1:], progress=False).trials[demo.NETWORKS[-1].name][0]
-    first = results.trials[demo.NETWORKS[-1].name][1]
-    assert (again.accuracy, again.neg_log_snr) == (first.accuracy, first.neg_log_snr)
+def test_a_seed_gives_the_same_network_whatever_other_networks_there_are(results):
+    again = demo.run_demo([1], TINY, demo.NETWORKS[::-2], progress=False)
+    for name, (trial,) in again.trials.items():
+        np.testing.assert_array_equal(dataclasses.astuple(trial), dataclasses.astuple(results.trials[name][1]))
+
+
+def test_a_phase_that_is_not_repeated_follows_the_first_step_alone():
+    seeds = []
+
+    class Recording(bridge.Phase):
+        def change(self, model, seed=0, *, optimizer=None):
+            seeds.append(seed)
+
+    for repeated in (True, False):
+        demo.run_demo([3], TINY, [demo.DemoNetwork("a", 0.1, Recording(), repeated=repeated)], progress=False)
+    assert seeds == [12, 14, 12]
 
 
 def test_every_image_is_whole_and_somewhere_on_the_canvas():
