@@ -1,6 +1,9 @@
 """Types of command-line options."""
 
 import argparse
+from pathlib import Path
+
+from bioshare.files import expanded
 
 
 def positive(text: str) -> int:
@@ -9,6 +12,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1; got {number}")
     return number
+
+
+def path(text: str) -> Path:
+    """A path; ~ and variables of the environment are replaced."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def device(text: str) -> str:

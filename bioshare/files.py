@@ -1,10 +1,12 @@
-"""Files that are never half written, and folders of one process at a time."""
+"""Paths of users, files that are never half written, and folders of one process at a time."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -13,24 +15,58 @@ except ImportError:  # Windows
     fcntl = None
 
 
+UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
+"""Errors of a file system that has no fsync; a full or broken disk has other numbers."""
+
+
+def expanded(path: os.PathLike[str] | str) -> Path:
+    """A path with a leading ~ replaced by the home folder, and $NAME or ${NAME} by variables of the environment.
+
+    Raises:
+        ValueError: the path names a user or a variable that does not exist.
+    """
+    text = os.path.expandvars(os.path.expanduser(path))
+    unknown = re.search(r"^~[^/\\]*|\$(\w+|\{\w+\})", text)
+    if unknown:
+        raise ValueError(
+            f"path must name users and variables that exist; {path} has {unknown[0]}. Write the folder out"
+        )
+    return Path(text)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that replaces ``path`` at the end of the block, unless an error is raised.
 
     The data are on the disk before the name changes, so that a kill or a power cut leaves the old file or the new.
+    File systems without permissions or without fsync are allowed.
+
+    Raises:
+        OSError: the file can't be written; the message names ``path``, and the old file stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.touch()
-    mode = temporary.stat().st_mode
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # safetensors makes files for their owner only
+        with suppress(OSError):
+            temporary.chmod(mode)  # safetensors makes files for their owner only
         _to_disk(temporary)
         os.replace(temporary, path)
-        _to_disk(path.parent)
+        with suppress(OSError):  # Windows and some network drives can't open or flush a folder
+            _to_disk(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}, while the file was written", str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def os_error(error: Exception) -> OSError:
+    """The error of the operating system in the message of a library in Rust, "... (os error 28)"."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
 
 
 @contextmanager
@@ -56,7 +92,8 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows keeps open files
+                path.unlink()
 
 
 def check_writable(folder: Path) -> None:
@@ -74,8 +111,11 @@ def check_writable(folder: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes writable files only
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(descriptor)

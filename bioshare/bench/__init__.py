@@ -6,11 +6,11 @@ import argparse
 import importlib
 import json
 import time
-from pathlib import Path
 
 import torch
 
 from bioshare.bench.harness import machine_line, without_tf32
+from bioshare.cli import path
 from bioshare.files import check_writable, replacing
 
 BENCHES = {
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benches = parser.add_subparsers(dest="bench", required=True)
     for name, help_text in BENCHES.items():
         bench = benches.add_parser(name, help=help_text, description=help_text)
-        bench.add_argument("--to", type=Path, help="a JSON file for machine, options and rows")
+        bench.add_argument("--to", type=path, help="a JSON file for machine, options and rows")
         importlib.import_module(f"bioshare.bench.{name}").add_arguments(bench)
 
 
@@ -49,5 +49,5 @@ def main(arguments: argparse.Namespace) -> None:
         rows = importlib.import_module(f"bioshare.bench.{arguments.bench}").main(arguments)
     if arguments.to is not None:
         measured = {"machine": machine, "seconds": time.perf_counter() - start, "options": vars(arguments)}
-        with replacing(arguments.to) as path:
-            path.write_text(json.dumps(measured | {"rows": rows}, indent=1, default=str) + "\n")
+        with replacing(arguments.to) as file:
+            file.write_text(json.dumps(measured | {"rows": rows}, indent=1, default=str) + "\n")

@@ -34,7 +34,7 @@ from bioshare.explorer.result import (
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SYMBOLS, Setting
 from bioshare.explorer.sources import alpha_edges, cell_edges, unstable_source
 from bioshare.explorer.widgets import bokehjs
-from bioshare.files import replacing
+from bioshare.files import expanded, replacing
 
 
 def save(path: str | os.PathLike[str], setting: Setting, progress: Progress = True) -> Path:
@@ -56,7 +56,7 @@ def save(path: str | os.PathLike[str], setting: Setting, progress: Progress = Tr
         FileNotFoundError, IsADirectoryError, PermissionError: ``path`` can't be written; nothing was computed.
         ValueError: no sleep of the grid is stable.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         raise IsADirectoryError(f"path must be a file, such as explorer.html; {path} is a folder")
     if not path.parent.is_dir():

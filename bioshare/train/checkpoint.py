@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bioshare.files import replacing
+from bioshare.files import os_error, replacing
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """Moments of AdamW for every parameter."""
@@ -26,7 +26,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     ready = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(metadata)
     with replacing(path) as temporary:
-        save_file(ready, temporary, {"metadata": text, "checksum": _checksum(text, ready)})
+        try:
+            save_file(ready, temporary, {"metadata": text, "checksum": _checksum(text, ready)})
+        except SafetensorError as error:
+            raise os_error(error) from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

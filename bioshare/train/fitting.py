@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from bioshare.checks import choice, real, whole
-from bioshare.files import check_writable, locked
+from bioshare.files import check_writable, expanded, locked
 from bioshare.nn.forms import Form
 from bioshare.nn.functional import prefer
 from bioshare.train import checkpoint
@@ -35,6 +35,9 @@ from bioshare.train.stored import check_same, config_of, config_text
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the file of a checkpoint in the folder of a run."""
+
+TRIAL = f"trial-{CHECKPOINT}"
+"""Name of a checkpoint that is written and deleted before training."""
 
 LOOK_EVERY = {"cpu": 1, "cuda": 50}
 """Batches from one look at the loss, the clock and the signals to the next; on a GPU a look waits for the device."""
@@ -91,12 +94,12 @@ def fit(
         TypeError, ValueError: an argument makes no sense, or asks for graphs or a form missing on the device;
             ``config`` holds a function, which can't be stored; ``folder`` holds a run of another configuration, or any
             run without ``resume``; the files are damaged; or another process is training in the folder.
-        PermissionError: ``folder`` can't be written.
+        OSError: ``folder`` can't be written, or is full; nothing is trained if the first checkpoint finds no room.
         TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
         Interrupted: SIGTERM or Ctrl-C; a checkpoint holds everything so far.
         TimeUpError: ``seconds`` are over; a checkpoint holds everything so far.
     """
-    begun, folder = time.monotonic(), Path(folder)
+    begun, folder = time.monotonic(), expanded(folder)
     path = folder / CHECKPOINT
     real("checkpoint_every", checkpoint_every, "a number of seconds >= 0", at_least=0, infinite=True, array=False)
     real("seconds", 0 if seconds is None else seconds, "a number of seconds >= 0", at_least=0, array=False)
@@ -127,6 +130,8 @@ def fit(
             stack.enter_context(locked(folder))
         if path.exists():
             run.restore(path)
+        run.save(folder / TRIAL, sizes)  # what can't be saved fails before the training
+        (folder / TRIAL).unlink(missing_ok=True)
         epoch = sum(map(run.images, range(len(batches))))
         done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
         shown = progress and processes.rank == 0
@@ -232,7 +237,7 @@ def trained_network(folder: Path | str) -> nn.Module:
             fit(config, "run")
             evaluate(trained_network("run"), test_batches(load("digits"), config, torch.device("cpu")))
     """
-    path = Path(folder) / CHECKPOINT
+    path = expanded(folder) / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; folder must be one that fit has trained in")
     tensors, metadata = checkpoint.read(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -162,7 +163,7 @@ class History:
 def write_result(path: Path, result: xr.Dataset) -> None:
     """Write a result as netCDF, atomically."""
     with replacing(path) as temporary:
-        result.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(result.to_netcdf(engine="h5netcdf"))  # HDF5 would lock the file, and expand a ~
 
 
 def read_result(path: Path) -> xr.Dataset:
@@ -171,10 +172,10 @@ def read_result(path: Path) -> xr.Dataset:
     Raises:
         ValueError: the file is damaged.
     """
+    data = path.read_bytes()  # HDF5 would lock the file
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except OSError as error:
+        return xr.load_dataset(io.BytesIO(data), engine="h5netcdf")
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged: {error}. Move it away; a checkpoint beside it is all a run needs"
         ) from error

@@ -28,7 +28,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from bioshare.checks import whole
-from bioshare.files import replacing
+from bioshare.files import expanded, replacing
 from bioshare.train.config import TrainConfig
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 
@@ -58,10 +58,10 @@ class Job:
     folder: Path
 
     @staticmethod
-    def of(home: str, config: TrainConfig, root: Path) -> Job:
+    def of(home: str, config: TrainConfig, root: Path | str) -> Job:
         """The run of a configuration in the folder root/home/seedN."""
         name = f"{home}/seed{config.seed}"
-        return Job(name, config, root.absolute() / name)
+        return Job(name, config, expanded(root).absolute() / name)
 
 
 @dataclass

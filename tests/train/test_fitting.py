@@ -288,10 +288,14 @@ def test_checkpoints_come_when_their_time_has_come(tmp_path, monkeypatch):
     write = checkpoint.write
     monkeypatch.setattr(checkpoint, "write", lambda *arguments: (written.append(arguments[2]), write(*arguments)))
     run(tmp_path / "a", checkpoint_every=0)
-    assert [(m["epoch"], m["batch"]) for m in written] == [(e, b) for e in (0, 1) for b in range(1, 6)] + [(2, 0)]
+    assert [(m["epoch"], m["batch"]) for m in written] == [
+        (0, 0),
+        *((e, b) for e in (0, 1) for b in range(1, 6)),
+        (2, 0),
+    ]
     written.clear()
     run(tmp_path / "b", checkpoint_every=math.inf)
-    assert [(m["epoch"], m["batch"]) for m in written] == [(2, 0)]
+    assert [(m["epoch"], m["batch"]) for m in written] == [(0, 0), (2, 0)]  # a trial before training, and the end
 
 
 def test_the_result_is_written_when_it_is_old_and_at_the_end(tmp_path, monkeypatch):

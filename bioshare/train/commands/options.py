@@ -20,6 +20,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bioshare.checks import real, whole
+from bioshare.cli import path
 from bioshare.train.config import (
     AdamW,
     Convolutional,
@@ -172,7 +173,8 @@ def _reading(hint: Any) -> dict[str, Any] | None:
         return {"type": get_args(kind)[0], "nargs": "*"}
     if kind not in (int, float, str, Path):
         return None
-    reader = lambda text: None if optional and text == "None" else kind(text)
+    read = path if kind is Path else kind
+    reader = lambda text: None if optional and text == "None" else read(text)
     reader.__name__ = kind.__name__  # for argparse's messages
     return {"type": reader}
 

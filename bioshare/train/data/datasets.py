@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bioshare.files import expanded
 from bioshare.train.config import DatasetName, ImageNet, TrainConfig
 from bioshare.train.data.batches import Batches, DecodedBatches, seeded
 
@@ -234,7 +235,7 @@ def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
 
 def prepared_file(name: str, folder: Path | str | None = None) -> Path:
     """Path of a prepared data set, in ``folder``, $BIOSHARE_DATA or ``data``."""
-    return Path(folder or os.environ.get("BIOSHARE_DATA") or "data", f"{name}.safetensors")
+    return expanded(folder or os.environ.get("BIOSHARE_DATA") or "data") / f"{name}.safetensors"
 
 
 def _read_prepared(path: Path, name: str) -> Dataset:

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import bioshare
-from bioshare.files import check_writable, replacing
+from bioshare.files import check_writable, expanded, os_error, replacing
 from bioshare.train.data.datasets import pixel_statistics, prepared_file
 from bioshare.train.data.image_folders import ImageFolder
 from bioshare.train.data.sources import Averaged, CifarArchive, Contents, JpegArrays, Source, Split
@@ -87,7 +88,7 @@ def prepare(
     if name not in SOURCES:
         detail = "digits needs no preparation" if name == "digits" else f"got {name!r}"
         raise ValueError(f"name must be one of {', '.join(SOURCES)}; {detail}")
-    source, path, target = source or SOURCES[name], Path(path), prepared_file(name, folder)
+    source, path, target = source or SOURCES[name], expanded(path), prepared_file(name, folder)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; it must be {source.form}")
     check_writable(target.parent)
@@ -107,7 +108,10 @@ def write_prepared(path: Path, name: str, source: Path, contents: Contents) -> N
     if isinstance(contents.train.images, np.ndarray):
         facts["mean"], facts["std"] = pixel_statistics(contents.train.images)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"bioshare": json.dumps(facts)})
+        try:
+            save_file(tensors, temporary, {"bioshare": json.dumps(facts)})
+        except SafetensorError as error:
+            raise os_error(error) from error
 
 
 def _tensors(part: str, split: Split) -> dict[str, np.ndarray]:
