@@ -171,11 +171,14 @@ class _BrianSleep:
 
     def __init__(self, problem: Problem, settings: Brian2) -> None:
         self.problem = problem
-        self.timed = isinstance(problem.circuit, RateCircuit)
         self.neuron, self.inhibition = equations.STEADY_NEURON, equations.STEADY_INHIBITORY
-        if self.timed:
-            self.neuron = (settings.neurons or equations.NEURONS) + equations.NEURON
-            self.inhibition = (settings.inhibition or equations.INHIBITION) + equations.INHIBITORY
+        self.timed = isinstance(problem.circuit, RateCircuit)
+        if isinstance(problem.circuit, RateCircuit):
+            neurons, inhibition = equations.NEURONS, equations.INHIBITION
+            if problem.circuit.inhibitory_bias:
+                neurons, inhibition = equations.BIASED_NEURONS, equations.BIASED_INHIBITION
+            self.neuron = (settings.neurons or neurons) + equations.NEURON
+            self.inhibition = (settings.inhibition or inhibition) + equations.INHIBITORY
         self.plasticity = settings.plasticity or equations.PLASTICITY
         dt = (problem.circuit.dt if isinstance(problem.circuit, RateCircuit) else 1.0) * b2.ms
         self.held = problem.circuit.updates_per_presentation * dt
@@ -211,6 +214,7 @@ class _BrianSleep:
         )  # fmt: skip
         if isinstance(circuit, RateCircuit):
             group.tau, group.b = problem.flat(circuit.tau) * b2.ms, problem.flat(circuit.bias)
+            group.r_inh = problem.flat(circuit.resting_inhibition)
         else:
             group.alpha = problem.flat(circuit.alpha)
             group.run_regularly(equations.STEADY_FEEDBACK, when="thresholds")

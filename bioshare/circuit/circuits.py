@@ -38,6 +38,11 @@ class SteadyState(Parameters):
         self._set("alpha", real("alpha", self.alpha, "a strength of inhibition >= 0", at_least=0, infinite=True))
 
     @property
+    def resting_inhibition(self) -> Scalar:
+        """The response of the inhibitory neuron without input: 0."""
+        return 0.0
+
+    @property
     def updates_per_presentation(self) -> int:
         """Number of weight updates during a presentation: 1."""
         return 1
@@ -58,12 +63,22 @@ class RateCircuit(Parameters):
     by forward Euler; the weights are updated at every time step with the new r_i. A sleep starts at r = 0,
     r_inh = 0.
 
+    In Eq. 8 as printed r_inh settles at mean_j z_j / (1 + alpha) whatever the bias, below 0 for a negative mean drive.
+    With ``inhibitory_bias`` the inhibitory neuron has the bias, too,
+
+    tau dr_i/dt   = -r_i   + z_i - alpha (r_inh - b) + b
+    tau dr_inh/dt = -r_inh + mean_j r_j,
+
+    and starts at r_inh = b. Then r_inh is larger by b, r_i and the weights are the same, and all rates are non-negative
+    at a large enough bias (`bioshare.theory.min_bias`). The printed form is the default, as in the paper's figures.
+
     Args:
         alpha: strength of the inhibition, at least 0.
         tau: membrane time constant, milliseconds.
-        bias: b, the rate to keep the responses non-negative.
+        bias: b, the rate without input.
         dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha).
         duration: time of a presentation, milliseconds; a multiple of ``dt``.
+        inhibitory_bias: True for a bias of the inhibitory neuron, False for Eq. 8 as printed.
 
     ``alpha``, ``tau`` and ``bias`` may be arrays over the leading axes of the weights.
 
@@ -80,6 +95,7 @@ class RateCircuit(Parameters):
     bias: Scalar = 1.0
     dt: float = 1.0
     duration: float = 150.0
+    inhibitory_bias: bool = False
 
     def __post_init__(self) -> None:
         self._set("alpha", real("alpha", self.alpha, "a finite strength of inhibition >= 0", at_least=0))
@@ -87,6 +103,8 @@ class RateCircuit(Parameters):
         self._set("bias", real("bias", self.bias, "a finite rate"))
         self._set("dt", real("dt", self.dt, "a positive time step in milliseconds", above=0, array=False))
         self._set("duration", real("duration", self.duration, "a positive time in milliseconds", above=0, array=False))
+        if not isinstance(self.inhibitory_bias, bool):
+            raise TypeError(f"inhibitory_bias must be True or False; got {self.inhibitory_bias!r}")
         steps = self.duration / self.dt
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
             nearest = max(1, math.floor(steps)) * self.dt
@@ -101,6 +119,11 @@ class RateCircuit(Parameters):
                 f"{np.min(largest):g} ms here. Take a dt below {np.min(largest):g} ms that divides the duration, "
                 f"or alpha below {np.min(theory.max_alpha(self.dt, self.tau)):g}"
             )
+
+    @property
+    def resting_inhibition(self) -> Scalar:
+        """The rate of the inhibitory neuron without input, at the start of a sleep: b or, in Eq. 8 as printed, 0."""
+        return self.bias if self.inhibitory_bias else 0.0
 
     @property
     def updates_per_presentation(self) -> int:

@@ -1,11 +1,16 @@
 """Eq. 4, 8 and 9 in the language of Brian2: data, without imports.
 
-`NEURONS`, `INHIBITION` and `PLASTICITY` describe the rate circuit and can be replaced, as in ``Brian2(neurons=...)``.
-The unit follows the colon: 1 is none.
+`NEURONS`, `INHIBITION` and `PLASTICITY` describe the rate circuit and can be replaced, as in ``Brian2(neurons=...)``;
+with ``RateCircuit(inhibitory_bias=True)``, `BIASED_NEURONS` and `BIASED_INHIBITION` stand for the first two. The unit
+follows the colon: 1 is none.
 """
 
 NEURONS = """
 dr/dt = (-r + z - alpha*r_inh + b) / tau : 1  # Eq. 8a
+"""
+
+BIASED_NEURONS = """
+dr/dt = (-r + z - alpha*(r_inh - b) + b) / tau : 1  # r_inh of BIASED_INHIBITION
 """
 
 NEURON = """
@@ -20,6 +25,10 @@ beta : 1 (constant)
 
 INHIBITION = """
 dr_inh/dt = (-r_inh + r_mean - b) / tau : 1  # Eq. 8b
+"""
+
+BIASED_INHIBITION = """
+dr_inh/dt = (-r_inh + r_mean) / tau : 1  # larger by b than in Eq. 8b
 """
 
 INHIBITORY = """

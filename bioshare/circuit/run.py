@@ -139,7 +139,11 @@ class SleepRun:
 
     def _attributes(self) -> dict[str, Any]:
         parameters = self._parameters().items()
-        attributes: dict[str, Any] = {name: value for name, value in parameters if isinstance(value, int | float)}
+        attributes: dict[str, Any] = {
+            name: int(value) if isinstance(value, bool) else value  # netCDF has no truth values
+            for name, value in parameters
+            if isinstance(value, int | float)
+        }
         rate = self.rule.learning_rate
         if callable(rate):
             attributes["learning_rate"] = getattr(rate, "__qualname__", None) or repr(rate)

@@ -25,6 +25,27 @@ def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias
     return _lift(bias, 1) + z - (1 - _lift(mean_gain(alpha), 1)) * z.mean(-1, keepdims=True)
 
 
+def inhibition(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike, inhibitory_bias: ArrayLike = 0.0) -> Array:
+    """The fixed point of the inhibitory neuron: r_inh = mean_j z_j / (1 + alpha) + ``inhibitory_bias``.
+
+    In Eq. 8 as printed the inhibitory neuron has no bias, and r_inh has the sign of the mean drive whatever b. With
+    ``RateCircuit(inhibitory_bias=True)`` the bias is b. The input x is (..., K), r_inh is (...).
+    """
+    z = np.einsum("...nk,...k->...n", np.asarray(weights, float), np.asarray(x, float))
+    return mean_gain(alpha) * z.mean(-1) + np.asarray(inhibitory_bias, float)
+
+
+def min_bias(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
+    """The smallest b at which no neuron of the circuit with a bias in the inhibitory neuron settles below 0.
+
+    The maximum over the neurons of alpha / (1 + alpha) mean_j z_j - z_i, and of -mean_j z_j / (1 + alpha) for the
+    inhibitory neuron. On the way to the fixed point rates ring and may be lower (`max_dt`). The input x is (..., K),
+    the bias is (...).
+    """
+    lowest = response(weights, x, alpha).min(-1)
+    return np.maximum(-np.minimum(lowest, inhibition(weights, x, alpha)), 0.0)
+
+
 def mean_gain(alpha: ArrayLike) -> Array:
     """The factor 1 / (1 + alpha) of the mean drive of a group under inhibition (Eq. 9)."""
     return 1 / (1 + np.asarray(alpha, float))

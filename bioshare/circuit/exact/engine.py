@@ -96,6 +96,7 @@ class Exact:
                     raise
             values = torch.cat(records, -1)[..., : 1 + done // problem.record_every].cpu().numpy()
             weights, r, r_inh = (own(part).cpu().numpy() for part in groups.end(state))
+        r_inh = (r_inh + problem.flat(problem.circuit.resting_inhibition)).astype(r_inh.dtype)
         seconds = {"run": time.perf_counter() - start}
         return Outcome(weights, r, r_inh, dict(zip(RECORDED, values, strict=True)), done, seconds)
 

@@ -1,8 +1,8 @@
 """Presentations propagated whole: the mathematics of the engine "exact", and the steps in torch.
 
 While an input x is held the circuit is linear, and only the component of each weight vector along x feels the input.
-Write v = w - w_init, m for the momentum and r for r - b, and let v_0, m_0 be v and m before the presentation. After
-some of the weight updates
+Write v = w - w_init, m for the momentum, r for r - b and r_inh for the distance from r_inh without input, and let v_0,
+m_0 be v and m before the presentation. After some of the weight updates
 
     v = p_vv v_0 + p_vm m_0 + phi x,    m = p_mv v_0 + p_mm m_0 + psi x,
 
