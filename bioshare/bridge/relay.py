@@ -31,7 +31,7 @@ class Relay:
     mean (|x|^2 would vary tenfold in layers whose drives rise and fall together). All remaining layers see drawn
     patterns, as the first layer sees patterns from the retina.
 
-    If the layers sleep at the same time (`PARTS`), the activity is the response of the groups as changed so far.
+    If all layers sleep at the same time, the activity is the response of the groups as changed so far.
 
     Args:
         stimulus: source of drawn patterns.
