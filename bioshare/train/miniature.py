@@ -137,7 +137,7 @@ CONTROLS = {
     "lc": LC,
     "lc-ws10": WS10,
     "lc-ws10-random-groups": replace(WS10, sleep=RandomGroups()),
-    "lc-ws10-shrinking": replace(WS10, sleep=Shrinking()),
+    "lc-shrunk-once": MiniatureRow(every=EPOCHS * BATCHES, sleep=Shrinking(), count="run"),  # after the first batch
     "lc-ws10-keep": REALISM["lc-ws10-keep"],
     "lc-ws10-scale": replace(WS10, sleep=InstantSharing(border="scale")),
     "lc-ws10-layer-mean": replace(WS10, sleep=LayerMean()),
