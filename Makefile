@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tables in miniature that are here; `python -m bioshare table NAME` trains and writes more
+STUDIES := $(wildcard $(patsubst %,figures/%.nc,early realism controls questions))
+
 .PHONY: figures explore notebooks docs linkcheck test lint types clean
 
 define install
@@ -25,6 +28,8 @@ figures: .venv/notebook
 	$(BIN)/python figures/stop_early.py
 	$(BIN)/python figures/asleep.py
 	$(BIN)/python figures/concepts.py
+	$(if $(wildcard figures/small.nc),$(BIN)/python figures/small.py)
+	$(if $(STUDIES),$(BIN)/python figures/studies.py $(STUDIES))
 
 explore: .venv/notebook
 	$(BIN)/python -m bioshare explore

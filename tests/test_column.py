@@ -45,10 +45,10 @@ def test_table_and_curves_come_from_what_the_command_stored(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     lines = (tmp_path / "column.md").read_text().splitlines()
     assert lines[2:] == [
-        "| conv | 2 | 91.0 +- 1.4 |  | 88.3 |  | 1.5 |",
-        "| LC | 2 | 81.0 +- 1.4 | -10.0 | 88.3 | -0.8 | 2.0 |",
-        "| LC, ws(1) | 2 | 90.0 +- 1.4 | -1.0 | 88.3 | -0.8 | 2.0 |",
-        "| LC, ws(10), α = 10 | 2 | 87.0 +- 1.4 | -4.0 | - | - | 2.0 |",
+        "| conv | 2 | 91.0 +- 1.4 |  | +10.0 +- 0.0 | 88.3 |  | 1.5 |",
+        "| LC | 2 | 81.0 +- 1.4 | -10.0 +- 0.0 |  | 88.3 | -0.8 | 2.0 |",
+        "| LC, ws(1) | 2 | 90.0 +- 1.4 | -1.0 +- 0.0 | +9.0 +- 0.0 | 88.3 | -0.8 | 2.0 |",
+        "| LC, ws(10), α = 10 | 2 | 87.0 +- 1.4 | -4.0 +- 0.0 | +6.0 +- 0.0 | - | - | 2.0 |",
         "",
         "Setting: dataset cifar10-jpeg, epochs 3, batch_size 512, padding 4.",
         "",
@@ -70,7 +70,7 @@ def test_other_images_do_not_stand_beside_the_papers_numbers(tmp_path):
     store(tmp_path, "digits")
     command = [sys.executable, SCRIPT, tmp_path / "first.nc", "--to", tmp_path / "d.v1"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "| LC | 2 | 81.0 +- 1.4 | -10.0 | - | - | 2.0 |" in shown
+    assert "| LC | 2 | 81.0 +- 1.4 | -10.0 +- 0.0 |  | - | - | 2.0 |" in shown
     assert "Setting: dataset digits, epochs 3, batch_size 512, padding 4." in shown
     assert sorted(path.name for path in tmp_path.glob("d*")) == ["d.v1.md", "d.v1.png", "d.v1.svg"]
 

@@ -1,0 +1,198 @@
+"""What changes the table in miniature: early sharing, realistic sleeps, controls and the paper's open questions.
+
+A picture for every file of ``python -m bioshare table early``, ``realism``, ``controls`` or ``questions``; rows and
+seeds that are missing are left out. The forests show the accuracy of the last epoch minus the accuracy of ws(10) with
+the same seed: dots, with the mean and the standard error of the mean; dotted, the mean difference of LC. In the curves,
+dots are seeds, and bars and bands are the mean with the standard error; those of two rows are not paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from column import last, read, stored
+from convergence import AMBER, HERE, NAVY, RUST
+from forest import GREY, differences, forest, standard_error
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE = "#5f9ac9"
+REFERENCE = "lc-ws10"
+MARGIN = 0.5
+"""Points of accuracy within which a control counts as good as ws(10)."""
+TEXTS = {
+    "lc": ("LC", "never shares"),
+    "lc-copy": ("LC, equal start", "the same kernel at all positions before training"),
+    "lc-ws10-copy": ("equal start", "the same kernel at all positions before training"),
+    "lc-ws10-late": ("late", "shares in the second half of training only"),
+    "lc-ws10-share-moments": ("moments shared", "AdamW's moments become group means, too"),
+    "lc-ws10-reset-moments": ("moments reset", "AdamW's moments become 0 at every sharing"),
+    "lc-ws10-last-batch": ("sharing before the test", "the last batch of an epoch shares"),
+    "lc-ws10-run": ("counted over the run", "every tenth batch, across the ends of epochs"),
+    "lc-ws10-rate-half": ("rate halved", "half the learning rate"),
+    "lc-ws10-rate-double": ("rate doubled", "twice the learning rate"),
+    "lc-ws10-gaussian": ("Gaussian inputs", "rate circuit, α = 10; Gaussian in place of the grid"),
+    "lc-ws10-relayed": ("relayed patterns", "a layer passes the sleeping input on to the next"),
+    "lc-ws10-keep": ("border kept", "kernels at the padding are not shared"),
+    "lc-ws10-alpha10-keep": ("border kept, α = 10", "the same in the rate circuit"),
+    "lc-ws10-scale": ("border scaled", "kernels at the padding are scaled as the shared"),
+    "lc-ws10-random-groups": ("random groups", "groups of the same sizes, positions drawn"),
+    "lc-ws10-shrinking": ("shrinking", "weights shrink as in sharing, but share nothing"),
+    "lc-ws10-alpha10": ("rate circuit, rescaled", "α = 10; groups regain the norm of their mean"),
+    "lc-ws10-alpha10-gain": ("rate circuit, constant gain", "α = 10; one factor in place of rescaling"),
+    "lc-ws10-layer-mean": ("one mean", "all positions of a layer become equal"),
+    "lc-ws10-simultaneous": ("all layers at once", "layers sleep at the same time"),
+    "lc-ws10-learned-groups": ("learned groups", "lateral connections from correlations of inputs"),
+    "lc-lateral": ("LC, lateral centring", "lateral connections replace BatchNorm's mean"),
+    "lc-ws10-lateral": ("lateral centring", "lateral connections replace BatchNorm's mean"),
+    "lc-4x": ("LC, four times longer", "a smaller learning rate"),
+    "lc-ws10-4x": ("four times longer", "a smaller learning rate"),
+}
+"""Titles of rows and the changes in words."""
+ALPHAS = {str(alpha): f"lc-ws10-alpha{alpha}" for alpha in (2, 5, 10, 20, 50)}
+IDEAL = "lc-ws10-ideal"
+RESCALED = {**ALPHAS, "∞": IDEAL}
+UNSCALED = {**{alpha: f"{row}-unscaled" for alpha, row in ALPHAS.items()}, "∞": IDEAL}
+PRESENTATIONS = {**{times: f"lc-ws10-presentations{times}" for times in ("1", "2")}, "5": ALPHAS["10"]}
+PRESENTATIONS |= {"10": "lc-ws10-presentations10"}
+NOISES = ("0.01", "0.03", "0.1")
+GRID = {"0": IDEAL, **{noise: f"lc-ws10-noise{noise}" for noise in NOISES}}
+GAUSSIAN = {"0": "", **{noise: f"lc-ws10-gaussian-noise{noise}" for noise in NOISES}}
+REALISM_CURVES = {row for names in (RESCALED, UNSCALED, PRESENTATIONS, GRID, GAUSSIAN) for row in names.values()}
+SPREADS = {"0": REFERENCE, "1": "lc-ws10-spread0.01", "3": "lc-ws10-spread0.03", "10": "lc-ws10-spread0.1"}
+SPREADS |= {"30": "lc-ws10-spread0.3", "60": "lc-ws10-spread0.6", "100": "lc"}
+"""Rows by the percentage of a deviation from the mean that a sharing leaves."""
+
+Rows = dict[str, xr.Dataset]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="such as figures/early.nc")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pictures (default: next to this script)")
+    args = parser.parse_args(arguments)
+    try:
+        tables = {study_of(path): read([path])[0] for path in args.files}
+    except (ValueError, OSError) as error:
+        parser.error(f"{error}; `python -m bioshare table NAME --to runs` writes files of {', '.join(DRAWINGS)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for study, rows in tables.items():
+        figure = DRAWINGS[study](rows)
+        for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
+            figure.savefig(args.out / f"{study}{ending}", metadata=facts)
+        plt.close(figure)
+
+
+def study_of(path: Path) -> str:
+    """The name of the table in a file."""
+    study = str(stored(path).attrs.get("table"))
+    if study not in DRAWINGS:
+        raise ValueError(f"files must be of the tables {', '.join(DRAWINGS)}; {path} is of {study}")
+    return study
+
+
+def draw_forest(rows: Rows) -> Figure:
+    """Draw all rows of a study as a forest."""
+    figure, axes = plt.subplots(figsize=(7.6, 0.9 + 0.42 * len(rows)))
+    study_forest(axes, rows, "paired differences to ws(10)")
+    return figure
+
+
+def draw_realism(rows: Rows) -> Figure:
+    """Draw accuracy against inhibition, presentations and noise, and a forest of all further rows."""
+    figure = plt.figure(figsize=(9.6, 6.6))
+    halves = figure.add_gridspec(2, 1, height_ratios=(1.35, 1))
+    above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
+    alpha, presentations, noise = above.subplots(1, 3, sharey=True)
+    for panel in (alpha, presentations, noise):
+        levels(panel, rows)
+    dependence(alpha, rows, RESCALED, NAVY, "grid, rescaled")
+    dependence(alpha, rows, UNSCALED, RUST, "grid, not rescaled", shift=0.12)
+    dependence(presentations, rows, PRESENTATIONS, NAVY, "grid, rescaled")
+    dependence(noise, rows, GRID, NAVY, "grid, rescaled")
+    dependence(noise, rows, GAUSSIAN, BLUE, "Gaussian, rescaled", shift=0.08)
+    alpha.set(title="A  inhibition", xlabel="α", ylabel="test accuracy, %")
+    presentations.set(title="B  length of a sleep at α = 10", xlabel="presentations per input")
+    noise.set(title="C  noise at α = ∞", xlabel="standard deviation of the noise")
+    shown = [panel.get_legend_handles_labels() for panel in (alpha, presentations, noise)]
+    by_title = {title: handle for handles, titles in shown for handle, title in zip(handles, titles, strict=True)}
+    above.legend(by_title.values(), by_title.keys(), loc="outside upper right", ncols=len(by_title))
+    others = {row: runs for row, runs in rows.items() if row not in REALISM_CURVES}
+    study_forest(below.subplots(), others, "D  paired differences to ws(10)")
+    return figure
+
+
+def draw_controls(rows: Rows) -> Figure:
+    """Draw the controls as a forest, and accuracy against the spread that a sharing leaves."""
+    controls = {row: runs for row, runs in rows.items() if row not in {*SPREADS.values()} - {REFERENCE, "lc"}}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 1.2 + 0.42 * len(controls)), width_ratios=(1, 1.2))
+    left.axvspan(-MARGIN, MARGIN, color=AMBER, alpha=0.3, linewidth=0)
+    study_forest(left, controls, f"A  paired differences to ws(10); shaded: ± {MARGIN:g}")
+    dependence(right, rows, SPREADS, NAVY, "", np.sqrt(np.array(list(SPREADS), float)))
+    right.set(title="B  sharing in part", xlabel="part of a deviation from the mean that is left, %")
+    right.set_ylabel("test accuracy, %")
+    return figure
+
+
+def study_forest(axes: Axes, rows: Rows, title: str) -> None:
+    """Draw a forest of differences to ws(10), and a line at the difference of LC."""
+    forest(axes, rows, REFERENCE, TEXTS)
+    if "lc" in rows and REFERENCE in rows:
+        axes.axvline(float(differences(rows["lc"], rows[REFERENCE]).mean()), color=RUST, linestyle=":", linewidth=1.2)
+    axes.set_title(title)
+
+
+def dependence(
+    axes: Axes,
+    rows: Rows,
+    names: dict[str, str],
+    color: str,
+    title: str,
+    at: np.ndarray | None = None,
+    shift: float = 0.0,
+) -> None:
+    """Draw mean, standard error and seeds of the accuracies of rows along an axis.
+
+    Args:
+        axes: the axes to draw into.
+        rows: finished runs by row.
+        names: names of the rows by the texts below the axis.
+        color: colour of the curve.
+        title: title of the curve in a legend.
+        at: places of the texts; None for equal distances.
+        shift: distance of the curve from the places, so that two curves don't hide one another.
+    """
+    places = np.arange(len(names)) if at is None else at
+    axes.set_xticks(places, list(names))
+    known = [(place + shift, last(rows[row])) for place, row in zip(places, names.values(), strict=True) if row in rows]
+    for place, values in known:
+        axes.plot(np.full(len(values), place), values, ".", color=color, markersize=4, alpha=0.5)
+    means, errors = [values.mean() for _, values in known], [standard_error(values) for _, values in known]
+    axes.errorbar([place for place, _ in known], means, yerr=errors, fmt="o-", color=color, markersize=5, label=title)
+
+
+def levels(axes: Axes, rows: Rows) -> None:
+    """Draw horizontal lines at the mean accuracies of LC and ws(10), with bands of the standard error."""
+    for row, color, title in ((REFERENCE, AMBER, "ws(10), instant"), ("lc", GREY, "LC")):
+        if row in rows:
+            mean, error = last(rows[row]).mean(), standard_error(last(rows[row]))
+            axes.axhline(mean, color=color, label=title)
+            axes.axhspan(mean - error, mean + error, color=color, alpha=0.25, linewidth=0)
+
+
+DRAWINGS: dict[str, Callable[[Rows], Figure]] = {
+    "early": draw_forest,
+    "realism": draw_realism,
+    "controls": draw_controls,
+    "questions": draw_forest,
+}
+"""The picture of a study."""
+
+
+if __name__ == "__main__":
+    main()
