@@ -21,6 +21,8 @@ from forest import GREY, differences, forest, standard_error
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bioshare.train.miniature import SPREADS
+
 BLUE = "#5f9ac9"
 REFERENCE = "lc-ws10"
 MARGIN = 0.5
@@ -37,7 +39,7 @@ TEXTS = {
     "lc-ws10-rate-half": ("rate halved", "half the learning rate"),
     "lc-ws10-rate-double": ("rate doubled", "twice the learning rate"),
     "lc-ws10-gaussian": ("Gaussian inputs", "rate circuit, α = 10; Gaussian in place of the grid"),
-    "lc-ws10-relayed": ("relayed patterns", "a layer passes the sleeping input on to the next"),
+    "lc-ws10-relayed": ("relayed patterns", "Gaussian; a layer sees an earlier layer's responses"),
     "lc-ws10-keep": ("border kept", "kernels at the padding are not shared"),
     "lc-ws10-alpha10-keep": ("border kept, α = 10", "the same in the rate circuit"),
     "lc-ws10-scale": ("border scaled", "kernels at the padding are scaled as the shared"),
@@ -50,8 +52,8 @@ TEXTS = {
     "lc-ws10-learned-groups": ("learned groups", "lateral connections from correlations of inputs"),
     "lc-lateral": ("LC, lateral centring", "lateral connections replace BatchNorm's mean"),
     "lc-ws10-lateral": ("lateral centring", "lateral connections replace BatchNorm's mean"),
-    "lc-4x": ("LC, four times longer", "a smaller learning rate"),
-    "lc-ws10-4x": ("four times longer", "a smaller learning rate"),
+    "lc-4x": ("LC, four times longer", "a quarter of the learning rate"),
+    "lc-ws10-4x": ("four times longer", "a quarter of the learning rate"),
 }
 """Titles of rows and the changes in words."""
 ALPHAS = {str(alpha): f"lc-ws10-alpha{alpha}" for alpha in (2, 5, 10, 20, 50)}
@@ -64,8 +66,7 @@ NOISES = ("0.01", "0.03", "0.1")
 GRID = {"0": IDEAL, **{noise: f"lc-ws10-noise{noise}" for noise in NOISES}}
 GAUSSIAN = {"0": "", **{noise: f"lc-ws10-gaussian-noise{noise}" for noise in NOISES}}
 REALISM_CURVES = {row for names in (RESCALED, UNSCALED, PRESENTATIONS, GRID, GAUSSIAN) for row in names.values()}
-SPREADS = {"0": REFERENCE, "1": "lc-ws10-spread0.01", "3": "lc-ws10-spread0.03", "10": "lc-ws10-spread0.1"}
-SPREADS |= {"30": "lc-ws10-spread0.3", "60": "lc-ws10-spread0.6", "100": "lc"}
+PARTS = {"0": REFERENCE, **{f"{100 * spread:g}": f"lc-ws10-spread{spread}" for spread in SPREADS}, "100": "lc"}
 """Rows by the percentage of a deviation from the mean that a sharing leaves."""
 
 Rows = dict[str, xr.Dataset]
@@ -129,11 +130,11 @@ def draw_realism(rows: Rows) -> Figure:
 
 def draw_controls(rows: Rows) -> Figure:
     """Draw the controls as a forest, and accuracy against the spread that a sharing leaves."""
-    controls = {row: runs for row, runs in rows.items() if row not in {*SPREADS.values()} - {REFERENCE, "lc"}}
+    controls = {row: runs for row, runs in rows.items() if row not in {*PARTS.values()} - {REFERENCE, "lc"}}
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 1.2 + 0.42 * len(controls)), width_ratios=(1, 1.2))
     left.axvspan(-MARGIN, MARGIN, color=AMBER, alpha=0.3, linewidth=0)
     study_forest(left, controls, f"A  paired differences to ws(10); shaded: ± {MARGIN:g}")
-    dependence(right, rows, SPREADS, NAVY, "", np.sqrt(np.array(list(SPREADS), float)))
+    dependence(right, rows, PARTS, NAVY, "", np.sqrt(np.array(list(PARTS), float)))
     right.set(title="B  sharing in part", xlabel="part of a deviation from the mean that is left, %")
     right.set_ylabel("test accuracy, %")
     return figure
@@ -142,8 +143,8 @@ def draw_controls(rows: Rows) -> Figure:
 def study_forest(axes: Axes, rows: Rows, title: str) -> None:
     """Draw a forest of differences to ws(10), and a line at the difference of LC."""
     forest(axes, rows, REFERENCE, TEXTS)
-    if "lc" in rows and REFERENCE in rows:
-        axes.axvline(float(differences(rows["lc"], rows[REFERENCE]).mean()), color=RUST, linestyle=":", linewidth=1.2)
+    if {"lc", REFERENCE} <= rows.keys() and len(lc := differences(rows["lc"], rows[REFERENCE])):
+        axes.axvline(lc.mean(), color=RUST, linestyle=":", linewidth=1.2)
     axes.set_title(title)
 
 
