@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import xarray as xr
 from column import line_looks, markdown, panel, read, snr_curves
 from convergence import HERE
@@ -55,6 +56,7 @@ def draw_small(rows: dict[str, xr.Dataset], paper: dict[str, tuple[float, float]
     below.set_title(r"B  $-\log\,\mathrm{SNR}_w$ at the end of an epoch, median over layers")
     colors = {row: to_hex(looks[row][0]) if row in looks else GREY for row in rows}
     theirs = {row: paper[row][0] - paper[REFERENCE][0] for row in rows if REFERENCE in paper}
+    theirs = {row: difference for row, difference in theirs.items() if np.isfinite(difference)}
     forest(beside, rows, REFERENCE, colors=colors, theirs=theirs)
     beside.set_title(f"C  paired differences to LC{'; ◇ the paper’s' if theirs else ''}")
     for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
