@@ -1,7 +1,8 @@
-"""Batch normalisation over the batches of several processes."""
+"""Batch normalisation over the batches of several processes, and of a single image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,25 @@ class _TotalOfProcesses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return _TotalOfProcesses.forward(ctx, grads[0])
+
+
+@torch.no_grad()
+def check_single_image(model: nn.Module, size: Sequence[int]) -> None:
+    """Check that a network takes a batch of one image in training; buffers stay as they are.
+
+    Args:
+        model: the network, in training mode.
+        size: (channels, rows, columns) of an image.
+
+    Raises:
+        ValueError: a batch normalisation has a single value in every channel, whose variance can't be estimated.
+    """
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        model(next(model.parameters()).new_zeros(1, *size))
+    finally:
+        for buffer, values in zip(model.buffers(), before, strict=True):
+            buffer.copy_(values)
 
 
 class SynchronousBatchNorm2d(nn.BatchNorm2d):

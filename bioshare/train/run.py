@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from bioshare.bridge import Border, neg_log_snr
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
+from bioshare.train.batch_norm import check_single_image
 from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.batches import seed_at
@@ -71,6 +72,7 @@ class Run:
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its convolutions)
         for every in config.phases:
             every.phase.check(self.model)
+        self._check_last_batch()
         if processes.world > 1:
             processes.synchronise(self.model)
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
@@ -111,6 +113,20 @@ class Run:
         """Number of images of a batch in all processes together, repetitions included."""
         different = self.config.batch_size // self.config.repetitions
         return min(different, self.batches.images - batch * different) * self.config.repetitions
+
+    def _check_last_batch(self) -> None:
+        """Check that an epoch doesn't end in a single image, unless the network can learn from one."""
+        if self.images(len(self.batches) - 1) > 1:
+            return
+        x, _ = next(self.batches.epoch(0, len(self.batches) - 1))
+        try:
+            check_single_image(self.model, x.shape[1:])
+        except ValueError as error:
+            raise ValueError(
+                f"batch_size={self.config.batch_size} leaves a single one of {self.batches.images} images for the last "
+                f"batch of an epoch, too few for batch normalisation ({error}). Choose another batch_size or "
+                "train_images"
+            ) from error
 
     def close(self) -> None:
         """Drop the graphs and the wrapper of several processes, which hold the run; no step can follow."""

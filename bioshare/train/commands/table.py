@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
@@ -30,6 +31,9 @@ from bioshare.train.stored import config_of
 
 RowResults = dict[tuple[str, int], xr.Dataset]
 """Results by row and seed."""
+
+LONGEST = 200
+"""Characters of a file's name; most file systems have 255, of which the ending and a temporary file take some."""
 
 APART = (
     *("layers", "keep_first", "start", "normalisation"),
@@ -86,9 +90,19 @@ def main(arguments: argparse.Namespace) -> None:
         pairs = [(config, row.config) for row in group for config in used[row.name]]
         print("\n".join(filter(None, (text, spent))) + f"{caution(pairs)}\n")
         if results:
-            name = "-".join([prefix, dataset, *options.rows])
-            write_result(options.to / f"{name}.nc", _table_dataset(group, results, options.seeds, spent))
+            write_result(
+                options.to / table_file(prefix, dataset, options.rows),
+                _table_dataset(group, results, options.seeds, spent),
+            )
     options.report_endings(list(jobs.values()), outcomes)
+
+
+def table_file(table: str, dataset: str, rows: Sequence[str]) -> str:
+    """Name of the file of a table, which names the rows, or counts rows whose names are too long for a file system."""
+    name = "-".join([table, dataset, *rows])
+    if len(name) > LONGEST:
+        name = f"{table}-{dataset}-{len(rows)}-rows-{zlib.crc32(' '.join(rows).encode()):08x}"
+    return f"{name}.nc"
 
 
 def _table_jobs(rows: Sequence[Experiment], options: TableRuns, given: dict[str, Any]) -> dict[tuple[str, int], Job]:

@@ -400,3 +400,13 @@ def test_rows_with_noise_are_trained_only_where_they_are_named(tmp_path, capsys)
     assert "noise" not in capsys.readouterr().out
     assert command_line.main(["table", "sleep", "--show", "--rows", "lc-ws10-ideal-noise", "--to", str(tmp_path)]) == 0
     assert "lc-ws10-ideal-noise" in capsys.readouterr().out
+
+
+def test_a_table_of_many_rows_by_name_has_a_file_whose_name_fits(tmp_path):
+    rows = [row.row for row in matching("realism/*")]
+    words = ["table", "realism", "--dataset", "cifar10-16", "--seeds", "1", "--epochs", "1", "--rows"]
+    assert command_line.main([*words, *rows]) == command_line.main([*words, *rows[1:]]) == 0
+    files = sorted((tmp_path / "runs").glob("*.nc"), key=lambda path: xr.load_dataset(path).sizes["row"])
+    assert [list(xr.load_dataset(path).row.values) for path in files] == [rows[1:], rows]
+    assert all(len(path.name.encode()) <= 240 for path in files)
+    assert files[1].name.startswith(f"realism-cifar10-16-{len(rows)}-rows-")
