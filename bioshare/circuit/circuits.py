@@ -80,9 +80,11 @@ class RateCircuit(Parameters):
         duration: time of a presentation, milliseconds; a multiple of ``dt``.
         inhibitory_bias: True for a bias of the inhibitory neuron, False for Eq. 8 as printed.
 
-    ``alpha``, ``tau`` and ``bias`` may be arrays over the leading axes of the weights.
+    ``alpha``, ``tau`` and ``bias`` may be arrays over the leading axes of the weights. A time may have a unit, such as
+    Brian2's ``30 * ms``, and becomes a number of milliseconds.
 
     Raises:
+        TypeError: a parameter is not a number, or has a unit other than a time's.
         ValueError: a parameter makes no sense, ``dt`` does not divide ``duration``, or ``dt`` is unstable.
 
     Example:
@@ -99,10 +101,11 @@ class RateCircuit(Parameters):
 
     def __post_init__(self) -> None:
         self._set("alpha", real("alpha", self.alpha, "a finite strength of inhibition >= 0", at_least=0))
-        self._set("tau", real("tau", self.tau, "a positive time constant in milliseconds", above=0))
+        self._set("tau", real("tau", self.tau, "a positive time constant in milliseconds", above=0, milliseconds=True))
         self._set("bias", real("bias", self.bias, "a finite rate"))
-        self._set("dt", real("dt", self.dt, "a positive time step in milliseconds", above=0, array=False))
-        self._set("duration", real("duration", self.duration, "a positive time in milliseconds", above=0, array=False))
+        for name, expected in {"dt": "a positive time step", "duration": "a positive time"}.items():
+            expected += " in milliseconds"
+            self._set(name, real(name, getattr(self, name), expected, above=0, array=False, milliseconds=True))
         if not isinstance(self.inhibitory_bias, bool):
             raise TypeError(f"inhibitory_bias must be True or False; got {self.inhibitory_bias!r}")
         steps = self.duration / self.dt

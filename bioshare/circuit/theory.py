@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array
+from bioshare.checks import Array, real_array, without_unit
 
 
 def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:
@@ -20,7 +20,7 @@ def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias
     ``alpha = inf`` gives Eq. 7 (with ``bias`` 0). The input x is (..., K), the responses are (..., N).
     """
     # z_i = w_i . x, (..., N)
-    z = np.einsum("...nk,...k->...n", np.asarray(weights, float), np.asarray(x, float))
+    z = np.einsum("...nk,...k->...n", _floats("weights", weights), _floats("x", x))
     # b + z_i - alpha / (1 + alpha) mean_j z_j
     return _lift(bias, 1) + z - (1 - _lift(mean_gain(alpha), 1)) * z.mean(-1, keepdims=True)
 
@@ -31,8 +31,8 @@ def inhibition(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike, inhibitory_bi
     In Eq. 8 as printed the inhibitory neuron has no bias, and r_inh has the sign of the mean drive whatever b. With
     ``RateCircuit(inhibitory_bias=True)`` the bias is b. The input x is (..., K), r_inh is (...).
     """
-    z = np.einsum("...nk,...k->...n", np.asarray(weights, float), np.asarray(x, float))
-    return mean_gain(alpha) * z.mean(-1) + np.asarray(inhibitory_bias, float)
+    z = np.einsum("...nk,...k->...n", _floats("weights", weights), _floats("x", x))
+    return mean_gain(alpha) * z.mean(-1) + _floats("inhibitory_bias", inhibitory_bias)
 
 
 def min_bias(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
@@ -48,7 +48,7 @@ def min_bias(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf) -> A
 
 def mean_gain(alpha: ArrayLike) -> Array:
     """The factor 1 / (1 + alpha) of the mean drive of a group under inhibition (Eq. 9)."""
-    return 1 / (1 + np.asarray(alpha, float))
+    return 1 / (1 + _floats("alpha", alpha))
 
 
 def fixed_point(
@@ -77,13 +77,13 @@ def fixed_point(
         ValueError: ``gamma`` is not positive: without the pull, the fixed point of a finite alpha is 0, and a
             rank-deficient C has many.
     """
-    w_init, covariance, gamma = np.asarray(w_init, float), np.asarray(covariance, float), _positive_gamma(gamma)
+    w_init, covariance, gamma = _floats("w_init", w_init), _floats("covariance", covariance), _positive_gamma(gamma)
     if covariance.shape[-2:] != (w_init.shape[-1],) * 2:
         raise ValueError(f"covariance must be (..., {w_init.shape[-1]}, {w_init.shape[-1]}); got {covariance.shape}")
     neurons, inputs = w_init.shape[-2:]
     gain, pull = mean_gain(alpha), _lift(gamma, 2)
     # s^2 = sigma^2 (1 - alpha / ((1 + alpha) N)), then (gamma + s^2) I
-    private = np.asarray(noise, float) ** 2 * (1 - (1 - gain) / neurons)
+    private = _floats("noise", noise) ** 2 * (1 - (1 - gain) / neurons)
     leak = _lift(gamma + private, 2) * np.eye(inputs)
     mean = w_init.mean(-2, keepdims=True)
     # mu*, (..., K, 1), and the deviations, (..., K, N)
@@ -97,7 +97,7 @@ def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = ma
 
     w_i* = gamma / (1 + gamma) ( alpha / (1 + gamma (1 + alpha)) mu + w_i^init ), arguments as in `fixed_point`.
     """
-    w_init, gamma, gain = np.asarray(w_init, float), _lift(_positive_gamma(gamma), 2), _lift(mean_gain(alpha), 2)
+    w_init, gamma, gain = _floats("w_init", w_init), _lift(_positive_gamma(gamma), 2), _lift(mean_gain(alpha), 2)
     mean = w_init.mean(-2, keepdims=True)  # mu, (..., 1, K)
     # alpha / (1 + alpha) over 1 / (1 + alpha) + gamma is alpha / (1 + gamma (1 + alpha))
     return gamma / (1 + gamma) * ((1 - gain) / (gain + gamma) * mean + w_init)
@@ -157,26 +157,28 @@ def min_neg_log_snr(
         array([ -4.8 ,  -9.23, -13.82])
     """
     gamma = _positive_gamma(gamma)
-    spread = 2 * (np.log(np.asarray(std, float)) - np.log(np.abs(mean)))
+    spread = 2 * (np.log(_floats("std", std)) - np.log(np.abs(_floats("mean", mean))))
     if covariance is None:
         return spread + 2 * np.log(gamma / (1 + gamma))
-    covariance = np.asarray(covariance, float)
+    covariance = _floats("covariance", covariance)
     # var_j = (std gamma)^2 [(C + gamma I)^-2]_jj; the mean over j of var_j / mean^2
     inverse = np.linalg.inv(covariance + _lift(gamma, 2) * np.eye(covariance.shape[-1]))
     return spread + np.log(gamma**2 * (inverse**2).sum(-1).mean(-1))
 
 
 def max_dt(alpha: ArrayLike, tau: ArrayLike) -> Array:
-    """The time step beyond the stability of forward Euler of Eq. 8: 2 tau / (1 + alpha), in tau's unit.
+    """The time step beyond the stability of forward Euler of Eq. 8: 2 tau / (1 + alpha), in the unit of tau.
+
+    The result for a tau with a unit is in milliseconds.
 
     The mean of the responses and r_inh rotate with eigenvalues (-1 +- i sqrt(alpha)) / tau.
     """
-    return 2 * np.asarray(tau, float) / (1 + np.asarray(alpha, float))
+    return 2 * _floats("tau", tau, milliseconds=True) / (1 + _floats("alpha", alpha))
 
 
 def max_alpha(dt: ArrayLike, tau: ArrayLike) -> Array:
     """The inhibition beyond the stability of forward Euler of Eq. 8 with the step ``dt``: 2 tau / dt - 1."""
-    return 2 * np.asarray(tau, float) / np.asarray(dt, float) - 1
+    return 2 * _floats("tau", tau, milliseconds=True) / _floats("dt", dt, milliseconds=True) - 1
 
 
 def max_learning_rate(
@@ -201,7 +203,8 @@ def max_learning_rate(
     Returns:
         The limit, in the broadcast shape of the arguments; inf where there is none.
     """
-    power, gamma, beta, h = (np.asarray(a, float) for a in (power, gamma, momentum, dt_over_tau))
+    given = {"power": power, "gamma": gamma, "momentum": momentum, "dt_over_tau": dt_over_tau}
+    power, gamma, beta, h = (_floats(name, value) for name, value in given.items())
     rho = 1 - h
     # Jury's criterion: a root at -1 (flip), or a pair at the unit circle (turn), where lag changes sign
     lag = rho * (beta * h * power - gamma * (1 - beta))
@@ -218,7 +221,7 @@ def input_moment(patterns: ArrayLike, sigma: ArrayLike) -> Array:
 
     The M patterns are (..., M, K), s is the standard deviation of the noise of every component, c_xe is (...).
     """
-    patterns = np.asarray(patterns, float)
+    patterns = _floats("patterns", patterns)
     power, variance, inputs = (patterns**2).sum(-1), _lift(sigma, 1) ** 2, patterns.shape[-1]
     return ((power + inputs * variance) ** 2 + 4 * variance * power + 2 * inputs * variance**2).mean(-1)
 
@@ -250,8 +253,8 @@ def noisy_convergence_bound(
     Returns:
         The bound before the first update and after each: (..., P + 1).
     """
-    w_init, patterns = np.asarray(w_init, float), np.asarray(patterns, float)
-    gamma, sigma = np.asarray(gamma, float), np.asarray(sigma, float)
+    w_init, patterns = _floats("w_init", w_init), _floats("patterns", patterns)
+    gamma, sigma = _floats("gamma", gamma), _floats("sigma", sigma)
     # C = mean_m x_m x_m^T, (..., K, K)
     covariance = patterns.mT @ patterns / patterns.shape[-2]
     w_star = fixed_point(w_init, covariance, gamma)
@@ -260,7 +263,7 @@ def noisy_convergence_bound(
     size, start = (w_star**2).sum((-2, -1)), (w_init**2).sum((-2, -1))
     bound = [((w_init - w_star) ** 2).sum((-2, -1))]
     # e_(k+1) from e_k, each (...)
-    for eta in np.atleast_1d(np.asarray(learning_rate, float)):
+    for eta in np.atleast_1d(_floats("learning_rate", learning_rate)):
         floor = eta * sigma**2 * size + eta**2 * (growth * size + 4 * gamma**2 * start)
         bound.append((1 - gamma * eta + eta**2 * growth) * bound[-1] + floor)
     return np.stack(np.broadcast_arrays(*bound), axis=-1)
@@ -268,7 +271,7 @@ def noisy_convergence_bound(
 
 def _mean_and_variance(weights: ArrayLike) -> tuple[Array, Array]:
     """Mean and population variance over the neurons, in two passes: near convergence var is 1e-12 of mean^2."""
-    weights = np.asarray(weights, float)
+    weights = _floats("weights", weights)
     if weights.ndim < 2:
         raise ValueError(f"weights must have the axes (..., N, K), neurons by inputs; got shape {weights.shape}")
     first = weights[..., :1, :]
@@ -277,7 +280,7 @@ def _mean_and_variance(weights: ArrayLike) -> tuple[Array, Array]:
 
 
 def _positive_gamma(gamma: ArrayLike) -> Array:
-    gamma = np.asarray(gamma, float)
+    gamma = _floats("gamma", gamma)
     if not np.all(gamma > 0):
         raise ValueError(f"gamma must be positive: without the pull no end is unique; got {np.min(gamma):g}")
     return gamma
@@ -285,5 +288,11 @@ def _positive_gamma(gamma: ArrayLike) -> Array:
 
 def _lift(scalar: ArrayLike, axes: int) -> Array:
     """Append axes of length 1 to an array over the leading axes, to broadcast against (..., N, K)."""
-    scalar = np.asarray(scalar, float)
+    scalar = _floats("a parameter", scalar)
     return scalar.reshape(scalar.shape + (1,) * axes)
+
+
+def _floats(name: str, value: ArrayLike, *, milliseconds: bool = False) -> Array:
+    """A value as a float64 array; a unit, except of a time with ``milliseconds``, is an error."""
+    expected = "a real number or an array of real numbers"
+    return real_array(name, without_unit(name, value, expected, milliseconds=milliseconds), expected)
