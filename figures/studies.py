@@ -44,7 +44,7 @@ TEXTS = {
     "lc-ws10-alpha10-keep": ("border kept, α = 10", "the same in the rate circuit"),
     "lc-ws10-scale": ("border scaled", "kernels at the padding are scaled as the shared"),
     "lc-ws10-random-groups": ("random groups", "groups of the same sizes, positions drawn"),
-    "lc-ws10-shrinking": ("shrinking", "weights shrink as in sharing, but share nothing"),
+    "lc-shrunk-once": ("LC, shrunk once", "the norms of a sharing after the first batch"),
     "lc-ws10-alpha10": ("rate circuit, rescaled", "α = 10; groups regain the norm of their mean"),
     "lc-ws10-alpha10-gain": ("rate circuit, constant gain", "α = 10; one factor in place of rescaling"),
     "lc-ws10-layer-mean": ("one mean", "all positions of a layer become equal"),

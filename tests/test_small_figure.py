@@ -130,14 +130,14 @@ def test_curves_leave_missing_rows_out(figures, tmp_path):
 
 
 def test_accuracy_against_spread_goes_from_sharing_to_none(figures, tmp_path):
-    accuracies = {"lc": [60.0], "lc-ws10": [64.0], "lc-ws10-spread0.3": [63.0], "lc-ws10-shrinking": [61.0]}
+    accuracies = {"lc": [60.0], "lc-ws10": [64.0], "lc-ws10-spread0.3": [63.0], "lc-shrunk-once": [61.0]}
     rows = read(figures, store(tmp_path / "controls.nc", "controls", accuracies))
     left, right = figures.studies.draw_controls(rows).axes
     ((places, means, _),) = drawn_bars(right)
     np.testing.assert_allclose(np.square(places), [0, 30, 100], atol=1e-12)
     np.testing.assert_allclose(means, [64.0, 63.0, 60.0], atol=1e-12)
     titles = [text.get_text() for text in left.texts]
-    assert titles == ["LC", "never shares", "shrinking", figures.studies.TEXTS["lc-ws10-shrinking"][1]]
+    assert titles == ["LC", "never shares", "LC, shrunk once", figures.studies.TEXTS["lc-shrunk-once"][1]]
 
 
 def test_the_small_table_as_picture_and_markdown(figures, capsys, tmp_path):
