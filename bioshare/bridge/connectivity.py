@@ -24,13 +24,12 @@ class LearnedGroups(Phase):
     Two positions become connected if the correlation of both positions' inputs, over all taps and images, exceeds a
     threshold; connected components are the groups. Groups are found once for every geometry of a layer.
 
-    Away from the border the groups are the `bioshare.bridge.modules` of a layer if the stride is coprime to the kernel
-    size; otherwise modules with equal patches become one group. The image ends at the border, unlike the pattern of
-    `bioshare.Sleep`: padding is silent. Two neurons of a module with n1 and n2 taps inside the image, and n12 taps
-    inside for both, correlate by n12 / sqrt(n1 n2): for 3 x 3 kernels with a padding of 1, an edge and the interior by
-    0.82, a corner and the interior by 0.67, opposite edges by 0.5 and opposite corners by 0.25. At the default
-    threshold only positions with the same taps inside the image are connected, so that edges form separate groups and
-    every corner is alone; at 0.2 the groups are the modules, border included.
+    Away from the border the groups are the `bioshare.bridge.modules` of a layer. The image ends at the border, unlike
+    the pattern of `bioshare.Sleep`: padding is silent. Two neurons of a module with n1 and n2 taps inside the image,
+    and n12 taps inside for both, correlate by n12 / sqrt(n1 n2): for 3 x 3 kernels with a padding of 1, an edge and
+    the interior by 0.82, a corner and the interior by 0.67, opposite edges by 0.5 and opposite corners by 0.25. At the
+    default threshold only positions with the same taps inside the image are connected, so that edges form separate
+    groups and every corner is alone; at 0.2 the groups are the modules, border included.
 
     Args:
         images: number of images; a correlation by chance is about 1 / sqrt(images K).

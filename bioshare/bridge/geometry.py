@@ -1,9 +1,12 @@
 """The modules of a layer: positions with shared weights, and the part of the sleeping pattern seen at each position.
 
-The lateral connections of a k x k layer tie every k-th position in each direction. Positions with the same
-(row mod kh, column mod kw) form a *module*; each output channel of a module is a sharing group of N neurons with
-K = in / groups * kh * kw weights and an inhibitory neuron. The sleeping input repeats with the period (kh, kw),
-so all neurons of a module see the same patch, and the patches of two modules are cyclic shifts (Sec. 4.1).
+The sleeping input of a kh x kw layer repeats with the period (kh, kw). Positions that see the same patch of this
+pattern form a *module*, tied by lateral connections. Each output channel of a module is a sharing group of N neurons
+with K = in / groups * kh * kw weights, and an inhibitory neuron. Patches of two modules are cyclic shifts (Sec. 4.1).
+
+Outputs p and q along an axis see the same patch if (p - q) * stride is a multiple of k, so the period of a module is
+k / gcd(k, stride): every k-th position if the stride is coprime to k, and all positions of a patch embedding, where
+stride and kernel are equal.
 """
 
 from __future__ import annotations
@@ -101,14 +104,15 @@ def _modules(geometry: Geometry, smallest: int) -> tuple[SharingModule, ...]:
 
 
 def _along_axis(geometry: Geometry, axis: int) -> list[tuple[slice, list[int]]]:
-    """Every k-th position along an axis, and the phase of the pattern seen by each tap there."""
+    """The modules along an axis: their positions, and the phase of the pattern seen by each tap there."""
     names = "output_size", "input_size", "kernel_size", "stride", "dilation", "padding"
     outputs, size, kernel, stride, dilation, padding = (getattr(geometry, name)[axis] for name in names)
     first, stop = 0, outputs
     if geometry.border != "share":
         first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
     phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
-    return [(slice(start, max(start, stop), kernel), phases(start)) for start in range(first, first + kernel)]
+    period = kernel // math.gcd(kernel, stride)
+    return [(slice(start, max(start, stop), period), phases(start)) for start in range(first, first + period)]
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Relay:
             mean = module.groups(layer.weight.detach()).cpu().double().mean(1)  # mu, (out, K)
             if change and module.neurons > 1:
                 mean = change.mean_after(module, mean.to(change.B), change.c).cpu().double()
-            drives[:, :, module.rows.start % kh, module.columns.start % kw] = x[:, module.seen] @ mean.mT  # zbar
+            row, column = (slice(part.start % part.step, None, part.step) for part in (module.rows, module.columns))
+            drives[:, :, row, column] = (x[:, module.seen] @ mean.mT)[..., None, None]  # zbar
         return _rectified(drives.flatten(1)).numpy()
 
 

@@ -149,7 +149,7 @@ class Sharing(Phase):
 
     def _change_modules(self, layer: LocallyConnected2d, change: Change, note: Note | None) -> Tensor:
         """Change and scale a layer module by module; return all factors (H_out, W_out, out) besides the change."""
-        weight, (kh, kw), whole = layer.weight, layer.kernel_size, modules(layer, "share", smallest=0)
+        weight, whole = layer.weight, modules(layer, "share", smallest=0)
         wide = torch.promote_types(weight.dtype, torch.float32)
         factors = torch.ones(weight.shape[:3], dtype=wide, device=weight.device)
         for module, before, slept in change(weight, modules(layer, self.border)):
@@ -160,7 +160,8 @@ class Sharing(Phase):
             if note:
                 note(before, after.to(weight.dtype), slept)
             if self.border == "scale":  # all positions of the module, of which the sharing positions change below
-                ratio, padded = rms_ratio(after, before), whole[module.rows.start % kh * kw + module.columns.start % kw]
+                row, column = (part.start % part.step for part in (module.rows, module.columns))
+                ratio, padded = rms_ratio(after, before), whole[row * module.columns.step + column]
                 padded.write(weight, padded.groups(weight) * ratio[:, None, None])
                 factors[padded.rows, padded.columns] = ratio
             module.write(weight, after)

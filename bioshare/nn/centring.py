@@ -57,9 +57,10 @@ def with_lateral_centring(model: nn.Module) -> nn.Module:
     """Copy a model with `LateralCentring2d` before batch normalisations; the model itself doesn't change.
 
     A `torch.nn.BatchNorm2d` that follows a `LocallyConnected2d` with as many channels in the order of
-    ``model.modules()`` becomes a Sequential of the centring, with the layer's kernel size as period, and the batch
-    normalisation. The centred activity has a mean of 0, so batch normalisation subtracts nothing more: only the
-    division by the standard deviation over batch and positions remains, with the scale and the offset of the channel.
+    ``model.modules()`` becomes a Sequential of the centring and the batch normalisation. The period of the centring is
+    k / gcd(k, stride) for kernels of size k. The centred activity has a mean of 0, so batch normalisation subtracts
+    nothing more: only the division by the standard deviation over batch and positions remains, with the scale and the
+    offset of the channel.
 
     Centring would silence a neuron without connections, so a layer keeps plain batch normalisation if some module has
     a single neuron: 3 x 3 kernels with an output of 4 x 4 positions. So do layers behind convolutions.
@@ -81,10 +82,11 @@ def with_lateral_centring(model: nn.Module) -> nn.Module:
     for layer, norm in pairwise(model.modules()):
         if not isinstance(layer, LocallyConnected2d) or type(norm) is not nn.BatchNorm2d:
             continue
-        axes = zip(layer.output_size, layer.kernel_size, strict=True)
-        smallest = math.prod(max(1, size // period) for size, period in axes)  # neurons of the smallest module
+        rows, columns = (k // math.gcd(k, s) for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+        # neurons of the smallest module
+        smallest = math.prod(max(1, n // k) for n, k in zip(layer.output_size, (rows, columns), strict=True))
         if norm.num_features == layer.out_channels and smallest > 1:
-            replaced[id(norm)] = nn.Sequential(LateralCentring2d(layer.kernel_size), copy.deepcopy(norm))
+            replaced[id(norm)] = nn.Sequential(LateralCentring2d((rows, columns)), copy.deepcopy(norm))
     if not replaced:
         raise ValueError(
             "model must have a BatchNorm2d right behind a LocallyConnected2d with two neurons in every sharing module; "

@@ -1,7 +1,6 @@
 """Small layers of every geometry, and every way to let them sleep, for the tests of the bridge."""
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -135,22 +134,25 @@ def patches(model, image):
 
 
 def positions(model, border="share"):
-    """The positions of every module that holds at least two, by their definition: (rows, columns) of indices."""
+    """The positions of every module that holds at least two, by their definition: rows and columns."""
     taking_part = inside(model) if border == "keep" else torch.ones(model.output_size, dtype=torch.bool)
     found = []
-    for a, b in itertools.product(*map(range, model.kernel_size)):
-        module = torch.zeros_like(taking_part)
-        module[a :: model.kernel_size[0], b :: model.kernel_size[1]] = True
-        rows, columns = (module & taking_part).nonzero(as_tuple=True)
+    for number in module_numbers(model).unique():
+        rows, columns = ((module_numbers(model) == number) & taking_part).nonzero(as_tuple=True)
         if len(rows) > 1:
             found.append((rows, columns))
     return found
 
 
+def module_numbers(model):
+    """The number of the module of every position, (H_out, W_out): positions with equal patches of the pattern."""
+    seen = periodic(model).flatten(2).flatten(0, 1)
+    return seen.unique(dim=0, return_inverse=True)[1].view(model.output_size)
+
+
 def constants(model):
     """A different number for each module, in the shape of the layer's weight."""
-    rows, columns = (torch.arange(n) % k for n, k in zip(model.output_size, model.kernel_size, strict=True))
-    values = model.kernel_size[1] * rows[:, None] + columns + 1.0
+    values = module_numbers(model) + 1.0
     return values.double()[:, :, None, None, None, None].expand(model.weight.shape).clone()
 
 

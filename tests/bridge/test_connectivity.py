@@ -6,7 +6,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
-from small_layers import GEOMETRIES, after, any_layers, assert_agree, layer, network, patches, periodic, positions
+from small_layers import after, any_layers, assert_agree, geometries, layer, network, patches, periodic, positions
 from torch import nn
 
 import bioshare as bs
@@ -37,10 +37,9 @@ def test_the_groups_are_the_connected_components_of_equal_inputs(model, threshol
     assert same_partition(found.flatten().tolist(), connected_components(expected > threshold)[1].tolist())
 
 
-@pytest.mark.parametrize("name", [name for name in GEOMETRIES if name not in ("stride 3", "odd and strided")])
-def test_in_the_interior_the_groups_are_the_modules(name):
-    """Where the stride is coprime to the kernel size."""
-    model = layer(**GEOMETRIES[name])
+@geometries
+def test_in_the_interior_the_groups_are_the_modules(geometry):
+    model = layer(**geometry)
     found = LearnedGroups().groups(model)
     modules = positions(model, "keep")
     assert modules

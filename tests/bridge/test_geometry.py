@@ -1,13 +1,15 @@
 """Which positions are tied together, and what they see: read off images, for layers of any geometry."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_layers import any_layers, inside, layer, periodic, positions
+from small_layers import after, any_layers, assert_agree, inside, layer, periodic, positions
 
+import bioshare as bs
 from bioshare.bridge import modules
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
@@ -16,7 +18,7 @@ any_border = st.sampled_from(["share", "keep"])
 
 
 @given(any_layers(), any_border)
-def test_a_module_is_every_kth_position_that_takes_part(model, border):
+def test_a_module_is_every_position_with_the_same_patch_that_takes_part(model, border):
     number = torch.arange(math.prod(model.output_size)).view(model.output_size)
     tied = lambda rows, columns: frozenset(number[rows, columns].flatten().tolist())
     found = {tied(module.rows, module.columns): module.neurons for module in modules(model, border)}
@@ -55,7 +57,8 @@ def test_modules_cover_every_position_once(model):
     for module in found:
         count[module.rows, module.columns] += 1
     assert (count == 1).all()
-    assert len(found) == model.kernel_size[0] * model.kernel_size[1]
+    periods = [k // math.gcd(k, s) for k, s in zip(model.kernel_size, model.stride, strict=True)]
+    assert len(found) == math.prod(periods)
 
 
 @given(any_layers())
@@ -72,10 +75,32 @@ def test_every_neuron_sees_all_of_the_pattern(model):
         assert sorted(module.seen.tolist()) == list(range(module.seen.numel()))
 
 
-@pytest.mark.parametrize(("stride", "shifts"), [(1, 9), (2, 9), (3, 1), (4, 9)])
-def test_a_stride_coprime_to_the_kernel_visits_every_shift_of_the_pattern(stride, shifts):
-    model = layer(kernel_size=3, stride=stride, input_size=(40, 40))
-    assert len({tuple(module.seen.tolist()) for module in modules(model)}) == shifts
+@pytest.mark.parametrize(
+    ("kernel", "stride", "count"), [(3, 1, 9), (3, 2, 9), (3, 3, 1), (3, 4, 9), (2, 2, 1), (4, 2, 4), ((4, 3), 2, 6)]
+)
+def test_modules_are_as_many_as_the_shifts_of_the_pattern_that_the_stride_visits(kernel, stride, count):
+    found = modules(layer(kernel_size=kernel, stride=stride, input_size=(40, 40)))
+    assert len({tuple(module.seen.tolist()) for module in found}) == len(found) == count
+
+
+@pytest.mark.parametrize("kernel", range(1, 8))
+@pytest.mark.parametrize("stride", range(1, 8))
+def test_two_positions_are_in_one_module_if_and_only_if_they_see_the_same_part_of_the_pattern(kernel, stride):
+    """Along one axis, from the phases that every tap sees, for several dilations and paddings."""
+    for dilation, padding in itertools.product((1, 2, 3, 4), (0, 1, 3)):
+        geometry = {"kernel_size": (kernel, 1), "stride": (stride, 1), "dilation": (dilation, 1)}
+        model = LocallyConnected2d(1, 1, **geometry, padding=(padding, 0), input_size=(40, 1))
+        starts = [h * stride - padding for h in range(model.output_size[0])]
+        phases = [[(start + i * dilation) % kernel for i in range(kernel)] for start in starts]
+        expected = {tuple(h for h, other in enumerate(phases) if other == one) for one in phases}
+        rows = list(range(model.output_size[0]))
+        assert {tuple(rows[module.rows]) for module in modules(model, smallest=1)} == expected
+
+
+def test_a_patch_embedding_becomes_a_convolution():
+    model = layer(kernel_size=4, stride=4, input_size=(16, 12))
+    shared = after(bs.InstantSharing(), model)
+    assert_agree(shared, model.weight.detach().mean((0, 1)).expand_as(shared), atol=1e-14)
 
 
 @pytest.mark.parametrize(("named", "padding"), [("same", 1), ("valid", 0)])

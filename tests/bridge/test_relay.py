@@ -21,6 +21,8 @@ FIRST = {
     "dilated": {"kernel_size": 3, "dilation": 2},
     "grouped": {"kernel_size": 3, "groups": 2},
     "even and odd": {"kernel_size": (2, 3), "padding": (1, 0)},
+    "patches": {"kernel_size": 3, "stride": 3, "input_size": (20, 16)},
+    "stride 2 of 4": {"kernel_size": (4, 3), "stride": 2, "padding": 1, "input_size": (19, 16)},
     "1 x 1": {"kernel_size": 1},
 }
 first_layers = pytest.mark.parametrize("geometry", FIRST.values(), ids=FIRST)

@@ -45,6 +45,12 @@ def test_a_period_must_be_two_whole_numbers():
         LateralCentring2d((3, 0))
 
 
+@pytest.mark.parametrize(("kernel", "stride", "period"), [(3, 2, (3, 3)), (4, 2, (2, 2)), ((2, 3), 2, (1, 3))])
+def test_the_period_is_the_distance_of_neurons_with_the_same_patch_of_a_pattern(kernel, stride, period):
+    layer = LocallyConnected2d(1, 2, kernel, stride, input_size=20)
+    assert with_lateral_centring(nn.Sequential(layer, nn.BatchNorm2d(2)))[1][0].period == period
+
+
 def column(size=9):
     """A locally connected layer with two neurons or more in each module, with batch normalisation, in float64."""
     layers = nn.Sequential(LocallyConnected2d(2, 4, 3, padding=1, input_size=size), nn.BatchNorm2d(4))
