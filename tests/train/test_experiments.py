@@ -132,7 +132,7 @@ def test_a_miniature_takes_learning_rate_and_weight_decay_from_the_network_it_ch
         assert one.config.optimizer == miniature.OPTIMIZERS["lc-ws10"]
         assert dataclasses.replace(one.config, phases=()) == find("small/cifar10-16/lc-ws10").setting
     late = find("early/cifar10-16/lc-ws10-late").config
-    assert late.phases == (Every(10, InstantSharing(), "run", 30 * 79),)
+    assert late.phases == (Every(10, InstantSharing(), "run", 20 * 79),)
 
 
 def test_the_table_of_sleeps_has_the_papers_rows_and_what_sleeps_at_their_intervals():
@@ -175,7 +175,7 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("table2/imagenet/conv", 6, 20, [10, 15]),
         ("table2/imagenet/lc-ws1", 4, 20, [10, 15]),
         ("table12/imagenet/lc/1st-layer-conv", 5, 20, [10, 15]),
-        ("small/cifar10-16/conv", 8, 15, [7.5, 11.25]),
+        ("small/cifar10-16/conv", 10, 15, [7.5, 11.25]),
         ("small/cifar10-16/lc-ws1", 10, 15, [7.5, 11.25]),
     ],
 )
