@@ -26,6 +26,10 @@ HALVES = (torch.float16, torch.bfloat16)
 """Floating-point types with sums in float32."""
 
 
+FIXED = "A layer keeps its number of positions: make a new layer with other sizes, or set the old sizes again"
+"""Remedy for a layer whose sizes have changed."""
+
+
 class ProductPlan(NamedTuple):
     """Sizes of a locally connected product and its derivatives, all but the batch size.
 
@@ -71,12 +75,35 @@ class ProductPlan(NamedTuple):
         dilation: tuple[int, int],
         groups: int,
     ) -> ProductPlan:
-        """Make the plan for x (batch, in, H, W) and weights (H_out, W_out, out, in / groups, kh, kw)."""
+        """Make the plan for x (batch, in, H, W) and weights (H_out, W_out, out, in / groups, kh, kw).
+
+        Raises:
+            ValueError: the sizes do not fit together.
+        """
+        if x.ndim != 4 or weight.ndim != 6 or x.shape[1] != groups * weight.shape[3] or weight.shape[2] % groups:
+            raise ValueError(
+                f"x must be (batch, in, H, W) and weight (H_out, W_out, out, in / groups, kh, kw) with groups={groups} "
+                f"equal blocks of channels in and out; got {tuple(x.shape)} and {tuple(weight.shape)}"
+            )
         height, width = x.shape[2:]
         rows, columns, out_channels, channels, kh, kw = weight.shape
         left, right, top, _ = padding
+        expected = output_size((height, width), (kh, kw), stride, padding, dilation)
+        if (rows, columns) != expected:
+            raise ValueError(
+                f"weight must have {expected[0]} x {expected[1]} kernels, one for every position of the output of an "
+                f"input of {height} x {width} with kernels of {kh} x {kw}, stride={stride}, padding={padding} and "
+                f"dilation={dilation}; got {rows} x {columns} kernels. {FIXED}"
+            )
         sizes = height, width, rows, columns, groups, channels, out_channels // groups, kh, kw
         return cls(*sizes, *stride, *dilation, left, right, top)
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Zeros to the left, right, top and bottom, exactly as many as the patches reach; negative where they end."""
+        right = (self.columns - 1) * self.sw + (self.kw - 1) * self.dw + 1 - self.left - self.width
+        bottom = (self.rows - 1) * self.sh + (self.kh - 1) * self.dh + 1 - self.top - self.height
+        return self.left, right, self.top, bottom
 
     @property
     def patch(self) -> int:
@@ -97,6 +124,21 @@ class ProductPlan(NamedTuple):
         """Allocate (H_out, W_out, out, in / groups, kh, kw) in the order of `physical`."""
         shape = self.rows, self.columns, self.groups * self.outputs, self.channels, self.kh, self.kw
         return new_weight(shape, dtype, device)
+
+
+def output_size(
+    input_size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Return the rows and columns of the output of a convolution, below 1 where the kernel does not fit."""
+    left, right, top, bottom = padding
+    padded = input_size[0] + top + bottom, input_size[1] + left + right
+    axes = zip(padded, kernel_size, dilation, stride, strict=True)
+    rows, columns = ((n - d * (k - 1) - 1) // s + 1 for n, k, d, s in axes)
+    return rows, columns
 
 
 def physical(weight: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from bioshare.nn import batched
 from bioshare.nn.batched import ProductPlan
 
-Form = Literal["auto", "batched", "fused"]
+Form = Literal["auto", "batched", "fused", "plain"]
 
 REPEATS = 5
 """Number of timed calls, after a first call that compiles."""
@@ -32,12 +32,13 @@ _fastest: dict[tuple[Any, ...], str] = {}
 
 @contextmanager
 def prefer(form: Form) -> Iterator[None]:
-    """Compute locally connected layers on GPUs in one form, in the whole process, until the end of the block.
+    """Compute locally connected layers in one form, in the whole process, until the end of the block.
 
-    A CPU has only "batched". CUDA graphs keep the form of their capture.
+    A CPU has only "batched" and "plain". CUDA graphs keep the form of their capture.
 
     Args:
-        form: "batched" matrix products, "fused" kernels, or the fastest by "auto", the default elsewhere.
+        form: "batched" matrix products; "fused" kernels, on a GPU; "plain" operations of PyTorch, slow but open to all
+            PyTorch tools; or the fastest by "auto", the default elsewhere.
 
     Raises:
         ValueError: the form is unknown, or the fused kernels can't run on this machine.
@@ -54,6 +55,11 @@ def prefer(form: Form) -> Iterator[None]:
         yield
     finally:
         _preferred = before
+
+
+def preferred() -> Form:
+    """Return the form of `prefer` at this moment."""
+    return _preferred
 
 
 @cache
@@ -80,11 +86,11 @@ def chosen(name: str) -> Callable[..., Tensor]:
 
 
 def candidates(name: str, *arguments: Any) -> dict[str, Product]:
-    """Return the allowed forms of a product, by name."""
+    """Return the allowed forms of a product, by name; complex products are never fused."""
     products: dict[str, Product] = {}
-    if _preferred != "fused":
+    if _preferred != "fused" or arguments[0].is_complex():
         products["batched"] = partial(getattr(batched, name), *arguments)
-    if _preferred != "batched" and fused_available():
+    if _preferred != "batched" and not arguments[0].is_complex() and fused_available():
         from bioshare.nn import fused
 
         function = getattr(fused, name)

@@ -2,9 +2,10 @@
 
 y[b, o, h, w] = sum over c, i, j of weight[h, w, o, c, i, j] x[b, c, h s + i d - p, w s + j d - p] is trilinear in the
 cotangent of y, x and the weights. The three products (`forward`, `input_gradient`, `weight_gradient`) are derivatives
-of each other, so that derivatives of any order exist (by torch.autograd; the transforms of torch.func would need more).
-A backward pass needs x and the weights only. Each product has two forms: batched matrix products on any device
-(`bioshare.nn.batched`), and fused kernels on a GPU (`bioshare.nn.fused`); `bioshare.nn.forms` chooses.
+of each other, so that derivatives of any order exist. A backward pass needs x and the weights only. Each product is an
+operator in two forms: batched matrix products on any device (`bioshare.nn.batched`), and fused kernels on a GPU
+(`bioshare.nn.fused`); `bioshare.nn.forms` chooses. The transforms of torch.func, forward-mode differentiation and
+exporters get a third form, plain operations of PyTorch (`bioshare.nn.plain`).
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bioshare.nn import batched, forms
+from bioshare.checks import whole
+from bioshare.nn import batched, forms, plain
 from bioshare.nn.batched import ProductPlan
 from bioshare.nn.batched import physical as physical
 from bioshare.nn.forms import prefer as prefer
+
+Pair = tuple[int, int]
 
 
 def locally_connected2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: tuple[int, int] = (1, 1),
+    stride: int | Pair = 1,
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Tensor:
     """Apply the kernel ``weight[h, w]`` to the patch of x under position (h, w).
@@ -38,7 +42,7 @@ def locally_connected2d(
         x: (batch, in, H, W); fastest in torch's channels_last memory format, the format of the result.
         weight: (H_out, W_out, out, in / groups, kh, kw); fastest in the memory order of `physical`.
         bias: (out, H_out, W_out), or None.
-        stride, dilation: for rows and columns.
+        stride, dilation: an int, or a pair for rows and columns.
         padding: zeros to the left, right, top and bottom, as in `torch.nn.functional.pad`.
         groups: blocks of input channels, each for its own block of output channels.
 
@@ -46,8 +50,17 @@ def locally_connected2d(
         (batch, out, H_out, W_out).
 
     Raises:
-        TypeError: x and the weights have different types, and autocast is off.
+        TypeError: x and the weights have different types and autocast is off, or an argument is no whole number.
+        ValueError: the sizes of x, weight, bias and padding do not fit together.
     """
+    stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    plan = ProductPlan.of(
+        x, weight, stride, _margins(padding), dilation, whole("groups", groups, "a number", at_least=1)
+    )
+    if bias is not None and bias.shape != (weight.shape[2], *weight.shape[:2]):
+        raise ValueError(
+            f"bias must be (out, H_out, W_out), {weight.shape[2], *weight.shape[:2]}; got {tuple(bias.shape)}"
+        )
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -55,8 +68,25 @@ def locally_connected2d(
         weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.to(dtype)
     elif x.dtype != weight.dtype:
         raise TypeError(f"x must have the weights' type {weight.dtype}; got {x.dtype}. Convert one, or use autocast")
-    y = forward(x, weight, [*ProductPlan.of(x, weight, stride, padding, dilation, groups)])
+    y = _product("forward", x, weight, [*plan])
     return y if bias is None else y + bias.to(y.dtype)
+
+
+def pair(name: str, value: int | Pair, at_least: int) -> Pair:
+    """Return an int twice, or a pair, after a check of both."""
+    both = value if isinstance(value, tuple | list) else (value, value)
+    if len(both) != 2:
+        raise TypeError(f"{name} must be an int or a pair of ints (rows, columns); got {value!r}")
+    rows, columns = (whole(name, n, "a whole number or a pair of them", at_least=at_least) for n in both)
+    return rows, columns
+
+
+def _margins(padding: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Check zeros to the left, right, top and bottom."""
+    if not isinstance(padding, tuple | list) or len(padding) != 4:
+        raise TypeError(f"padding must be four whole numbers (left, right, top, bottom); got {padding!r}")
+    left, right, top, bottom = (whole("padding", n, "four whole numbers", at_least=0) for n in padding)
+    return left, right, top, bottom
 
 
 _custom_op = partial(torch.library.custom_op, mutates_args=())
@@ -73,6 +103,16 @@ input_gradient.register_fake(lambda grad, weight, plan: ProductPlan(*plan).new_i
 weight_gradient.register_fake(lambda x, grad, plan, dtype: ProductPlan(*plan).new_weight(dtype, x.device))
 
 
+OPERATORS = {"forward": forward, "input_gradient": input_gradient, "weight_gradient": weight_gradient}
+
+
+def _product(name: str, first: Tensor, second: Tensor, plan: list[int], *dtype: torch.dtype) -> Tensor:
+    """Compute a product by its operator, or in plain operations where PyTorch must look inside."""
+    if forms.preferred() == "plain" or plain.needed():
+        return getattr(plain, name)(first, second, plan, *dtype)
+    return OPERATORS[name](first, second, plan, *dtype)
+
+
 def _setup(ctx, inputs, output):
     """Keep the two factors and the plan."""
     ctx.save_for_backward(*inputs[:2])
@@ -80,26 +120,26 @@ def _setup(ctx, inputs, output):
 
 
 def _forward_backward(ctx, dy):
-    x, weight = ctx.saved_tensors
+    x, weight = (factor.conj() for factor in ctx.saved_tensors)  # the same tensors, if real
     by_x, by_weight, _ = ctx.needs_input_grad
-    dx = input_gradient(dy, weight, ctx.plan) if by_x else None
-    dw = weight_gradient(x, dy, ctx.plan, weight.dtype) if by_weight else None
+    dx = _product("input_gradient", dy, weight, ctx.plan) if by_x else None
+    dw = _product("weight_gradient", x, dy, ctx.plan, weight.dtype) if by_weight else None
     return dx, dw, None
 
 
 def _input_gradient_backward(ctx, ddx):
-    grad, weight = ctx.saved_tensors
+    grad, weight = (factor.conj() for factor in ctx.saved_tensors)
     by_grad, by_weight, _ = ctx.needs_input_grad
-    dgrad = forward(ddx, weight, ctx.plan) if by_grad else None
-    dw = weight_gradient(ddx, grad, ctx.plan, weight.dtype) if by_weight else None
+    dgrad = _product("forward", ddx, weight, ctx.plan) if by_grad else None
+    dw = _product("weight_gradient", ddx, grad, ctx.plan, weight.dtype) if by_weight else None
     return dgrad, dw, None
 
 
 def _weight_gradient_backward(ctx, ddw):
-    x, grad = ctx.saved_tensors
+    x, grad = (factor.conj() for factor in ctx.saved_tensors)
     by_x, by_grad, *_ = ctx.needs_input_grad
-    dx = input_gradient(grad, ddw, ctx.plan) if by_x else None
-    dgrad = forward(x, ddw, ctx.plan) if by_grad else None
+    dx = _product("input_gradient", grad, ddw, ctx.plan) if by_x else None
+    dgrad = _product("forward", x, ddw, ctx.plan) if by_grad else None
     return dx, dgrad, None, None
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.checks import whole
-from bioshare.nn.batched import new_weight, physical
-from bioshare.nn.functional import locally_connected2d
+from bioshare.nn.batched import FIXED, new_weight, output_size, physical
+from bioshare.nn.functional import Pair, locally_connected2d, pair
 
-Pair = tuple[int, int]
+SMALLEST = {"kernel_size": 1, "input_size": 1, "stride": 1, "dilation": 1, "padding": 0}
+"""Smallest number of every attribute with a number for rows and a number for columns."""
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -76,13 +77,10 @@ class LocallyConnected2d(nn.Module):
             if whole(name, channels, "a whole number", at_least=1) % groups:
                 raise ValueError(f"{name} must be a multiple of groups={groups}; got {channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _pair("kernel_size", kernel_size, 1)
-        self.input_size = _pair("input_size", input_size, 1)
-        self.stride, self.dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
-        self.padding = padding if isinstance(padding, str) else _pair("padding", padding, 0)
+        self.kernel_size, self.input_size = pair("kernel_size", kernel_size, 1), pair("input_size", input_size, 1)
+        self.stride, self.dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+        self.padding = padding if isinstance(padding, str) else pair("padding", padding, 0)
         self.padding_mode = padding_mode
-        self.pad = self._pad()
-        self.output_size = self._output_size()
         shape = *self.output_size, out_channels, in_channels // groups, *self.kernel_size
         device = torch.get_default_device() if device is None else device
         self.weight = nn.Parameter(new_weight(shape, dtype, device))
@@ -90,8 +88,15 @@ class LocallyConnected2d(nn.Module):
         self.register_parameter("bias", nn.Parameter(offsets) if bias else None)
         self.reset_parameters()
 
-    def _pad(self) -> tuple[int, int, int, int]:
-        """Return the padding on the left, right, top and bottom."""
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; sizes are checked at any time, and stored as pairs."""
+        if name in SMALLEST and not (name == "padding" and isinstance(value, str)):
+            value = pair(name, value, SMALLEST[name])
+        super().__setattr__(name, value)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def pad(self) -> tuple[int, int, int, int]:
+        """Padding on the left, right, top and bottom."""
         if self.padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {self.padding_mode!r}")
         if self.padding == "valid":
@@ -112,17 +117,21 @@ class LocallyConnected2d(nn.Module):
             )
         return columns, columns, rows, rows
 
-    def _output_size(self) -> Pair:
-        """Return the rows and columns of the output, as for a convolution."""
-        left, right, top, bottom = self.pad
-        padded = self.input_size[0] + top + bottom, self.input_size[1] + left + right
-        axes = zip(padded, self.kernel_size, self.dilation, self.stride, strict=True)
-        rows, columns = ((n - d * (k - 1) - 1) // s + 1 for n, k, d, s in axes)
+    @property
+    def output_size(self) -> Pair:
+        """Rows and columns of the output, as for a convolution."""
+        rows, columns = output_size(self.input_size, self.kernel_size, self.stride, self.pad, self.dilation)
         if rows < 1 or columns < 1:
             raise ValueError(
                 f"kernel_size must fit into the padded input; got kernel_size={self.kernel_size} with "
                 f"dilation={self.dilation} for input_size={self.input_size} with padding={self.padding}. "
                 "Take a smaller kernel or dilation, or more padding"
+            )
+        weight = getattr(self, "weight", None)
+        if weight is not None and weight.shape[:2] != (rows, columns):
+            raise ValueError(
+                f"the layer has kernels for {tuple(weight.shape[:2])} positions, but its sizes now ask for "
+                f"{rows, columns}. {FIXED}"
             )
         return rows, columns
 
@@ -139,18 +148,12 @@ class LocallyConnected2d(nn.Module):
         Raises:
             ValueError: the input has the wrong number of channels, or another size than `input_size`.
         """
-        expected = self.in_channels, *self.input_size
-        if x.ndim not in (3, 4) or x.shape[-3:] != expected:
-            raise ValueError(
-                f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A locally "
-                "connected layer has a kernel for every position: make it with the input_size of its later inputs"
-            )
-        if x.ndim == 3:
-            return self.forward(x[None])[0]
-        pad = self.pad
-        if self.padding_mode != "zeros":
-            x, pad = nn.functional.pad(x, pad, mode=self.padding_mode), (0, 0, 0, 0)
-        return locally_connected2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
+        geometry = self.input_size, self.padding_mode, self.pad, self.stride, self.dilation, self.groups
+        return padded_product(x, self.weight, self.bias, *geometry)
+
+    def __prepare_scriptable__(self) -> None:
+        """Refuse `torch.jit.script`, which cannot read the layer."""
+        raise TypeError("LocallyConnected2d can't be scripted; use torch.export.export or torch.jit.trace instead")
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without defaults."""
@@ -162,10 +165,27 @@ class LocallyConnected2d(nn.Module):
         return f"{required}, input_size={self.input_size}{options}"
 
 
-def _pair(name: str, value: int | Pair, at_least: int) -> Pair:
-    """Return an int twice, or a pair, after a check of both."""
-    pair = value if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise TypeError(f"{name} must be an int or a pair of ints (rows, columns); got {value!r}")
-    rows, columns = (whole(name, n, "a whole number or a pair of them", at_least=at_least) for n in pair)
-    return rows, columns
+@torch.fx.wrap  # a single step in the graphs of torch.fx, since a tracer has no sizes to check
+def padded_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_size: Pair,
+    padding_mode: str,
+    pad: tuple[int, int, int, int],
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    """Check the size of x, add the padding of a mode, and apply the kernels."""
+    expected = weight.shape[3] * groups, *input_size
+    if x.ndim not in (3, 4) or x.shape[-3:] != expected:
+        raise ValueError(
+            f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A locally "
+            "connected layer has a kernel for every position: make it with the input_size of its later inputs"
+        )
+    images = x[None] if x.ndim == 3 else x
+    if padding_mode != "zeros":
+        images, pad = nn.functional.pad(images, pad, mode=padding_mode), (0, 0, 0, 0)
+    y = locally_connected2d(images, weight, bias, stride, pad, dilation, groups)
+    return y[0] if x.ndim == 3 else y

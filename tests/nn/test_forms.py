@@ -63,7 +63,7 @@ def test_without_triton_or_a_gpu_there_is_one_form():
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="form must be one of 'auto', 'batched', 'fused'; got 'quick'"):
+    with pytest.raises(ValueError, match="form must be one of 'auto', 'batched', 'fused', 'plain'; got 'quick'"):
         functional.prefer("quick").__enter__()
 
 

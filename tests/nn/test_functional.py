@@ -171,6 +171,31 @@ def test_two_types_are_refused_without_autocast():
         locally_connected2d(draw(2, 3, 4, 4).float(), draw(4, 4, 2, 3, 3, 3), None, padding=(1, 1, 1, 1))
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"stride": (2, 1)}, ValueError, "weight must have 2 x 4 kernels, .*; got 4 x 4 kernels"),
+        ({"padding": (0, 0, 0, 0)}, ValueError, "weight must have 2 x 2 kernels"),
+        ({"dilation": 2}, ValueError, "weight must have 2 x 2 kernels"),
+        ({"weight": draw(4, 4, 2, 3, 5, 5)}, ValueError, "weight must have 2 x 2 kernels"),
+        ({"weight": draw(4, 4, 2, 2, 3, 3)}, ValueError, r"x must be \(batch, in, H, W\) and weight \(H_out"),
+        ({"weight": draw(2, 3, 3, 3)}, ValueError, r"got \(2, 3, 4, 4\) and \(2, 3, 3, 3\)"),
+        ({"x": draw(3, 4, 4)}, ValueError, r"got \(3, 4, 4\) and"),
+        ({"groups": 3}, ValueError, "with groups=3 equal blocks of channels"),
+        ({"groups": 0}, ValueError, "groups must be"),
+        ({"bias": draw(2)}, ValueError, r"bias must be \(out, H_out, W_out\), \(2, 4, 4\); got \(2,\)"),
+        ({"padding": (1, 1)}, TypeError, r"padding must be four whole numbers \(left, right, top, bottom\)"),
+        ({"padding": (1, 1, 1, -1)}, ValueError, "padding must be four whole numbers, at least 0; got -1"),
+        ({"stride": (1, 1, 1)}, TypeError, "stride must be an int or a pair"),
+    ],
+)
+def test_sizes_that_do_not_fit_together_are_refused(changes, error, message):
+    arguments = {"x": draw(2, 3, 4, 4), "weight": draw(4, 4, 2, 3, 3, 3), "padding": (1, 1, 1, 1)}
+    assert locally_connected2d(**arguments, stride=1, dilation=(1, 1)).shape == (2, 2, 4, 4)
+    with pytest.raises(error, match=message):
+        locally_connected2d(**arguments | changes)
+
+
 def test_only_input_and_weights_are_kept_for_the_backward_pass():
     layer = LocallyConnected2d(8, 8, 3, padding=1, input_size=12)
     x, kept = draw(4, 8, 12, 12).float().requires_grad_(), []

@@ -243,3 +243,47 @@ def test_an_input_of_the_wrong_size_is_named(shape):
     layer = LocallyConnected2d(3, 4, 3, input_size=5)
     with pytest.raises(ValueError, match=r"x must have the shape \(batch, 3, 5, 5\); got"):
         layer(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stride": 1},
+        {"stride": (2, 3)},
+        {"padding": 0},
+        {"padding": "valid"},
+        {"padding": (0, 1), "padding_mode": "circular"},
+        {"dilation": 2},
+    ],
+)
+def test_sizes_set_afterwards_that_the_weights_do_not_fit_are_refused(changes):
+    layer = LocallyConnected2d(3, 4, 3, stride=2, padding=1, input_size=6)
+    for name, value in changes.items():
+        setattr(layer, name, value)
+    with pytest.raises(ValueError, match=r"weight must have \d x \d kernels, .*; got 3 x 3 kernels. A layer keeps"):
+        layer(torch.zeros(2, 3, 6, 6))
+    with pytest.raises(
+        ValueError, match=r"kernels for \(3, 3\) positions, but its sizes now ask for .* make a new layer"
+    ):
+        _ = layer.output_size
+
+
+@settings(max_examples=30, deadline=None)
+@given(dilation=st.integers(1, 3), padding_mode=st.sampled_from(PADDING_MODES))
+def test_sizes_set_afterwards_that_the_weights_fit_are_those_of_a_convolution(dilation, padding_mode):
+    layer, conv = LocallyConnected2d(2, 3, 3, padding=1, input_size=7).double(), nn.Conv2d(2, 3, 3, bias=False).double()
+    layer.dilation, layer.padding, layer.padding_mode = dilation, dilation, padding_mode
+    assert (layer.dilation, layer.padding) == ((dilation, dilation), (dilation, dilation))
+    twin = nn.Conv2d(2, 3, 3, padding=dilation, dilation=dilation, padding_mode=padding_mode, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(twin.weight.copy_(conv.weight))
+    x = draw(2, 2, 7, 7)
+    torch.testing.assert_close(layer(x), twin(x), rtol=0, atol=1e-12)
+
+
+def test_sizes_are_checked_whenever_they_are_set():
+    layer = LocallyConnected2d(3, 4, 3, input_size=5)
+    with pytest.raises(ValueError, match="stride must be a whole number or a pair of them, at least 1; got 0"):
+        layer.stride = 0
+    layer.stride = 1
+    assert layer.stride == (1, 1)
