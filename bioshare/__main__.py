@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 import bioshare
+from bioshare.progress import say
 
 COMMANDS = {
     "demo": ("bioshare.train.demo", "train small networks on digits, with and without sleep"),
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(COMMANDS[chosen.command][0]).main(chosen)
         sys.stdout.flush()
     except KeyboardInterrupt as error:
-        print(str(error) or "interrupted", file=sys.stderr)
+        say(str(error) or "interrupted")
         return 128 + getattr(error, "signal", signal.SIGINT)
     except BrokenPipeError:  # the reader has stopped, as in `list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         if os.environ.get("BIOSHARE_TRACEBACK") == "1":
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
     return 0
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from bioshare.cli import device, positive
 from bioshare.machine import processor, versions
+from bioshare.progress import shows_bar
 from bioshare.text import number
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -106,7 +107,7 @@ def turns(works: dict[str, Callable[[], Any]], repeats: int, device: torch.devic
     if device.type != "cpu":
         wanted = {name: round(BLOCK_SECONDS / seconds_per_call(work, 1, device)) for name, work in works.items()}
         calls = {name: max(1, min(MOST_CALLS, many)) for name, many in wanted.items()}
-    with tqdm(total=repeats * len(works), desc="turns", leave=False) as bar:
+    with tqdm(total=repeats * len(works), desc="turns", leave=False, disable=not shows_bar()) as bar:
         for turn in range(repeats):
             for name, work in works.items():
                 seconds[name].append(seconds_per_call(work, calls[name], device))

@@ -23,6 +23,7 @@ from bioshare.bridge import InstantSharing, Phase, Sleep, neg_log_snr
 from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.cli import positive
 from bioshare.nn import to_locally_connected
+from bioshare.progress import shows_bar
 from bioshare.text import aligned, mean_and_deviation, number, paired_difference
 
 CANVAS = 14
@@ -178,7 +179,7 @@ def run_demo(
     learning_rates = {network.name: network.learning_rate for network in networks}
     results = DemoResults(settings, learning_rates, {network.name: [] for network in networks})
     total = len(seeds) * len(networks) * settings.steps
-    with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
+    with tqdm(total=total, disable=not shows_bar(progress), unit="step", leave=False) as bar:
         try:
             for seed in seeds:
                 for network in networks:
@@ -209,7 +210,7 @@ def search_learning_rates(
     """
     settings = settings or DemoSettings()
     search = LearningRateSearch(len(seeds), {network.name: {} for network in networks})
-    with tqdm(disable=not progress, unit="step", leave=False) as bar:
+    with tqdm(disable=not shows_bar(progress), unit="step", leave=False) as bar:
         for network in networks:
             tried, due = search.accuracies[network.name], list(FIRST_LEARNING_RATES)
             while due:

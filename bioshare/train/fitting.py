@@ -24,6 +24,7 @@ from bioshare.checks import choice, real, whole
 from bioshare.files import check_writable, expanded, locked
 from bioshare.nn.forms import Form
 from bioshare.nn.functional import prefer
+from bioshare.progress import say, shows_bar, shows_lines
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load, test_batches, training_batches
@@ -74,7 +75,8 @@ def fit(
         data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
         resume: go on from the checkpoint in the folder; start if there is none; return the result of a finished run.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
-        progress: show a bar.
+        progress: show a bar in a terminal, and a line after every epoch in a log file; TQDM_DISABLE=1 in the
+            environment does without, too.
         checkpoint_every: seconds between two checkpoints of a run; 0 for one after every look at the run.
         record_snr: measure -log SNR after every n-th batch, before and after the phases if any are due; batches are
             counted as for the first phase. None for once an epoch. Both record the start.
@@ -96,7 +98,7 @@ def fit(
             run without ``resume``; the files are damaged; or another process is training in the folder.
         OSError: ``folder`` can't be written, or is full; nothing is trained if the first checkpoint finds no room.
         TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
-        Interrupted: SIGTERM or Ctrl-C; a checkpoint holds everything so far.
+        Interrupted: SIGTERM, SIGUSR1, SIGHUP or Ctrl-C; a checkpoint holds everything so far.
         TimeUpError: ``seconds`` are over; a checkpoint holds everything so far.
     """
     begun, folder = time.monotonic(), expanded(folder)
@@ -135,7 +137,8 @@ def fit(
         epoch = sum(map(run.images, range(len(batches))))
         done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
         shown = progress and processes.rank == 0
-        bar = tqdm(total=config.epochs * epoch, initial=done, disable=not shown, unit=" images", unit_scale=True)
+        hidden = not (shown and shows_bar())
+        bar = tqdm(total=config.epochs * epoch, initial=done, disable=hidden, unit=" images", unit_scale=True)
         stack.enter_context(bar)
         signals = stack.enter_context(interruptible())
         # the loop: steps, a look now and then, and a test at the end of every epoch
@@ -156,6 +159,8 @@ def fit(
                     bar.set_postfix_str(_look(run, folder, sizes, signals, late, over), refresh=False)
                 start = time.perf_counter()
             run.finish_epoch(tests)
+            if shown and shows_lines():
+                say(run.history.line(config.epochs))
             if writer:
                 before = run.steps - len(batches)
                 run.history.write_to(writer, since=before + 1 if before else 0)

@@ -1,6 +1,7 @@
 """Events that end a run before its time: signals, the clock, or numbers that are not finite.
 
-SIGTERM, Ctrl-C and the clock wait for the end of a batch, so that a run can write a checkpoint.
+Signals and the clock wait for the end of a batch, so that a run can write a checkpoint. SIGTERM and SIGUSR1 come from
+the scheduler of a cluster before a job is killed, SIGHUP from a terminal that is closed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""Signals that stop a run; Windows has the first two."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -51,10 +53,10 @@ class TrainingDivergedError(FloatingPointError):
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Collect the numbers of SIGTERM and SIGINT in the block instead of stopping; a second Ctrl-C no longer waits.
+    """Collect the numbers of `SIGNALS` in the block instead of stopping; a second Ctrl-C no longer waits.
 
-    The old handlers come back after the block. Only the main thread of a process can have handlers: in other threads
-    signals keep their effect.
+    The old handlers come back after the block. An ignored SIGHUP, as after ``nohup``, stays ignored. Only the main
+    thread of a process can have handlers: in other threads signals keep their effect.
     """
     signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -66,7 +68,9 @@ def interruptible() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         signals.append(number)
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    survives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN if hasattr(signal, "SIGHUP") else False
+    numbers = [number for number in SIGNALS if not (survives and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield signals
     finally:

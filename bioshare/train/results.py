@@ -111,6 +111,13 @@ class History:
         )
         return cls(**facts, snr=snr, drifts=drifts)
 
+    def line(self, total: int) -> str:
+        """The last of so many epochs as a line of a log."""
+        epoch = self.epochs[-1]
+        learned = f"loss {epoch['train_loss']:.3f}, {epoch['train_accuracy']:.1f} % correct"
+        tested = f"test {epoch['top1']:.1f} % correct"
+        return f"epoch {len(self.epochs)}/{total}: {learned}; {tested}; {epoch['seconds']:.1f} s"
+
     def write_to(self, writer: Any, since: int) -> None:
         """Write the last epoch for TensorBoard, and the measurements since so many steps, layer by layer.
 

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from bioshare.checks import whole
 from bioshare.files import expanded, replacing
+from bioshare.progress import say, shows_bar
 from bioshare.train.config import TrainConfig
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 
@@ -104,8 +105,9 @@ def run_all(
 ) -> Outcomes:
     """Train all jobs, a few at a time, each from its last checkpoint.
 
-    SIGTERM, Ctrl-C or the death of this process lets the runs of this machine write their checkpoints and end. The
-    workers of a scheduler finish the runs that were begun: wait for the workers before the same jobs are given again.
+    A signal such as Ctrl-C (`bioshare.train.interrupt.SIGNALS`) or the death of this process lets the runs of this
+    machine write their checkpoints and end. The workers of a scheduler finish the runs that were begun: wait for the
+    workers before the same jobs are given again.
 
     Args:
         jobs: runs with distinct names and folders; the folders must be the same on all machines.
@@ -124,7 +126,7 @@ def run_all(
     Raises:
         ValueError: two jobs have one name or one folder, the scheduler does not answer, or a worker of the scheduler
             has several threads. Nothing was trained.
-        Interrupted: SIGTERM or Ctrl-C.
+        Interrupted: a signal.
     """
     _check_jobs(jobs)
     until = None if seconds is None else time.time() + seconds
@@ -135,7 +137,7 @@ def run_all(
     single = scheduler is None and at_once == 1
     options = {"checkpoint_every": CHECKPOINT_EVERY, "progress": progress and single} | options
     call = partial(train_job, fit=fit, until=until, threads=threads, **options)
-    outcomes, show = Outcomes(), partial(tqdm.write, file=sys.stderr) if progress else lambda text: None
+    outcomes, show = Outcomes(), say if progress else lambda text: None
     with ExitStack() as stack:
         if scheduler is None:
             submit = lambda call: stack.enter_context(RunProcess(call))
@@ -145,7 +147,7 @@ def run_all(
             submit = partial(client.submit, pure=False)
         begin = lambda job, slot: submit(partial(call, job, device=device if scheduler else own_device(device, slot)))
         signals = stack.enter_context(interruptible())
-        bar = stack.enter_context(tqdm(total=len(jobs), unit="run", disable=single or not progress))
+        bar = stack.enter_context(tqdm(total=len(jobs), unit="run", disable=single or not shows_bar(progress)))
         for job, ending in _in_turn(jobs, begin, at_once or 1, until, signals):
             show(f"{job.name}: {outcomes.add(job.name, ending)}")
             bar.update(ending is not None)

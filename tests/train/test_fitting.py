@@ -31,7 +31,7 @@ from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.distributed import Stopwatch
 from bioshare.train.fitting import CHECKPOINT, LOOK_EVERY, RESULT, fit, trained_network
-from bioshare.train.interrupt import TimeUpError, TrainingDivergedError, interruptible
+from bioshare.train.interrupt import SIGNALS, TimeUpError, TrainingDivergedError, interruptible
 from bioshare.train.phases import CircuitOptions
 from bioshare.train.results import MEANINGS, History, read_result, seconds_spent
 from bioshare.train.run import evaluate
@@ -190,13 +190,25 @@ def test_snr_is_measured_in_every_nth_batch(tmp_path):
     assert result.layer.values.tolist() == ["0", "3"]
 
 
-@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 6), (signal.SIGINT, 4), (signal.SIGTERM, 0)])
+SIGNALS_AT = [(signal.SIGTERM, 6), (signal.SIGINT, 4), (signal.SIGTERM, 0), (signal.SIGUSR1, 3), (signal.SIGHUP, 7)]
+
+
+@pytest.fixture
+def hangup():
+    """The default effect of SIGHUP, which ``nohup`` ignores."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
+@pytest.mark.parametrize(("number", "step"), SIGNALS_AT)
 def test_a_signal_ends_the_run_after_the_batch_and_resume_ends_with_the_same_weights(straight, tmp_path, number, step):
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(one) for one in SIGNALS]
     stopped = interrupt(tmp_path, step, number=number)
     assert stopped.signal == number
     assert str(stopped).endswith(f"after step {step + 1} of the run; {tmp_path / CHECKPOINT} has everything")
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert [signal.getsignal(one) for one in SIGNALS] == handlers
     metadata = checkpoint.read_metadata(tmp_path / CHECKPOINT)
     assert (metadata["epoch"], metadata["batch"]) in (divmod(step + 1, 5), (step // 5, step % 5 + 1))
     run(tmp_path, resume=True)
@@ -208,6 +220,15 @@ def test_a_run_that_is_stopped_after_every_batch_ends_with_the_same_weights(stra
         interrupt(tmp_path, step, resume=True)
     run(tmp_path, resume=True)
     assert_same_ending(tmp_path, straight[0])
+
+
+@pytest.mark.usefixtures("hangup")
+def test_the_signal_of_a_closed_terminal_stays_ignored_after_nohup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with interruptible() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert signals == []
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_does_not_wait():

@@ -92,7 +92,9 @@ class ManyRuns(Computing):
             SystemExit: 75 if the time is up; otherwise 1 if a run failed.
         """
         if outcomes.failures:
-            print(f"failed, as shown above: {', '.join(outcomes.failures)}", file=sys.stderr)
+            shown = self.fitting.get("progress", True)
+            failures = [name if shown else f"{name} ({text})" for name, text in outcomes.failures.items()]
+            print(f"failed{', as shown above' * shown}: {', '.join(failures)}", file=sys.stderr)
         if outcomes.time_up:
             rest = [job for job in jobs if job.name not in outcomes.results and job.name not in outcomes.failures]
             begun = sum((job.folder / CHECKPOINT).exists() for job in rest)

@@ -106,7 +106,7 @@ def read_options(
     """
     program = f"python -m bioshare {command}"
     parser = argparse.ArgumentParser(program, f"{program} [options]", allow_abbrev=False)
-    skipped, setting = {*without, "progress", "seconds"}, row.setting
+    skipped, setting = {*without, "seconds"}, row.setting
     _add_fields(parser, "the run", computing, {}, skipped)
     _add_fields(parser, "computing", fit, {}, skipped)
     _add_fields(parser, "the experiment", TrainConfig, vars(setting), skipped)

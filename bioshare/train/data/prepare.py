@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import bioshare
 from bioshare.files import check_writable, expanded, os_error, replacing
+from bioshare.progress import shows_bar
 from bioshare.train.data.datasets import pixel_statistics, prepared_file
 from bioshare.train.data.image_folders import ImageFolder
 from bioshare.train.data.sources import Averaged, CifarArchive, Contents, JpegArrays, Source, Split
@@ -92,7 +93,9 @@ def prepare(
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; it must be {source.form}")
     check_writable(target.parent)
-    with tqdm(total=sum(source.images.values()), desc=name, unit="image", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=sum(source.images.values()), desc=name, unit="image", disable=not shows_bar(progress), leave=False
+    ) as bar:
         contents = source.read(path, bar)
     write_prepared(target, name, path, contents)
     return target

@@ -1,0 +1,30 @@
+"""Progress on the standard error stream: bars in a terminal, lines in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+from tqdm import tqdm
+
+
+def shows_bar(progress: bool = True) -> bool:
+    """True if progress is wanted, and the error stream is a terminal, where a bar can move."""
+    return _wanted(progress) and sys.stderr.isatty()
+
+
+def shows_lines(progress: bool = True) -> bool:
+    """True if progress is wanted, and the error stream is a file or a pipe, where a bar would fill page after page."""
+    return _wanted(progress) and not sys.stderr.isatty()
+
+
+def _wanted(progress: bool) -> bool:
+    return progress and not os.environ.get("TQDM_DISABLE") and sys.stderr is not None
+
+
+def say(text: str) -> None:
+    """Write a line to the error stream, above any bars; a terminal that was closed or a full disk are no errors."""
+    with suppress(OSError):
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
