@@ -284,6 +284,16 @@ class Moments:
                 if factors is not None:
                     physical(value).mul_(factors[..., None, None, None])
 
+    def follow_bias(self, bias: Tensor, group_means: GroupMeans, spread: float) -> None:
+        """Treat the moments of a shared bias; sums of gradients and of squares both follow the bias."""
+        for name, value in self.optimizer.state.get(bias, {}).items():
+            if not isinstance(value, Tensor):
+                continue
+            if self.treatment == "reset":
+                value.fill_(self._initial(bias, name))
+            elif name in (*LINEAR, *SQUARES):
+                group_means.average_bias(value, spread)
+
     def _initial(self, weight: Tensor, name: str) -> float:
         """Value of a moment before the first step."""
         if name == "mu_product":  # NAdam's product of factors

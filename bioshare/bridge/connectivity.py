@@ -64,7 +64,10 @@ class LearnedGroups(Phase):
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Set all groups of all locally connected layers to the means; neither the seed nor the optimiser matters."""
         for _, layer in layers_of(model):
-            _group_means(self, _Wiring.of(layer), layer.weight.device).average(layer.weight)
+            group_means = _group_means(self, _Wiring.of(layer), layer.weight.device)
+            group_means.average(layer.weight)
+            if layer.bias is not None:
+                group_means.average_bias(layer.bias)
 
     def groups(self, layer: LocallyConnected2d) -> Tensor:
         """Return the number of the group of every position, (H_out, W_out)."""

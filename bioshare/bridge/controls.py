@@ -19,7 +19,7 @@ from bioshare.nn import LocallyConnected2d
 
 
 class Control(Phase):
-    """A change of all locally connected layers, positions at the padding included; moments of an optimiser stay."""
+    """A change of all layers whose weights learn, positions at the padding included; moments of an optimiser stay."""
 
     def check(self, model: nn.Module) -> None:
         """Raise TypeError or ValueError if the layers of a model cannot share, before any time is spent."""
@@ -63,7 +63,10 @@ class RandomGroups(Control):
         own = GroupMeans.of_layer(layer, "share")
         order = np.random.default_rng(derived(self.groups_seed, index)).permutation(len(own.set_of))
         moved, back = (torch.from_numpy(numbers).to(own.set_of.device) for numbers in (order, order.argsort()))
-        GroupMeans(moved[own.positions], own.starts, own.set_of[back]).average(layer.weight)
+        groups = GroupMeans(moved[own.positions], own.starts, own.set_of[back])
+        groups.average(layer.weight)
+        if layer.bias is not None:
+            groups.average_bias(layer.bias)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class LayerMean(Control):
         """Average a layer."""
         wide = torch.promote_types(layer.weight.dtype, torch.float32)
         layer.weight.copy_(layer.weight.mean((0, 1), keepdim=True, dtype=wide))
+        if layer.bias is not None:
+            layer.bias.copy_(layer.bias.mean((1, 2), keepdim=True, dtype=wide))
 
 
 @dataclass(frozen=True)

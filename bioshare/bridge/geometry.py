@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -148,6 +150,13 @@ class GroupMeans:
         else:
             target.copy_(means[self.set_of].view(target.shape))
 
+    def average_bias(self, bias: Tensor, spread: float = 0.0) -> None:
+        """Shrink the deviations of biases (out, H_out, W_out) from the means of the sets to a fraction, in place."""
+        target = bias.permute(1, 2, 0)  # (H_out, W_out, out)
+        wide = target.to(torch.promote_types(bias.dtype, torch.float32)).flatten(0, 1)
+        means = embedding_bag(self.positions, wide, self.starts, mode="mean")[self.set_of]
+        target.copy_(torch.lerp(means, wide, spread).view(target.shape))
+
 
 @cache  # for good: CUDA graphs hold the addresses of these tensors
 def _group_means(geometry: Geometry, device: torch.device) -> GroupMeans:
@@ -177,27 +186,49 @@ def kind_of(layer: LocallyConnected2d) -> Kind:
     return inputs_of(layer), layer.weight.device, layer.weight.dtype
 
 
+Chosen = tuple[str, ...] | None
+"""Names of layers, with * and ? as in a shell; None: all layers whose weights learn (``requires_grad``)."""
+
 Layers = Sequence[tuple[str, LocallyConnected2d]]
 """Locally connected layers by name, from input to output."""
 
 
-def layers_of(model: nn.Module) -> Layers:
-    """List the locally connected layers by name, in the order of ``model.modules()``."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+def layers_of(model: nn.Module, chosen: Chosen = None) -> Layers:
+    """List the chosen locally connected layers by name, in the order of ``model.modules()``."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+    if chosen is None:
+        return [(name, layer) for name, layer in layers if not _frozen(layer)]
+    return [(name, layer) for name, layer in layers if any(fnmatchcase(name, pattern) for pattern in chosen)]
 
 
-def checked_layers(model: nn.Module) -> Layers:
-    """List the locally connected layers by name, after checking that all weights can be shared.
+def _frozen(layer: LocallyConnected2d) -> bool:
+    weight = layer._parameters.get("weight")  # None if computed from other parameters
+    return weight is not None and not weight.requires_grad
+
+
+def checked_layers(model: nn.Module, chosen: Chosen = None) -> Layers:
+    """List the chosen locally connected layers by name, after checking that all weights can be shared.
 
     Raises:
         TypeError: ``model`` is no module, or a weight is no Parameter.
-        ValueError: there is no such layer, a weight is not finite, or two layers have the same Parameter.
+        ValueError: there is no such layer, or a chosen name is unknown; a weight is not finite, or two layers have the
+            same Parameter.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-    layers = layers_of(model)
-    if not layers:
+    names = [name for name, _ in layers_of(model, ("*",))]
+    if not names:
         raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
+    for pattern in chosen or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = ", ".join(map(repr, get_close_matches(pattern, names, cutoff=0.0)))
+            raise ValueError(f"layers must name locally connected layers; got {pattern!r}. Nearest: {near}")
+    layers = layers_of(model, chosen)
+    if not layers:
+        raise ValueError(
+            f"model must have a locally connected layer that learns; all {len(names)} have requires_grad=False, and "
+            'frozen layers do not share. Call requires_grad_(True), or name the layers: layers=("*",) takes all'
+        )
     owners: dict[int, str] = {}
     for name, layer in layers:
         if "weight" not in dict(layer.named_parameters(recurse=False)):

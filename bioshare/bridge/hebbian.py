@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bioshare.bridge.changes import LinearSleep, Treatment
-from bioshare.bridge.geometry import Border, inputs_of
+from bioshare.bridge.geometry import Border, Chosen, inputs_of
 from bioshare.bridge.scaling import PerInput, check_scalars, mean_power
 from bioshare.bridge.sharing import MapSharing
 from bioshare.checks import whole
@@ -43,7 +43,7 @@ class HebbianSharing(MapSharing):
             input, without pull or momentum, so neither amplitude nor K matters.
         stimulus: a stimulus without noise.
         alpha: strength of the inhibition; infinite for the ideal circuit.
-        border, moments: as for `Sleep`.
+        border, moments, layers: as for `Sleep`.
 
     A call raises TypeError or ValueError, before any weight changes, if a layer's dilation shares a factor with the
     kernel size, ``batch_size`` returns no number of patterns, ``rule`` returns no Hebbian, or most learning rates are
@@ -57,6 +57,7 @@ class HebbianSharing(MapSharing):
     alpha: float = math.inf
     border: Border = "share"
     moments: Treatment = "keep"
+    layers: Chosen = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -98,6 +98,7 @@ class SleepReport:
         map_seconds: wall-clock time of these simulations.
         pool_maps, pool_bytes: number and memory of the maps in the pool.
         kept: weights of a channel, if a call asked for the channel.
+        left_alone: names of the locally connected layers that did not take part: frozen, or not among ``layers``.
     """
 
     layers: tuple[LayerReport, ...]
@@ -106,6 +107,7 @@ class SleepReport:
     pool_maps: int = 0
     pool_bytes: int = 0
     kept: KeptChannel | None = None
+    left_alone: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         columns = {name: column for name, column in COLUMNS.items() if name != "minutes" or self._times()}
@@ -131,6 +133,8 @@ class SleepReport:
         if times := self._times():
             longest = f" one layer after another, {_duration(max(times))} all at once" if len(times) > 1 else ""
             notes.append(f"time asleep: {_duration(sum(times))}{longest}")
+        if self.left_alone:
+            notes.append(f"left alone (frozen, or not chosen): {', '.join(self.left_alone)}")
         return notes
 
     def _times(self) -> list[float]:
@@ -270,7 +274,7 @@ def medians(measured: Sequence[np.ndarray]) -> dict[str, float]:
 def neg_log_snr(model: nn.Module, border: Border = "share") -> dict[str, float]:
     """Measure -log SNR of every locally connected layer by name, the median over the sharing groups (as in Fig. 6)."""
     measured = {}
-    for name, layer in checked_layers(model):
+    for name, layer in checked_layers(model, ("*",)):
         groups = [module.groups(layer.weight.detach()) for module in modules(layer, border)]
         values = [_group_neg_log_snr(*_group_statistics(one)) for one in groups]
         measured[name] = float(np.median(torch.cat(values).cpu().numpy())) if values else math.nan

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bioshare.bridge.changes import Averaging, Change, LinearSleep, Moments, Treatment
 from bioshare.bridge.geometry import (
     Border,
+    Chosen,
     GroupMeans,
     Kind,
     Layers,
@@ -39,13 +40,17 @@ Note = Callable[[Tensor, Tensor, Tensor], None]
 
 
 class Sharing(Phase):
-    """A phase that changes the sharing groups of every locally connected layer, in the order of ``model.modules()``.
+    """A phase that changes the sharing groups of locally connected layers, in the order of ``model.modules()``.
 
-    Modules with a single neuron are left alone.
+    Modules with a single neuron are left alone, and so are layers with a frozen weight (``requires_grad=False``) unless
+    ``layers`` names the layer. The biases of a group become the mean without simulation: a bias is the weight of an
+    input that is always active, and no pattern distinguishes the neurons. Frozen biases are left alone.
     """
 
     border: Border
     moments: Treatment
+    layers: Chosen
+    spread: float = 0.0
     rescale: bool = False
     gain: float = 1.0
     pooled: dict[Any, LinearSleep] = {}  # noqa: RUF012 (nothing writes to the empty pool of a phase without one)
@@ -55,6 +60,9 @@ class Sharing(Phase):
             if getattr(self, name) not in values:
                 expected = ", ".join(map(repr, values))
                 raise ValueError(f"{name} must be one of {expected}; got {getattr(self, name)!r}")
+        names = () if self.layers is None else self.layers
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f'layers must be a tuple of names, such as ("stages.0.*",), or None; got {self.layers!r}')
 
     def __call__(
         self,
@@ -101,14 +109,15 @@ class Sharing(Phase):
             minutes = self.minutes(inputs_of(layer)) if count else math.nan
             rows.append(LayerReport(name, count, **medians(values), minutes=minutes, seconds=seconds))
         pool_maps, pool_bytes = len(self.pooled), sum(sleep.bytes for sleep in self.pooled.values())
-        return SleepReport(tuple(rows), len(map_seconds), sum(map_seconds), pool_maps, pool_bytes, kept)
+        left_alone = tuple(name for name, _ in layers_of(model, ("*",)) if name not in dict(layers))
+        return SleepReport(tuple(rows), len(map_seconds), sum(map_seconds), pool_maps, pool_bytes, kept, left_alone)
 
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Change the weights with the same bits as a call, without checks and report: for training loops.
 
         Only the simulation of maps may wait for a GPU. Errors are those of a call: call once before a loop.
         """
-        layers = layers_of(model)
+        layers = layers_of(model, self.layers)
         self._change_layers(layers, self._changes(layers, seed, progress=False, map_seconds=[]), optimizer)
 
     def check(self, model: nn.Module) -> None:
@@ -121,7 +130,7 @@ class Sharing(Phase):
 
     def _checked_layers(self, model: nn.Module) -> Layers:
         """The layers of a model after all checks that need no stimuli."""
-        return checked_layers(model)
+        return checked_layers(model, self.layers)
 
     @abstractmethod
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
@@ -138,14 +147,19 @@ class Sharing(Phase):
     def _change_layer(
         self, layer: LocallyConnected2d, change: Change, moments: Moments | None, note: Note | None = None
     ) -> None:
-        weight, members, factors = layer.weight, modules(layer, self.border), None
+        weight, bias, members, factors = layer.weight, layer.bias, modules(layer, self.border), None
+        group_means = GroupMeans.of_layer(layer, self.border)
         with torch.autocast(weight.device.type, enabled=False):
             if note or self.rescale or self.gain != 1 or self.border == "scale":
                 factors = self._change_modules(layer, change, note)
             else:
                 change.apply_to(weight, members)
             if moments:
-                moments.follow(weight, members, GroupMeans.of_layer(layer, self.border), change, factors)
+                moments.follow(weight, members, group_means, change, factors)
+            if bias is not None and bias.requires_grad:
+                group_means.average_bias(bias, self.spread)
+                if moments:
+                    moments.follow_bias(bias, group_means, self.spread)
 
     def _change_modules(self, layer: LocallyConnected2d, change: Change, note: Note | None) -> Tensor:
         """Change and scale a layer module by module; return all factors (H_out, W_out, out) besides the change."""
@@ -174,8 +188,7 @@ class InstantSharing(Sharing):
     """Set every sharing group to the group's mean, or closer to the mean, in place: the limit of an ideal sleep.
 
     Args:
-        border: as for `Sleep`.
-        moments: as for `Sleep`.
+        border, moments, layers: as for `Sleep`.
         spread: fraction of every deviation from the mean that remains, w_i = mean + spread (w_i - mean); 0 leaves the
             mean alone, 1 changes nothing.
 
@@ -189,6 +202,7 @@ class InstantSharing(Sharing):
     border: Border = "share"
     moments: Treatment = "keep"
     spread: float = 0.0
+    layers: Chosen = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,7 +253,7 @@ class MapSharing(Sharing):
         """
         if not self.capturable:
             raise ValueError(f'tensors need the exact engine, no noise, and patterns="drawn"; got {self!r}')
-        layers = layers_of(model)
+        layers = layers_of(model, self.layers)
         kinds = [kind_of(layer) for _, layer in layers]
         maps = dict[Kind, Any](zip(kinds, self._changes(layers, seed, False, []), strict=True))
         return tuple(tensor for sleep in maps.values() for tensor in sleep.tensors)
@@ -248,14 +262,14 @@ class MapSharing(Sharing):
         self, model: nn.Module, tensors: tuple[Tensor, ...], *, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
         """Apply the maps of `tensors` to all layers; a CUDA graph can capture this after a first call."""
-        layers = layers_of(model)
+        layers = layers_of(model, self.layers)
         triples = zip(tensors[::3], tensors[1::3], tensors[2::3], strict=True)
         kinds = dict.fromkeys(kind_of(layer) for _, layer in layers)
         maps = {kind: LinearSleep(*triple) for kind, triple in zip(kinds, triples, strict=True)}
         self._change_layers(layers, [maps[kind_of(layer)] for _, layer in layers], optimizer)
 
     def _checked_layers(self, model: nn.Module) -> Layers:
-        layers = checked_layers(model)
+        layers = checked_layers(model, self.layers)
         for name, layer in layers:
             if any(math.gcd(*pair) > 1 for pair in zip(layer.kernel_size, layer.dilation, strict=True)):
                 raise ValueError(

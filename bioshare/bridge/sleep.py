@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation, Treatment
-from bioshare.bridge.geometry import Border, Layers, inputs_of, kind_of
+from bioshare.bridge.geometry import Border, Chosen, Layers, inputs_of, kind_of
 from bioshare.bridge.scaling import (
     HELD,
     MOMENTUM,
@@ -80,6 +80,9 @@ class Sleep(MapSharing):
             bias. The rule's k counts these updates too; with noise, neurons see only the noise.
         gain: constant factor of all weights of the sharing groups after the circuit's sleep. A gain of 1.25 makes up
             for the loss of the presets on the grid at alpha = 10, for every K. Either ``rescale`` or a gain.
+        layers: names of the layers that sleep, with * and ? as in a shell, such as ("stages.0.*", "stem"); None: all
+            locally connected layers whose weights learn. Layers with a frozen weight (``requires_grad=False``) are left
+            alone unless named, and the report names all layers left alone.
     """
 
     circuit: Circuit
@@ -96,6 +99,7 @@ class Sleep(MapSharing):
     memory: float = 1e9
     silence: int = 0
     gain: float = 1.0
+    layers: Chosen = None
     pooled: dict[PoolKey, LinearSleep] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -119,7 +119,9 @@ def test_a_network_keeps_its_parameters_and_trains_on(mode):
     optimizer = torch.optim.AdamW(parameters)
     before = weights(model)
     report = mode("share")(model, seed=1)
-    assert [row.name for row in report.layers] == ["0", "2"]
+    assert [row.name for row in report.layers] == ["2"]
+    assert report.left_alone == ("0",)
+    assert torch.equal(model[0].weight, before[0])
     assert all(old is new for old, new in zip(parameters, model.parameters(), strict=True))
     assert [p.data_ptr() for p in model.parameters()] == pointers
     assert [p.requires_grad for p in model.parameters()] == [False, *[True] * (len(parameters) - 1)]

@@ -242,6 +242,9 @@ def test_frozen_layers_need_no_optimizer(treatment):
     optimizer, before = stepped(OPTIMIZERS["AdamW"], model[0]), weights(model)
     for change in CALLS:
         change(moments=treatment)(model, optimizer=optimizer)
+    assert list(map(torch.equal, before, weights(model))) == [False, True]
+    for change in CALLS:
+        change(moments=treatment, layers=("*",))(model, optimizer=optimizer)
     assert not any(map(torch.equal, before, weights(model)))
 
 

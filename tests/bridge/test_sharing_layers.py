@@ -1,14 +1,29 @@
 """The loop over a model's layers: order, norms of means, and calls without measurement."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
 import torch
-from small_layers import RATE, after, after_network, assert_agree, gentle, layer, modes, network, positions
+from small_layers import (
+    RATE,
+    after,
+    after_network,
+    assert_agree,
+    borders,
+    gentle,
+    layer,
+    modes,
+    network,
+    positions,
+    weights,
+)
 from torch import nn
 
 import bioshare as bs
+from bioshare.bridge import LearnedGroups
+from bioshare.bridge.controls import LayerMean
 
 circuits = pytest.mark.parametrize("circuit", [bs.SteadyState(2.0), RATE], ids=repr)
 forms = pytest.mark.parametrize(
@@ -82,14 +97,105 @@ def test_layers_without_positions_to_tie_and_other_modules_are_left_alone(mode):
     assert changed == ["3.weight"]
 
 
-@modes
-def test_a_bias_is_no_weight_that_is_shared(mode):
-    model = layer(kernel_size=3, bias=True)
+def biased(**geometry):
+    """A layer with independent biases."""
+    model = layer(bias=True, **geometry)
     with torch.no_grad():
         model.bias.normal_(generator=torch.Generator().manual_seed(0))
+    return model
+
+
+@modes
+@borders
+def test_biases_of_a_group_become_the_mean_and_weights_are_as_without_biases(mode, border):
+    model = biased(kernel_size=3, padding=1)
+    remaining = getattr(mode(border), "spread", 0.0)
+    expected = model.bias.detach().clone()
+    for rows, columns in positions(model, border):
+        group = expected[:, rows, columns]
+        expected[:, rows, columns] = group.mean(1, keepdim=True) * (1 - remaining) + group * remaining
+    unbiased = layer(kernel_size=3, padding=1)
+    for one in (model, unbiased):
+        mode(border)(one)
+    assert_agree(model.bias.detach(), expected, atol=1e-14)
+    assert torch.equal(model.weight, unbiased.weight)
+
+
+def test_a_1_x_1_layer_with_a_bias_becomes_a_convolution():
+    model = biased(kernel_size=1)
+    bs.InstantSharing()(model)
+    x = torch.randn(2, 2, 11, 10, generator=torch.Generator().manual_seed(1)).double()
+    assert_agree(bs.nn.to_convolutional(model)(x), model(x), atol=1e-12)
+
+
+def test_a_frozen_bias_is_left_alone():
+    model = biased(kernel_size=3)
     before = model.bias.detach().clone()
-    mode("share")(model)
+    model.bias.requires_grad_(False)
+    bs.InstantSharing()(model)
     assert torch.equal(model.bias, before)
+
+
+@pytest.mark.parametrize("treatment", ["share", "reset", "keep"])
+def test_the_moments_of_a_bias_follow_the_bias(treatment):
+    model = biased(kernel_size=3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(1, 2, 11, 10, generator=torch.Generator().manual_seed(1)).double()).square().sum().backward()
+    optimizer.step()
+    state = optimizer.state[model.bias]
+    before = {name: state[name].clone() for name in ("exp_avg", "exp_avg_sq")}
+    bs.InstantSharing(moments=treatment)(model, optimizer=optimizer)
+    for name, values in before.items():
+        expected = values.clone() if treatment != "reset" else torch.zeros_like(values)
+        for rows, columns in positions(model) if treatment == "share" else ():
+            expected[:, rows, columns] = expected[:, rows, columns].mean(1, keepdim=True)
+        assert_agree(state[name], expected, atol=1e-14)
+
+
+CHANGES = {
+    "instant": bs.InstantSharing(),
+    "hebbian": bs.HebbianSharing(),
+    "sleep": bs.Sleep.steady_state(),
+    "relayed": gentle(bs.SteadyState(), patterns="relayed"),
+    "simultaneous": gentle(bs.SteadyState(), patterns="simultaneous"),
+    "groups": LearnedGroups(),
+    "control": LayerMean(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_frozen_layers_are_left_alone(change):
+    model = nn.Sequential(network(), layer(inputs=4, kernel_size=1))
+    model[0][1].weight.requires_grad_(False)
+    for call in (change, change.change):
+        before = weights(model)
+        call(model)
+        assert torch.equal(before[1], model[0][1].weight)
+        if call is change:
+            assert not any(torch.equal(before[i], weights(model)[i]) for i in (0, 2))
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"^model must have a locally connected layer that learns; all 3 have"):
+        change(model)
+
+
+@pytest.mark.parametrize("name", ["instant", "hebbian", "sleep", "relayed"])
+def test_named_layers_share_alone_and_even_if_frozen(name):
+    model = nn.Sequential(network(), layer(inputs=4, kernel_size=1))
+    model.requires_grad_(False)
+    before = weights(model)
+    report = dataclasses.replace(CHANGES[name], layers=("0.*",))(model)
+    assert [row.name for row in report.layers] == ["0.0", "0.1"]
+    assert report.left_alone == ("1",)
+    assert "left alone (frozen, or not chosen): 1" in repr(report)
+    assert list(map(torch.equal, before, weights(model))) == [False, False, True]
+
+
+def test_names_of_layers_must_be_known():
+    with pytest.raises(ValueError, match=r"^layers must name locally connected layers; got '2'\. Nearest: "):
+        bs.InstantSharing(layers=("0", "2")).check(network())
+    for wrong in ("0", ["0"], (0,)):
+        with pytest.raises(TypeError, match=r"^layers must be a tuple of names"):
+            bs.InstantSharing(layers=wrong)
 
 
 @modes
