@@ -35,10 +35,10 @@ SETTING = TrainConfig(
 )
 
 OPTIMIZERS = {
-    "conv": AdamW(1e-2, 1e-2),
+    "conv": AdamW(5e-3, 1e-4),
     "lc": AdamW(1e-3, 1e-2),
-    "lc-ws1": AdamW(1e-3, 1e-2),
-    "lc-ws10": AdamW(1e-3, 1e-2),
+    "lc-ws1": AdamW(2e-3, 1e-2),
+    "lc-ws10": AdamW(2e-3, 1e-2),
     "lc-ws100": AdamW(1e-3, 1e-2),
 }
 """The best points of the grid searches (``python -m bioshare sweep small/cifar10-16/conv``)."""
