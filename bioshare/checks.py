@@ -106,7 +106,7 @@ def _has_unit(value: Any) -> bool:
     if _is_duration(value):
         return True
     if isinstance(value, np.ndarray) and hasattr(value, "dimensions") and not hasattr(value, "units"):
-        return str(getattr(value, "dimensions")) != "1"  # noqa: B009: an attribute of Brian2's arrays
+        return str(getattr(value, "dimensions")) != "1"  # noqa: B009
     if not (hasattr(value, "magnitude") or hasattr(value, "value")):
         return False
     unit = getattr(value, "units", getattr(value, "unit", ""))

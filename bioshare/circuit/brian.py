@@ -102,6 +102,9 @@ class Brian2:
         if weights > self.memory:
             every = problem.record_every * int(np.ceil(weights / self.memory))
             raise ValueError(f"record_every is too small: the recorded weights need {weights:.1e} bytes. Try {every}")
+        if (samples := problem.sampling.bytes(problem)) > self.memory:
+            every = problem.sampling.every * int(np.ceil(samples / self.memory))
+            raise ValueError(f"sample_every is too small: the samples need {samples:.1e} bytes. Try {every}")
 
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep in Brian2; a function ``progress`` is called once, at the end."""
@@ -188,11 +191,16 @@ class _BrianSleep:
         self.excitatory = self._make_neurons()
         self.synapses = self._connect()
         self.pool = self._pool()
-        self.monitor = b2.StateMonitor(
-            self.synapses, "w", record=True, dt=problem.record_every * self.held, when="start", name="bioshare_monitor*"
-        )
+        self.monitor = self._monitor(self.synapses, "w", problem.record_every * self.held)
+        of = {"r": (self.excitatory, "r"), "r_inh": (self.inhibitory, "r_inh"), "weights": (self.synapses, "w")}
+        self.samples = {name: self._monitor(*of[name], problem.sampling.every * dt) for name in problem.sampling.names}
         parts = self.inputs, self.inhibitory, self.excitatory, self.synapses, self.pool, self.monitor
-        self.network = b2.Network(*parts, name="bioshare_network*")
+        self.network = b2.Network(*parts, *self.samples.values(), name="bioshare_network*")
+
+    @staticmethod
+    def _monitor(group: Any, variable: str, dt: Any) -> Any:
+        """A monitor of a variable before sleep and after every ``dt``, without the end of the sleep."""
+        return b2.StateMonitor(group, variable, record=True, dt=dt, when="start", name="bioshare_monitor*")
 
     def _make_inputs(self) -> Any:
         """The input neurons of x, renewed from a TimedArray at the start of every presentation."""
@@ -283,11 +291,19 @@ class _BrianSleep:
                 raise divergence(problem, first, entry, first + problem.record_every - 1)
         trajectory = trajectory[: problem.records]
         records = [measure_weights(w, problem.weights.mean(-2)) for w in trajectory]
+        r, r_inh = np.asarray(self.excitatory.r[:]).reshape(groups, neurons), np.asarray(self.inhibitory.r_inh[:])
+        recorded, kept = {}, 1 + problem.rates.size // problem.sampling.every
+        shapes = {"r": lambda r: r.reshape(groups, neurons), "r_inh": np.array, "weights": shape}
+        for name, end in {"r": r, "r_inh": r_inh, "weights": weights}.items():
+            if name in self.samples:
+                values = np.asarray(getattr(self.samples[name], "w" if name == "weights" else name)).T
+                recorded[name] = np.stack([*map(shapes[name], values), end][:kept], 1)
         return Outcome(
             weights=weights,
-            r=np.asarray(self.excitatory.r[:]).reshape(groups, neurons),
-            r_inh=np.asarray(self.inhibitory.r_inh[:]),
+            r=r,
+            r_inh=r_inh,
             records={name: np.stack([record[name] for record in records], -1) for name in records[0]},
             presentations=problem.presentations,
             seconds=seconds,
+            recorded=recorded,
         )

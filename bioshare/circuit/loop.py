@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
 from bioshare.checks import Array, choice
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights, reported
+from bioshare.circuit.recording import Recording
 
 
 def literal_steps(problem: Problem, rectified: bool = False) -> Iterator[tuple[Array, Array, Array]]:
@@ -78,10 +78,14 @@ class Loop:
         mean_init = problem.weights.mean(-2)
         records = [measure_weights(problem.weights, mean_init)]
         state: tuple[Array, Array, Array] | None = None
-        done = 0
+        done, recording = 0, Recording(problem)
         try:
             with reported(progress, problem.presentations) as tell, np.errstate(over="ignore", invalid="ignore"):
-                for w, r, r_inh in islice(literal_steps(problem, self.rectified), steps - 1, None, steps):
+                for update, (w, r, r_inh) in enumerate(literal_steps(problem, self.rectified), 1):
+                    if recording.due(update):
+                        recording.add(w, r, r_inh[:, 0])
+                    if update % steps:
+                        continue
                     if not np.abs(w).max() < problem.bound:
                         size = np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))
                         raise divergence(problem, done, int(np.argmax(size)))
@@ -94,4 +98,5 @@ class Loop:
                 raise
         assert state is not None, "a sleep has at least one presentation"
         stacked = {name: np.stack([record[name] for record in records], -1) for name in records[0]}
-        return Outcome(*state, stacked, done, {"run": time.perf_counter() - start})
+        seconds = {"run": time.perf_counter() - start}
+        return Outcome(*state, stacked, done, seconds, recording.until(done * steps))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, finite_array, whole
+from bioshare.checks import Array, choice, finite_array, whole
 from bioshare.circuit import theory
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.problem import Problem, Progress
+from bioshare.circuit.recording import RECORDABLE, Sampling
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
@@ -25,6 +27,8 @@ def prepare_sleep(
     presentations: int | None = None,
     seed: int | None = None,
     noise: float | None = None,
+    record: str | Sequence[str] = (),
+    sample_every: int | None = None,
 ) -> Problem:
     """Check the arguments of `bioshare.simulate` and broadcast the leading axes; the errors are listed there.
 
@@ -60,9 +64,22 @@ def prepare_sleep(
         stimulus_batch=array.shape[: len(batch)],
         stimulus=stimuli if isinstance(stimuli, Stimulus) else None,
         seed=seed,
+        sampling=_checked_sampling(record, sample_every, record_every * steps),
     )
     _check_learning_rates(problem)
     return problem
+
+
+def _checked_sampling(record: str | Sequence[str], sample_every: int | None, usual: int) -> Sampling:
+    """The quantities to record in time, every ``usual`` weight updates by default."""
+    names = (record,) if isinstance(record, str) else tuple(record)
+    for name in names:
+        choice("record", name, RECORDABLE)
+    if sample_every is None:
+        return Sampling(names, usual)
+    if not names:
+        raise TypeError("sample_every needs a quantity to record, as in record=('r', 'r_inh', 'weights')")
+    return Sampling(names, whole("sample_every", sample_every, "a number of weight updates", at_least=1))
 
 
 def check_progress(progress: Progress) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from bioshare.checks import Array
 from bioshare.circuit import theory
 from bioshare.circuit.circuits import Circuit
+from bioshare.circuit.recording import NO_SAMPLES, Sampling
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, generators
 
@@ -53,6 +54,7 @@ class Problem:
         rates: learning rates, (P, updates per presentation).
         batch: the leading axes before flattening.
         stimulus_batch: the leading axes of independent draws of stimulus and noise.
+        sampling: the quantities to record in time.
     """
 
     weights: Array
@@ -66,6 +68,7 @@ class Problem:
     stimulus_batch: tuple[int, ...]
     stimulus: Stimulus | None
     seed: int | None
+    sampling: Sampling = NO_SAMPLES
 
     @property
     def presentations(self) -> int:
@@ -129,7 +132,8 @@ class Problem:
 class Outcome:
     """Result of an engine: weights (B, N, K), r (B, N), r_inh (B,), records (B, records) by name.
 
-    ``presentations`` is smaller than the number of the problem after an interruption.
+    ``presentations`` is smaller than the number of the problem after an interruption. ``recorded`` has the samples
+    (B, samples, ...) of ``Problem.sampling`` by name, as of `bioshare.circuit.recording.Recording`.
     """
 
     weights: Array
@@ -138,6 +142,7 @@ class Outcome:
     records: dict[str, Array]
     presentations: int
     seconds: dict[str, float] = field(default_factory=dict)
+    recorded: dict[str, Array] = field(default_factory=dict)
 
 
 class Engine(Protocol):

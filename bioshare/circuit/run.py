@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bioshare.checks import Array
-from bioshare.circuit.circuits import Circuit
+from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.problem import Engine, Outcome, Problem
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
@@ -39,6 +39,9 @@ class SleepRun:
         presentations: number of complete presentations.
         interrupted: True if Ctrl-C stopped the sleep early.
         seconds: wall-clock time of each phase of the engine.
+        recorded: samples in time of the quantities to record: "r" (..., samples, N), "r_inh" (..., samples) and
+            "weights" (..., samples, N, K); the first sample is the state before sleep.
+        update: number of weight updates before each sample, (samples,), from 0.
     """
 
     weights: Array
@@ -57,6 +60,8 @@ class SleepRun:
     presentations: int
     interrupted: bool
     seconds: dict[str, float] = field(default_factory=dict)
+    recorded: dict[str, Array] = field(default_factory=dict)
+    update: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @staticmethod
     def of(problem: Problem, outcome: Outcome, engine: Engine) -> SleepRun:
@@ -65,6 +70,9 @@ class SleepRun:
         records = {name: shape(values) for name, values in outcome.records.items()}
         presentation = problem.record_every * np.arange(records["neg_log_snr"].shape[-1])
         summed = np.concatenate([[0.0], problem.rates.sum(-1).cumsum()])
+        if missing := [name for name in problem.sampling.names if name not in outcome.recorded]:
+            raise ValueError(f"record must be left out: the engine {engine!r} has not recorded {', '.join(missing)}")
+        samples = next((values.shape[1] for values in outcome.recorded.values()), 0)
         return SleepRun(
             weights=shape(outcome.weights),
             r=shape(outcome.r),
@@ -79,8 +87,17 @@ class SleepRun:
             presentations=outcome.presentations,
             interrupted=outcome.presentations < problem.presentations,
             seconds=outcome.seconds,
+            recorded={name: shape(values) for name, values in outcome.recorded.items()},
+            update=problem.sampling.every * np.arange(samples),
             **records,
         )
+
+    @property
+    def time(self) -> Array:
+        """Time of each sample of ``recorded`` in milliseconds, (samples,); a SteadyState has none."""
+        if not isinstance(self.circuit, RateCircuit):
+            raise AttributeError("a SteadyState has no time; use update, the number of presentations before a sample")
+        return self.circuit.dt * self.update.astype(np.float64)
 
     def __repr__(self) -> str:
         start, end = (np.median(self.neg_log_snr[..., i]) for i in (0, -1))

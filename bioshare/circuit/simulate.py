@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
@@ -32,6 +33,8 @@ def simulate(
     presentations: int | None = None,
     seed: int | None = None,
     progress: Progress = True,
+    record: str | Sequence[str] = (),
+    sample_every: int | None = None,
 ) -> SleepRun:
     """Let groups of neurons sleep: a lateral circuit and Hebbian plasticity pull the weights together.
 
@@ -51,6 +54,10 @@ def simulate(
             is called with the number of complete presentations, up to P: by "exact" after every chunk, some
             hundredths of a second long with noise; by "loop" after every presentation; by "brian2" at the end.
             An error in the function stops the sleep and is passed on, but KeyboardInterrupt is as Ctrl-C.
+        record: quantities to record in time, "r", "r_inh" and "weights": `SleepRun.recorded`. Every sample holds N, 1
+            and N K numbers of 8 bytes for every leading entry, all in memory until the end.
+        sample_every: weight updates between two samples: time steps of a RateCircuit, presentations of a SteadyState.
+            None for a sample wherever the SNR is recorded.
 
     Returns:
         The weights after sleep and the records. After Ctrl-C the run holds the complete presentations, with a
@@ -76,8 +83,9 @@ def simulate(
     engine = find_engine(engine)
     check_progress(progress)
     problem = prepare_sleep(
-        weights, stimuli, circuit, rule, record_every=record_every, presentations=presentations, seed=seed
-    )
+        weights, stimuli, circuit, rule, record_every=record_every, presentations=presentations, seed=seed,
+        record=record, sample_every=sample_every,
+    )  # fmt: skip
     run = SleepRun.of(problem, engine.run(problem, progress), engine)
     if run.interrupted:
         warnings.warn(

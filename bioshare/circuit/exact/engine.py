@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from bioshare.checks import Array, finite_array, whole
 from bioshare.circuit.circuits import Circuit
+from bioshare.circuit.exact.chunks import pieces, pieces_per_presentation
 from bioshare.circuit.prepare import check_progress, prepare_sleep
 from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, reported
+from bioshare.circuit.recording import Recording
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus
 
@@ -74,31 +76,39 @@ class Exact:
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep chunk by chunk."""
         start = time.perf_counter()
+        recording, split = Recording(problem), pieces_per_presentation(problem)
         with self.torch_threads(problem.weights.size):
-            groups = groups_for(problem, self)
-            state, done = groups.at_rest(), 0
+            groups = groups_for(replace(problem, rates=problem.rates.reshape(split * problem.presentations, -1)), self)
+            state, done, whole = groups.at_rest(), 0, None
             mean_init, deviation = self.tensor(problem.mean_init).mT, self.tensor(problem.weights - problem.mean_init)
             own = partial(torch.as_tensor, device=self.device)  # of NumPy's arrays, too, whatever the default device
             measure = lambda mean, spread: _measure(own(mean), own(spread), mean_init, problem)
+            ended = lambda state: _with_rest(problem, *(own(part).cpu().numpy() for part in groups.end(state)))
             records = [measure(mean_init, torch.linalg.vector_norm(deviation, dim=1)[..., None])]
             try:
                 with reported(progress, problem.presentations) as report:
-                    for first, x in problem.drawn(chunk_length(problem)):
-                        length, every = x.shape[1], problem.record_every
+                    for first, x in pieces(problem, split, chunk_length(problem)):
+                        length, every = x.shape[1], problem.record_every * split
                         recorded = list(range(every - 1 - first % every, length, every))
                         after, within, mean, spread = groups.advance(state, x, first, recorded)
-                        check_divergence(problem, within, first)
+                        check_divergence(problem, within, first, split)
                         records.append(measure(mean, spread))
-                        state, done = after, first + length
-                        report(done)
+                        complete = (first + length) % split == 0
+                        if recording.due((first + length) * problem.rates.shape[1] // split):
+                            recording.add(*ended(after))
+                        if split > 1 and complete:
+                            whole = ended(after)
+                        state, done = after, (first + length) // split
+                        if complete:
+                            report(done)
             except KeyboardInterrupt:
                 if not done:
                     raise
             values = torch.cat(records, -1)[..., : 1 + done // problem.record_every].cpu().numpy()
-            weights, r, r_inh = (own(part).cpu().numpy() for part in groups.end(state))
-        r_inh = (r_inh + problem.flat(problem.circuit.resting_inhibition)).astype(r_inh.dtype)
+            end = whole or ended(state)
         seconds = {"run": time.perf_counter() - start}
-        return Outcome(weights, r, r_inh, dict(zip(RECORDED, values, strict=True)), done, seconds)
+        recorded = recording.until(done * problem.rates.shape[1])
+        return Outcome(*end, dict(zip(RECORDED, values, strict=True)), done, seconds, recorded)
 
     def tensor(self, array: ArrayLike) -> Tensor:
         """A copy of an array on the engine's device, in the engine's precision."""
@@ -180,11 +190,19 @@ def groups_for(problem: Problem, engine: Exact) -> Any:
     return SharedGroups(problem, engine.tensor)
 
 
-def check_divergence(problem: Problem, within: Any, start: int) -> None:
-    """Raise at the first presentation from ``start`` on with weights beyond the bound; ``within`` is (B, T)."""
+def _with_rest(problem: Problem, weights: Array, r: Array, r_inh: Array) -> tuple[Array, Array, Array]:
+    """An engine's state with r_inh in place of the distance from r_inh without input."""
+    return weights, r, (r_inh + problem.flat(problem.circuit.resting_inhibition)).astype(r_inh.dtype)
+
+
+def check_divergence(problem: Problem, within: Any, start: int, split: int = 1) -> None:
+    """Raise at the first piece of a presentation, from ``start`` on, with weights beyond the bound.
+
+    The flags ``within`` are (B, T), and presentations have ``split`` pieces.
+    """
     if not within.all():
-        presentation, group = (~torch.as_tensor(within, device="cpu")).T.nonzero()[0].tolist()
-        raise divergence(problem, start + presentation, group)
+        piece, group = (~torch.as_tensor(within, device="cpu")).T.nonzero()[0].tolist()
+        raise divergence(problem, (start + piece) // split, group)
 
 
 def _measure(mean: Tensor, spread: Tensor, mean_init: Tensor, problem: Problem) -> Tensor:
