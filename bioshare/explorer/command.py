@@ -20,14 +20,10 @@ from types import FrameType
 from typing import Any
 
 from bioshare.explorer.setting import SLIDERS, SYMBOLS, WHOLE, Setting
+from bioshare.explorer.words import TITLE
 
 HERE = Path(__file__).parent
 LOCAL = "localhost"
-
-HEAD = """## A sharing group asleep
-
-Neurons that should have equal weights see the same inputs; inhibition and anti-Hebbian plasticity pull the weights
-to their mean. Move a slider, click a curve to see the weights at that time, or click a cell of the map."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +162,7 @@ def write_notebook(setting: Setting, folder: Path) -> Path:
     values = ", ".join(f"{name}={value!r}" for name, value in setting.values().items())
     source = f"import os\n\nimport bioshare as bs\n\nos.chdir({os.getcwd()!r})\nbs.explore({values})"
     kernel = {"name": "bioshare", "display_name": "bioshare", "language": "python"}
-    cells = [v4.new_markdown_cell(HEAD), v4.new_code_cell(source)]
+    cells = [v4.new_markdown_cell(f"## {TITLE}"), v4.new_code_cell(source)]
     path = folder / "bioshare.ipynb"
     nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     start = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,12 @@ from bioshare.checks import Array
 from bioshare.circuit.theory import max_alpha
 from bioshare.explorer import page, sources
 from bioshare.explorer.brian_process import run_brian2_process
-from bioshare.explorer.page_data import count_sleeps
+from bioshare.explorer.page_data import compute_page_data, count_sleeps
 from bioshare.explorer.panels import RESULT_PANELS, layout, result_properties
-from bioshare.explorer.result import ALPHAS, GAMMAS, ProgressFunction, SettingResult, simulate_setting, sweep
-from bioshare.explorer.setting import DT, SYMBOLS, Setting, Unstable
-from bioshare.explorer.widgets import Controls, PanelsWidget, close_widgets, wire_format
+from bioshare.explorer.result import ALPHAS, GAMMAS, NOW, ProgressFunction, SettingResult, simulate_setting, sweep
+from bioshare.explorer.setting import DT, Setting, Unstable
+from bioshare.explorer.widgets import WORK, Controls, PanelsWidget, close_widgets, wire_format
+from bioshare.explorer.words import ABOUT, differences, summary
 from bioshare.explorer.worker import Worker, running_loop
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ PATIENCE = 0.3
 """Seconds until a new move cancels the simulation of an old move."""
 
 PAGE = "explorer.html"
+COMPILES = "compiles the circuit, and simulates every millisecond"
 
 
 class Explorer(ipywidgets.VBox):
     """Sliders of a `Setting` beside the circuit's responses and the weights. Made by `bioshare.explore`.
 
-    In a notebook, work is done in the background and the last complete picture stays until the next picture is ready:
-    a cell that moves a slider calls `wait` before it reads ``answer`` or ``map``. In plain Python, a call returns when
-    all is computed.
+    In a notebook, work is done in the background: a cell that moves a slider calls `wait` before it reads ``answer`` or
+    ``map``. In plain Python, a call returns when all is computed.
 
     Args:
         setting: initial values of the sliders.
@@ -53,9 +54,9 @@ class Explorer(ipywidgets.VBox):
         self.map: xr.Dataset | None = None
         self._mapped = self._start
         self._quiet = self._brian2_shown = False
-        self.controls = Controls(self._start)
-        first = simulate_setting(self._start)
-        shown = first if isinstance(first, SettingResult) else simulate_setting(Setting())
+        self.controls = Controls(self._start, NOW)
+        first = simulate_setting(self._start, NOW)
+        shown = first if isinstance(first, SettingResult) else simulate_setting(Setting(), NOW)
         assert isinstance(shown, SettingResult), "the default setting is stable"
         self.answer = shown
         clicks = {"map_panel": self._click_map, "snr_panel": self._click_time, "mean_panel": self._click_time}
@@ -65,26 +66,25 @@ class Explorer(ipywidgets.VBox):
         self._show_new_setting()
         self._show_result(first)
         self.controls.timing.value = ""  # the first simulation includes the time to load libraries
-        panels = ipywidgets.VBox([self.panels]).add_class("bioshare-panels")
-        grid = ipywidgets.Box([self.controls.top, panels, self.controls.bottom]).add_class("bioshare-grid")
-        super().__init__([grid])
+        about = ipywidgets.HTML(f"<p>{ABOUT}</p>").add_class("bioshare-about")
+        panels = ipywidgets.VBox([self.controls.summary, self.panels]).add_class("bioshare-panels")
+        grid = ipywidgets.Box([self.controls.side, panels]).add_class("bioshare-grid")
+        super().__init__([about, grid])
         self.add_class("bioshare-explorer")
         if running_loop():
             self._compilation.submit(_compile)
+            self.run_map()
 
     def _start_workers(self) -> None:
-        status = self.controls.show_status
-        fail = lambda work: lambda error: status(f"{work}: {error}")
         show_error = lambda error: self._show_trouble(str(error))
-        map_progress = lambda done: status(f"Map: {done / self._mapped.presentations:.0%}")
-        page_progress = lambda done: status(f"Page: {done / self._page_sleeps:.0%} of {self._page_sleeps:,} sleeps")
-        show_path = lambda path: status(f"Saved {Path(path).resolve()}")
         self._simulations = Worker(self._show_result, show_error, patience=PATIENCE)
-        self._maps = Worker(self._show_map, fail("No map"), map_progress)
-        self._brian2 = Worker(self._show_brian2, fail("Brian2"))
-        self._pages = Worker(show_path, fail("Not saved"), page_progress)
         self._compilation = Worker(lambda _: None, show_error)
-        self._workers = self._simulations, self._maps, self._brian2, self._pages, self._compilation
+        worker = self.controls.worker
+        self._maps = worker("map", self._show_map, "No map", lambda done: f"{done / self._mapped.presentations:.0%}")
+        self._brian2 = worker("brian2", self._show_brian2, "Brian2", lambda _: COMPILES)
+        sleeps = lambda done: f"{done / self._sleeps:.0%} of {self._sleeps:,} sleeps"
+        self._pages = worker("save", self._download, "Not saved", sleeps)
+        self._workers = {"map": self._maps, "brian2": self._brian2, "save": self._pages}
 
     def _observe(self) -> None:
         controls = self.controls
@@ -92,9 +92,9 @@ class Explorer(ipywidgets.VBox):
             slider.observe(lambda change, name=name: self._move(name, change["new"]), "value")
         controls.now.observe(lambda _: self._move_now(), "value")
         controls.follow.observe(lambda _: self._simulate(), "value")
-        actions = {"brian2": self.run_in_brian2, "map": self.run_map, "save": self._save_page, "reset": self._reset}
-        for name, action in actions.items():
-            controls.buttons[name].on_click(lambda _, action=action: action())
+        controls.buttons["reset"].on_click(lambda _: self._reset())
+        for name, action in {"brian2": self.run_in_brian2, "map": self.run_map, "save": self._save_page}.items():
+            controls.buttons[name].on_click(lambda _, press=(name, action): self._press(*press))
 
     @property
     def setting(self) -> Setting:
@@ -118,23 +118,23 @@ class Explorer(ipywidgets.VBox):
 
     def wait(self) -> None:
         """Return when all work of this explorer is finished and shown: ``answer`` is the result of a stable setting."""
-        for worker in (self._simulations, self._maps, self._brian2, self._pages):
+        for worker in (self._simulations, *self._workers.values()):
             worker.wait()
 
     def run_in_brian2(self) -> None:
         """Simulate the setting step by step in Brian2, and draw the curve over the panel."""
-        if self._simulations.busy:
-            self.controls.show_status("Brian2 runs what the panels show: press again when the panels are ready.")
-        elif self.answer.setting != self._setting:
-            self.controls.show_status("Brian2 runs what the panels show: move to a stable setting first.")
-        else:
-            self.controls.show_status("Brian2 compiles the circuit, and simulates every millisecond ...")
-            setting = self._setting
-            self._brian2.submit(lambda progress: run_brian2_process(setting, progress))
+        busy = self._simulations.busy
+        if busy or self.answer.setting != self._setting:
+            remedy = "press again when the panels are ready" if busy else "move to a stable setting first"
+            self.controls.show_report("brian2", f"Brian2 runs what the panels show: {remedy}.")
+            return
+        self.controls.show_report("brian2", f"Brian2: {COMPILES}", running=True)
+        setting = self._setting
+        self._brian2.submit(lambda progress: run_brian2_process(setting, progress))
 
     def run_map(self) -> None:
         """Simulate the setting at a grid of alphas and gammas."""
-        self.controls.show_status(f"Map: {len(ALPHAS)} × {len(GAMMAS)} settings in one simulation ...")
+        self.controls.show_report("map", f"Map: {len(ALPHAS)} × {len(GAMMAS)} settings", running=True)
         self._mapped = setting = self._setting
         self._maps.submit(lambda progress: sweep(setting, progress=self._simulations.before(progress)))
 
@@ -142,7 +142,7 @@ class Explorer(ipywidgets.VBox):
         """Stop all work, and remove the widgets from the page."""
         if self.comm is None:  # closed before, or never complete: Jupyter closes a widget without references
             return
-        for worker in self._workers:
+        for worker in (self._simulations, self._compilation, *self._workers.values()):
             worker.cancel()
         close_widgets(*self.children, self.layout)
         super().close()
@@ -182,14 +182,24 @@ class Explorer(ipywidgets.VBox):
 
     def _reset(self) -> None:
         with self._silence():
-            self.controls.follow.value = True
-        self.controls.show_status("")
+            self.controls.follow.value = False
+            self.controls.now.value = NOW
+        for button in self._workers.keys() - self.controls.running:
+            self.controls.show_report(button, "")
         self.setting = self._start
 
     def _save_page(self) -> None:
-        self.controls.show_status(f"Computing the curves of {PAGE} ...")
-        setting, self._page_sleeps = self._setting, count_sleeps(self._setting)
-        self._pages.submit(lambda progress: page.save(PAGE, setting, progress=self._simulations.before(progress)))
+        setting, self._sleeps = self._setting, count_sleeps(self._setting)
+        self.controls.show_report("save", f"Page: {self._sleeps:,} sleeps", running=True)
+        self._pages.submit(
+            lambda progress: page.page_html(compute_page_data(setting, self._simulations.before(progress)))
+        )
+
+    def _press(self, button: str, action: Callable[[], None]) -> None:
+        if button not in self.controls.running:
+            return action()
+        self._workers[button].cancel()
+        self.controls.show_report(button, f"{WORK[button]}: stopped.")
 
     def _simulate(self) -> None:
         if self._quiet:
@@ -212,8 +222,6 @@ class Explorer(ipywidgets.VBox):
         finally:
             self._quiet = before
 
-    # ---- the panels follow
-
     def _show_new_setting(self) -> None:
         """Show all parts of a new setting that need no simulation."""
         setting = self._setting
@@ -222,6 +230,7 @@ class Explorer(ipywidgets.VBox):
             self.controls.now.high = float(setting.presentations)
         self._brian2.cancel()
         self._brian2_shown = False
+        self.controls.show_report("brian2", "")
         self.panels.overlay = wire_format(
             {"brian2": sources.brian2_source(), "setting": sources.setting_source(setting)}
         )
@@ -237,11 +246,12 @@ class Explorer(ipywidgets.VBox):
             self.controls.now.value = result.now_at
         self.controls.show_trouble("")
         self.controls.timing.value = f"computed in {result.seconds:.2f} s"
+        self.controls.summary.value = summary(result)
         self.panels.result = wire_format(sources.result_sources(result))
         self._show_properties()
 
     def _show_trouble(self, text: str, slider: str = "") -> None:
-        shown = _differences(self.answer.setting, self._setting)
+        shown = differences(self.answer.setting, self._setting)
         text += f" The panels show the last stable setting{shown and f': {shown}'}."
         self.controls.show_trouble(text, slider)
         self.controls.timing.value = ""
@@ -254,7 +264,7 @@ class Explorer(ipywidgets.VBox):
             title = "Map over α and γ: click a cell"
             mapped = self._mapped.moved(alpha=self._setting.alpha, gamma=self._setting.gamma)
             if old_map := mapped != self._setting:
-                title = f"Map of another setting: {_differences(mapped, self._setting)}"
+                title = f"Map of another setting: {differences(mapped, self._setting)}"
         pale = dict.fromkeys(RESULT_PANELS, dimmed) | {"map_panel": old_map}
         self.panels.properties = {
             **result_properties(self.answer),
@@ -263,30 +273,26 @@ class Explorer(ipywidgets.VBox):
             "legend Brian2": {"visible": self._brian2_shown},
         }
 
-    def _show_map(self, data: xr.Dataset) -> None:
+    def _show_map(self, data: xr.Dataset) -> str:
         self.map = data
         self.panels.map = wire_format(sources.map_sources(data))
-        self.controls.show_status("The map is ready: click a cell.")
         self._show_properties(dimmed=self.answer.setting != self._setting)
+        return "The map is ready: click a cell."
 
-    def _show_brian2(self, run: tuple[NDArray[np.int64], Array]) -> None:
+    def _show_brian2(self, run: tuple[NDArray[np.int64], Array]) -> str:
         curve = run[1]
         difference = np.abs(curve - self.answer.neg_log_snr).max()
         source, setting = sources.brian2_source(*run), sources.setting_source(self._setting)
         self.panels.overlay = wire_format({"brian2": source, "setting": setting})
         self._brian2_shown = True
         self._show_properties()
-        self.controls.show_status(f"Brian2: −log SNR differs by {difference:.1e} at most, over {len(curve)} records.")
+        return f"Brian2: −log SNR differs by {difference:.1e} at most, over {len(curve)} records."
+
+    def _download(self, text: str) -> str:
+        self.panels.download(PAGE, text.encode())
+        return f"{PAGE} is in the browser's downloads, {len(text) / 1e6:.1f} MB."
 
 
 def _compile(progress: ProgressFunction) -> None:
     """Compile the code of noisy sleeps before the first move of the slider."""
     simulate_setting(Setting(noise=0.1, neurons=10, presentations=100), progress=progress)
-
-
-def _differences(setting: Setting, other: Setting) -> str:
-    """The values of a setting that differ from another setting, such as "α = 10, k = 3"."""
-    values = other.values()
-    return ", ".join(
-        f"{SYMBOLS[name]} = {value:g}" for name, value in setting.values().items() if value != values[name]
-    )

@@ -160,7 +160,7 @@ function map(at) {
 
 // ---- the page
 
-const page = { at: { ...data.opening }, stable: null, snapshot: data.weights.presentations.length, waiting: false };
+const page = { at: { ...data.opening }, stable: null, snapshot: data.weights.opening, waiting: false };
 let panels; // Bokeh's document
 
 function fill(sources) {
@@ -244,7 +244,7 @@ async function open() {
     later();
   });
   element("reset").addEventListener("click", () => {
-    page.snapshot = data.weights.presentations.length;
+    page.snapshot = data.weights.opening;
     move(data.own);
   });
   panels.get_model_by_name("map_panel").on_event("tap", clicked);

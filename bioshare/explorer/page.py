@@ -24,6 +24,7 @@ from bioshare.circuit.theory import max_alpha
 from bioshare.explorer.page_data import INPUTS, NEURONS, PageData, compute_page_data, count_sleeps
 from bioshare.explorer.panels import LABELS, RESULT_PANELS, layout, update_models
 from bioshare.explorer.result import (
+    NOW,
     RESPONSE_NEURONS,
     RESPONSE_PRESENTATIONS,
     SettingResult,
@@ -34,6 +35,7 @@ from bioshare.explorer.result import (
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SYMBOLS, Setting
 from bioshare.explorer.sources import alpha_edges, cell_edges, unstable_source
 from bioshare.explorer.widgets import bokehjs
+from bioshare.explorer.words import ABOUT, TITLE
 from bioshare.files import expanded, replacing
 
 
@@ -77,6 +79,8 @@ def page_html(page: PageData) -> str:
     data = json.dumps(_json_data(page), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
         version=bioshare.__version__,
+        title=TITLE,
+        about=ABOUT,
         limit=f"{max_alpha(DT, setting.tau):.3g}",
         **{f"last_{name}": len(axis) - 1 for name, axis in page.axes.items()},
         last_now=len(page.snapshot_at),
@@ -117,6 +121,7 @@ def _json_data(page: PageData) -> dict[str, Any]:
             "low": page.low,
             "high": page.high,
             "presentations": page.snapshot_at.tolist(),
+            "opening": int(np.argmin(np.abs(page.snapshot_at - NOW))),
         },
         "map": {
             "alpha_edges": alpha_edges(axes["alpha"], setting.tau).tolist(),

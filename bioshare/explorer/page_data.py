@@ -19,6 +19,7 @@ from bioshare.circuit.prepare import check_progress, prepare_sleep
 from bioshare.circuit.problem import Outcome, Problem, Progress, measure_weights, reported
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
+from bioshare.explorer.result import NOW
 from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SLIDERS, Setting
 
 PAGE_ALPHAS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
@@ -31,7 +32,7 @@ RECORDS = 100
 """Number of records on the logarithmic axis of presentations, before duplicates are removed."""
 
 SNAPSHOTS = 5
-"""Number of presentations with a snapshot of the weights, two in a factor of ten."""
+"""Number of presentations with a snapshot of the weights, two in a factor of ten; one is near `NOW`."""
 
 NEURONS, INPUTS = 24, 9
 """Number of neurons and inputs of a snapshot."""
@@ -98,7 +99,8 @@ def record_times(presentations: int) -> NDArray[np.int64]:
 
 def snapshot_times(presentations: int) -> NDArray[np.int64]:
     """Number of presentations before each snapshot, (M,): records, including the end of the sleep."""
-    at, wanted = record_times(presentations)[1:], presentations / 10 ** (np.arange(SNAPSHOTS) / 2)
+    at = record_times(presentations)[1:]
+    wanted = _replace_nearest(NOW, (presentations / 10 ** (np.arange(SNAPSHOTS) / 2)).tolist())
     return np.unique([at[np.argmin(np.abs(np.log(at / presentation)))] for presentation in wanted])
 
 

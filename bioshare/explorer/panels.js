@@ -31,6 +31,14 @@ function apply(bokeh, document, sources) {
   }
 }
 
+function download(message, [content]) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], { type: "text/html" }));
+  link.download = message.download;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 export default {
   async render({ model, el }) {
     const bokeh = load(model);
@@ -49,12 +57,14 @@ export default {
       handler();
       model.on(event, handler);
     }
+    model.on("msg:custom", download);
     for (const panel of model.get("clickable"))
       document
         .get_model_by_name(panel)
         .on_event("tap", ({ x, y }) => model.send({ panel, x, y }));
     return () => {
       for (const [event, handler] of Object.entries(handlers)) model.off(event, handler);
+      model.off("msg:custom", download);
       views.clear();
     };
   },

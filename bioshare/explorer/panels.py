@@ -36,16 +36,16 @@ RESULT_PANELS = ("responses_panel", "snr_panel", "weights_panel", "mean_panel")
 STYLE = """
 :host {
   display: grid !important; gap: 18px; container-type: inline-size;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, max(310px, min(34%, 400px))), 1fr));
 }
-@container (min-width: 818px) { .bioshare-map { grid-column: span 2; } }
+@container (min-width: 638px) { .bioshare-map { grid-column: span 2; } }
 """
 
 Sources = dict[str, models.ColumnDataSource]
 
 
 def layout(result: SettingResult, quantity: str = "end") -> models.Column:
-    """Arrange all panels in a grid; each panel is at least 400 pixels wide, or as wide as the screen.
+    """Arrange all panels in a grid; each panel is at least 310 pixels wide, or as wide as the screen.
 
     Args:
         result: the first result in the panels.
@@ -84,22 +84,26 @@ def result_properties(result: SettingResult) -> dict[str, dict[str, Any]]:
 
 
 def responses_panel(sources: Sources) -> figure:
-    """Plot r_i(t) and r_inh(t) in the first presentations, with the fixed points of Eq. 9."""
-    title = f"Responses in the first {RESPONSE_PRESENTATIONS} presentations"
+    """Plot r_i(t) and r_inh(t) in the first presentations, and the fixed points of Eq. 9; mark rates below 0."""
+    title = f"Responses, first {RESPONSE_PRESENTATIONS} presentations"
     panel = _panel("responses_panel", title, "time, ms", "rate")
     panel.x_range = models.Range1d(start=0, end=RESPONSE_PRESENTATIONS * DURATION)
     panel.xaxis.ticker = models.FixedTicker(ticks=[75.0 * i for i in range(2 * RESPONSE_PRESENTATIONS + 1)])
     for i in range(1, RESPONSE_PRESENTATIONS, 2):
         band = models.BoxAnnotation(left=i * DURATION, right=(i + 1) * DURATION, fill_color="#000000", fill_alpha=0.04)
         panel.add_layout(band)
+    negative: dict[str, Any] = {"fill_color": RED, "fill_alpha": 0.13}
+    panel.add_layout(models.BoxAnnotation(top=0, line_color=None, **negative))
     source, rates, points = sources["responses"], [], []
+    row = {"left": "time", "right": "time", "bottom": "r_inh", "top": "r_inh"}  # without area, for the legend
+    below = panel.quad(**row, source=source, line_color=None, **negative)
     for i, color in enumerate(NEURON_COLORS[:RESPONSE_NEURONS]):
         points.append(panel.line("time", f"fixed_{i}", source=source, color=color, line_dash="dotted", line_width=1.5))
         rates.append(panel.line("time", f"r_{i}", source=source, color=color, line_width=1.8))
     inhibition = panel.line("time", "r_inh", source=source, color=RED, line_dash="dashed", line_width=2)
     middle = rates[RESPONSE_NEURONS // 2 :]
     _legend(panel, {f"r_i of {RESPONSE_NEURONS} neurons": middle, "r_inh": [inhibition]})
-    _legend(panel, {"fixed points, Eq. 9": points[RESPONSE_NEURONS // 2 :]})
+    _legend(panel, {"fixed points, Eq. 9": points[RESPONSE_NEURONS // 2 :], "rates below 0": [below]})
     tips = [("time", "@time{0} ms"), *((f"r_{i + 1}", f"@r_{i}{{0.000}}") for i in range(RESPONSE_NEURONS))]
     _hover(panel, [inhibition], [*tips, ("r_inh", "@r_inh{0.000}")], mode="vline")
     return panel
@@ -124,7 +128,7 @@ def snr_panel(sources: Sources) -> figure:
     panel.y_range = models.DataRange1d(renderers=[floor, end, curve, literal], range_padding=0.14)
     panel.x_range = models.DataRange1d(renderers=[curve], range_padding=0.03)
     _legend(panel, {"circuit": [curve], "lowest": [dot], "now": [now], "Brian2": [literal]})
-    _legend(panel, {"fixed point, Eq. 24": [end], "ideal fixed point, Eq. 5": [floor]})
+    _legend(panel, {"fixed point, Eq. 24": [end], "ideal, Eq. 5": [floor]})
     tips = [("presentation", "@presentation{0,0}"), ("−log SNR", "@neg_log_snr{0.000}")]
     _hover(panel, [curve], tips, mode="vline")
     return panel
@@ -132,7 +136,7 @@ def snr_panel(sources: Sources) -> figure:
 
 def mean_panel(sources: Sources) -> figure:
     """Plot the cost of sleep: the norm of the mean, and the drift of the mean."""
-    title, label = "Mean of the weights over neurons", "relative to the norm before"
+    title, label = "Mean of the weights", "relative to the norm before"
     panel = _panel("mean_panel", title, "presentations", label, x_axis_type="log")
     now, source = panel.vspan("presentation", source=sources["now"], **NOW), sources["curve"]
     kept = panel.line("presentation", "mean_kept", source=source, color=DARK, line_width=2.2)
@@ -221,7 +225,7 @@ def _panel(name: str, title: str, x: str, y: str, **options: Any) -> Any:  # the
     panel.toolbar.logo, panel.toolbar.autohide = None, True
     panel.toolbar.active_drag = None  # a finger on a panel scrolls the page
     panel.outline_line_color, panel.border_fill_color, panel.background_fill_color = None, None, None
-    panel.title.update(text_font=FONT, text_font_size="14px", text_color="#222222")
+    panel.title.update(text_font=FONT, text_font_size="13px", text_color="#222222")
     for axis in panel.axis:
         axis.update(axis_label_text_font=FONT, axis_label_text_font_style="normal", axis_label_text_font_size="12px")
         axis.update(major_label_text_font=FONT, major_label_text_font_size="11px", minor_tick_line_color=None)

@@ -38,6 +38,9 @@ ALPHAS, GAMMAS = (
 )
 """Axes of the map, with the three digits of a slider."""
 
+NOW = 100
+"""Presentations before the first weights "now": halfway in many sleeps, where the weights still differ."""
+
 ProgressFunction = Callable[[int], None]
 
 

@@ -39,7 +39,7 @@ class Slider:
 
 SLIDERS = (
     Slider("alpha", "α  inhibition", 0.1, 100.0),
-    Slider("gamma", "γ  pull to the initial weights", 1e-4, 1.0),
+    Slider("gamma", "γ  pull to the weights before sleep", 1e-4, 1.0),
     Slider("tau", "τ  time constant, ms", 5.0, 100.0),
     Slider("bias", "b  rate at rest", 0.0, 5.0, 0.25),
     Slider("k", "k  kernel, K = k² inputs", 1, 9, 1),

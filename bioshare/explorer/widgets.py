@@ -20,15 +20,18 @@ from bokeh.resources import Resources
 
 from bioshare.explorer.setting import SLIDERS, WHOLE, Setting, rounded
 from bioshare.explorer.sources import SourceData
+from bioshare.explorer.worker import Worker
 
 HERE = Path(__file__).parent
 
 BUTTONS = {
     "brian2": ("Run this in Brian2", "Simulate the setting step by step in Brian2, and draw the curve over the panel"),
     "map": ("Map over α and γ", "Simulate the setting at 156 pairs of alpha and gamma"),
-    "save": ("Save page", "Write explorer.html, a page for a browser without Python"),
+    "save": ("Save page", "Download explorer.html, a page for a browser without Python"),
     "reset": ("Reset", "Move all sliders back to the start"),
 }
+WORK = {"brian2": "Brian2", "map": "Map", "save": "Page"}
+"""Names of the buttons' work: the button of a running work stops the work."""
 
 
 class SliderWidget(anywidget.AnyWidget):
@@ -62,7 +65,7 @@ class SliderWidget(anywidget.AnyWidget):
 
 
 class PanelsWidget(anywidget.AnyWidget):
-    """A Bokeh layout in a notebook; sources travel to the browser as bytes, and clicks travel back.
+    """A Bokeh layout in a notebook; sources and files travel to the browser as bytes, and clicks travel back.
 
     Args:
         layout: the Bokeh models.
@@ -87,6 +90,10 @@ class PanelsWidget(anywidget.AnyWidget):
     def __init__(self, layout: UIElement, on_click: dict[str, Callable[[float, float], object]]) -> None:
         super().__init__(bokehjs=bokehjs(), item=dict(json_item(layout)), clickable=list(on_click))
         self.on_msg(lambda _, message, buffers: on_click[message["panel"]](message["x"], message["y"]))
+
+    def download(self, name: str, content: bytes) -> None:
+        """Let the browser save a file under a name, where the browser saves downloads."""
+        self.send({"download": name}, [content])
 
 
 @cache
@@ -127,32 +134,36 @@ class Controls:
         now: slider for the presentation of the weights "now".
         follow: checkbox, True if "now" is at the lowest -log SNR.
         buttons: by the names of `BUTTONS`.
+        running: names of the buttons whose work is running.
         trouble: reason why the setting is unstable; a screen reader reads every change.
         timing: computing time of the panels.
-        status: progress and result of a button's work.
-        top, bottom: boxes around all of the above.
+        status: progress and result of the buttons' work, a line for a button.
+        summary: the lowest point and the end of the sleep, above the panels.
+        side: a box around the sliders, buttons and lines.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, now: int) -> None:
         self.sliders = {
             slider.name: SliderWidget(**asdict(slider), whole=slider.name in WHOLE, value=getattr(setting, slider.name))
             for slider in SLIDERS
         }
-        now = {"name": "now", "label": "“now”: after presentation", "step": 1.0, "whole": True}
-        self.now = SliderWidget(**now, low=0.0, high=float(setting.presentations))
-        self.follow = ipywidgets.Checkbox(value=True, description="at the lowest −log SNR", indent=False)
+        options = {"name": "now", "label": "“now”: after presentation", "step": 1.0, "whole": True}
+        self.now = SliderWidget(**options, low=0.0, high=float(setting.presentations), value=float(now))
+        self.follow = ipywidgets.Checkbox(value=False, description="at the lowest −log SNR", indent=False)
         self.buttons = {
             name: ipywidgets.Button(description=text, tooltip=tooltip) for name, (text, tooltip) in BUTTONS.items()
         }
-        self.trouble, self.timing, self.status = (
-            ipywidgets.HTML().add_class(f"bioshare-{name}") for name in ("trouble", "line", "line")
+        self.running: set[str] = set()
+        self._reports = dict.fromkeys(WORK, "")
+        self.trouble, self.timing, self.status, self.summary = (
+            ipywidgets.HTML().add_class(f"bioshare-{name}") for name in ("trouble", "line", "line", "line")
         )
         first, second, *others = self.sliders.values()  # on a narrow screen only these two stay on top
-        self.top = ipywidgets.VBox([first, second, self.now, self.follow, self.timing, self.trouble])
+        top = ipywidgets.VBox([first, second, self.now, self.follow, self.timing, self.trouble])
         buttons = ipywidgets.Box(list(self.buttons.values())).add_class("bioshare-buttons")
-        self.bottom = ipywidgets.VBox([*others, buttons, self.status])
-        self.top.add_class("bioshare-top")
-        self.bottom.add_class("bioshare-bottom")
+        bottom = ipywidgets.VBox([*others, buttons, self.status])
+        self.side = ipywidgets.VBox([top.add_class("bioshare-top"), bottom.add_class("bioshare-bottom")])
+        self.side.add_class("bioshare-side")
 
     def show_limit(self, limit: float) -> None:
         """Show the stability limit of alpha beside the slider."""
@@ -165,6 +176,18 @@ class Controls:
         for name, widget in self.sliders.items():
             widget.unstable = name == slider
 
-    def show_status(self, text: str) -> None:
-        """Show the progress of a button's work."""
-        self.status.value = f'<div role="status">{html.escape(text)}</div>'
+    def worker(self, button: str, show: Callable[[Any], str], failed: str, progress: Callable[[int], str]) -> Worker:
+        """Return a worker that reports in the line of a button; ``show`` shows a result and returns a sentence."""
+        return Worker(
+            lambda result: self.show_report(button, show(result)),
+            lambda error: self.show_report(button, f"{failed}: {error}"),
+            lambda done: self.show_report(button, f"{WORK[button]}: {progress(done)}", running=True),
+        )
+
+    def show_report(self, button: str, text: str, running: bool = False) -> None:
+        """Show the progress or the result of a button's work in a line for this button."""
+        (self.running.add if running else self.running.discard)(button)
+        self.buttons[button].description = f"Stop: {WORK[button]}" if running else BUTTONS[button][0]
+        self._reports[button] = text
+        lines = "".join(f"<div>{html.escape(line)}</div>" for line in self._reports.values() if line)
+        self.status.value = f'<div role="status">{lines}</div>'

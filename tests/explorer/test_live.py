@@ -1,6 +1,7 @@
 """The live explorer in plain Python, where every move is computed before it returns."""
 
 import asyncio
+import time
 
 import ipywidgets
 import numpy as np
@@ -90,8 +91,10 @@ def test_the_limit_of_alpha_stands_at_its_slider_and_follows_tau(explorer):
     assert (slider.label, slider.limit) == ("α  inhibition; stable below 39", 39.0)
 
 
-def test_now_is_at_the_lowest_point_until_its_slider_is_moved(explorer):
+def test_now_starts_where_the_weights_still_differ_and_may_follow_the_lowest_point(explorer):
     controls = explorer.controls
+    assert controls.now.value == explorer.answer.now_at == 100
+    controls.follow.value = True
     assert controls.now.value == explorer.answer.presentation[explorer.answer.best]
     controls.now.value = 20
     assert not controls.follow.value
@@ -132,7 +135,7 @@ def test_reset_brings_back_the_start(explorer):
     explorer.controls.now.value = 5
     explorer.controls.buttons["reset"].click()
     assert explorer.setting == explorer.answer.setting == Setting(**SMALL)
-    assert explorer.controls.follow.value
+    assert explorer.controls.now.value == explorer.answer.now_at == 100
     assert explorer.controls.sliders["alpha"].value == 10.0
 
 
@@ -188,23 +191,74 @@ def test_brian2_does_not_run_what_is_not_shown(explorer, monkeypatch):
     assert "stable setting first" in explorer.controls.status.value
 
 
-def test_the_save_button_writes_the_page_of_the_setting(explorer, monkeypatch, tmp_path):
+def test_the_save_button_sends_the_page_of_the_setting_to_the_browser_and_writes_no_file(
+    explorer, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
-    saved = []
-    monkeypatch.setattr("bioshare.explorer.page.save", lambda path, setting, progress: saved.append(setting) or path)
+    sent_files = []
+    monkeypatch.setattr(explorer.panels, "send", lambda message, buffers: sent_files.append((message, buffers)))
+    monkeypatch.setattr(live, "compute_page_data", lambda setting, progress: setting)
+    monkeypatch.setattr("bioshare.explorer.page.page_html", lambda setting: f"α = {setting.alpha}")
     slide(explorer, alpha=4.0)
     explorer.controls.buttons["save"].click()
-    assert saved == [explorer.setting]
-    assert str(tmp_path / "explorer.html") in explorer.controls.status.value
+    assert sent_files == [({"download": "explorer.html"}, ["α = 4.0".encode()])]
+    assert "explorer.html is in the browser" in explorer.controls.status.value
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_while_saving_is_shown(explorer, monkeypatch):
-    def fail(path, setting, progress):
-        raise OSError("the disk is full")
+    def fail(setting, progress):
+        raise MemoryError("no memory is left")
 
-    monkeypatch.setattr("bioshare.explorer.page.save", fail)
+    monkeypatch.setattr(live, "compute_page_data", fail)
     explorer.controls.buttons["save"].click()
-    assert "Not saved: the disk is full" in explorer.controls.status.value
+    assert "Not saved: no memory is left" in explorer.controls.status.value
+    assert explorer.controls.buttons["save"].description == "Save page"
+
+
+def test_every_job_has_its_line_and_its_button_stops_it(monkeypatch):
+    """The button of a running job says that it stops the job; other jobs keep their lines."""
+    monkeypatch.setattr(live, "_compile", lambda progress: None)
+
+    def endless(setting, progress):
+        while True:
+            progress(0)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(live, "sweep", endless)
+    monkeypatch.setattr(live, "run_brian2_process", endless)
+
+    async def jobs():
+        explorer = bs.explore(**SMALL)
+        explorer.run_in_brian2()
+        controls = explorer.controls
+        status = lambda: controls.status.value
+        assert controls.running == {"map", "brian2"}  # the map begins by itself
+        await until(lambda: "Map: 0%" in status() and "Brian2: compiles" in status())
+        assert controls.buttons["map"].description == "Stop: Map"
+        controls.buttons["map"].click()
+        assert "Map: stopped." in status()
+        assert "Brian2: compiles" in status()
+        assert (controls.buttons["map"].description, controls.running) == ("Map over α and γ", {"brian2"})
+        slide(explorer, alpha=3.0)  # what Brian2 would draw is of another setting
+        assert controls.running == set()
+        assert "Brian2" not in status()
+        explorer.wait()
+        assert explorer.map is None
+        explorer.close()
+
+    asyncio.run(jobs())
+
+
+def test_the_summary_is_that_of_the_shown_sleep(explorer):
+    shown = explorer.answer
+    kept = f"{shown.mean_kept[shown.best]:.0%} of the mean left"
+    lowest = f"{shown.neg_log_snr.min():.2f}".replace("-", "−")
+    assert f"Lowest −log SNR {lowest} after {shown.presentation[shown.best]}" in explorer.controls.summary.value
+    assert kept in explorer.controls.summary.value
+    before = explorer.controls.summary.value
+    slide(explorer, alpha=3.0)
+    assert explorer.controls.summary.value != before
 
 
 def test_an_unexpected_error_is_shown(explorer, monkeypatch):

@@ -241,6 +241,34 @@ def test_brian2_runs_and_is_drawn_over_the_curve(fresh):
     fresh.screenshot(path=ARTEFACTS / "live_brian2.png")
 
 
+def test_the_saved_page_is_a_download_of_the_browser(fresh):
+    small = {"presentations": 100, "neurons": 10, "k": 1}
+    for name, value in small.items():
+        type_into(fresh, name, value)
+    until(lambda: shows(fresh, START.moved(**small)))
+    with fresh.expect_download() as download:
+        fresh.click("text=Save page")
+        until(lambda: "Page: " in said(fresh, "status"))
+    assert download.value.suggested_filename == "explorer.html"
+    text = download.value.path().read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "N = 10 neurons with K = 1 inputs" in text
+    assert text.endswith("</html>\n")
+
+
+@pytest.mark.parametrize("width", [940, 1200])
+def test_sliders_stay_in_view_beside_two_columns_of_panels(fresh, width):
+    fresh.set_viewport_size({"width": width, "height": 800})
+    fresh.wait_for_timeout(800)
+    fresh.evaluate("() => document.querySelector('.bioshare-map, .bk-Select')?.scrollIntoView()")
+    fresh.mouse.move(width - 200, 400)
+    fresh.mouse.wheel(0, 600)
+    fresh.wait_for_timeout(500)
+    assert 0 <= fresh.locator("[data-slider=alpha]").bounding_box()["y"] < 200
+    left = [panel.bounding_box()["x"] for panel in fresh.locator(".bk-Figure").all()[:2]]
+    assert left[1] - left[0] > 250
+    fresh.set_viewport_size({"width": 1200, "height": 1250})
+
+
 def test_how_long_a_move_takes_is_printed(fresh, capsys):
     """Of 20 moves, one after the other, from the slider's event to the new curve in the page's source."""
     ends = {slider.name: (slider.low, slider.high) for slider in SLIDERS}

@@ -210,10 +210,13 @@ def test_the_keyboard_moves_the_sliders(opened):
     assert_shows(page, SETTING.moved(alpha=15.0))
 
 
-def test_now_chooses_the_presentation_of_the_weights(opened):
+def test_now_starts_near_100_presentations_and_chooses_the_presentation_of_the_weights(opened):
     page = opened()
-    lowest = columns(page, "best")["presentation"]
-    assert columns(page, "now")["presentation"] == lowest
+    (start,) = columns(page, "now")["presentation"]
+    assert 90 <= start <= 110
+    page.fill("#now", page.get_attribute("#now", "max"))
+    settled(page)
+    assert columns(page, "now")["presentation"] == columns(page, "best")["presentation"]
     page.fill("#now", "0")
     settled(page)
     (at,) = columns(page, "now")["presentation"]
