@@ -11,10 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bioshare import bridge as bridge
+    from bioshare import circuit as circuit
+    from bioshare import explorer as explorer
     from bioshare import nn as nn
+    from bioshare import train as train
     from bioshare.bridge import HebbianSharing as HebbianSharing
     from bioshare.bridge import InstantSharing as InstantSharing
     from bioshare.bridge import Sleep as Sleep
+    from bioshare.bridge import neg_log_snr as neg_log_snr
     from bioshare.circuit import rules as rules
     from bioshare.circuit import stimuli as stimuli
     from bioshare.circuit import theory as theory
@@ -34,9 +39,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "bioshare": ("nn",),
+    "bioshare": ("bridge", "circuit", "explorer", "nn", "train"),
     "bioshare.circuit": ("rules", "stimuli", "theory"),
-    "bioshare.bridge": ("HebbianSharing", "InstantSharing", "Sleep"),
+    "bioshare.bridge": ("HebbianSharing", "InstantSharing", "Sleep", "neg_log_snr"),
     "bioshare.circuit.brian": ("Brian2",),
     "bioshare.circuit.circuits": ("RateCircuit", "SteadyState"),
     "bioshare.circuit.exact": ("Exact", "SleepMap", "sleep_map"),
@@ -48,7 +53,7 @@ _HOMES = {
     "bioshare.explorer": ("explore",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = {"nn", "rules", "stimuli", "theory"}
+_MODULES = {*_HOMES["bioshare"], "rules", "stimuli", "theory"}
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

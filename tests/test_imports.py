@@ -138,6 +138,14 @@ def test_the_exact_engine_needs_torch_but_not_brian2_and_numba_only_for_a_sleep(
     assert done.stdout.split() == ["True", "False", "False"]
 
 
+@pytest.mark.parametrize("name", ["bridge", "circuit", "explorer", "nn", "train"])
+def test_every_part_is_an_attribute_without_an_import(name):
+    """In a process of its own: an import anywhere else would set the attribute."""
+    code = f"import bioshare; assert '{name}' in dir(bioshare); print(bioshare.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"bioshare.{name}"
+
+
 @pytest.mark.parametrize("name", bioshare.__all__)
 def test_every_public_name_leads_somewhere(name):
     assert getattr(bioshare, name) is not None

@@ -9,10 +9,12 @@ engine simulates every neuron.
 from bioshare.bridge.connectivity import LearnedGroups
 from bioshare.bridge.geometry import Border, SharingModule, modules
 from bioshare.bridge.hebbian import HebbianSharing
+from bioshare.bridge.hooks import PhaseHook
 from bioshare.bridge.phase import Phase, PhaseReport
 from bioshare.bridge.report import LayerReport, SleepReport, neg_log_snr
 from bioshare.bridge.sharing import InstantSharing
 from bioshare.bridge.sleep import Sleep
+from bioshare.bridge.statistics import renew_statistics
 
 __all__ = [
     "Border",
@@ -21,10 +23,12 @@ __all__ = [
     "LayerReport",
     "LearnedGroups",
     "Phase",
+    "PhaseHook",
     "PhaseReport",
     "SharingModule",
     "Sleep",
     "SleepReport",
     "modules",
     "neg_log_snr",
+    "renew_statistics",
 ]

@@ -6,11 +6,28 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from bioshare.checks import whole
+
+_unseeded: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Number of phases without a seed of every model so far."""
+
+
+def seed_for(model: nn.Module, seed: int | None) -> int:
+    """Return the seed, or without one the number of earlier phases of the model without a seed.
+
+    Raises:
+        TypeError, ValueError: the seed is no non-negative integer.
+    """
+    if seed is not None:
+        return whole("seed", seed, "a non-negative integer, or None", at_least=0)
+    number = _unseeded.get(model, 0)
+    _unseeded[model] = number + 1
+    return number
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,7 @@ class Phase(ABC):
     def __call__(
         self,
         model: nn.Module,
-        seed: int = 0,
+        seed: int | None = None,
         progress: bool = True,
         measure: bool = True,
         *,
@@ -62,14 +79,16 @@ class Phase(ABC):
 
         Args:
             model: the model to change.
-            seed: any non-negative integer.
+            seed: any non-negative integer. Without a seed a model's calls have the seeds 0, 1, 2, ... in turn, so that
+                no call repeats the one before. No checkpoint has this count: a run that may be resumed needs
+                ``seed=step``.
             progress: show a bar for work that takes longer than two seconds.
             measure: measure the effect on every layer, if the phase can.
             optimizer: optimiser of the model's parameters.
             keep: name of a layer and number of an output channel, stored in the report, if the phase can.
         """
-        whole("seed", seed, "a non-negative integer", at_least=0)
         self.check(model)
+        seed = seed_for(model, seed)
         start = time.perf_counter()
         self.change(model, seed, optimizer=optimizer)
         return PhaseReport(repr(self), time.perf_counter() - start)

@@ -99,6 +99,7 @@ class SleepReport:
         pool_maps, pool_bytes: number and memory of the maps in the pool.
         kept: weights of a channel, if a call asked for the channel.
         left_alone: names of the locally connected layers that did not take part: frozen, or not among ``layers``.
+        seed: seed of the stimuli.
     """
 
     layers: tuple[LayerReport, ...]
@@ -108,6 +109,7 @@ class SleepReport:
     pool_bytes: int = 0
     kept: KeptChannel | None = None
     left_alone: tuple[str, ...] = ()
+    seed: int = 0
 
     def __repr__(self) -> str:
         columns = {name: column for name, column in COLUMNS.items() if name != "minutes" or self._times()}
@@ -142,7 +144,7 @@ class SleepReport:
         return [row.minutes for row in self.layers if not math.isnan(row.minutes)]
 
     def to_xarray(self) -> xr.Dataset:
-        """Return the report with the axis layer, without kept weights; costs of maps and versions are attributes."""
+        """Return the report with the axis layer, without kept weights; costs, the seed and versions are attributes."""
         import xarray as xr
 
         variables = {
@@ -151,7 +153,7 @@ class SleepReport:
         }
         names = np.array([row.name for row in self.layers])  # as text, not objects
         coordinates = {"layer": ("layer", names, {"long_name": "name in the model, in the order of sleep"})}
-        return xr.Dataset(variables, coordinates, self._costs() | versions(*VERSIONED))
+        return xr.Dataset(variables, coordinates, self._costs() | {"seed": self.seed} | versions(*VERSIONED))
 
     def write_to(self, writer: Any, step: int) -> None:
         """Write every layer's measurements and seconds for TensorBoard, and a picture of kept weights.

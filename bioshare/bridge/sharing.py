@@ -28,7 +28,7 @@ from bioshare.bridge.geometry import (
     modules,
 )
 from bioshare.bridge.norms import mean_ratio, rms_ratio
-from bioshare.bridge.phase import Phase
+from bioshare.bridge.phase import Phase, seed_for
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
 from bioshare.bridge.scaling import NormalisedRule, check_scalars
 from bioshare.checks import real, whole
@@ -67,7 +67,7 @@ class Sharing(Phase):
     def __call__(
         self,
         model: nn.Module,
-        seed: int = 0,
+        seed: int | None = None,
         progress: bool = True,
         measure: bool = True,
         *,
@@ -78,7 +78,7 @@ class Sharing(Phase):
 
         Args:
             model, progress: as for `Phase`.
-            seed: seed of the stimuli.
+            seed: seed of the stimuli; without a seed the seeds of a model's calls are 0, 1, 2, ... as for `Phase`.
             measure: measure SNR, spread and drift; NaN in the report otherwise.
             optimizer: the optimiser whose ``moments`` are shared or reset.
             keep: name of a layer and number of an output channel, whose weights the report stores and draws.
@@ -90,13 +90,13 @@ class Sharing(Phase):
             DivergenceError: a simulated sleep diverges. No weight has changed, except in a relayed or noisy sleep,
                 where the layers before the diverging layer have slept.
         """
-        whole("seed", seed, "a non-negative integer", at_least=0)
         moments = None if self.moments == "keep" else Moments.of(self.moments, optimizer)
         layers = self._checked_layers(model)
         if keep is not None:
             _check_channel(keep, dict(layers))
         if moments:
             moments.check_layers(layers)
+        seed = seed_for(model, seed)
         map_seconds, rows, kept = list[float](), list[LayerReport](), None
         for (name, layer), change in zip(layers, self._changes(layers, seed, progress, map_seconds), strict=True):
             start, values, channel = time.perf_counter(), [], keep[1] if keep and keep[0] == name else None
@@ -110,14 +110,17 @@ class Sharing(Phase):
             rows.append(LayerReport(name, count, **medians(values), minutes=minutes, seconds=seconds))
         pool_maps, pool_bytes = len(self.pooled), sum(sleep.bytes for sleep in self.pooled.values())
         left_alone = tuple(name for name, _ in layers_of(model, ("*",)) if name not in dict(layers))
-        return SleepReport(tuple(rows), len(map_seconds), sum(map_seconds), pool_maps, pool_bytes, kept, left_alone)
+        costs = len(map_seconds), sum(map_seconds), pool_maps, pool_bytes
+        return SleepReport(tuple(rows), *costs, kept, left_alone, seed)
 
-    def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def change(
+        self, model: nn.Module, seed: int | None = None, *, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
         """Change the weights with the same bits as a call, without checks and report: for training loops.
 
         Only the simulation of maps may wait for a GPU. Errors are those of a call: call once before a loop.
         """
-        layers = layers_of(model, self.layers)
+        layers, seed = layers_of(model, self.layers), seed_for(model, seed)
         self._change_layers(layers, self._changes(layers, seed, progress=False, map_seconds=[]), optimizer)
 
     def check(self, model: nn.Module) -> None:
@@ -244,7 +247,7 @@ class MapSharing(Sharing):
         check_scalars(rule)
         return rule
 
-    def tensors(self, model: nn.Module, seed: int = 0) -> tuple[Tensor, ...]:
+    def tensors(self, model: nn.Module, seed: int | None = None) -> tuple[Tensor, ...]:
         """Return A, B and c of every map in turn, from the pool or simulated, one map for each kind of layer.
 
         Raises:
@@ -253,7 +256,7 @@ class MapSharing(Sharing):
         """
         if not self.capturable:
             raise ValueError(f'tensors need the exact engine, no noise, and patterns="drawn"; got {self!r}')
-        layers = layers_of(model, self.layers)
+        layers, seed = layers_of(model, self.layers), seed_for(model, seed)
         kinds = [kind_of(layer) for _, layer in layers]
         maps = dict[Kind, Any](zip(kinds, self._changes(layers, seed, False, []), strict=True))
         return tuple(tensor for sleep in maps.values() for tensor in sleep.tensors)

@@ -38,7 +38,7 @@ forms = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
 def test_bad_input_is_named_before_any_weight_changes(options):
     """A first layer that can sleep, and a second one that can't."""
     model, phase = network(), gentle(bs.SteadyState(), **options)
-    for seed, error in ((-1, ValueError), (0.5, TypeError), (None, TypeError)):
+    for seed, error in ((-1, ValueError), (0.5, TypeError), ("0", TypeError)):
         assert_refused(phase, model, error, "seed must be", seed=seed)
     fast = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=1.0)
     slow = bs.Hebbian(gamma=0.0, momentum=0.0, learning_rate=1e-3)

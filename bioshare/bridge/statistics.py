@@ -1,0 +1,57 @@
+"""`renew_statistics`: the running statistics of normalisations, once weights have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+@torch.no_grad()
+def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Set the running means and variances of all normalisations to the means over some batches, in place.
+
+    A sleep changes the activity of every layer at once. The running statistics of batch normalisation still describe
+    the activity before the sleep, so a model in evaluation mode is far off until training has renewed the statistics.
+    A few batches suffice. Nothing else changes; a model without running statistics stays as before.
+
+    All other layers are in evaluation mode, so that dropout is off. Means are over batches, whatever the sizes.
+
+    Args:
+        model: the model after a sleep, on any device and in any mode.
+        batches: training inputs without labels, or tuples with the inputs first, such as a list or a DataLoader.
+
+    Raises:
+        ValueError: there is no batch.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(1))
+        >>> renew_statistics(model, [torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [6.0]])])
+        >>> model[0].running_mean, model[0].running_var
+        (tensor([3.]), tensor([5.]))
+    """
+    norms = [one for one in model.modules() if isinstance(one, _NormBase) and isinstance(one.running_mean, Tensor)]
+    if not norms:
+        return
+    modes = [(one, one.training) for one in model.modules()]
+    momenta = [one.momentum for one in norms]
+    count = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+        for count, batch in enumerate(batches, 1):
+            for norm in norms:
+                norm.momentum = 1 / count  # the first batch replaces the old statistics
+            inputs = batch[0] if isinstance(batch, tuple | list) else batch
+            model(inputs.to(norms[0].get_buffer("running_mean").device))
+    finally:
+        for module, training in modes:
+            module.training = training
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    if not count:
+        raise ValueError("batches must hold at least one batch of inputs; got none. Pass a list, or a DataLoader")
