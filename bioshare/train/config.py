@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,21 @@ class ImageNet:
 
     def __post_init__(self) -> None:
         choice("crop", self.crop, ("resized", "random-resized"))
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """Images of one's own, which ``python -m bioshare prepare NAME --from FOLDER --side PIXELS`` has prepared.
+
+    Attributes:
+        name: name of the prepared file, without its ending.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name) or self.name in get_args(DatasetName):
+            raise ValueError(f"name must be a word that no known data set has; got {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +192,8 @@ class TrainConfig:
     """One training run of Pogodin 2021, Sec. 5: same configuration, same machine, same weights.
 
     Attributes:
-        dataset: training and test images; a name is short for `ImageData` of the name, or for ``ImageNet()``.
+        dataset: training and test images; a name is short for `ImageData` of the name, or for ``ImageNet()``. Images
+            of one's own are ``OwnImages(name)``.
         network: `Convolutional` or `LocallyConnected`.
         optimizer: `AdamW`.
         milestones: fractions of the epochs at which the learning rate is divided by 4.
@@ -197,7 +214,7 @@ class TrainConfig:
         TypeError, ValueError: a field is of the wrong kind or out of range.
     """
 
-    dataset: ImageData | ImageNet | str = "cifar10"
+    dataset: ImageData | ImageNet | OwnImages | str = "cifar10"
     network: Convolutional | LocallyConnected = Convolutional()
     optimizer: AdamW = AdamW()
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -217,7 +234,8 @@ class TrainConfig:
         if isinstance(self.dataset, str):
             named = ImageNet() if self.dataset == "imagenet" else ImageData(self.dataset)  # pyright: ignore[reportArgumentType]
             object.__setattr__(self, "dataset", named)
-        parts = {"dataset": (ImageData, ImageNet), "network": (Convolutional, LocallyConnected), "optimizer": (AdamW,)}
+        images, networks = (ImageData, ImageNet, OwnImages), (Convolutional, LocallyConnected)
+        parts = {"dataset": images, "network": networks, "optimizer": (AdamW,)}
         for name, kinds in parts.items():
             if not isinstance(getattr(self, name), kinds):
                 kind = " or ".join(kind.__name__ for kind in kinds)

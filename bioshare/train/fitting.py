@@ -74,6 +74,8 @@ def fit(
         folder: folder of the files.
         data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
         resume: go on from the checkpoint in the folder; start if there is none; return the result of a finished run.
+            ``config`` may have more epochs than the run had: from the checkpoint on, the learning rate is the rate of
+            the longer schedule.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is a GPU if there is one.
         progress: show a bar in a terminal, and a line after every epoch in a log file; TQDM_DISABLE=1 in the
             environment does without, too.
@@ -209,8 +211,8 @@ def _check_folder(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset
             "another folder"
         )
     if path in present:
-        check_same(config, checkpoint.read_metadata(path)["config"], path)
-    result = complete(folder, config)
+        check_same(config, checkpoint.read_metadata(path)["config"], path, longer=True)
+    result = complete(folder, config, longer=True)
     if result is None:
         check_writable(folder)
     return result

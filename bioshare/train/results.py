@@ -188,12 +188,13 @@ def read_result(path: Path) -> xr.Dataset:
         ) from error
 
 
-def complete(folder: Path, config: TrainConfig | None = None) -> xr.Dataset | None:
+def complete(folder: Path, config: TrainConfig | None = None, longer: bool = False) -> xr.Dataset | None:
     """The result of a run with all epochs; None for a run that hasn't begun or ended.
 
     Args:
         folder: folder of the run.
         config: configuration of the run; None for any.
+        longer: allow ``config`` to have more epochs than the run, which then hasn't ended.
 
     Raises:
         ValueError: the folder holds a run of another configuration, or a damaged result.
@@ -203,7 +204,7 @@ def complete(folder: Path, config: TrainConfig | None = None) -> xr.Dataset | No
         return None
     result = read_result(path)
     if config:
-        check_same(config, result.attrs.get("config"), path)
+        check_same(config, result.attrs.get("config"), path, longer)
     epochs = (config or config_of(result.attrs.get("config"), path)).epochs
     return result if result.sizes["epoch"] == epochs else None
 

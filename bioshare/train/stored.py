@@ -20,7 +20,15 @@ from bioshare.train import config as parts
 from bioshare.train.config import TrainConfig
 
 STORABLE: list[type] = [
-    *(parts.ImageData, parts.ImageNet, parts.Convolutional, parts.LocallyConnected, parts.AdamW, parts.Every),
+    *(
+        parts.ImageData,
+        parts.ImageNet,
+        parts.OwnImages,
+        parts.Convolutional,
+        parts.LocallyConnected,
+        parts.AdamW,
+        parts.Every,
+    ),
     *(TrainConfig, RateCircuit, SteadyState, NormalisedRule, PaperRule, PerInput),
     *(rules.Hebbian, rules.Gated, rules.InverseDecay, rules.InverseSqrtDecay),
 ]
@@ -110,9 +118,18 @@ def differences(ours: Any, theirs: Any, name: str = "config") -> Iterator[tuple[
         yield name, ours, theirs
 
 
-def check_same(config: TrainConfig, text: object, path: Path) -> None:
-    """Check that the configuration in a file is the configuration of the run; an error names all differences."""
-    changed = [f"{name} was {was} and is now {now}" for name, now, was in differences(config, config_of(text, path))]
+def check_same(config: TrainConfig, text: object, path: Path, longer: bool = False) -> None:
+    """Check that the configuration in a file is the configuration of the run; an error names all differences.
+
+    Args:
+        config: configuration of the run.
+        text: configuration in the file.
+        path: the file, for messages.
+        longer: allow the run to have more epochs.
+    """
+    allowed = lambda name, now, was: longer and name == "epochs" and now > was
+    unequal = [one for one in differences(config, config_of(text, path)) if not allowed(*one)]
+    changed = [f"{name} was {was} and is now {now}" for name, now, was in unequal]
     if changed:
         raise ValueError(
             f"config must be that of the run in {path.parent}: {', '.join(dict.fromkeys(changed))}. Take another "

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -372,6 +373,24 @@ def test_a_finished_run_returns_its_result_at_once(straight, monkeypatch):
     folder, result = straight
     monkeypatch.setattr(fitting, "load", lambda *_: pytest.fail("a finished run needs no data"))
     xr.testing.assert_identical(run(folder, resume=True), result)
+
+
+def test_a_finished_run_goes_on_to_more_epochs_and_ends_as_one_that_was_longer_from_the_start(tmp_path):
+    config = dataclasses.replace(CONFIG, milestones=())
+    longer = dataclasses.replace(config, epochs=3)
+    run(tmp_path / "two", config)
+    run(tmp_path / "two", longer, resume=True)
+    run(tmp_path / "three", longer)
+    assert_same_ending(tmp_path / "two", tmp_path / "three")
+    with pytest.raises(ValueError, match="epochs was 3 and is now 2"):
+        run(tmp_path / "two", config, resume=True)
+
+
+def test_the_learning_rate_of_further_epochs_is_that_of_the_longer_schedule(straight, tmp_path):
+    shutil.copytree(straight[0], tmp_path, dirs_exist_ok=True)
+    longer = dataclasses.replace(CONFIG, epochs=8)  # milestones at epochs 4 and 6, before at 1 and 1.5
+    rates = run(tmp_path, longer, resume=True).learning_rate.values / CONFIG.optimizer.learning_rate
+    np.testing.assert_allclose(rates, [1, 1 / 4, 1, 1, 1 / 4, 1 / 4, 1 / 16, 1 / 16], rtol=0, atol=1e-12)
 
 
 def test_a_run_killed_before_its_last_result_gets_it(straight, tmp_path):

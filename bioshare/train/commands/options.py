@@ -28,6 +28,7 @@ from bioshare.train.config import (
     Every,
     ImageNet,
     LocallyConnected,
+    OwnImages,
     TrainConfig,
 )
 from bioshare.train.experiments import Experiment
@@ -37,6 +38,9 @@ from bioshare.train.stored import differences
 
 COPIES = {"cifar10-jpeg": "cifar10", "cifar10-jpeg-16": "cifar10-16"}
 """Data sets that store the images of a second data set differently."""
+
+DIGITS_BATCH = 32
+"""Different digits in a batch; the paper's 512 images would leave three steps to an epoch."""
 
 LAYERS = {"convolutional": Convolutional, "locally-connected": LocallyConnected}
 """Networks by the words of ``--layers``."""
@@ -89,7 +93,6 @@ def read_options(
     computing: type,
     *,
     without: Iterable[str] = (),
-    images: str = "--dataset",
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Read options from the command line; a misspelt option is refused with the nearest name.
 
@@ -99,7 +102,6 @@ def read_options(
         row: experiment with the default settings.
         computing: dataclass of further options.
         without: names that are no options here.
-        images: flag of the data set.
 
     Returns:
         The given options by name: fields of ``computing``, keywords of `fit`, and settings for `configured`.
@@ -113,8 +115,9 @@ def read_options(
     choices = parser.add_argument_group("parts of the experiment, each with options of its own")
     sleep = next(word for word, kind in PHASES.items() if kind is type(row.sleep))
     layers = next(word for word, kind in LAYERS.items() if kind is type(setting.network))
+    images = f"training and test images: {', '.join(get_args(DatasetName))}, or images of your own from `prepare`"
     for flag, name, allowed, default, text in (
-        (images, "source", get_args(DatasetName), setting.dataset_name, "training and test images"),
+        ("--dataset", "source", None, setting.dataset_name, images),
         ("--layers", "layers", LAYERS, layers, "kind of the network"),
         ("--sleep", "sleep", PHASES, sleep, "phase after every n-th batch, see --every"),
     ):
@@ -128,7 +131,7 @@ def read_options(
     _add_fields(parser, "--every", Every, vars(row), skipped)
     _add_fields(parser, "--layers", LocallyConnected, vars(setting.network), skipped)
     _add_fields(parser, "optimiser", AdamW, vars(setting.optimizer), skipped)
-    _add_fields(parser, f"{images} imagenet", ImageNet, vars(setting.dataset), skipped)
+    _add_fields(parser, "--dataset imagenet", ImageNet, vars(setting.dataset), skipped)
     for word, kind in PHASES.items():
         _add_fields(parser, f"--sleep {word}", kind, vars(row.sleep) if word == sleep else {}, skipped)
     namespace, unknown = parser.parse_known_args(words)
@@ -198,7 +201,13 @@ def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, 
         used.update(own)
         return dataclasses.replace(part, **{name: given[name] for name in own})
 
-    setting = dataclasses.replace(row.setting, dataset=given.get("source", row.setting.dataset))
+    source = given.get("source", row.setting.dataset)
+    if isinstance(source, str) and source not in get_args(DatasetName):
+        source = OwnImages(source)
+    setting = dataclasses.replace(row.setting, dataset=source)
+    if source == "digits":  # 1,437 images of 8 x 8 pixels: smaller batches, and the padding's share of an image
+        smaller = {"batch_size": DIGITS_BATCH * setting.repetitions, "padding": setting.padding * 8 // 32}
+        setting = dataclasses.replace(setting, **smaller)
     network = LAYERS[given["layers"]](setting.network.architecture) if "layers" in given else setting.network
     parts = {"dataset": setting.dataset, "network": network, "optimizer": setting.optimizer}
     config = dataclasses.replace(changed(setting), **{name: changed(part) for name, part in parts.items()})
@@ -239,7 +248,7 @@ def caution(pairs: Iterable[tuple[TrainConfig, TrainConfig]]) -> str:
     short = lambda value: (  # a phase by interval and class: a sleep has dozens of fields
         ", ".join(f"ws({every.n}) {type(every.phase).__name__}" for every in value) or "none"
         if isinstance(value, tuple) and all(isinstance(item, Every) for item in value)
-        else value
+        else getattr(value, "name", value)  # data sets of two kinds
     )
     changes = ((name, short(own), short(other)) for name, own, other in changes if name not in ("seed", "pool_seed"))
     words = [f"{name} {own} instead of {other}" for name, own, other in changes]

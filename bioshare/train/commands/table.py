@@ -16,6 +16,7 @@ from bioshare.text import aligned, mean_and_deviation, number, paired_difference
 from bioshare.train import miniature
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
+    COPIES,
     add_words,
     caution,
     check_used,
@@ -47,12 +48,13 @@ class TableRuns(ManyRuns):
     """The runs of a table that are missing.
 
     Attributes:
-        dataset: columns of this dataset; None for all of the table.
+        columns: columns of this data set in the table, whose hyperparameters the runs have. None for the columns of the
+            images in --dataset, or else the table's first; without --dataset, for all columns.
         rows: these rows, such as ``conv lc lc-ws10``; none for all of the table but those with noise, whose sleep
             is simulated neuron by neuron: months on a CPU.
     """
 
-    dataset: str | None = None
+    columns: str | None = None
     rows: tuple[str, ...] = ()
 
 
@@ -71,10 +73,11 @@ def main(arguments: argparse.Namespace) -> None:
     """Train the missing runs of a table, print the table beside the paper's, and save it, dataset by dataset."""
     prefix = f"table{arguments.table}" if arguments.table.isdigit() else arguments.table
     rows, title = matching(f"{prefix}/*"), f"table {arguments.table}"
-    own, fitting, given = read_options(title, arguments.options, rows[0], TableRuns, without=APART, images="--source")
+    own, fitting, given = read_options(title, arguments.options, rows[0], TableRuns, without=APART)
     own.setdefault("seeds", TABLES[rows[0].table].runs)
     options = TableRuns(**own, fitting=fitting)
-    rows = _named_rows(rows, options.dataset, options.rows)
+    columns = options.columns or _columns_of(given.get("source"), rows)
+    rows = _named_rows(rows, columns, options.rows)
     jobs = _table_jobs(rows, options, given)
     outcomes = options.outcomes(list(jobs.values()), fit)
     for dataset, group in groupby(rows, lambda row: row.setting.dataset_name):
@@ -197,13 +200,20 @@ def _table_dataset(rows: Sequence[Experiment], results: RowResults, seeds: int, 
     return dataset.assign_attrs(table=rows[0].table, shows=str(TABLES[rows[0].table]), costs=spent)
 
 
+def _columns_of(images: str | None, rows: Sequence[Experiment]) -> str | None:
+    """The table's data set for images to train on: of the same images, or else the first; None for no images."""
+    datasets = [row.setting.dataset_name for row in rows]
+    original = COPIES.get(images or "", images)
+    return original if images is None or original in datasets else datasets[0]
+
+
 def _named_rows(rows: Sequence[Experiment], dataset: str | None, names: Sequence[str]) -> list[Experiment]:
     """The rows of a dataset with these names; without names all rows without noise."""
     datasets = list(dict.fromkeys(row.setting.dataset_name for row in rows))
     if dataset not in (None, *datasets):
         raise ValueError(
-            f"dataset must be one of Table {rows[0].table}'s, {', '.join(datasets)}; got {dataset!r}. Other images "
-            "to train its rows on are a matter of --source"
+            f"columns must be one of Table {rows[0].table}'s, {', '.join(datasets)}; got {dataset!r}. Other images "
+            "to train the rows on are a matter of --dataset"
         )
     rows = [row for row in rows if dataset in (None, row.setting.dataset_name)]
     unknown = set(names) - {row.row for row in rows}

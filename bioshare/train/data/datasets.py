@@ -73,7 +73,7 @@ class Dataset:
     """Images with their classes.
 
     Attributes:
-        name: a key of `USAGES`.
+        name: a key of `USAGES`, or the name of images of one's own.
         classes: names of the classes, in the order of the labels.
         train_images, test_images: (n, channels, rows, columns) uint8; or image files of any size.
         train_labels, test_labels: (n,) int64.
@@ -90,10 +90,17 @@ class Dataset:
     std: tuple[float, ...]
 
     @property
+    def usage(self) -> Usage:
+        """The treatment; images of one's own are used whole, and a tenth of the training images is held out."""
+        if self.name in USAGES:
+            return USAGES[self.name]
+        assert isinstance(self.train_images, Tensor)
+        return Usage(self.train_images.shape[-1], len(self.train_images) // 10)
+
+    @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, rows, columns) of the network's input."""
-        side = USAGES[self.name].side
-        return len(self.mean), side, side
+        return len(self.mean), self.usage.side, self.usage.side
 
 
 def load(name: str, folder: Path | str | None = None) -> Dataset:
@@ -103,7 +110,7 @@ def load(name: str, folder: Path | str | None = None) -> Dataset:
     255. In a shuffled order with a fixed seed, the first 1,437 train and the last 360 test.
 
     Args:
-        name: a key of `USAGES`.
+        name: a key of `USAGES`, or the name of images of one's own.
         folder: folder of the file from ``python -m bioshare prepare``; None for the environment variable
             BIOSHARE_DATA, or ``data``.
 
@@ -111,11 +118,15 @@ def load(name: str, folder: Path | str | None = None) -> Dataset:
         FileNotFoundError: the data set was not prepared; gives the command.
         ValueError: the name is unknown, or the file is damaged.
     """
-    if name not in get_args(DatasetName):
-        raise ValueError(f"name must be one of {', '.join(get_args(DatasetName))}; got {name!r}")
+    path = prepared_file(name, folder)
+    if name not in get_args(DatasetName) and not path.exists():
+        raise ValueError(
+            f"name must be one of {', '.join(get_args(DatasetName))}; got {name!r}. For images of your own, make "
+            f"{path} by: python -m bioshare prepare {name} --from FOLDER --side PIXELS"
+        )
     if name == "digits":
         return _digits()
-    return _read_prepared(prepared_file(name, folder), name)
+    return _read_prepared(path, name)
 
 
 def training_batches(
@@ -150,7 +161,7 @@ def training_batches(
         if config.train_images > len(chosen):
             raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
         chosen = np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
-    flip = USAGES[dataset.name].flip if config.flip is None else config.flip
+    flip = dataset.usage.flip if config.flip is None else config.flip
     order = {"repetitions": config.repetitions, "seed": config.seed, "flip": flip, "rank": rank, "world": world}
     random_resized = isinstance(config.dataset, ImageNet) and config.dataset.crop == "random-resized"
     return _batches(dataset, "train", chosen, config, device, config.padding, random_resized, **order)
@@ -185,7 +196,7 @@ def _batches(
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
     if len(chosen) < len(images):
         images, labels = images[chosen], labels[chosen]
-    side = USAGES[dataset.name].side
+    side = dataset.usage.side
     mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
     fields |= {"images": len(chosen), "batch_size": config.batch_size, "side": side, "mean": mean, "std": std}
     if not isinstance(images, Tensor):
@@ -203,7 +214,7 @@ def _batches(
 
 def _held_out(dataset: Dataset) -> np.ndarray:
     """Indices of the validation images among the training images, the same for all seeds."""
-    held_out, images = USAGES[dataset.name].validation, len(dataset.train_labels)
+    held_out, images = dataset.usage.validation, len(dataset.train_labels)
     if held_out >= images:
         raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
     return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))
@@ -255,7 +266,9 @@ def _read_prepared(path: Path, name: str) -> Dataset:
         raise FileNotFoundError(
             f"{path} leads to images in {facts['folder']}, which isn't there; make it by: {command}"
         )
-    mean, std = IMAGENET_STATISTICS if USAGES[name].imagenet_statistics else (facts["mean"], facts["std"])
+    mean, std = (
+        IMAGENET_STATISTICS if name in USAGES and USAGES[name].imagenet_statistics else (facts["mean"], facts["std"])
+    )
     return Dataset(name, tuple(facts["classes"]), *train, *test, tuple(mean), tuple(std))
 
 

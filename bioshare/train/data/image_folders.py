@@ -1,4 +1,4 @@
-"""Published folders with a file per image: TinyImageNet and ImageNet."""
+"""Folders with a file per image: TinyImageNet, ImageNet, and images of one's own."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ class ImageFolder:
 
     Attributes:
         form: the source in words.
-        classes: number of classes.
+        classes: number of classes; None for any.
         side: rows and columns of every image; None for images of different sizes, which stay in their folder.
-        images: number of images in "train" and "test".
+        images: number of images in "train" and "test"; empty for any.
+        resize: whether images of any size are brought to ``side``.
     """
 
     form: str
-    classes: int
+    classes: int | None
     side: int | None
     images: dict[str, int]
+    resize: bool = False
 
     def read(self, path: Path, bar: tqdm) -> Contents:
         if path.is_dir():
@@ -59,7 +61,7 @@ class ImageFolder:
         train, classes = self._training(path, files)
         test = _test(path, files, classes)
         for part, pairs in (("train", train), ("test", test)):
-            if len(pairs) != self.images[part]:
+            if len(pairs) != self.images.get(part, len(pairs)):
                 raise ValueError(f"{path} must have {self.images[part]} {part} images; got {len(pairs)}")
         folder = Path(files.address("")) if self.side is None else None
         return Contents(classes, self._split(files, train, bar), self._split(files, test, bar), sha256, folder)
@@ -71,8 +73,10 @@ class ImageFolder:
         listed = files.text(CLASS_LIST).split() if CLASS_LIST in files.names else []
         if missing := set(listed) - set(classes):
             raise ValueError(f"{files.address(f'train/{min(missing)}')} is missing; fetch the source again")
-        if len(classes) != self.classes:
-            raise ValueError(f"{path} must have {self.classes} class folders in train; got {len(classes)}")
+        if len(classes) != (self.classes or max(len(classes), 2)):
+            raise ValueError(
+                f"{path} must have {self.classes or '2 or more'} class folders in train; got {len(classes)}"
+            )
         index = {name: label for label, name in enumerate(classes)}
         images = [("/".join(parts), index[parts[1]]) for parts in below if len(parts) > 2 and _is_image(parts[-1])]
         if empty := set(range(len(classes))) - {label for _, label in images}:
@@ -86,7 +90,7 @@ class ImageFolder:
         if self.side is None:
             check_all(encoded, len(names), bar)
             return Split(names, labels)
-        return Split(decode_all(encoded, len(names), self.side, bar), labels)
+        return Split(decode_all(encoded, len(names), self.side, bar, self.resize), labels)
 
 
 def _test(path: Path, files: _Files, classes: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -104,10 +104,13 @@ def random_resized_crop(image: Encoded, side: int, row: float, column: float, ar
         return np.asarray(cropped).transpose(2, 0, 1)
 
 
-def decode_all(images: Iterable[Encoded], count: int, side: int, bar: tqdm) -> np.ndarray:
-    """Decode ``count`` images of side x side in order: (count, 3, side, side) uint8."""
+def decode_all(images: Iterable[Encoded], count: int, side: int, bar: tqdm, resize: bool = False) -> np.ndarray:
+    """Decode ``count`` images of side x side in order: (count, 3, side, side) uint8.
+
+    With ``resize``, images have any size: the smaller side becomes ``side`` pixels, and the centre is cut out.
+    """
     pixels, done = np.empty((count, 3, side, side), np.uint8), 0
-    for chunk in _in_parallel(partial(_decode_chunk, side=side), _chunks(images), count):
+    for chunk in _in_parallel(partial(_decode_chunk, side=side, resize=resize), _chunks(images), count):
         pixels[done : done + len(chunk)] = chunk
         done += len(chunk)
         bar.update(len(chunk))
@@ -134,8 +137,9 @@ def _open_image(image: Encoded) -> Iterator[Image.Image]:
         raise ValueError(f"{image.name} is not an image that can be read: {error}. Fetch the source again") from error
 
 
-def _decode_chunk(images: list[Encoded], side: int) -> np.ndarray:
-    return np.stack([decode(image, side) for image in images])
+def _decode_chunk(images: list[Encoded], side: int, resize: bool) -> np.ndarray:
+    read = partial(resized_crop, resize=side, side=side, row=0.5, column=0.5) if resize else partial(decode, side=side)
+    return np.stack([read(image) for image in images])
 
 
 def _check_chunk(images: list[Encoded]) -> int:

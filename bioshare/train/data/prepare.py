@@ -12,8 +12,11 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 import bioshare
+from bioshare.checks import whole
+from bioshare.cli import positive
 from bioshare.files import check_writable, expanded, os_error, replacing
 from bioshare.progress import shows_bar
+from bioshare.train.config import OwnImages
 from bioshare.train.data.datasets import pixel_statistics, prepared_file
 from bioshare.train.data.image_folders import ImageFolder
 from bioshare.train.data.sources import Averaged, CifarArchive, Contents, JpegArrays, Source, Split
@@ -59,6 +62,12 @@ SOURCES: dict[str, Source] = {
 SOURCES |= {f"{name}-16": Averaged(SOURCES[name], 2) for name in ("cifar10", "cifar10-jpeg")}
 
 
+def own_images(side: int) -> ImageFolder:
+    """The form of images of one's own, brought to side x side pixels."""
+    form = "a folder with train/CLASS and val/CLASS, and in these JPEG or PNG files of any size"
+    return ImageFolder(form, None, whole("side", side, "a number of pixels", at_least=1), {}, resize=True)
+
+
 def prepare(
     name: str,
     path: Path | str,
@@ -66,14 +75,14 @@ def prepare(
     source: Source | None = None,
     progress: bool = True,
 ) -> Path:
-    """Turn a published data set into the one file for `bioshare.train.data.load`.
+    """Turn a published data set, or images of one's own, into the one file for `bioshare.train.data.load`.
 
     The file appears whole or not at all, and replaces an older file. Images are decoded in several processes: a script
     that calls this function needs ``if __name__ == "__main__":``.
 
     Args:
-        name: a key of `SOURCES`.
-        path: the published archive or folder.
+        name: a key of `SOURCES`; or with ``source=own_images(side)`` the name of images of one's own.
+        path: the archive or folder.
         folder: folder of the new file ``NAME.safetensors``; None for $BIOSHARE_DATA, or ``data``.
         source: form of ``path``; None for ``SOURCES[name]``.
         progress: show a bar over the images.
@@ -86,15 +95,18 @@ def prepare(
         PermissionError: ``folder`` can't be written.
         ValueError: the name is unknown, or the source is damaged or of another form. Nothing was written.
     """
-    if name not in SOURCES:
+    if source is not None and name not in SOURCES:
+        OwnImages(name)  # checks the name
+    elif name not in SOURCES:
         detail = "digits needs no preparation" if name == "digits" else f"got {name!r}"
-        raise ValueError(f"name must be one of {', '.join(SOURCES)}; {detail}")
+        own = "Images of your own need their size, --side PIXELS"
+        raise ValueError(f"name must be one of {', '.join(SOURCES)}; {detail}. {own}")
     source, path, target = source or SOURCES[name], expanded(path), prepared_file(name, folder)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; it must be {source.form}")
     check_writable(target.parent)
     with tqdm(
-        total=sum(source.images.values()), desc=name, unit="image", disable=not shows_bar(progress), leave=False
+        total=sum(source.images.values()) or None, desc=name, unit="image", disable=not shows_bar(progress), leave=False
     ) as bar:
         contents = source.read(path, bar)
     write_prepared(target, name, path, contents)
@@ -130,11 +142,17 @@ def _tensors(part: str, split: Split) -> dict[str, np.ndarray]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``prepare``."""
     forms = "; ".join(f"{name}: {source.form}" for name, source in SOURCES.items())
-    parser.add_argument("name", choices=SOURCES, help="the data set")
-    parser.add_argument("--from", dest="path", type=Path, required=True, help=f"the published files. {forms}")
+    parser.add_argument("name", help=f"{', '.join(SOURCES)}; or a name for images of your own, with --side")
+    own = f"images of your own: {own_images(1).form}"
+    parser.add_argument("--from", dest="path", type=Path, required=True, help=f"the files. {forms}; {own}")
+    side = "rows and columns of images of your own: the smaller side becomes as long, and the centre is cut out"
+    parser.add_argument("--side", type=positive, metavar="PIXELS", help=side)
     parser.add_argument("--to", type=Path, help="folder of NAME.safetensors (default: $BIOSHARE_DATA, or data)")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Prepare a data set and print the path of the file."""
-    print(prepare(arguments.name, arguments.path, arguments.to))
+    if arguments.side and arguments.name in SOURCES:
+        raise ValueError(f"--side is for images of your own; {arguments.name} has a size already")
+    source = own_images(arguments.side) if arguments.side else None
+    print(prepare(arguments.name, arguments.path, arguments.to, source))

@@ -19,6 +19,7 @@ from bioshare.train.config import AdamW, Convolutional, Every, ImageNet, Locally
 from bioshare.train.experiments import find
 from bioshare.train.interrupt import Interrupted, TimeUpError
 from bioshare.train.phases import PHASES, CircuitOptions, IdealOptions, NoisyIdealOptions
+from bioshare.train.results import read_result
 
 NAME = "table1/cifar100/lc-ws10"
 
@@ -93,7 +94,8 @@ def test_train_takes_typed_overrides_of_every_field(recorded):
     computing = ["--resume", "--to", "here", "--record-snr", "7", "--checkpoint-every", "0.5"]
     assert command_line.main(["train", NAME, *words.split(), *computing]) == 0
     assert (recorded.options["record_snr"], recorded.options["checkpoint_every"]) == (7, 0.5)
-    expected = {"epochs": 3, "dataset": "digits", "milestones": (0.2, 0.3), "flip": True, "phases": ()}
+    digits = {"dataset": "digits", "batch_size": 32, "padding": 1}
+    expected = {**digits, "epochs": 3, "milestones": (0.2, 0.3), "flip": True, "phases": ()}
     changed = {"compile": True, "seed": 4, "optimizer": AdamW(0.1, 1e-2), **expected}
     assert recorded.config == dataclasses.replace(find(NAME).config, **changed)
     assert recorded.options["resume"]
@@ -381,8 +383,17 @@ def test_a_real_run_on_digits(tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
     assert command_line.main(["train", name, *words, "--resume"]) == 0
     assert capsys.readouterr().out == first
-    assert command_line.main(["train", name, *words, "--resume", "--epochs", "2"]) == 1
-    assert "epochs was 1 and is now 2. Take another folder (--to)" in capsys.readouterr().err
+    assert command_line.main(["train", name, *words, "--resume", "--epochs", "2"]) == 0  # a finished run goes on
+    assert f"seed 0, epoch 2: {tmp_path}/run" in capsys.readouterr().out
+    assert command_line.main(["train", name, *words, "--resume"]) == 1
+    assert "epochs was 2 and is now 1. Take another folder (--to)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_first_training_of_a_newcomer_learns(tmp_path):
+    words = ["--dataset", "digits", "--epochs", "2", "--to", str(tmp_path), "--device", "cpu"]
+    assert command_line.main(["train", "table1/cifar10/lc", *words]) == 0
+    assert read_result(tmp_path / "result.nc").top1[-1] > 70
 
 
 def test_numbers_as_text():

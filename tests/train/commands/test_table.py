@@ -200,7 +200,7 @@ def test_a_data_set_that_is_missing_is_told_once_and_nothing_starts(trained, cap
 
 
 def test_other_images_are_not_compared_with_the_papers(capsys, tmp_path):
-    words = ["table", "1", "--dataset", "cifar100", "--source", "digits", "--epochs", "1", "--seeds", "1"]
+    words = ["table", "1", "--columns", "cifar100", "--dataset", "digits", "--epochs", "1", "--seeds", "1"]
     command_line.main(words)
     assert lines(capsys.readouterr().out)["lc-ws10"] == ["1", "65.5", "-", "-4.8", "-", "85.5", "-", "-4.8", "-"]
     with xr.open_dataset(tmp_path / "runs" / "table1-cifar100.nc", engine="h5netcdf") as dataset:
@@ -208,7 +208,7 @@ def test_other_images_are_not_compared_with_the_papers(capsys, tmp_path):
 
 
 def test_cells_of_one_dataset_images_of_another(trained, capsys):
-    words = "table 3 --dataset cifar10 --source cifar10-jpeg --epochs 2 --to there --seeds 1"
+    words = "table 3 --dataset cifar10-jpeg --epochs 2 --to there --seeds 1"
     command_line.main(words.split())
     assert {job.config.dataset for job in trained} == {ImageData("cifar10-jpeg")}
     assert {job.config.optimizer.learning_rate for job in trained} == {1e-2, 1e-3, 5e-4, 1e-4}
@@ -382,8 +382,8 @@ def test_numbers_that_make_no_sense_are_refused(trained, capsys, words, message)
 
 
 def test_a_dataset_that_the_table_lacks(trained, capsys):
-    assert command_line.main(["table", "2", "--dataset", "cifar10"]) == 1
-    assert "dataset must be one of Table 2's, imagenet; got 'cifar10'" in capsys.readouterr().err
+    assert command_line.main(["table", "2", "--columns", "cifar10"]) == 1
+    assert "columns must be one of Table 2's, imagenet; got 'cifar10'" in capsys.readouterr().err
     assert trained == []
 
 
@@ -410,3 +410,19 @@ def test_a_table_of_many_rows_by_name_has_a_file_whose_name_fits(tmp_path):
     assert [list(xr.load_dataset(path).row.values) for path in files] == [rows[1:], rows]
     assert all(len(path.name.encode()) <= 240 for path in files)
     assert files[1].name.startswith(f"realism-cifar10-16-{len(rows)}-rows-")
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        ("1 --dataset cifar100", "table1/cifar100"),  # a data set of the table
+        ("1 --dataset cifar10-jpeg", "table1/cifar10"),  # the same images
+        ("1 --dataset digits", "table1/cifar10"),  # other images: the first columns
+        ("1 --dataset digits --columns tinyimagenet", "table1/tinyimagenet"),
+        ("small --dataset cifar10-jpeg-16", "small/cifar10-16"),
+    ],
+)
+def test_the_images_choose_the_columns_of_a_table(trained, words, rows):
+    assert command_line.main(["table", *words.split(), "--rows", "conv", "--seeds", "1", "--epochs", "1"]) == 0
+    assert [job.name for job in trained] == [f"{rows}/conv/seed0"]
+    assert trained[0].config.dataset_name == words.split()[2]
