@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bioshare.bridge.changes import LinearSleep, Treatment
 from bioshare.bridge.geometry import Border, Chosen, inputs_of
 from bioshare.bridge.scaling import PerInput, check_scalars, mean_power
@@ -16,7 +18,7 @@ from bioshare.circuit.circuits import SteadyState
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.exact.batches import batch_map
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.stimuli import Stimulus, derived, gaussian
+from bioshare.circuit.stimuli import Stimulus, as_stimulus, derived, gaussian
 from bioshare.nn import LocallyConnected2d
 
 SHARE = 0.4
@@ -66,6 +68,8 @@ class HebbianSharing(MapSharing):
             whole("batch_size", self.batch_size, "a number of patterns or a callable", at_least=1)
         if self.rule is not None and not callable(self.rule) and not isinstance(self.rule, Hebbian):
             raise TypeError(f"rule must be a Hebbian, a callable that takes K to one, or None; got {self.rule!r}")
+        if callable(self.stimulus) or np.ndim(self.stimulus):
+            object.__setattr__(self, "stimulus", as_stimulus(self.stimulus))
         if not isinstance(self.stimulus, Stimulus):
             raise TypeError(f"stimulus must be a Stimulus; got {self.stimulus!r}")
         if self.stimulus.noise:

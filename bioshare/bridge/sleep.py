@@ -31,7 +31,7 @@ from bioshare.circuit.prepare import prepare_sleep
 from bioshare.circuit.problem import Engine
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import ENGINES, find_engine
-from bioshare.circuit.stimuli import Grid, Stimulus, derived, gaussian, grid
+from bioshare.circuit.stimuli import Grid, Stimulus, as_stimulus, derived, gaussian, grid
 from bioshare.nn import LocallyConnected2d
 
 PoolKey = tuple[int, int, torch.device, torch.dtype]
@@ -52,7 +52,8 @@ class Sleep(MapSharing):
     Args:
         circuit: `SteadyState` or `RateCircuit`.
         rule: `Hebbian`, or a pure function of K that returns a `Hebbian`, since |x|^2 often grows with K.
-        stimulus: the stream of patterns, such as ``stimuli.grid()`` or ``stimuli.gaussian()``. Few Gaussian inputs,
+        stimulus: the stream of patterns, such as ``stimuli.grid()`` or ``stimuli.gaussian()``; a function of
+            (presentations, inputs, rng) or an array of patterns (M, K) becomes a Stimulus. Few Gaussian inputs,
             at very small K, leave some directions of the weights almost unchanged.
         presentations: P, the number of patterns; or a pure function of K that returns P, such as
             ``lambda inputs: 10 * inputs`` for ten cycles of the grid stimulus.
@@ -104,6 +105,8 @@ class Sleep(MapSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if callable(self.stimulus) or np.ndim(self.stimulus):
+            object.__setattr__(self, "stimulus", as_stimulus(self.stimulus))
         for name, classes in {"circuit": (RateCircuit, SteadyState), "stimulus": (Stimulus,)}.items():
             if not isinstance(getattr(self, name), classes):
                 expected = " or a ".join(cls.__name__ for cls in classes)
@@ -178,7 +181,7 @@ class Sleep(MapSharing):
             ValueError: both ``rescale`` and a gain other than 1.
         """
         _check_free("rate_circuit", options, "circuit", "rule", "presentations", "silence")
-        circuit, stimulus = settling_circuit(alpha), stimulus or grid(shuffle=True)
+        circuit, stimulus = settling_circuit(alpha), as_stimulus(grid(shuffle=True) if stimulus is None else stimulus)
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), silence=1, **_norms(rescale, gain), **options)
 
@@ -205,7 +208,7 @@ class Sleep(MapSharing):
             gamma, times, strength, stimulus, rescale, gain, options: as for `rate_circuit`.
         """
         _check_free("steady_state", options, "circuit", "rule", "presentations")
-        circuit, stimulus = SteadyState(alpha), stimulus or grid(shuffle=True)
+        circuit, stimulus = SteadyState(alpha), as_stimulus(grid(shuffle=True) if stimulus is None else stimulus)
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), **_norms(rescale, gain), **options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,12 +14,12 @@ from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.problem import Problem, Progress
 from bioshare.circuit.recording import RECORDABLE, Sampling
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.stimuli import Stimulus
+from bioshare.circuit.stimuli import Stimulus, drawn
 
 
 def prepare_sleep(
     weights: ArrayLike,
-    stimuli: ArrayLike | Stimulus,
+    stimuli: ArrayLike | Stimulus | Callable[..., ArrayLike],
     circuit: Circuit,
     rule: Hebbian,
     *,
@@ -42,6 +42,7 @@ def prepare_sleep(
     weights = finite_array("weights", weights, "(..., N, K), neurons by inputs")
     record_every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
     lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
+    stimuli = drawn(stimuli) if callable(stimuli) else stimuli
     if isinstance(stimuli, Stimulus):
         if presentations is None or seed is None:
             raise TypeError(f"presentations and seed are needed to draw from {stimuli!r}")
@@ -98,8 +99,6 @@ def largest_learning_rate(problem: Problem, power: ArrayLike) -> Array:
 
 def _check_stimuli(stimuli: ArrayLike, weights: tuple[int, ...], presentations: int | None, seed: int | None) -> Array:
     """The stimuli as an array; raises where the array fits weights (*lead, N, K) in no way, or in two."""
-    if callable(stimuli):
-        raise TypeError(f"stimuli must be an array or a Stimulus, such as stimuli.gaussian(); got {stimuli!r}")
     if presentations is not None or seed is not None:
         raise TypeError("presentations and seed belong to a Stimulus; an array of stimuli has its own length")
     array = finite_array("stimuli", stimuli, "(..., P, K) or (..., P, N, K)")

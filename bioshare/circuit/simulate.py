@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from numpy.typing import ArrayLike
 
@@ -24,7 +24,7 @@ ENGINES = {
 
 def simulate(
     weights: ArrayLike,
-    stimuli: ArrayLike | Stimulus,
+    stimuli: ArrayLike | Stimulus | Callable[..., ArrayLike],
     circuit: Circuit,
     rule: Hebbian,
     engine: str | Engine = "exact",
@@ -41,15 +41,16 @@ def simulate(
     Args:
         weights: before sleep, (..., N, K): N neurons with K inputs; leading axes are runs and grid points.
         stimuli: inputs (..., P, K), shared by all neurons of a group, or (..., P, N, K), for every neuron, with exactly
-            one axis more than the weights; or a Stimulus, drawn anew for every leading entry of the weights.
+            one axis more than the weights; or a Stimulus, drawn anew for every leading entry of the weights, or a
+            function of (presentations, inputs, rng) to an array (presentations, inputs) in place of a Stimulus.
             Leading axes of stimuli, weights and parameters broadcast.
         circuit: `SteadyState` or `RateCircuit`.
         rule: `Hebbian`.
         engine: "exact", "brian2", "loop" (every step in NumPy), or an engine with settings, such as
             ``Exact(device="cuda")`` or ``Brian2(threads=2)``.
         record_every: presentations between two records of the SNR.
-        presentations: P, with a Stimulus.
-        seed: seed of the Stimulus; the same seed gives the same bytes.
+        presentations: P, with a Stimulus or a function.
+        seed: seed of the Stimulus or the function; the same seed gives the same bytes.
         progress: True shows a bar when the sleep takes longer than two seconds, False shows nothing. A function
             is called with the number of complete presentations, up to P: by "exact" after every chunk, some
             hundredths of a second long with noise; by "loop" after every presentation; by "brian2" at the end.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, Parameters, real, whole
+from bioshare.checks import Array, Parameters, finite_array, real, real_array, whole
+
+ESTIMATED = 4096
+"""Number of presentations from which the covariance of a function's inputs is estimated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +121,120 @@ class Grid(Stimulus):
         return self.amplitude**2
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn(Stimulus):
+    """Inputs from a function of one's own. See `drawn`."""
+
+    function: Callable[[int, int, np.random.Generator], ArrayLike]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.function, type) or not _takes_three(self.function):
+            raise TypeError(
+                "stimuli must be an array, a Stimulus, such as stimuli.gaussian(), or a function of "
+                f"(presentations, inputs, rng); got {self.function!r}"
+            )
+
+    def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
+        patterns = np.empty((*batch, presentations, inputs))
+        for entry in np.ndindex(batch):
+            returned = self.function(presentations, inputs, rng)
+            x = real_array("stimuli", returned, "a function that returns an array of real numbers")
+            if x.shape != (presentations, inputs):
+                raise ValueError(
+                    f"stimuli must return an array of shape (presentations, inputs) = {(presentations, inputs)}; "
+                    f"got shape {x.shape}"
+                )
+            patterns[entry] = finite_array("stimuli", x, "(presentations, inputs)")
+        return patterns
+
+    def covariance(self, inputs: int) -> Array:
+        x = self.draw(ESTIMATED, inputs, seed=0)
+        return x.T @ x / len(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns(Stimulus):
+    """The rows of an array, one after another. See `patterns`."""
+
+    array: ArrayLike
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        array = finite_array("stimuli", self.array, "(M, K)").copy()
+        if array.ndim != 2:
+            raise ValueError(f"stimuli must have the axes (M, K), patterns by inputs; got shape {array.shape}")
+        array.setflags(write=False)
+        self._set("array", array)
+
+    @property
+    def varies(self) -> bool:
+        return False
+
+    def _rows(self, inputs: int) -> Array:
+        array = np.asarray(self.array)
+        if array.shape[1] != inputs:
+            raise ValueError(
+                f"stimuli must have {inputs} inputs, as the neurons; got patterns with {array.shape[1]}. A function of "
+                "(presentations, inputs, rng) serves neurons with any number of inputs"
+            )
+        return array
+
+    def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
+        rows = self._rows(inputs)
+        return np.broadcast_to(rows[np.arange(presentations) % len(rows)], (*batch, presentations, inputs)).copy()
+
+    def covariance(self, inputs: int) -> Array:
+        rows = self._rows(inputs)
+        return rows.T @ rows / len(rows)
+
+
+def _takes_three(function: Any) -> bool:
+    """True unless a function cannot be called with three arguments."""
+    try:
+        inspect.signature(function).bind(1, 1, None)
+    except TypeError:
+        return False
+    except ValueError:  # compiled functions without a signature
+        return callable(function)
+    return True
+
+
+def as_stimulus(value: Stimulus | Callable[..., ArrayLike] | ArrayLike) -> Stimulus:
+    """The stimulus of a Stimulus, of a function (`drawn`) or of an array (`patterns`)."""
+    if isinstance(value, Stimulus):
+        return value
+    return drawn(value) if callable(value) else patterns(value)
+
+
+def drawn(function: Callable[[int, int, np.random.Generator], ArrayLike]) -> Stimulus:
+    """Inputs from a function of (presentations, inputs, rng) to an array (presentations, inputs).
+
+    The function is called once for every leading entry of the weights, and draws from the generator ``rng`` alone: the
+    same seed gives the same inputs. The covariance of the inputs is estimated from 4,096 presentations.
+
+    Raises:
+        TypeError, ValueError: the function does not take three arguments, or returns no finite array of that shape.
+
+    Example:
+        >>> drawn(lambda presentations, inputs, rng: rng.random((presentations, inputs))).draw(5, 3, seed=0).shape
+        (5, 3)
+    """
+    return Drawn(function=function)
+
+
+def patterns(array: ArrayLike) -> Stimulus:
+    """The M inputs of an array (M, K) one after another, from the first again after the last.
+
+    Example:
+        >>> patterns([[1.0, 0.0], [0.0, 2.0]]).draw(presentations=3, inputs=2, seed=0)
+        array([[1., 0.],
+               [0., 2.],
+               [1., 0.]])
+    """
+    return Patterns(array=array)
+
+
 def gaussian(mean: float = 0.0, std: float = 1.0) -> Stimulus:
     """Inputs with independent Gaussian components, x_j ~ N(mean, std^2), new at every presentation.
 
@@ -140,14 +261,16 @@ def grid(shuffle: bool = False, amplitude: float = 1.0) -> Stimulus:
     return Grid(shuffle=shuffle, amplitude=amplitude)
 
 
-def noise(stimulus: Stimulus, std: float) -> Stimulus:
+def noise(stimulus: Stimulus | Callable[..., ArrayLike] | ArrayLike, std: float) -> Stimulus:
     """The same stimulus with independent noise of standard deviation ``std`` for every neuron (appendix A.3).
+
+    The stimulus may be a function or an array, as in `as_stimulus`.
 
     Example:
         >>> noise(grid(), std=0.1)
         Grid(noise=0.1, shuffle=False, amplitude=1.0)
     """
-    return replace(stimulus, noise=std)
+    return replace(as_stimulus(stimulus), noise=std)
 
 
 def generators(seed: int) -> tuple[np.random.Generator, np.random.Generator]:

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from bioshare.circuit.prepare import check_progress, prepare_sleep
 from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, reported
 from bioshare.circuit.recording import Recording
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.stimuli import Stimulus
+from bioshare.circuit.stimuli import Stimulus, drawn
 
 TOGETHER = 4096
 """Number of presentations, counted in every group, between two calls of ``progress``."""
@@ -239,7 +239,7 @@ class SleepMap(NamedTuple):
 
 @torch.no_grad()
 def sleep_map(
-    stimuli: ArrayLike | Stimulus,
+    stimuli: ArrayLike | Stimulus | Callable[..., ArrayLike],
     circuit: Circuit,
     rule: Hebbian,
     *,
@@ -255,7 +255,7 @@ def sleep_map(
     the sleep of any number of groups is a matrix product.
 
     Args:
-        stimuli: (..., P, K), the same for all neurons, or a noiseless Stimulus.
+        stimuli: (..., P, K), the same for all neurons, or a noiseless Stimulus or function.
         circuit, rule: as in `bioshare.simulate`.
         inputs: K, needed with a Stimulus.
         presentations, seed: needed with a Stimulus.
@@ -272,6 +272,7 @@ def sleep_map(
     engine = Exact() if engine == "exact" else engine
     if not isinstance(engine, Exact):
         raise TypeError(f'engine must be "exact" or an Exact(); got {engine!r}')
+    stimuli = drawn(stimuli) if callable(stimuli) else stimuli
     if isinstance(stimuli, Stimulus):
         if inputs is None:
             raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
