@@ -35,8 +35,8 @@ LAYER_COLUMNS = (
 
 LAYER_FORMS: dict[str, tuple[Callable[..., nn.Module], Form]] = {
     "unfold + einsum": (UnfoldEinsum2d, "auto"),
-    "LC, batched": (LocallyConnected2d, "batched"),
-    "LC, fused": (LocallyConnected2d, "fused"),
+    "LC, batched": (partial(LocallyConnected2d, layout="channels_last"), "batched"),
+    "LC, fused": (partial(LocallyConnected2d, layout="channels_last"), "fused"),
     "Conv2d": (lambda *sizes, input_size, **options: nn.Conv2d(*sizes, **options), "auto"),
 }
 """The layer and the preferred products of every form."""

@@ -81,7 +81,7 @@ def bench_network(
         model = paper.build()
         if form == "conv":
             return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        model = to_locally_connected(model, (3, side or paper.side, side or paper.side))
+        model = to_locally_connected(model, (3, side or paper.side, side or paper.side), layout="channels_last")
     for layer in model.modules() if form == "naive" else ():
         if isinstance(layer, LocallyConnected2d):
             layer.__class__ = UnfoldEinsum2d

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from bioshare.nn import LocallyConnected2d
+from bioshare.nn.convert import sharded
 from bioshare.nn.functional import physical
 
 Border = Literal["share", "keep", "scale"]
@@ -210,12 +211,17 @@ def checked_layers(model: nn.Module, chosen: Chosen = None) -> Layers:
     """List the chosen locally connected layers by name, after checking that all weights can be shared.
 
     Raises:
-        TypeError: ``model`` is no module, or a weight is no Parameter.
+        TypeError: ``model`` is no module, or a weight is no Parameter, or sharded over processes.
         ValueError: there is no such layer, or a chosen name is unknown; a weight is not finite, or two layers have the
             same Parameter.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    if any(map(sharded, model.modules())):
+        raise TypeError(
+            "model must have whole weights on every process; got a model of fully_shard, of which a process has some "
+            "positions of a sharing group only. Take DistributedDataParallel in place of fully_shard"
+        )
     names = [name for name, _ in layers_of(model, ("*",))]
     if not names:
         raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")

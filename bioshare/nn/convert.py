@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from bioshare.checks import real, whole
-from bioshare.nn.locally_connected import LocallyConnected2d
+from bioshare.checks import choice, real, whole
+from bioshare.nn.locally_connected import Layout, LocallyConnected2d
 
 Layers = dict[str, Any]
+
+WRAPPERS = "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"
+"""Classes of PyTorch around a model on several devices, by name, since some are expensive to import."""
 
 
 def to_locally_connected(
@@ -25,6 +29,8 @@ def to_locally_connected(
     input_size: tuple[int, int, int],
     init: Literal["independent", "copy"] = "independent",
     keep_first: int = 0,
+    *,
+    layout: Layout = "contiguous",
 ) -> nn.Module:
     """Copy a model with every `torch.nn.Conv2d` replaced by a `LocallyConnected2d`; the model itself doesn't change.
 
@@ -42,6 +48,8 @@ def to_locally_connected(
             the convolution's kernel at every position, for a copy with the same function.
         keep_first: number of convolutions to keep, in the order of ``model.modules()`` (1 for the paper's networks
             with a convolutional first layer).
+        layout: order of the weights in memory: "contiguous" for every PyTorch tool, or "channels_last" for speed, see
+            `LocallyConnected2d`.
 
     Returns:
         The locally connected copy, with copies of all other layers and their parameters; a layer in two places of
@@ -49,9 +57,10 @@ def to_locally_connected(
 
     Raises:
         TypeError: a layer is a convolution of another class, lazy, compiled, has hooks or a reparametrised weight,
-            or shares a parameter with another layer.
+            or shares a parameter with another layer; or the model is wrapped for several processes, or sharded.
         ValueError: the model does not run on such an input without data, or a convolution gets no input, or inputs
             of different sizes.
+        MemoryError: the weights need more memory than there is.
 
     Example:
         >>> to_locally_connected(nn.Conv2d(1, 4, 3), input_size=(1, 8, 8), init="copy").weight.shape
@@ -59,6 +68,7 @@ def to_locally_connected(
     """
     if init not in ("independent", "copy"):
         raise ValueError(f'init must be "independent" or "copy"; got {init!r}')
+    choice("layout", layout, get_args(Layout))
     keep_first = whole("keep_first", keep_first, "a number of convolutions", at_least=0)
     expected = "(channels, rows, columns) of one input, whole numbers"
     if not isinstance(input_size, Sequence) or len(input_size) != 3:
@@ -67,7 +77,19 @@ def to_locally_connected(
         whole("input_size", size, expected, at_least=1)
     convs = _replaceable_layers(model, _ConvNd, nn.Conv2d, keep_first)
     sizes = _input_sizes(model, convs, input_size) if convs else {}
-    layers = {id(conv): _locally_connected(conv, sizes[label], init) for label, conv in convs.items()}
+    # without data first, so that no time is lost on a model that is too large
+    empty = {
+        label: _counterpart(partial(LocallyConnected2d, input_size=sizes[label], layout=layout), conv)
+        for label, conv in convs.items()
+    }
+    if _bytes(*empty.values()) > _memory() and "cpu" in {conv.weight.device.type for conv in convs.values()}:
+        raise MemoryError(_too_large(empty, "this machine has"))
+    try:
+        layers = {id(conv): _filled(empty[label], conv, init) for label, conv in convs.items()}
+    except RuntimeError as error:  # PyTorch has no class of errors for too little memory on a CPU
+        if "memory" not in str(error):
+            raise
+        raise MemoryError(_too_large(empty, "is free")) from error
     return copy.deepcopy(model, layers)
 
 
@@ -100,6 +122,12 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     return copy.deepcopy(model, {id(layer): _convolutional(label, layer, limit) for label, layer in layers.items()})
 
 
+def sharded(module: nn.Module) -> bool:
+    """Return True for a module of fully_shard, and for parameters of which a process has a part (DTensor)."""
+    classes = {cls.__name__ for cls in type(module).__mro__}
+    return "FSDPModule" in classes or any(hasattr(p, "placements") for p in module.parameters(recurse=False))
+
+
 def _replaceable_layers(
     model: nn.Module, kind: type[nn.Module], expected: type[nn.Module], keep_first: int = 0
 ) -> Layers:
@@ -114,6 +142,10 @@ def _replaceable_layers(
     for label, module in modules.items():
         if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
             raise TypeError(f"{label} is compiled; convert first, then compile the copy")
+        if type(module).__name__ in WRAPPERS:
+            raise TypeError(f"{label} is a {type(module).__name__}; convert {label}.module, then wrap the copy")
+        if sharded(module):
+            raise TypeError(f"{label} is sharded over processes; convert first, then shard the copy")
         if any(map(is_lazy, module.parameters(recurse=False))):
             raise TypeError(f"{label} is lazy, without a shape yet; run the model once on a batch before converting it")
     layers = dict([item for item in modules.items() if isinstance(item[1], kind)][keep_first:])
@@ -171,20 +203,43 @@ def _input_sizes(model: nn.Module, convs: Layers, input_size: tuple[int, int, in
 
 
 @torch.no_grad()
-def _locally_connected(conv: nn.Conv2d, input_size: tuple[int, int], init: str) -> LocallyConnected2d:
-    layer = _counterpart(partial(LocallyConnected2d, input_size=input_size), conv)
+def _filled(layer: LocallyConnected2d, conv: nn.Conv2d, init: str) -> LocallyConnected2d:
+    """Give a layer without data memory next to the convolution, and its first weights."""
+    layer.to_empty(device=conv.weight.device)
     if init == "independent":
         layer.reset_parameters()
     else:
         layer.weight.copy_(conv.weight)
-        if conv.bias is not None:
+        if conv.bias is not None and layer.bias is not None:
             layer.bias.copy_(conv.bias[:, None, None])
     return layer
 
 
+def _bytes(*layers: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for layer in layers for p in layer.parameters())
+
+
+def _memory() -> float:
+    """Return the bytes of this machine's memory, infinite where the system does not tell."""
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
+
+
+def _too_large(layers: Layers, limit: str) -> str:
+    """Describe weights that do not fit into memory, by their largest layer."""
+    label = max(layers, key=lambda label: _bytes(layers[label]))
+    shape, gib = tuple(layers[label].weight.shape), 2**30
+    return (
+        f"the {len(layers)} locally connected layers need {_bytes(*layers.values()) / gib:.3g} GiB for their weights, "
+        f"more than {limit}; the largest, {label}, needs {_bytes(layers[label]) / gib:.3g} GiB for the shape {shape}. "
+        "Every position has a kernel: take a smaller input_size, more keep_first, fewer channels, or model.half(). "
+        "Gradients and the moments of an optimiser need as much again, each"
+    )
+
+
 @torch.no_grad()
 def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv2d:
-    conv = _counterpart(nn.Conv2d, layer)
+    conv = _counterpart(nn.Conv2d, layer).to_empty(device=layer.weight.device)
     conv.weight.copy_(_position_mean(f"{label}.weight", layer.weight, tolerance))
     if layer.bias is not None:
         conv.bias.copy_(_position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
@@ -192,12 +247,11 @@ def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> n
 
 
 def _counterpart(kind: Callable[..., Any], old: Any) -> Any:
-    """Make a layer with the arguments, the mode and requires_grad of a layer, but without values."""
+    """Make a layer with the arguments, the mode and requires_grad of a layer, on the meta device, without values."""
     names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
     options = {name: getattr(old, name) for name in names}
-    # on the meta device first, so that no weights are drawn in vain
     new = kind(**options, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
-    for name, parameter in new.to_empty(device=old.weight.device).train(old.training).named_parameters():
+    for name, parameter in new.train(old.training).named_parameters():
         parameter.requires_grad_(getattr(old, name).requires_grad)
     return new
 

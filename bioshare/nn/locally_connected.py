@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import whole
+from bioshare.checks import choice, whole
 from bioshare.nn.batched import FIXED, new_weight, output_size, physical
 from bioshare.nn.functional import Pair, locally_connected2d, pair
 
 SMALLEST = {"kernel_size": 1, "input_size": 1, "stride": 1, "dilation": 1, "padding": 0}
 """Smallest number of every attribute with a number for rows and a number for columns."""
+
+Layout = Literal["contiguous", "channels_last"]
+"""Order of a layer's weights in memory: the order of the axes, or `bioshare.nn.functional.physical`."""
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -37,10 +40,14 @@ class LocallyConnected2d(nn.Module):
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         device, dtype: of the weights and the bias.
         input_size: rows and columns of the input; an int for a square.
+        layout: order of the weights in memory. "contiguous", the order of the axes, suits every PyTorch tool.
+            "channels_last" trains up to 1.5 times faster with the same results, but refuses ``view``: LBFGS,
+            parameters_to_vector, pruning, fully_shard and safetensors' save_file raise errors.
 
     Attributes:
         weight: (H_out, W_out, out, in / groups, kh, kw); ``weight[h, w]`` is an ordinary convolution kernel. The
-            axes have another order in memory (`bioshare.nn.functional.physical`): ``reshape`` works, ``view`` doesn't.
+            functions of `torch.nn.init` take the positions for channels: ``kaiming_normal_(layer.weight)`` draws far
+            too small weights. Call `reset_parameters`, or ``kaiming_normal_(layer.weight[h, w])`` for every position.
         bias: (out, H_out, W_out), or None.
         output_size: (H_out, W_out).
 
@@ -70,8 +77,10 @@ class LocallyConnected2d(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         input_size: int | Pair,
+        layout: Layout = "contiguous",
     ) -> None:
         super().__init__()
+        choice("layout", layout, get_args(Layout))
         groups = whole("groups", groups, "a whole number", at_least=1)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if whole(name, channels, "a whole number", at_least=1) % groups:
@@ -83,8 +92,11 @@ class LocallyConnected2d(nn.Module):
         self.padding_mode = padding_mode
         shape = *self.output_size, out_channels, in_channels // groups, *self.kernel_size
         device = torch.get_default_device() if device is None else device
-        self.weight = nn.Parameter(new_weight(shape, dtype, device))
-        offsets = torch.empty(*self.output_size, out_channels, dtype=dtype, device=device).permute(2, 0, 1)
+        weight, offsets = new_weight(shape, dtype, device), torch.empty(*shape[:3], dtype=dtype, device=device)
+        offsets = offsets.permute(2, 0, 1)
+        if layout == "contiguous":
+            weight, offsets = weight.contiguous(), offsets.contiguous()
+        self.weight = nn.Parameter(weight)
         self.register_parameter("bias", nn.Parameter(offsets) if bias else None)
         self.reset_parameters()
 
@@ -138,7 +150,9 @@ class LocallyConnected2d(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, independently at every position, and set the bias to 0."""
-        physical(self.weight).normal_(0, math.sqrt(2 / (self.out_channels * math.prod(self.kernel_size))))
+        kernels = physical(self.weight)  # the same draws in both layouts
+        draws = kernels if kernels.is_contiguous() else torch.empty_like(kernels, memory_format=torch.contiguous_format)
+        kernels.copy_(draws.normal_(0, math.sqrt(2 / (self.out_channels * math.prod(self.kernel_size)))))
         if self.bias is not None:
             self.bias.zero_()
 

@@ -121,7 +121,7 @@ class LocallyConnected:
             ValueError: ``keep_first`` leaves no layer to be locally connected.
         """
         model = Convolutional(self.architecture, self.width).build(num_classes, input_size)
-        model = to_locally_connected(model, input_size, self.start, self.keep_first)
+        model = to_locally_connected(model, input_size, self.start, self.keep_first, layout="channels_last")
         if not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
             raise ValueError(f"keep_first must leave a convolution of {self.architecture}; got {self.keep_first}")
         return with_lateral_centring(model) if self.normalisation == "lateral" else model

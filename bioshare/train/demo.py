@@ -247,7 +247,7 @@ def _trial(network: DemoNetwork, settings: DemoSettings, seed: int, bar: tqdm, v
         images, labels, test_images, test_labels = _placed_digits(settings.images, validation)
         model = _convolutions()
         if network.locally_connected:
-            model = to_locally_connected(model, (1, CANVAS, CANVAS))
+            model = to_locally_connected(model, (1, CANVAS, CANVAS), layout="channels_last")
         optimizer = torch.optim.SGD(model.parameters(), network.learning_rate, momentum=0.9, nesterov=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
         every = settings.every if network.repeated else settings.steps
