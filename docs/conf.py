@@ -43,6 +43,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
     "docstrings",
     "mathml",
     "from_code",
@@ -81,6 +82,8 @@ html_show_sphinx = False
 html_show_sourcelink = False
 html_copy_source = False
 pygments_style = "friendly"
+copybutton_selector = "div[class*=highlight-python] pre, div.highlight-sh pre, div.highlight-console pre"
+copybutton_prompt_text = "$ "
 highlight_language = "none"
 
 linkcheck_timeout = 20

@@ -76,9 +76,10 @@ def save_data(data: xr.Dataset, path: Path) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write PNG and SVG, with a legend over all panels."""
+    """Write PNG and SVG, with a legend over all panels if lines have labels."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    if labels:
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     figure.savefig(stem.with_suffix(".png"))
     figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)

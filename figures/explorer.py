@@ -22,11 +22,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page = bs.explore().save(Path(folder) / "explorer.html")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab = browser.new_page(viewport={"width": 1280, "height": 1480})  # the whole page
         tab.goto(page.as_uri())
         tab.locator("#summary:not(:empty)").wait_for()
-        tab.wait_for_timeout(1000)  # the panels are drawn a few frames later
-        tab.screenshot(path=args.out / "explorer.png", full_page=True)
+        tab.wait_for_timeout(2000)  # the panels are drawn a few frames later
+        tab.screenshot(path=args.out / "explorer.png")
         browser.close()
 
 

@@ -18,8 +18,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from convergence import HERE, RUST, save_data, save_figure
+from convergence import HERE, save_data, save_figure
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
 
 from bioshare.bridge import InstantSharing
 from bioshare.train.commands.options import TIME_UP
@@ -31,7 +34,6 @@ from bioshare.train.runs import Job, run_all
 
 RATES = (5e-4, 5e-3, 5e-2)
 EVERY = 10
-FLOOR = -10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,10 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = data.assign_coords(learning_rate=list(RATES)).astype(np.float32)
     save_data(data, args.out / ("fig6_full.nc" if args.full else "fig6.nc"))
 
-    figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.2), sharey=True)
+    figure, panels = plt.subplots(1, 3, figsize=(10.4, 3.4), sharey=True)
     for panel, letter, rate in zip(panels, "ABC", RATES, strict=True):
         draw_layers(panel, data.sel(learning_rate=rate))
         panel.set_title(f"{letter}. learning rate {rate:g}")
+    name_layers(figure, panels, data)
     panels[0].set_ylabel(r"$-\log\,\mathrm{SNR}_w$, median over groups")
     save_figure(figure, args.out / ("fig6_full" if args.full else "fig6"))
     print(f"{time.perf_counter() - start:.0f} s")
@@ -126,17 +129,26 @@ def measured(result: xr.Dataset) -> xr.Dataset:
 
 
 def draw_layers(panel: Axes, data: xr.Dataset) -> None:
-    """Draw a line for every layer that shares, after the first from light to dark; a sharing ends at -inf."""
-    values = np.maximum(data.neg_log_snr.values, FLOOR - 1)
-    colors = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, data.sizes["layer"]))
-    looks: list[dict[str, Any]] = [{"color": color, "linewidth": 0.7} for color in colors]
-    looks[0] = {"color": RUST, "linewidth": 1.6, "linestyle": (0, (2.5, 1)), "zorder": 3, "label": "first layer"}
-    looks[-1] |= {"linewidth": 1.6, "label": "last that shares"}
-    for layer, look in zip(values.T, looks, strict=True):
-        panel.plot(data.snr_step, layer, **look)
+    """Draw a line for every layer that shares, from light to dark; a sharing, which ends at -inf, is a gap."""
+    for values, color in zip(data.neg_log_snr.values.T, colors(data), strict=True):
+        panel.plot(data.snr_step, np.where(np.isfinite(values), values, np.nan), color=color, linewidth=0.8)
     panel.set_xlim(0, data.snr_step[-1])
-    panel.set_ylim(bottom=FLOOR)
     panel.set_xlabel("iteration")
+
+
+def colors(data: xr.Dataset) -> list[Any]:
+    """A colour for every layer, from the first, light, to the last, dark."""
+    return list(plt.get_cmap("viridis_r")(np.linspace(0.05, 1, data.sizes["layer"])))
+
+
+def name_layers(figure: Figure, panels: Any, data: xr.Dataset) -> None:
+    """Draw a bar of the layers' colours with the layers' names, from the first layer at the top to the last."""
+    edges = np.arange(data.sizes["layer"] + 1) - 0.5
+    bar = figure.colorbar(
+        ScalarMappable(BoundaryNorm(edges, len(edges) - 1), ListedColormap(colors(data))), ax=panels, pad=0.02
+    )
+    bar.set_ticks(range(len(edges) - 1), labels=list(data.layer.values), fontsize=6)
+    bar.ax.invert_yaxis()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""Run every notebook at full length, print the seconds, and write a picture of each.
+"""Run every notebook, print the seconds, and write the notebooks with their outputs, for the documentation.
 
 Needs nbclient and a minute and a half, and so is not a part of `make figures`.
 """
 
 import argparse
-import base64
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -14,38 +12,36 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-SHOWN = {
-    "01_circuit": "code-05",
-    "02_convergence": "code-09",
-    "03_alpha_gamma": "code-09",
-    "04_noise": "code-06",
-    "05_sleep_in_a_network": "code-06",
-    "06_your_own_circuit": "code-07",
-}
-"""The cell whose picture is written, by notebook."""
+WIDGETS = "application/vnd.jupyter.widget-view+json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pictures")
+    parser.add_argument("names", nargs="*", help="beginnings of file names, such as 03 (default: all)")
+    parser.add_argument("--out", type=Path, default=HERE / "notebooks", help="folder of the notebooks with outputs")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    os.environ.pop("BIOSHARE_QUICK", None)
-    for name, cell in SHOWN.items():
-        start = time.perf_counter()
-        picture = run(HERE.parent / "notebooks" / f"{name}.ipynb", cell)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        (args.out / f"notebook_{name}.png").write_bytes(picture)
+    for path in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
+        if path.name.startswith(tuple(args.names) or ""):
+            start = time.perf_counter()
+            nbformat.write(executed(path), args.out / path.name)
+            print(f"{path.stem}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def run(path: Path, shown: str) -> bytes:
-    """Run a notebook in an empty folder, and return the PNG of a cell."""
+def executed(path: Path) -> nbformat.NotebookNode:
+    """Run a notebook in an empty folder, and keep printed text, pictures, and the mark of a widget."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
-    (cell,) = (cell for cell in notebook.cells if cell.id == shown)
-    (picture,) = (output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
-    return base64.b64decode(picture)
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources).execute()
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of the day
+        for output in cell.get("outputs", []):
+            kind = next((kind for kind in ("image/png", WIDGETS) if kind in output.get("data", {})), None)
+            if kind:
+                output.data = {kind: output.data[kind] if kind == "image/png" else {}}
+    return notebook
 
 
 if __name__ == "__main__":

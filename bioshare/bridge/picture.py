@@ -9,6 +9,9 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 PANELS = "before sleep", "after sleep"
+TILES = (
+    "White lines enclose a position of each module: tiles are alike where the weights of each module are equal."
+)
 WEIGHTS_PER_INCH = 30
 MEDIANS = 4
 COLOURS = "cividis"
@@ -35,6 +38,8 @@ def draw_mosaics(before: NDArray, after: NDArray, title: str) -> Figure:
     extend = "both" if clipped else "neither"
     figure.colorbar(images[0], ax=panels, label="weight", extend=extend, extendfrac=0.03, aspect=30, pad=0.02)
     figure.suptitle(title)
+    if max(after.shape[2:]) > 1:
+        figure.supxlabel(TILES, fontsize="small")
     return figure
 
 
@@ -61,7 +66,7 @@ def _show(axes: Axes, kernels: NDArray, limit: float) -> AxesImage:
     for axis, size, period in ((axes.xaxis, columns, kw), (axes.yaxis, rows, kh)):
         if period > 1:
             axis.set_ticks(np.arange(period, size, period) - 0.5, minor=True)
-            axis.grid(True, which="minor", color="black", linewidth=0.5)
+            axis.grid(True, which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="minor", length=0)
     return image
 

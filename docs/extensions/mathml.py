@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+
+SIZES = re.compile(r"\\[Bb]igg?[lr]?(?![a-z])")
+"""Sizes of brackets, which browsers choose by themselves."""
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -17,11 +21,11 @@ def setup(app: Any) -> dict[str, bool]:
 
 def inline(translator: Any, node: nodes.math) -> None:
     """A formula in a line."""
-    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    translator.body.append(tex2mathml(SIZES.sub("", node.astext()), as_block=False))
     raise nodes.SkipNode
 
 
 def block(translator: Any, node: nodes.math_block) -> None:
     """A formula of its own; wide ones scroll."""
-    translator.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(f'<div class="formula">{tex2mathml(SIZES.sub("", node.astext()), as_block=True)}</div>')
     raise nodes.SkipNode
