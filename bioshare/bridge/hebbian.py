@@ -68,7 +68,7 @@ class HebbianSharing(MapSharing):
             whole("batch_size", self.batch_size, "a number of patterns or a callable", at_least=1)
         if self.rule is not None and not callable(self.rule) and not isinstance(self.rule, Hebbian):
             raise TypeError(f"rule must be a Hebbian, a callable that takes K to one, or None; got {self.rule!r}")
-        if callable(self.stimulus) or np.ndim(self.stimulus):
+        if callable(self.stimulus) or np.ndim(self.stimulus):  # type: ignore[arg-type]
             object.__setattr__(self, "stimulus", as_stimulus(self.stimulus))
         if not isinstance(self.stimulus, Stimulus):
             raise TypeError(f"stimulus must be a Stimulus; got {self.stimulus!r}")

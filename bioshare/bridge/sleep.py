@@ -105,7 +105,7 @@ class Sleep(MapSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if callable(self.stimulus) or np.ndim(self.stimulus):
+        if callable(self.stimulus) or np.ndim(self.stimulus):  # type: ignore[arg-type]
             object.__setattr__(self, "stimulus", as_stimulus(self.stimulus))
         for name, classes in {"circuit": (RateCircuit, SteadyState), "stimulus": (Stimulus,)}.items():
             if not isinstance(getattr(self, name), classes):

@@ -7,7 +7,9 @@ itself: the caller's device, preferences and namespace are put back.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -17,13 +19,17 @@ from typing import Any
 
 import brian2 as b2
 import numpy as np
+from brian2.core.base import BrianObjectException
+from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_FUNCTIONS, DEFAULT_UNITS
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import RuntimeDevice, reset_device, set_device
 from brian2.equations.equations import EquationError
+from brian2.utils.stringtools import get_identifiers
 
 from bioshare.checks import real, whole
 from bioshare.circuit import equations
 from bioshare.circuit.circuits import RateCircuit
+from bioshare.circuit.own_equations import check_names, first_cause
 from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights
 
 STEP = 1
@@ -31,6 +37,9 @@ STEP = 1
 Eq. 8 see the old state: z and r_mean are summed, then, in alphabetical order of the groups, r steps, then r_inh. In the
 steady state z_mean is summed after z: the neurons come an order before the inhibition."""
 
+
+BUILT_IN = {*DEFAULT_CONSTANTS, *DEFAULT_FUNCTIONS, *DEFAULT_UNITS, "t", "dt", "t_in_timesteps", "i", "N"}
+"""Names with a meaning in every equation of Brian2."""
 
 REPORT = r"""
 if (elapsed > 2) {
@@ -87,6 +96,8 @@ class Brian2:
         _check_equations("inhibition", self.inhibition, "r_inh", equations.INHIBITORY)
         if self.plasticity is not None and not re.search(r"\bw\s*[-+*/]?=", self.plasticity):
             raise ValueError(f'plasticity must change w, as in "w += m"; got {self.plasticity!r}')
+        if self.plasticity is not None:
+            _check_statements(self.plasticity, self.neurons or equations.NEURONS)
 
     def _check_problem(self, problem: Problem) -> None:
         """Raise for equations of your own without a RateCircuit, and for inputs or records larger than ``memory``."""
@@ -109,7 +120,10 @@ class Brian2:
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep in Brian2; a function ``progress`` is called once, at the end."""
         self._check_problem(problem)
-        with tempfile.TemporaryDirectory(prefix="bioshare-") as folder, _own_device(self) as device:
+        if self.target == "standalone":
+            _check_compiler()
+        folders = tempfile.TemporaryDirectory(prefix="bioshare-")
+        with folders as folder, _own_device(self) as device, self._own_errors():
             sleep = _BrianSleep(problem, self)
             report = (REPORT if self.target == "standalone" else _report) if progress is True else None
             start, held = time.perf_counter(), problem.presentations * sleep.held
@@ -117,7 +131,11 @@ class Brian2:
             if self.target == "runtime":
                 seconds = {"run": time.perf_counter() - start}
             else:
-                device.build(directory=folder, compile=True, run=False)
+                try:
+                    device.build(directory=folder, compile=True, run=False)
+                except RuntimeError as error:
+                    remedy = 'Brian2(target="runtime") does without a C++ compiler'
+                    raise RuntimeError(f"the circuit could not be compiled; {remedy}. {error}") from error
                 compiled = time.perf_counter()
                 device.run(with_output=progress is True)
                 seconds = {"compile": compiled - start, "run": time.perf_counter() - compiled}
@@ -125,6 +143,41 @@ class Brian2:
         if callable(progress):
             progress(problem.presentations)
         return outcome
+
+    @contextlib.contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """Turn Brian2's errors about equations of one's own into a sentence with the equations and the cause."""
+        own = {name: text for name in ("neurons", "inhibition", "plasticity") if (text := getattr(self, name))}
+        try:
+            yield
+        except (BrianObjectException, b2.DimensionMismatchError) as error:
+            if not own:
+                raise
+            texts = ", ".join(f'{name}="{" ".join(text.split())}"' for name, text in own.items())
+            raise ValueError(f"{texts} cannot be simulated: {first_cause(error)}") from None
+
+
+def _check_compiler() -> None:
+    """Raise where the programs to compile C++ are missing."""
+    needed = ("make", os.environ.get("CXX", "g++").split()[0])
+    missing = [program for program in needed if os.name == "posix" and shutil.which(program) is None]
+    if missing:
+        raise RuntimeError(
+            f'Brian2(target="standalone") needs a C++ compiler and make; not found: {", ".join(missing)}. Install '
+            'g++ and make ("apt install g++ make", "conda install cxx-compiler make", Xcode\'s command line tools), or '
+            'take Brian2(target="runtime"), which does without a compiler'
+        )
+
+
+def _check_statements(given: str, neurons: str) -> None:
+    """Raise where a plasticity has a name that no synapse knows."""
+    of_neuron = set(b2.Equations(neurons + equations.NEURON).names)
+    of_synapse = set(b2.Equations(equations.SYNAPSES).names) - {"z_post"}
+    offered = of_synapse | {"x_pre", "eta", "t", "dt"} | {f"{name}_post" for name in of_neuron}
+    statements = [line.split("#")[0].strip() for line in given.splitlines()]
+    local = set(re.findall(r"^\s*(\w+)\s*=", given, re.MULTILINE))  # a statement may define a name
+    known = BUILT_IN | offered | of_neuron | local | {"i", "j", "N_pre", "N_post", "N_incoming", "N_outgoing"}
+    check_names("plasticity", {line: get_identifiers(line) for line in statements if line}, known, offered)
 
 
 def _check_equations(name: str, given: str | None, variable: str, declared: str) -> None:
@@ -139,6 +192,8 @@ def _check_equations(name: str, given: str | None, variable: str, declared: str)
         raise ValueError(f'{name} must say what {variable} is, as in "d{variable}/dt = ... : 1"; got {given!r}')
     if parsed.is_stochastic:
         raise ValueError(f"{name} must have no xi: noise is the stimulus's, stimuli.noise, from a seed; got {given!r}")
+    used = {str(equation): equation.identifiers for equation in parsed.values() if equation.expr is not None}
+    check_names(name, used, BUILT_IN | set(parsed.names), [*parsed.names, "t", "dt"])
 
 
 def _report(elapsed: Any, completed: float, start: Any, duration: Any) -> None:

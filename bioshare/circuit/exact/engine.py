@@ -116,8 +116,8 @@ class Exact:
 
     @contextlib.contextmanager
     def torch_threads(self, moved: int) -> Iterator[None]:
-        """Set torch's threads for presentations of ``moved`` weights, and put the number back."""
-        with _THREADS.restored() as before:
+        """Set torch's threads for presentations of ``moved`` weights, and put the number back; autocast is off."""
+        with _THREADS.restored() as before, torch.autocast(torch.device(self.device).type, enabled=False):
             torch.set_num_threads(self.threads or (before if moved >= LARGE else 1))
             yield
 
