@@ -20,6 +20,7 @@ from bioshare.circuit.prepare import prepare_sleep
 from bioshare.circuit.problem import Outcome, Problem
 from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
 from bioshare.cli import positive
+from bioshare.progress import shows_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print the name of every row before a sleep, and the seconds afterwards."""
+    """Print the name of every row before a sleep, and the seconds afterwards.
+
+    In a terminal, the loop and Brian2 show their progress below the name, and the row is printed anew.
+    """
     problem = fig4b_problem(arguments.presentations, arguments.runs, arguments.seed, arguments.noise)
     groups, neurons, inputs = problem.weights.shape
     print(
@@ -47,6 +51,8 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for name, sleep in timed_sleeps(problem, arguments.repeats):
         print(f"{name:50s}", end="", flush=True)
         seconds, weights = sleep()
+        if shows_bar():
+            print(f"\r{name:50s}", end="")
         bare_weights = weights if bare_weights is None else bare_weights
         error = float(np.abs(weights - bare_weights).max())
         records.append({"name": name, "seconds": seconds, "error": error})
@@ -69,10 +75,11 @@ def timed_sleeps(problem: Problem, repeats: int) -> Iterator[tuple[str, Callable
     """Name and sleep of every row; a sleep returns seconds and weights."""
     from bioshare.circuit.brian import Brian2  # the other benches run without Brian2
 
-    yield "loop, bare", lambda: seconds_of(Loop().run(problem, progress=False), "run")
+    progress = shows_bar()
+    yield "loop, bare", lambda: seconds_of(Loop().run(problem, progress), "run")
     yield "loop, recording the SNR at every step", partial(timed, partial(record_every_step, problem))
     for threads in (1, 2):
-        sleep = cache(partial(Brian2(threads=threads).run, problem, progress=False))
+        sleep = cache(partial(Brian2(threads=threads).run, problem, progress))
         for part in ("compile", "run"):
             name = f"brian2 standalone, {threads} thread{'s' * (threads > 1)}: {part}"
             yield name, lambda sleep=sleep, part=part: seconds_of(sleep(), part)

@@ -35,3 +35,24 @@ def test_the_name_of_a_row_is_printed_before_its_sleep(monkeypatch, capsys):
     monkeypatch.setattr(sleep, "timed_sleeps", lambda problem, repeats: [("loop, bare", fail)])
     assert main(["bench", "sleep", "--presentations", "1", "--runs", "1"]) == 1
     assert capsys.readouterr().out.rstrip().endswith("loop, bare")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_long_rows_show_their_progress_in_a_terminal_alone(terminal, monkeypatch, capsys):
+    asked = []
+
+    class Engine(BriefBrian):
+        def __init__(self, threads=1):
+            pass
+
+        def run(self, problem, progress):
+            asked.append(progress)
+            return replace(Loop().run(problem, False), seconds={"compile": 1.0, "run": 2.0})
+
+    monkeypatch.setattr(sleep, "shows_bar", lambda: terminal)
+    monkeypatch.setattr(sleep, "Loop", Engine)
+    monkeypatch.setattr("bioshare.circuit.brian.Brian2", Engine)
+    assert main(["bench", "sleep", "--presentations", "1", "--runs", "1", "--repeats", "1"]) == 0
+    assert asked == [terminal] * 3  # the bare loop, and Brian2 with one and two threads
+    row = "\rloop, bare" if terminal else "\nloop, bare"
+    assert f"{row:51s}    2.000" in capsys.readouterr().out
