@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bioshare.bridge import Border, neg_log_snr
+from bioshare.bridge import Border, neg_log_snr, renew_statistics
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
 from bioshare.train.batch_norm import check_single_image
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 LOSS, CORRECT, IMAGES, FINITE = range(4)
 """Sums over an epoch: losses, correct answers, images, and batches before the loss was no longer finite."""
+
+RENEWING = 10
+"""Batches of training images from which the statistics of batch normalisation are renewed."""
 
 
 class Run:
@@ -235,8 +239,10 @@ class Run:
         return TrainingDivergedError(text, epoch, step, rate)
 
     def finish_epoch(self, tests: Batches) -> None:
-        """Test the network, write the epoch into the history, and go on to the next."""
+        """Test the network, whose statistics are renewed if a phase came last, and go on to the next epoch."""
         start = time.perf_counter()
+        if any(every.n > 1 and self._due(every.n, every.count, every.first) for every in self.config.phases):
+            self._renew_statistics()
         test = evaluate(self.compiled, tests, self.dtype, self.processes, self.graphs.get("test"))
         loss, correct, images, _ = self.totals().tolist()
         if self.record_snr is None:
@@ -255,6 +261,15 @@ class Run:
         )
         self.epoch, self.batch, self.seconds, self.asleep = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()
+
+    def _renew_statistics(self) -> None:
+        """Renew the statistics of batch normalisation, which are from before a phase after the last batch.
+
+        Phases after every batch need nothing: the statistics are from weights right after a phase anyway.
+        """
+        count = min(RENEWING, max(1, len(self.batches) - 1))  # without the last batch, which may be small
+        with torch.autocast(self.processes.device.type, self.dtype) if self.dtype else nullcontext():
+            renew_statistics(self.model, islice(self.batches.epoch(self.epoch + 1), count))
 
     def publish(self, folder: Path) -> xr.Dataset:
         """The history so far, written to the folder by one process."""
