@@ -7,6 +7,7 @@ engine simulates every neuron.
 """
 
 from bioshare.bridge.connectivity import LearnedGroups
+from bioshare.bridge.conversion import to_periodic
 from bioshare.bridge.geometry import Border, SharingModule, modules
 from bioshare.bridge.hebbian import HebbianSharing
 from bioshare.bridge.hooks import PhaseHook
@@ -31,4 +32,5 @@ __all__ = [
     "modules",
     "neg_log_snr",
     "renew_statistics",
+    "to_periodic",
 ]

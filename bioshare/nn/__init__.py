@@ -5,6 +5,7 @@ from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
+from bioshare.nn.periodic import PeriodicConv2d as PeriodicConv2d
 from bioshare.nn.resnet import cifar_resnet as cifar_resnet
 from bioshare.nn.resnet import resnet18 as resnet18
 from bioshare.nn.resnet import resnet20 as resnet20
@@ -12,6 +13,7 @@ from bioshare.nn.resnet import resnet20 as resnet20
 __all__ = [
     "LateralCentring2d",
     "LocallyConnected2d",
+    "PeriodicConv2d",
     "cifar_resnet",
     "resnet18",
     "resnet20",
