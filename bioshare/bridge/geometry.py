@@ -29,8 +29,12 @@ from bioshare.nn.convert import sharded
 from bioshare.nn.functional import physical
 
 Border = Literal["share", "keep", "scale"]
-"""Positions whose patch reaches into the padding share, as if the pattern continued there; keep their weights; or keep
-the directions of their kernels, with norms scaled as those of the sharing positions of the module."""
+"""Positions whose patch reaches into the padding share, as if the pattern continued in the padding; keep the weights;
+or keep the directions of the kernels, with norms scaled as the norms of the sharing positions of the module.
+
+No neurons lie behind the pattern in the padding, so "share" is an idealisation with a large effect: report "keep" as
+well. The authors' code shares the border where groups are averaged, and keeps the border in gradient descent on Eq. 4.
+"""
 
 
 class Geometry(NamedTuple):

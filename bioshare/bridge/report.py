@@ -33,12 +33,12 @@ class LayerReport:
     Attributes:
         name: name of the layer in the model.
         modules: number of modules that changed.
-        neg_log_snr_before, neg_log_snr_after: log mean_j(var_j / mean_j^2).
-        spread: root of the summed variance of a group's weights after sleep, over the same root before. Unlike the
-            SNR, the spread does not depend on means near 0.
+        spread: root of the summed variance of a group's weights after sleep, over the same root before. The spread does
+            not depend on means, and is the number to read first.
         mean_norm: norm of a group's mean weight vector after the circuit's sleep, over the norm before, without
             rescaling: the loss that rescaling makes up for.
         mean_angle: angle between the mean weight vectors before and after sleep, in degrees.
+        neg_log_snr_before, neg_log_snr_after: log mean_j(var_j / mean_j^2), large if a single mean lies near 0.
         minutes: time asleep of the layer's neurons, by `bioshare.Sleep.minutes`; NaN if nothing is presented in time.
         seconds: wall-clock time of the change, without maps made before. On a GPU and without measurement, the time
             to queue the work, which may end later.
@@ -46,11 +46,11 @@ class LayerReport:
 
     name: str
     modules: int
-    neg_log_snr_before: float
-    neg_log_snr_after: float
     spread: float
     mean_norm: float
     mean_angle: float
+    neg_log_snr_before: float
+    neg_log_snr_after: float
     minutes: float
     seconds: float
 
@@ -62,15 +62,19 @@ class LayerReport:
 
 COLUMNS = {
     "modules": ("modules", "d", "modules that took part"),
-    "neg_log_snr_before": ("-log SNR before", ".2f", "log mean_j(var_j / mean_j^2) before sleep"),
-    "neg_log_snr_after": ("after", ".2f", "log mean_j(var_j / mean_j^2) after sleep"),
     "spread": ("spread", ".4f", "root of the summed variance after sleep, over that before"),
     "mean_norm": ("|mean|", ".4f", "norm of the mean weight vector as the circuit left it, over that before sleep"),
     "mean_angle": ("angle", ".3f", "angle between the mean weight vectors before and after sleep, in degrees"),
+    "neg_log_snr_before": ("-log SNR before", ".2f", "log mean_j(var_j / mean_j^2) before sleep"),
+    "neg_log_snr_after": ("after", ".2f", "log mean_j(var_j / mean_j^2) after sleep"),
     "minutes": ("minutes", ".2f", "time asleep of the neurons in minutes"),
     "seconds": ("seconds", ".3f", "wall-clock time in seconds"),
 }
-"""Fields of a `LayerReport` after the name: head and format in the printed table, and the meaning."""
+"""Fields of a `LayerReport` after the name: head and format in the printed table, and the meaning.
+
+Spread comes first: -log SNR divides by the squared means of single inputs, and has no finite expectation over networks,
+where many means lie around 0.
+"""
 
 QUANTITIES = tuple(COLUMNS)[1:-2]
 """Names of the quantities measured in every group."""
@@ -240,11 +244,11 @@ def measure_groups(before: Tensor, after: Tensor, unscaled: Tensor | None = None
     old_unit, new_unit = old / old_norm[:, None], new / new_norm[:, None]  # NaN: a mean of 0 has no direction
     apart, along = (torch.linalg.vector_norm(vector, dim=-1) for vector in (old_unit - new_unit, old_unit + new_unit))
     quantities = (
-        _group_neg_log_snr(old, old_variance),
-        _group_neg_log_snr(new, new_variance),
         (new_variance.sum(-1) / old_variance.sum(-1)).sqrt(),  # NaN: equal weights have no spread
         torch.where(old_norm > 0, circuit_norm / old_norm, math.nan),
         2 * torch.atan2(apart, along).rad2deg(),  # exact for small angles, unlike an angle from the cosine
+        _group_neg_log_snr(old, old_variance),
+        _group_neg_log_snr(new, new_variance),
     )
     return torch.stack(quantities).cpu().numpy()
 

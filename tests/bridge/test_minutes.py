@@ -75,7 +75,7 @@ def test_a_layer_without_modules_does_not_sleep():
     ],
 )
 def test_the_last_line_of_a_report_is_the_time_asleep(minutes, line):
-    rows = [LayerReport(str(i), 1, 1.0, -1.0, 0.1, 1.0, 0.0, each, 0.0) for i, each in enumerate(minutes)]
+    rows = [LayerReport(str(i), 1, 0.1, 1.0, 0.0, 1.0, -1.0, each, 0.0) for i, each in enumerate(minutes)]
     assert str(SleepReport(tuple(rows))).splitlines()[-1] == line
     assert "minutes" in str(SleepReport(tuple(rows))).splitlines()[0]
 

@@ -25,8 +25,8 @@ AFTER = torch.tensor([[[4.5, 3.5], [3.5, 2.5]], [[0.75, 1.5], [1.25, 2.5]], [[0.
 
 SLEPT = SleepReport(
     (
-        LayerReport("stem", 9, 8.961, -0.5, 0.05384, 0.8, 3.62345, 7.2025, 0.0304),
-        LayerReport("stages.1.0.shortcut.0", 1, 10.0, -math.inf, 0.0, 1.0, 0.0, 0.115, 1.25),
+        LayerReport("stem", 9, 0.05384, 0.8, 3.62345, 8.961, -0.5, 7.2025, 0.0304),
+        LayerReport("stages.1.0.shortcut.0", 1, 0.0, 1.0, 0.0, 10.0, -math.inf, 0.115, 1.25),
         LayerReport("small", 0, *[math.nan] * 6, seconds=0.0),
     ),
     maps=2,
@@ -52,7 +52,7 @@ def network(input_size=(7, 8)):
 
 def report_of(before, after, channel=0):
     """A report that kept a channel's weights (H, W, in, kh, kw) of its only layer."""
-    rows = (LayerReport("conv", 1, 2.0, -3.5, 0.1, 1.0, 0.0, 0.1, 0.0),)
+    rows = (LayerReport("conv", 1, 0.1, 1.0, 0.0, 2.0, -3.5, 0.1, 0.0),)
     return SleepReport(rows, kept=KeptChannel("conv", channel, before, after))
 
 
@@ -70,11 +70,11 @@ def images(figure):
 
 def test_the_measured_quantities_are_those_computed_by_hand():
     expected = {
-        "neg_log_snr_before": [math.log(25 / 288), math.log(1 / 4), -math.inf],
-        "neg_log_snr_after": [math.log(25 / 1152), math.log(1 / 16), -math.inf],
         "spread": [0.5, 0.25, math.nan],
         "mean_norm": [1.0, 0.5, math.nan],
         "mean_angle": [math.degrees(math.acos(0.96)), 0.0, math.nan],
+        "neg_log_snr_before": [math.log(25 / 288), math.log(1 / 4), -math.inf],
+        "neg_log_snr_after": [math.log(25 / 1152), math.log(1 / 16), -math.inf],
     }
     assert tuple(expected) == QUANTITIES
     np.testing.assert_allclose(measure_groups(BEFORE, AFTER), list(expected.values()), rtol=0, atol=1e-12)
@@ -129,10 +129,10 @@ def test_what_was_not_measured_is_nan():
 
 def test_the_table_reads_well():
     assert str(SLEPT).splitlines() == [
-        "layer                  modules  -log SNR before  after  spread  |mean|  angle  minutes  seconds",
-        "stem                         9             8.96  -0.50  0.0538  0.8000  3.623     7.20    0.030",
-        "stages.1.0.shortcut.0        1            10.00   -inf  0.0000  1.0000  0.000     0.12    1.250",
-        "small                        0                -      -       -       -      -        -    0.000",
+        "layer                  modules  spread  |mean|  angle  -log SNR before  after  minutes  seconds",
+        "stem                         9  0.0538  0.8000  3.623             8.96  -0.50     7.20    0.030",
+        "stages.1.0.shortcut.0        1  0.0000  1.0000  0.000            10.00   -inf     0.12    1.250",
+        "small                        0       -       -      -                -      -        -    0.000",
         "(medians over groups; spread and |mean| are ratios, after / before; angle in degrees; -: no value)",
         "3 layers in 1.28 s",
         "maps simulated: 2, 1.50 s; 3 kept, 4.2 MB",
@@ -192,7 +192,7 @@ def test_netcdf_reads_back_the_same(named, tmp_path):
 def test_a_writer_gets_every_finite_number_under_its_tag():
     stand_in, written = writer(methods=["add_scalar"])
     SLEPT.write_to(stand_in, 70)
-    measured = dict(zip((*QUANTITIES, "seconds"), (8.961, -0.5, 0.05384, 0.8, 3.62345, 0.0304), strict=True))
+    measured = dict(zip((*QUANTITIES, "seconds"), (0.05384, 0.8, 3.62345, 8.961, -0.5, 0.0304), strict=True))
     expected = {f"sleep/{name}/stem": value for name, value in measured.items()}
     expected |= {
         f"sleep/{name}/stages.1.0.shortcut.0": value

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_layers import after, layer
@@ -134,11 +135,33 @@ def test_presets_have_momentum_where_presentations_are_many():
         assert preset(stimulus=bs.stimuli.gaussian()).rule_for(9).momentum == 0.95
 
 
+@pytest.mark.parametrize(
+    ("channels", "outputs", "size", "spread", "norm", "degrees"),
+    [
+        (3, 16, 32, 0.29, 0.81, 11),
+        pytest.param(16, 16, 32, 0.23, 0.75, 10, marks=pytest.mark.slow),
+        pytest.param(64, 64, 8, 0.40, 0.86, 6, marks=pytest.mark.slow),
+    ],
+)
+def test_the_sleep_of_the_paper_leaves_of_fresh_layers_what_its_docstring_says(
+    channels, outputs, size, spread, norm, degrees
+):
+    """Means of fresh layers are small, a tenth of the spread, so that the constant of the map turns them, too."""
+    model = layer(inputs=channels, outputs=outputs, kernel_size=3, padding=1, input_size=size)
+    with torch.no_grad():
+        model.weight.normal_(0, math.sqrt(2 / (9 * outputs)), generator=torch.Generator().manual_seed(0))
+    (row,) = bs.Sleep.paper()(model, seed=0, progress=False).layers
+    assert row.spread == pytest.approx(spread, abs=0.015)
+    assert row.mean_norm == pytest.approx(norm, abs=0.02)
+    assert row.mean_angle == pytest.approx(degrees, abs=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("inputs", "spread", "norm", "degrees"), [(27, 0.29, 0.80, 6.4), (144, 0.23, 0.75, 9.6), (576, 0.40, 0.86, 5.6)]
 )
-def test_the_sleep_of_the_paper_leaves_what_its_docstring_says(inputs, spread, norm, degrees):
+def test_the_sleep_of_the_paper_turns_large_means_less(inputs, spread, norm, degrees):
+    """Means beside which the constant of the map is nothing."""
     phase = bs.Sleep.paper()
     x = phase.stimulus.draw(phase.length(inputs), inputs, seed=0)
     slept = sleep_map(x, phase.circuit, phase.rule_for(inputs), progress=False)
