@@ -9,9 +9,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 PANELS = "before sleep", "after sleep"
-TILES = (
-    "White lines enclose a position of each module: tiles are alike where the weights of each module are equal."
-)
+TILES = "White lines enclose a position of each module: tiles are alike where the weights of each module are equal."
 WEIGHTS_PER_INCH = 30
 MEDIANS = 4
 COLOURS = "cividis"

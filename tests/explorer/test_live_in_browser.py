@@ -59,6 +59,36 @@ def address(served):
     return served[0]
 
 
+def test_a_page_for_other_machines_opens_with_the_token_alone():
+    """The websocket of the sliders and the end of the kernel need the token, too: a cookie has it."""
+    from playwright.sync_api import sync_playwright
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "bioshare", "explore", "--ip", "0.0.0.0", "--port", str(port), "--alpha", "12"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[4]
+        wait_for(port, server)
+        with sync_playwright() as driver:
+            chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = chromium.new_page()
+            page.set_default_timeout(120_000)
+            page.goto(address.split("?")[0])
+            assert page.locator(".bioshare-panels").count() == 0
+            assert "/login" in page.url
+            page.goto(address)
+            page.wait_for_selector(".bioshare-panels canvas")
+            type_into(page, "alpha", 5)
+            until(lambda: shows(page, Setting(alpha=5.0)))
+            chromium.close()
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        server.communicate(timeout=30)
+
+
 def kernels(server):
     """How many Python kernels run for the pages."""
     found = 0
