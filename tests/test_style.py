@@ -32,9 +32,18 @@ def test_the_lightness_of_the_cycle_is_known_for_black_and_white():
 
 
 def test_the_lines_of_the_style_differ_in_lightness_by_ten_and_stand_out_from_white(cycle):
-    found = np.sort(lightness([colors.to_rgb(color) for color in cycle]))
-    assert len(found) == 5
+    found = np.sort(lightness([colors.to_rgb(color) for color in cycle[:5]]))
     assert np.diff(found).min() > 10
+    assert found.max() < 75
+
+
+def test_more_lines_are_dashed_and_all_differ_in_lightness_by_five(cycle):
+    with plt.style.context("bioshare.figure"):
+        dashes = plt.rcParams["axes.prop_cycle"].by_key()["linestyle"]
+    assert dashes == ["-"] * 5 + ["--"] * 4
+    found = np.sort(lightness([colors.to_rgb(color) for color in cycle]))
+    assert len(found) == 9
+    assert np.diff(found).min() > 5
     assert found.max() < 75
 
 

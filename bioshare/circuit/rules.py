@@ -88,6 +88,29 @@ class Gated:
 
 
 @dataclass(frozen=True, eq=False)
+class Tabulated(Parameters):
+    """eta_k = rates[k]: the learning rates of an array, such as those of a stored sleep.
+
+    Example:
+        >>> Tabulated([0.1, 0.2])(np.array([1, 0]))
+        array([0.2, 0.1])
+    """
+
+    table: ArrayLike
+
+    def __post_init__(self) -> None:
+        table = np.atleast_1d(real("table", self.table, "an array of rates >= 0", at_least=0))
+        table.setflags(write=False)
+        self._set("table", table)
+
+    def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
+        table = np.asarray(self.table)
+        if np.size(k) and np.max(k) >= len(table):
+            raise ValueError(f"learning_rate has {len(table)} rates, too few for update {np.max(k)}")
+        return table[k]
+
+
+@dataclass(frozen=True, eq=False)
 class Hebbian(Parameters):
     """Anti-Hebbian plasticity with a pull to the weights before sleep and momentum (Eq. 4).
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +12,19 @@ from numpy.typing import NDArray
 
 from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit, RateCircuit
+from bioshare.circuit.labels import labels
 from bioshare.circuit.problem import Engine, Outcome, Problem
+from bioshare.circuit.recording import RECORDABLE
 from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.saved import names_itself, saved_circuit, saved_rule, saved_stimulus
 from bioshare.circuit.stimuli import Stimulus
+from bioshare.circuit.views import sleep_figure, sleep_table
 from bioshare.machine import versions
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
+    from matplotlib.figure import Figure
 
 VERSIONED = ("numpy", "torch", "numba", "brian2", "xarray")
 
@@ -34,7 +42,7 @@ class SleepRun:
         presentation: number of presentations before each record, (records,), from 0.
         summed_rate: sum of the learning rates of all updates before each record, (records,).
         r, r_inh: responses after the last update, (..., N) and (...).
-        circuit, rule, engine: the arguments.
+        circuit, rule, engine: the arguments; in a run from a file the engine is a text.
         stimulus, seed: source of the inputs; None for an array of inputs.
         presentations: number of complete presentations.
         interrupted: True if Ctrl-C stopped the sleep early.
@@ -54,8 +62,8 @@ class SleepRun:
     r_inh: Array
     circuit: Circuit
     rule: Hebbian
-    engine: Engine
-    stimulus: Stimulus | None
+    engine: Engine | str
+    stimulus: Stimulus | str | None
     seed: int | None
     presentations: int
     interrupted: bool
@@ -113,23 +121,74 @@ class SleepRun:
 
         An axis with exactly one varying parameter has the parameter's name and values; the remaining leading axes
         are called run (run_1, run_2, ... from the second). Every scalar parameter, the seed and the versions are
-        attributes, also after ``to_netcdf(path)``.
+        attributes, also after ``to_netcdf(path)``; variables have a long_name and units. A learning rate that is a
+        function without a name is stored as the rates that it returned.
         """
         import xarray as xr
 
         lead, coordinates = self._leading_axes()
-        records = (*lead, "presentation")
-        variables = {
-            "neg_log_snr": (records, self.neg_log_snr, {"long_name": "log mean_j(var_j / mean_j^2)"}),
-            "mean_norm": (records, self.mean_norm, {"long_name": "norm of the mean weight vector"}),
-            "mean_drift": (records, self.mean_drift, {"long_name": "distance of the mean from that before sleep"}),
-            "summed_rate": ("presentation", self.summed_rate, {"long_name": "learning rates until then, summed"}),
-            "weights": ((*lead, "neuron", "input"), self.weights, {"long_name": "weights after sleep"}),
-            "r": ((*lead, "neuron"), self.r, {"long_name": "responses after the last update"}),
-            "r_inh": (lead, self.r_inh, {"long_name": "response of the inhibitory neuron"}),
-        }
-        coordinates["presentation"] = ("presentation", self.presentation)
+        axes = {"r": (*lead, "neuron"), "r_inh": lead, "weights": (*lead, "neuron", "input")}
+        variables = {name: (axes[name], getattr(self, name)) for name in axes}
+        for name in ("neg_log_snr", "mean_norm", "mean_drift"):
+            variables[name] = ((*lead, "presentation"), getattr(self, name))
+        variables["summed_rate"] = (("presentation",), self.summed_rate)
+        coordinates["presentation"] = (("presentation",), self.presentation)
+        for name, values in self.recorded.items():
+            variables[f"{name}_recorded"] = ((*lead, "update", *axes[name][len(lead) :]), values)
+        if self.recorded:
+            coordinates["update"] = (("update",), self.update)
+            if isinstance(self.circuit, RateCircuit):
+                coordinates["time"] = (("update",), self.time)
+        if callable(self.rule.learning_rate) and not names_itself(self.rule.learning_rate):
+            updates = self.presentations * self.circuit.updates_per_presentation
+            variables["learning_rate"] = (("weight_update",), self.rule.rates(updates))
+        variables, coordinates = (
+            {name: (*entry, labels(name)) for name, entry in entries.items()} for entries in (variables, coordinates)
+        )
         return xr.Dataset(variables, coordinates, self._attributes())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> SleepRun:
+        """The run of a netCDF file written by ``run.to_xarray().to_netcdf(path)``.
+
+        Engine and functions come back as texts, learning rates of a function as `rules.Tabulated`.
+
+        Raises:
+            ValueError: the file has no sleep.
+        """
+        import xarray as xr
+
+        data = xr.load_dataset(Path(path).expanduser())
+        if not {"neg_log_snr", "weights", "r_inh"} <= set(data) or "circuit" not in data.attrs:
+            raise ValueError(f"path must be a file of SleepRun.to_xarray().to_netcdf(path); got {path}")
+        names = ("weights", "neg_log_snr", "mean_norm", "mean_drift", "presentation", "summed_rate", "r", "r_inh")
+        arrays: dict[str, Any] = {name: data[name].values for name in names}
+        recorded = {name: data[f"{name}_recorded"].values for name in RECORDABLE if f"{name}_recorded" in data}
+        seed = data.attrs["seed"]
+        return SleepRun(
+            **arrays,
+            circuit=saved_circuit(data),
+            rule=saved_rule(data),
+            engine=data.attrs["engine"],
+            stimulus=saved_stimulus(data),
+            seed=None if isinstance(seed, str) else int(seed),
+            presentations=int(data.attrs["presentations"]),
+            interrupted=bool(data.attrs["interrupted"]),
+            recorded=recorded,
+            update=data["update"].values if recorded else np.zeros(0, np.int64),
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The records as a data frame of pandas with one row for every record of every leading entry."""
+        records = ["neg_log_snr", "mean_norm", "mean_drift", "summed_rate"]
+        return self.to_xarray()[records].to_dataframe().reset_index()
+
+    def plot(self) -> Figure:
+        """Draw -log SNR and what is left of the mean against the presentation, a line for every leading entry."""
+        return sleep_figure(self)
+
+    def _repr_html_(self) -> str:
+        return sleep_table(self)
 
     def _parameters(self) -> dict[str, Any]:
         return self.circuit.fields() | self.rule.fields()
@@ -163,11 +222,11 @@ class SleepRun:
         }
         rate = self.rule.learning_rate
         if callable(rate):
-            attributes["learning_rate"] = getattr(rate, "__qualname__", None) or repr(rate)
+            attributes["learning_rate"] = getattr(rate, "__qualname__", None) or " ".join(repr(rate).split())
         attributes |= {
             "circuit": type(self.circuit).__name__,
-            "engine": repr(self.engine),
-            "stimulus": repr(self.stimulus) if self.stimulus else "an array",
+            "engine": str(self.engine),
+            "stimulus": str(self.stimulus) if self.stimulus else "an array",
             "seed": "none" if self.seed is None else self.seed,
             "presentations": self.presentations,
             "interrupted": int(self.interrupted),

@@ -1,0 +1,65 @@
+"""A sleep as a figure and as a table of a notebook."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bioshare.circuit.run import SleepRun
+
+MOST = 16
+"""Largest number of curves with a line each in the legend."""
+
+
+def sleep_figure(run: SleepRun) -> Figure:
+    """-log SNR and the norm of the mean, relative to the norm before sleep, against the presentation."""
+    import matplotlib.pyplot as plt
+
+    data = run.to_xarray()
+    lead = data["neg_log_snr"].dims[:-1]
+    varying = [dim for dim in lead if dim in data.coords]
+    with plt.style.context("bioshare.figure"):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
+        curves = {"neg_log_snr": left, "relative": right}
+        data["relative"] = data["mean_norm"] / data["mean_norm"].isel(presentation=0)
+        entries = list(np.ndindex(*(data.sizes[dim] for dim in lead)))
+        for entry in entries:
+            at = dict(zip(lead, entry, strict=True))
+            label = ", ".join(f"{dim} = {float(data[dim][at[dim]]):.4g}" for dim in varying)
+            for name, panel in curves.items():
+                panel.plot(data["presentation"], data[name].isel(at), label=label)
+        left.set(xlabel="presentation", ylabel=r"$-\log$ SNR", title="how equal the weights are")
+        right.set(xlabel="presentation", ylabel="norm of the mean / before sleep", title="what is left of the mean")
+        if varying and len(entries) <= MOST:
+            left.legend(fontsize=7)
+    plt.close(figure)  # a notebook shows the returned figure once
+    return figure
+
+
+def sleep_table(run: SleepRun) -> str:
+    """A sleep as an HTML table: shape, length, -log SNR and the parameters."""
+    start, end = (float(np.median(run.neg_log_snr[..., i])) for i in (0, -1))
+    left = float(np.median(run.mean_norm[..., -1] / run.mean_norm[..., 0]))
+    rows: dict[str, Any] = {
+        "weights": " x ".join(map(str, run.weights.shape)),
+        "presentations": f"{run.presentations}{', interrupted' if run.interrupted else ''}",
+        "-log SNR (median)": f"{start:.2f} before sleep, {end:.2f} after",
+        "norm of the mean (median)": f"{left:.3f} of that before sleep",
+        "circuit": run.circuit,
+        "rule": run.rule,
+        "stimulus": f"{run.stimulus}, seed {run.seed}" if run.stimulus else "an array",
+        "engine": run.engine,
+    }
+    if run.recorded:
+        rows["recorded"] = f"{', '.join(run.recorded)} at {len(run.update)} samples"
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table><caption>SleepRun</caption>{cells}</table>"
