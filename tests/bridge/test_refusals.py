@@ -120,7 +120,7 @@ def test_what_has_no_layers_to_share_is_refused(mode):
         ({"circuit": bs.SteadyState(np.ones(2))}, ValueError, "alpha must be one number for all groups of a model"),
         ({"rule": 0.1}, TypeError, "rule must be a Hebbian or a callable"),
         ({"rule": bs.Hebbian(np.ones(2), learning_rate=0.1)}, ValueError, "gamma must be one number for all groups"),
-        ({"stimulus": np.eye(3)}, TypeError, "stimulus must be a Stimulus"),
+        ({"stimulus": "grid"}, TypeError, "stimulus must be a Stimulus"),
         ({"presentations": 0}, ValueError, "presentations must be .*at least 1; got 0"),
         ({"presentations": 1.5}, TypeError, "presentations must be a number of presentations or a callable; got 1.5"),
         ({"border": "ignore"}, ValueError, "border must be one of 'share', 'keep', 'scale'; got 'ignore'"),
