@@ -66,8 +66,20 @@ class OwnImages:
             raise ValueError(f"name must be a word that no known data set has; got {self.name!r}")
 
 
+class Network:
+    """Base of the networks of a run.
+
+    A network of one's own is a frozen dataclass derived from this class, whose fields are numbers, texts or tuples: the
+    configuration of a run is stored as text.
+    """
+
+    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
+        """The network for images of ``input_size`` (channels, rows, columns); weights from PyTorch's generator."""
+        raise NotImplementedError(f"{type(self).__name__} must have the method build(num_classes, input_size)")
+
+
 @dataclass(frozen=True)
-class Convolutional:
+class Convolutional(Network):
     """A network with ordinary convolutions.
 
     Attributes:
@@ -90,7 +102,7 @@ class Convolutional:
 
 
 @dataclass(frozen=True)
-class LocallyConnected:
+class LocallyConnected(Network):
     """A network whose convolutions are replaced by locally connected layers.
 
     Attributes:
@@ -194,7 +206,7 @@ class TrainConfig:
     Attributes:
         dataset: training and test images; a name is short for `ImageData` of the name, or for ``ImageNet()``. Images
             of one's own are ``OwnImages(name)``.
-        network: `Convolutional` or `LocallyConnected`.
+        network: `Convolutional`, `LocallyConnected`, or a `Network` of one's own.
         optimizer: `AdamW`.
         milestones: fractions of the epochs at which the learning rate is divided by 4.
         phases: changes of the weights between steps of learning, each with an interval. Phases that fall due at one
@@ -215,7 +227,7 @@ class TrainConfig:
     """
 
     dataset: ImageData | ImageNet | OwnImages | str = "cifar10"
-    network: Convolutional | LocallyConnected = Convolutional()
+    network: Network = Convolutional()
     optimizer: AdamW = AdamW()
     milestones: tuple[float, ...] = (0.5, 0.75)
     phases: tuple[Every, ...] = ()
@@ -234,7 +246,7 @@ class TrainConfig:
         if isinstance(self.dataset, str):
             named = ImageNet() if self.dataset == "imagenet" else ImageData(self.dataset)  # pyright: ignore[reportArgumentType]
             object.__setattr__(self, "dataset", named)
-        images, networks = (ImageData, ImageNet, OwnImages), (Convolutional, LocallyConnected)
+        images, networks = (ImageData, ImageNet, OwnImages), (Convolutional, LocallyConnected, Network)
         parts = {"dataset": images, "network": networks, "optimizer": (AdamW,)}
         for name, kinds in parts.items():
             if not isinstance(getattr(self, name), kinds):

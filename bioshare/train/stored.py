@@ -17,7 +17,7 @@ from bioshare.circuit import rules
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.train import config as parts
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import Network, TrainConfig
 
 STORABLE: list[type] = [
     *(
@@ -32,7 +32,7 @@ STORABLE: list[type] = [
     *(TrainConfig, RateCircuit, SteadyState, NormalisedRule, PaperRule, PerInput),
     *(rules.Hebbian, rules.Gated, rules.InverseDecay, rules.InverseSqrtDecay),
 ]
-"""Dataclasses that a configuration may hold, beside every subclass of `Phase` and `Stimulus`."""
+"""Dataclasses that a configuration may hold, beside every subclass of `Phase`, `Stimulus` and `Network`."""
 
 
 def config_text(config: TrainConfig) -> str:
@@ -53,7 +53,8 @@ def _encoded(value: Any, name: str) -> Any:
         return value
     if isinstance(value, tuple):
         return [_encoded(item, f"{name}[{index}]") for index, item in enumerate(value)]
-    if not (type(value) in STORABLE or (isinstance(value, Phase | Stimulus) and dataclasses.is_dataclass(value))):
+    derived = isinstance(value, Phase | Stimulus | Network) and dataclasses.is_dataclass(value)
+    if not (derived or type(value) in STORABLE):
         raise ValueError(
             f"{name} must be a number, a text, a tuple or a dataclass that can be stored with the run; got {value!r}. "
             "Make a phase a frozen dataclass, and a function one with __call__; append any other class to "
@@ -79,7 +80,8 @@ def config_of(text: object, path: Path) -> TrainConfig:
     import bioshare.train.phases  # noqa: F401 (defines the phases of the command line)
 
     subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
-    known = {kind.__name__: kind for kind in (*subclasses(Phase), *subclasses(Stimulus), *STORABLE)}
+    derived = [one for base in (Phase, Stimulus, Network) for one in subclasses(base)]
+    known = {kind.__name__: kind for kind in (*derived, *STORABLE)}
 
     def decoded(value: Any) -> Any:
         if isinstance(value, list):

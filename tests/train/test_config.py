@@ -13,10 +13,10 @@ from bioshare.train.config import AdamW, Convolutional, Every, ImageData, ImageN
     ("fields", "message"),
     [
         ({"dataset": "mnist"}, "dataset must be one of 'cifar10', .*; got 'mnist'"),
-        ({"dataset": ["cifar10"]}, "dataset must be an object of type ImageData or ImageNet; got"),
+        ({"dataset": ["cifar10"]}, "dataset must be an object of type ImageData or ImageNet or OwnImages; got"),
         (
             {"network": "resnet20"},
-            "network must be an object of type Convolutional or LocallyConnected; got 'resnet20'",
+            "network must be an object of type Convolutional or LocallyConnected or Network; got 'resnet20'",
         ),
         ({"optimizer": 0.1}, "optimizer must be an object of type AdamW; got 0.1"),
         ({"flip": "yes"}, "flip must be one of None, True, False; got 'yes'"),

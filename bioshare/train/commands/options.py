@@ -208,7 +208,8 @@ def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, 
     if source == "digits":  # 1,437 images of 8 x 8 pixels: smaller batches, and the padding's share of an image
         smaller = {"batch_size": DIGITS_BATCH * setting.repetitions, "padding": setting.padding * 8 // 32}
         setting = dataclasses.replace(setting, **smaller)
-    network = LAYERS[given["layers"]](setting.network.architecture) if "layers" in given else setting.network
+    assert isinstance(setting.network, Convolutional | LocallyConnected)  # in every experiment
+    network: Any = LAYERS[given["layers"]](setting.network.architecture) if "layers" in given else setting.network
     parts = {"dataset": setting.dataset, "network": network, "optimizer": setting.optimizer}
     config = dataclasses.replace(changed(setting), **{name: changed(part) for name, part in parts.items()})
     used |= {"source", "layers", "every"} & given.keys()

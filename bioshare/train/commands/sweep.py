@@ -69,7 +69,8 @@ GRIDS = {
 def grid_search(experiment: Experiment) -> GridSearch:
     """The axes and the schedule of an experiment's grid search."""
     name, network = experiment.setting.dataset_name, experiment.setting.network
-    kind = "conv" if isinstance(network, Convolutional) else "1st-layer-conv" if network.keep_first else "lc"
+    first = "1st-layer-conv" if getattr(network, "keep_first", 0) else "lc"
+    kind = "conv" if isinstance(network, Convolutional) else first
     return GRIDS["cifar" if name in ("cifar10", "cifar100") else name, kind]
 
 
