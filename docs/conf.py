@@ -8,7 +8,7 @@ sys.path.insert(0, str(HERE / "extensions"))
 
 import bioshare  # noqa: E402
 
-ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress")
+ALIASES = ("Array", "ArrayLike", "Scalar", "Schedule", "Circuit", "Pair", "Border", "Progress", "Layout")
 """Names of types that mean more than what they stand for."""
 PLAIN = ("ImageFiles", "ProgressFunction", "NDArray", "Tensor", "Figure", "Path", "Any", "Callable", "Sequence", "ABC")
 FOREIGN = (
@@ -30,6 +30,8 @@ INTERNAL = (
     r"bridge\.report\.KeptChannel",
     r"train\.data\.streams\.ImageFiles",
     r"train\.data\.sources\.Source",
+    r"train\.data\.image_folders\.ImageFolder",
+    r"train\.data\.datasets\.Usage",
     r"train\.distributed\.Processes",
 )
 """Types in public signatures that have no page."""
