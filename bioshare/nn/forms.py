@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bioshare.nn import batched
-from bioshare.nn.batched import ProductPlan
+from bioshare.nn.plan import ProductPlan
 
 Form = Literal["auto", "batched", "fused", "plain"]
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from bioshare.checks import whole
 from bioshare.nn import batched, forms, plain
-from bioshare.nn.batched import ProductPlan
-from bioshare.nn.batched import physical as physical
 from bioshare.nn.forms import prefer as prefer
+from bioshare.nn.plan import ProductPlan
+from bioshare.nn.plan import physical as physical
 
 Pair = tuple[int, int]
 

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bioshare.nn import kernels
-from bioshare.nn.batched import ProductPlan, physical
+from bioshare.nn.plan import ProductPlan, physical
 
 LEAST = 16
 """Smallest length of a block: the matrix units take no less."""

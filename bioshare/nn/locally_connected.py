@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.checks import choice, whole
-from bioshare.nn.batched import FIXED, new_weight, output_size, physical
 from bioshare.nn.functional import Pair, locally_connected2d, pair
+from bioshare.nn.plan import FIXED, new_weight, output_size, physical
 
 SMALLEST = {"kernel_size": 1, "input_size": 1, "stride": 1, "dilation": 1, "padding": 0}
 """Smallest number of every attribute with a number for rows and a number for columns."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from bioshare.nn.batched import HALVES, ProductPlan, physical
+from bioshare.nn.plan import HALVES, ProductPlan, physical
 
 
 def needed() -> bool:

@@ -45,7 +45,7 @@ def device(request):
         getattr(functional, name).register_kernel("cpu")(getattr(batched, name))
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(
     output_size=pair(1, 4),
     kernel_size=pair(1, 3),
@@ -53,11 +53,13 @@ def device(request):
     padding=st.tuples(*[st.integers(0, 2)] * 4),
     dilation=pair(1, 2),
     groups=st.integers(1, 2),
+    channels=st.integers(1, 3),
+    outputs=st.integers(1, 3),
     slack=pair(0, 2),
     chunk_bytes=st.sampled_from([0, 2**12, 2**28]),
 )
 def test_product_and_gradients_are_those_of_unfold_and_einsum(
-    device, output_size, kernel_size, stride, padding, dilation, groups, slack, chunk_bytes
+    device, output_size, kernel_size, stride, padding, dilation, groups, channels, outputs, slack, chunk_bytes
 ):
     left, right, top, bottom = padding
     size = [
@@ -69,8 +71,8 @@ def test_product_and_gradients_are_those_of_unfold_and_einsum(
     if min(size) < 1:
         return
     geometry = stride, padding, dilation, groups
-    x = draw(3, 2 * groups, *size).to(device).requires_grad_()
-    weight = draw(*output_size, 2 * groups, 2, *kernel_size, seed=1).to(device).requires_grad_()
+    x = draw(3, channels * groups, *size).to(device).requires_grad_()
+    weight = draw(*output_size, outputs * groups, channels, *kernel_size, seed=1).to(device).requires_grad_()
     expected = unfolded(x, weight, *geometry)
     cotangent = draw(*expected.shape, seed=2).to(device)
     with pytest.MonkeyPatch.context() as patch:
@@ -136,9 +138,10 @@ FULL, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
     ("dtype", "weights"),
     [(FULL, FULL), (HALF, HALF), (BRAIN, BRAIN), (HALF, FULL), (BRAIN, FULL)],
 )
-def test_products_and_gradients_are_rounded_once(device, dtype, weights):
+@pytest.mark.parametrize("groups", [1, 14, 28])
+def test_products_and_gradients_are_rounded_once(device, dtype, weights, groups):
     """Up to 256 terms in float32, rounded at the end: to the type of x, or for the weights' gradient to theirs."""
-    layer = LocallyConnected2d(28, 28, 3, padding=1, input_size=4).to(device, weights)
+    layer = LocallyConnected2d(28, 28, 3, padding=1, groups=groups, input_size=4).to(device, weights)
     x = draw(4, 28, 4, 4).to(device, dtype).requires_grad_()
     with torch.autocast(device, dtype) if weights != dtype else nullcontext():
         y = layer(x)
@@ -146,7 +149,7 @@ def test_products_and_gradients_are_rounded_once(device, dtype, weights):
     values = [y, *torch.autograd.grad(y, (x, layer.weight), cotangent)]
     assert [value.dtype for value in values] == [dtype, dtype, weights]
     leaves = x.detach().double().requires_grad_(), layer.weight.detach().to(dtype).double().requires_grad_()
-    exact = locally_connected2d(*leaves, None, padding=(1, 1, 1, 1))
+    exact = locally_connected2d(*leaves, None, padding=(1, 1, 1, 1), groups=groups)
     expected = [exact, *torch.autograd.grad(exact, leaves, cotangent.double())]
     for value, truth in zip(values, expected, strict=True):
         error = (value.double() - truth).abs().max() / truth.abs().max()
