@@ -120,7 +120,7 @@ class Run:
 
     def _check_last_batch(self) -> None:
         """Check that an epoch doesn't end in a single image, unless the network can learn from one."""
-        if self.images(len(self.batches) - 1) > 1:
+        if self.images(len(self.batches) - 1) != 1:
             return
         x, _ = next(self.batches.epoch(0, len(self.batches) - 1))
         try:
