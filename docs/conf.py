@@ -14,6 +14,7 @@ PLAIN = ("ImageFiles", "ProgressFunction", "NDArray", "Tensor", "Figure", "Path"
 FOREIGN = (
     "numpy",
     "np",
+    "pd",
     "torch",
     "nn",
     "xr",
