@@ -10,7 +10,7 @@ from torch import nn
 from bioshare.bridge.geometry import modules
 from bioshare.checks import real
 from bioshare.nn import LocallyConnected2d
-from bioshare.nn.convert import _position_mean, _replaceable_layers
+from bioshare.nn.convert import position_mean, replaceable_layers
 from bioshare.nn.periodic import PeriodicConv2d
 
 
@@ -43,7 +43,7 @@ def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
-    layers = _replaceable_layers(model, LocallyConnected2d, LocallyConnected2d)
+    layers = replaceable_layers(model, LocallyConnected2d, LocallyConnected2d)
     return copy.deepcopy(model, {id(layer): _periodic(label, layer, limit) for label, layer in layers.items()})
 
 
@@ -56,9 +56,9 @@ def _periodic(label: str, layer: LocallyConnected2d, tolerance: float) -> Period
     bias = None if offsets is None else torch.empty(rows, columns, layer.out_channels).to(offsets)
     for module in members:
         at, positions = (module.rows.start, module.columns.start), (module.rows, module.columns)
-        weight[at] = _position_mean(f"{label}.weight in a module", layer.weight[positions], tolerance)
+        weight[at] = position_mean(f"{label}.weight in a module", layer.weight[positions], tolerance)
         if offsets is not None and bias is not None:
-            bias[at] = _position_mean(f"{label}.bias in a module", offsets[positions], tolerance)
+            bias[at] = position_mean(f"{label}.bias in a module", offsets[positions], tolerance)
     options = layer.stride, layer.pad, layer.dilation, layer.groups, layer.padding_mode
     new = PeriodicConv2d(weight, bias, *options).train(layer.training)
     for name, parameter in new.named_parameters():

@@ -75,7 +75,7 @@ def to_locally_connected(
         raise ValueError(f"input_size must be {expected}; got {input_size!r}")
     for size in input_size:
         whole("input_size", size, expected, at_least=1)
-    convs = _replaceable_layers(model, _ConvNd, nn.Conv2d, keep_first)
+    convs = replaceable_layers(model, _ConvNd, nn.Conv2d, keep_first)
     sizes = _input_sizes(model, convs, input_size) if convs else {}
     # without data first, so that no time is lost on a model that is too large
     empty = {
@@ -118,7 +118,7 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
-    layers = _replaceable_layers(model, LocallyConnected2d, LocallyConnected2d)
+    layers = replaceable_layers(model, LocallyConnected2d, LocallyConnected2d)
     return copy.deepcopy(model, {id(layer): _convolutional(label, layer, limit) for label, layer in layers.items()})
 
 
@@ -128,7 +128,7 @@ def sharded(module: nn.Module) -> bool:
     return "FSDPModule" in classes or any(hasattr(p, "placements") for p in module.parameters(recurse=False))
 
 
-def _replaceable_layers(
+def replaceable_layers(
     model: nn.Module, kind: type[nn.Module], expected: type[nn.Module], keep_first: int = 0
 ) -> Layers:
     """Return the layers of a class by their names in errors, all but the first; a layer in two places comes once.
@@ -240,9 +240,9 @@ def _too_large(layers: Layers, limit: str) -> str:
 @torch.no_grad()
 def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv2d:
     conv = _counterpart(nn.Conv2d, layer).to_empty(device=layer.weight.device)
-    conv.weight.copy_(_position_mean(f"{label}.weight", layer.weight, tolerance))
+    conv.weight.copy_(position_mean(f"{label}.weight", layer.weight, tolerance))
     if layer.bias is not None:
-        conv.bias.copy_(_position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
+        conv.bias.copy_(position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
     return conv
 
 
@@ -256,7 +256,7 @@ def _counterpart(kind: Callable[..., Any], old: Any) -> Any:
     return new
 
 
-def _position_mean(label: str, values: Tensor, tolerance: float) -> Tensor:
+def position_mean(label: str, values: Tensor, tolerance: float) -> Tensor:
     """Return the mean of (H_out, W_out, ...) over positions, without rounding where all positions are equal."""
     first = values[0, 0]
     mean = first + (values - first).mean((0, 1))
