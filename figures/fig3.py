@@ -7,7 +7,6 @@ grids of Fig. 3B, 150 ms each. The axes begin at the end of the first sleep.
 
 import argparse
 import copy
-import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,7 +19,6 @@ from torch import nn
 
 import bioshare as bs
 from bioshare.bridge import neg_log_snr
-from bioshare.train.demo import rate_circuit_sleep
 
 STEPS, ROUNDS, CYCLES, BATCH = 60, 5, 4, 32
 
@@ -93,8 +91,9 @@ def sleep(layer: bs.nn.LocallyConnected2d) -> list[tuple[np.ndarray, float]]:
 
 
 def sleep_of(presentations: int) -> bs.Sleep:
-    """A sleep with some number of presentations."""
-    return dataclasses.replace(rate_circuit_sleep(), presentations=presentations)
+    """A sleep with some number of presentations, each with a summed learning rate of 100 x 5e-4 / (1 - 0.95) = 1."""
+    rule = bs.Hebbian(gamma=0.0, momentum=0.95, learning_rate=bs.rules.Gated(5e-4))
+    return bs.Sleep(bs.RateCircuit(alpha=10.0), rule, bs.stimuli.grid(), presentations)
 
 
 def snapshot(layer: bs.nn.LocallyConnected2d) -> tuple[np.ndarray, float]:
