@@ -53,8 +53,8 @@ def _encoded(value: Any, name: str) -> Any:
         return value
     if isinstance(value, tuple):
         return [_encoded(item, f"{name}[{index}]") for index, item in enumerate(value)]
-    derived = isinstance(value, Phase | Stimulus | Network) and dataclasses.is_dataclass(value)
-    if not (derived or type(value) in STORABLE):
+    derived = isinstance(value, Phase | Stimulus | Network)
+    if not (dataclasses.is_dataclass(value) and (derived or type(value) in STORABLE)):
         raise ValueError(
             f"{name} must be a number, a text, a tuple or a dataclass that can be stored with the run; got {value!r}. "
             "Make a phase a frozen dataclass, and a function one with __call__; append any other class to "
