@@ -23,7 +23,7 @@ from bioshare.train.phases import (
     PhaseOptions,
 )
 
-IMAGES, BATCH, EPOCHS = 10_000, 128, 40
+IMAGES, BATCH, EPOCHS = 10_000, 128, 60
 BATCHES = math.ceil(IMAGES / BATCH)
 """Batches of an epoch."""
 GAIN = 1 / 0.8025
