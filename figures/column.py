@@ -33,7 +33,7 @@ plt.style.use("bioshare.figure")
 
 REFERENCES = {"conv": "- conv", "lc": "- LC"}
 HEADS = ("network", "seeds", "top-1, %", *REFERENCES.values(), "the paper's", "paper - conv", "minutes a run")
-IMAGES = ("cifar10", "cifar10-jpeg", "cifar10-16")
+IMAGES = ("cifar10", "cifar10-jpeg", "cifar10-16", "cifar10-jpeg-16")
 """Data sets of the paper's numbers, and CIFAR-10 at 16 x 16."""
 SETTING = ("dataset", "epochs", "batch_size", "padding", "train_images")
 NAMES = {"lc": "LC", r"ws(\d+)": r"ws(\1)", r"(\d+)reps": r"\1 repetitions", r"alpha([\d.]+)": r"α = \1"}
