@@ -63,7 +63,7 @@ def shorter(source):
     """The source of a cell with fewer runs and presentations."""
     for long, short in SHORTER.items():
         source = source.replace(long, short)
-    return re.sub(r"\b(\d+)_000\b", lambda thousands: str(50 * int(thousands[1])), source)
+    return re.sub(r"\b(\d+)_000\b(?!\.)", lambda thousands: str(50 * int(thousands[1])), source)
 
 
 def execute(path, folder, quick=True):

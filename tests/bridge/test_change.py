@@ -62,7 +62,7 @@ class Watched(TorchDispatchMode):
 
 def without_numbers(device):
     """Two layers whose weights lie elsewhere and have no numbers."""
-    model = nn.Sequential(layer(**GEOMETRIES["stride 2"]), layer(**GEOMETRIES["grouped"]))
+    model = nn.Sequential(*(layer(**GEOMETRIES[name], layout="channels_last") for name in ("stride 2", "grouped")))
     with FakeTensorMode() if device == "cuda" else nullcontext():
         for part in model:
             shape, stride = part.weight.shape, part.weight.stride()
@@ -188,8 +188,8 @@ def test_layers_of_two_precisions_have_maps_of_their_own(way):
 
 @pytest.mark.parametrize("border", ["share", "keep"])
 def test_a_weight_of_another_memory_layout_is_averaged_all_the_same(border):
-    model, usual = (layer(**GEOMETRIES["stride 1"]) for _ in range(2))
-    model.weight = nn.Parameter(usual.weight.detach().clone(memory_format=torch.contiguous_format))
+    usual, model = (layer(**GEOMETRIES["stride 1"], layout=layout) for layout in ("contiguous", "channels_last"))
+    model.load_state_dict(usual.state_dict())
     assert model.weight.stride() != usual.weight.stride()
     bs.InstantSharing(border).change(model)
     bs.InstantSharing(border).change(usual)

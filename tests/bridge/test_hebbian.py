@@ -84,7 +84,7 @@ def test_one_channel_is_kept_and_the_grid_serves_too():
         ({"batch_size": 0}, ValueError, "batch_size must be .*at least 1; got 0"),
         ({"batch_size": "many"}, TypeError, "batch_size must be a number of patterns or a callable; got 'many'"),
         ({"rule": 0.1}, TypeError, "rule must be a Hebbian, a callable that takes K to one, or None; got 0.1"),
-        ({"stimulus": np.eye(3)}, TypeError, "stimulus must be a Stimulus"),
+        ({"stimulus": "grid"}, TypeError, "stimulus must be a Stimulus"),
         ({"stimulus": bs.stimuli.noise(bs.stimuli.grid(), 0.1)}, ValueError, "stimulus must have no noise"),
         ({"alpha": -1.0}, ValueError, "alpha must be a strength of inhibition >= 0; got -1"),
         ({"border": "ignore"}, ValueError, "border must be one of 'share', 'keep', 'scale'"),

@@ -551,7 +551,7 @@ def test_evaluate_leaves_the_network_as_it_was():
         ({}, {"seconds": "9"}, "seconds must be a number of seconds >= 0; got '9'"),
         ({}, {"seconds": True}, "seconds must be a number of seconds >= 0; got True"),
         ({}, {"graphs": "yes"}, "graphs must be one of None, True, False; got 'yes'"),
-        ({}, {"form": "best"}, "form must be one of 'auto', 'batched', 'fused'; got 'best'"),
+        ({}, {"form": "best"}, "form must be one of 'auto', 'batched', 'fused', 'plain'; got"),
         ({}, {"record_snr": 0}, "record_snr must be None or a number of batches"),
         ({"train_images": 10_000}, {}, "train_images must be at most"),
     ],

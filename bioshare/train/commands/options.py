@@ -42,6 +42,9 @@ COPIES = {"cifar10-jpeg": "cifar10", "cifar10-jpeg-16": "cifar10-16"}
 DIGITS_BATCH = 32
 """Different digits in a batch; the paper's 512 images would leave three steps to an epoch."""
 
+APART_FROM_PHASES = {"layers"}
+"""Fields of phases without an option: ``--layers`` is the kind of the network."""
+
 LAYERS = {"convolutional": Convolutional, "locally-connected": LocallyConnected}
 """Networks by the words of ``--layers``."""
 
@@ -133,7 +136,8 @@ def read_options(
     _add_fields(parser, "optimiser", AdamW, vars(setting.optimizer), skipped)
     _add_fields(parser, "--dataset imagenet", ImageNet, vars(setting.dataset), skipped)
     for word, kind in PHASES.items():
-        _add_fields(parser, f"--sleep {word}", kind, vars(row.sleep) if word == sleep else {}, skipped)
+        defaults = vars(row.sleep) if word == sleep else {}
+        _add_fields(parser, f"--sleep {word}", kind, defaults, skipped | APART_FROM_PHASES)
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
         near = difflib.get_close_matches(unknown[0], parser._option_string_actions, cutoff=0.5)
@@ -197,7 +201,7 @@ def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, 
     used: set[str] = set()
 
     def changed(part: Any) -> Any:
-        own = vars(part).keys() & given.keys()
+        own = vars(part).keys() & given.keys() - APART_FROM_PHASES
         used.update(own)
         return dataclasses.replace(part, **{name: given[name] for name in own})
 
