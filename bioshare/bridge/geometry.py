@@ -252,6 +252,8 @@ def checked_layers(model: nn.Module, chosen: Chosen = None) -> Layers:
                 f"layers {owner!r} and {name!r} must have a weight each; both hold the same Parameter, which would "
                 "sleep twice. Use one of the layers in both places, or give each a Parameter of its own"
             )
+        if layer.weight.is_complex():
+            raise ValueError(f"layer {name!r} must have real weights to share; got {layer.weight.dtype}")
     extremes = [torch.stack(physical(layer.weight.detach()).aminmax()) for _, layer in layers]
     flags = [pair.isfinite().all() for pair in extremes]
     finite = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()  # waits for a GPU once, not per layer

@@ -16,7 +16,8 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
 
     A sleep changes the activity of every layer at once. The running statistics of batch normalisation still describe
     the activity before the sleep, so a model in evaluation mode is far off until training has renewed the statistics.
-    A few batches suffice. Nothing else changes; a model without running statistics stays as before.
+    A few batches suffice. Nothing else changes; a model without running statistics stays as before. In a model in
+    training mode, normalisations in evaluation mode count as frozen and stay as before.
 
     All other layers are in evaluation mode, so that dropout is off. Means are over batches, whatever the sizes.
 
@@ -34,8 +35,10 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
         (tensor([3.]), tensor([5.]))
     """
     norms = [one for one in model.modules() if isinstance(one, _NormBase) and isinstance(one.running_mean, Tensor)]
+    norms = [norm for norm in norms if norm.training or not model.training]
     if not norms:
         return
+    counters = [(counter := norm.get_buffer("num_batches_tracked"), counter.clone()) for norm in norms]
     modes = [(one, one.training) for one in model.modules()]
     momenta = [one.momentum for one in norms]
     count = 0
@@ -53,5 +56,7 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
             module.training = training
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+        for counter, before in counters:
+            counter.copy_(before)
     if not count:
         raise ValueError("batches must hold at least one batch of inputs; got none. Pass a list, or a DataLoader")

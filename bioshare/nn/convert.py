@@ -265,6 +265,8 @@ def position_mean(label: str, values: Tensor, tolerance: float) -> Tensor:
         if not deviation <= tolerance * largest:
             raise ValueError(
                 f"{label} must be the same at every position, to {tolerance:g} of the largest, {largest:.3g}; some are "
-                f"{deviation:.3g} from the mean. Pass tolerance=math.inf to take the mean anyway"
+                f"{deviation:.3g} from the mean, which computes another function. After a sleep, "
+                "bioshare.bridge.to_periodic keeps a kernel for every module. Pass tolerance=math.inf to take the mean "
+                "anyway"
             )
     return mean

@@ -145,6 +145,11 @@ class LocallyConnected2d(nn.Module):
                 f"the layer has kernels for {tuple(weight.shape[:2])} positions, but its sizes now ask for "
                 f"{rows, columns}. {FIXED}"
             )
+        kernel = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        if weight is not None and weight.shape[2:] != kernel:
+            raise ValueError(
+                f"the layer has kernels of {tuple(weight.shape[2:])}, but its sizes now ask for {kernel}. {FIXED}"
+            )
         return rows, columns
 
     @torch.no_grad()

@@ -175,3 +175,9 @@ def test_layers_with_one_parameter_are_refused_before_it_changes(mode):
     model = nn.Sequential(layer(kernel_size=3, padding=1), layer(kernel_size=3, inputs=4), layer(kernel_size=3))
     model[2].padding, model[2].weight = (1, 1), model[0].weight
     assert_refused(mode("share"), model, ValueError, "layers '0' and '2' must have a weight each")
+
+
+def test_complex_weights_are_refused():
+    layer = bs.nn.LocallyConnected2d(1, 2, 3, input_size=8, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="must have real weights to share"):
+        bs.InstantSharing()(layer)

@@ -82,3 +82,13 @@ def test_batches_must_hold_inputs_and_a_failed_pass_restores_the_modes():
 
 def test_a_model_without_running_statistics_stays():
     renew_statistics(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), [])
+
+
+def test_frozen_normalisations_and_counters_stay():
+    frozen, learning = nn.BatchNorm1d(1), nn.BatchNorm1d(1, momentum=None)
+    model = nn.Sequential(frozen, learning).train()
+    frozen.eval()
+    renew_statistics(model, [torch.tensor([[1.0], [3.0]])])
+    assert frozen.running_mean.item() == 0
+    assert learning.running_mean.item() == pytest.approx(2, abs=1e-4)  # of (1, 3) / sqrt(1 + 1e-5)
+    assert learning.num_batches_tracked == 0

@@ -287,3 +287,11 @@ def test_sizes_are_checked_whenever_they_are_set():
         layer.stride = 0
     layer.stride = 1
     assert layer.stride == (1, 1)
+
+
+def test_a_kernel_size_of_other_weights_is_refused():
+    layer = LocallyConnected2d(1, 2, 3, input_size=8, padding=1)
+    layer.kernel_size = layer.kernel_size[0] + 2, layer.kernel_size[1] + 2
+    layer.padding = 2
+    with pytest.raises(ValueError, match=r"kernels of \(2, 1, 3, 3\), but its sizes now ask for \(2, 1, 5, 5\)"):
+        layer.output_size  # noqa: B018
