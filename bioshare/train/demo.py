@@ -69,6 +69,8 @@ NETWORKS = (
     DemoNetwork("... instant sharing", 1.0, InstantSharing()),
     DemoNetwork("... ideal sleep", 1.0, Sleep.steady_state(pool=1)),
     DemoNetwork("... rate-circuit sleep, alpha = 10", 0.3, Sleep.rate_circuit(alpha=10.0, pool=8)),
+    DemoNetwork("... the same, border kept", 1.0, Sleep.rate_circuit(alpha=10.0, pool=8, border="keep")),
+    DemoNetwork("... the same, border scaled", 1.0, Sleep.rate_circuit(alpha=10.0, pool=8, border="scale")),
     DemoNetwork("... control: random groups", 0.3, RandomGroups()),
     DemoNetwork("... control: shrunk once, not shared", 0.3, Shrinking(), repeated=False),
     DemoNetwork("... control: one mean for all positions", 0.3, LayerMean()),
