@@ -26,6 +26,7 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
         batches: training inputs without labels, or tuples with the inputs first, such as a list or a DataLoader.
 
     Raises:
+        TypeError: a batch is no tensor and no tuple that begins with one.
         ValueError: there is no batch.
 
     Example:
@@ -50,6 +51,9 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
             for norm in norms:
                 norm.momentum = 1 / count  # the first batch replaces the old statistics
             inputs = batch[0] if isinstance(batch, tuple | list) else batch
+            if not isinstance(inputs, Tensor) or isinstance(batches, Tensor):
+                kind = "a single tensor" if isinstance(batches, Tensor) else type(inputs).__name__
+                raise TypeError(f"batches must be tensors of inputs, or tuples with the inputs first; got {kind}")
             model(inputs.to(norms[0].get_buffer("running_mean").device))
     finally:
         for module, training in modes:

@@ -92,3 +92,13 @@ def test_frozen_normalisations_and_counters_stay():
     assert frozen.running_mean.item() == 0
     assert learning.running_mean.item() == pytest.approx(2, abs=1e-4)  # of (1, 3) / sqrt(1 + 1e-5)
     assert learning.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(
+    ("batches", "got"), [([{"x": 1}], "dict"), ([[[1.0]]], "list"), (torch.ones(2, 1), "a single tensor")]
+)
+def test_batches_of_another_form_are_refused(batches, got):
+    model = nn.Sequential(nn.BatchNorm1d(1))
+    with pytest.raises(TypeError, match=f"batches must be tensors of inputs, .* got {got}"):
+        renew_statistics(model, batches)
+    assert model[0].running_mean.item() == 0
