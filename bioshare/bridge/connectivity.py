@@ -64,7 +64,7 @@ class LearnedGroups(Phase):
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Set all groups of all locally connected layers to the means; neither the seed nor the optimiser matters."""
         for _, layer in layers_of(model):
-            group_means = _group_means(self, _Wiring.of(layer), layer.weight.device)
+            group_means = _means_of_wiring(self, _Wiring.of(layer), layer.weight.device)
             group_means.average(layer.weight)
             if layer.bias is not None:
                 group_means.average_bias(layer.bias)
@@ -119,7 +119,7 @@ def _components(connected: Tensor) -> Tensor:
 
 
 @cache
-def _group_means(phase: LearnedGroups, wiring: _Wiring, device: torch.device) -> GroupMeans:
+def _means_of_wiring(phase: LearnedGroups, wiring: _Wiring, device: torch.device) -> GroupMeans:
     groups = _groups(phase, wiring)
     sizes = groups.bincount()
     return GroupMeans(*(x.to(device) for x in (groups.argsort(stable=True), sizes.cumsum(0) - sizes, groups)))

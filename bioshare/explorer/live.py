@@ -20,7 +20,7 @@ from bioshare.explorer.panels import RESULT_PANELS, layout, result_properties
 from bioshare.explorer.result import ALPHAS, GAMMAS, NOW, ProgressFunction, SettingResult, simulate_setting, sweep
 from bioshare.explorer.setting import DT, Setting, Unstable
 from bioshare.explorer.widgets import WORK, Controls, PanelsWidget, close_widgets, wire_format
-from bioshare.explorer.words import ABOUT, differences, summary
+from bioshare.explorer.words import ABOUT, changed_sliders, summary
 from bioshare.explorer.worker import Worker, running_loop
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Explorer(ipywidgets.VBox):
         self._show_properties()
 
     def _show_trouble(self, text: str, slider: str = "") -> None:
-        shown = differences(self.answer.setting, self._setting)
+        shown = changed_sliders(self.answer.setting, self._setting)
         text += f" The panels show the last stable setting{shown and f': {shown}'}."
         self.controls.show_trouble(text, slider)
         self.controls.timing.value = ""
@@ -264,7 +264,7 @@ class Explorer(ipywidgets.VBox):
             title = "Map over α and γ: click a cell"
             mapped = self._mapped.moved(alpha=self._setting.alpha, gamma=self._setting.gamma)
             if old_map := mapped != self._setting:
-                title = f"Map of another setting: {differences(mapped, self._setting)}"
+                title = f"Map of another setting: {changed_sliders(mapped, self._setting)}"
         pale = dict.fromkeys(RESULT_PANELS, dimmed) | {"map_panel": old_map}
         self.panels.properties = {
             **result_properties(self.answer),

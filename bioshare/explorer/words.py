@@ -27,7 +27,7 @@ def summary(result: SettingResult) -> str:
     )
 
 
-def differences(setting: Setting, other: Setting) -> str:
+def changed_sliders(setting: Setting, other: Setting) -> str:
     """The values of a setting that differ from another setting, such as "α = 10, k = 3"."""
     values = other.values()
     return ", ".join(

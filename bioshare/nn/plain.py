@@ -35,7 +35,7 @@ def forward(x: Tensor, weight: Tensor, plan: Sequence[int]) -> Tensor:
     """Return y (batch, out, H_out, W_out), in the type of x."""
     plan = ProductPlan(*plan)
     # y[h, w] = patch[h, w] @ kernel[h, w].T: (positions, groups, batch, outputs)
-    y = _patches(x, plan) @ _kernels(weight, plan).transpose(-2, -1).to(x.dtype)
+    y = _unfolded(x, plan) @ _kernels(weight, plan).transpose(-2, -1).to(x.dtype)
     return y.permute(2, 1, 3, 0).flatten(1, 2).unflatten(-1, (plan.rows, plan.columns))
 
 
@@ -57,12 +57,12 @@ def weight_gradient(x: Tensor, grad: Tensor, plan: Sequence[int], dtype: torch.d
     """Return the gradient by the weights (H_out, W_out, out, in / groups, kh, kw), in their type, from x and dy."""
     plan = ProductPlan(*plan)
     # d kernel[h, w] = dy[h, w].T @ patch[h, w]: (positions, groups, outputs, kw kh channels)
-    kernels = _cotangents(grad, plan).transpose(-2, -1).to(dtype) @ _patches(x, plan).to(dtype)
+    kernels = _cotangents(grad, plan).transpose(-2, -1).to(dtype) @ _unfolded(x, plan).to(dtype)
     kernels = kernels.flatten(1, 2).unflatten(0, (plan.rows, plan.columns))
     return physical(kernels.unflatten(-1, (plan.kw, plan.kh, plan.channels)))
 
 
-def _patches(x: Tensor, plan: ProductPlan) -> Tensor:
+def _unfolded(x: Tensor, plan: ProductPlan) -> Tensor:
     """Return the patches of x: (positions, groups, batch, kw kh channels)."""
     padded = nn.functional.pad(x, plan.padding)
     taps = nn.functional.unfold(padded, (plan.kh, plan.kw), (plan.dh, plan.dw), 0, (plan.sh, plan.sw))

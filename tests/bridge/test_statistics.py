@@ -81,7 +81,11 @@ def test_batches_must_hold_inputs_and_a_failed_pass_restores_the_modes():
 
 
 def test_a_model_without_running_statistics_stays():
-    renew_statistics(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), [])
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
+    seen = iter([torch.ones(3, 2)])
+    renew_statistics(model, seen)
+    assert list(model.buffers()) == []
+    assert len(list(seen)) == 1  # no batch was asked for
 
 
 def test_frozen_normalisations_and_counters_stay():

@@ -46,11 +46,15 @@ def test_an_unknown_name_is_refused_with_the_equation_and_the_name(given, name, 
         {"neurons": "dr/dt = (-r + z*exp(-t/second) + sin(2*pi*t/second) + i + rand()*0)/tau : 1"},
         {"inhibition": "dr_inh/dt = (-r_inh + clip(r_mean, 0, inf)) / tau : 1"},
         {"plasticity": "change = eta(t)*(r_post - b_post)*x_pre  # Eq. 4\nw -= change + 0*(i + j)"},
-        {"neurons": "r = z + b + a : 1\nda/dt = -a/tau : 1", "plasticity": "w -= eta(t)*a_post*x_pre"},
+        {"neurons": "r = z + b + a : 1\nda/dt = (1 - a)/tau : 1", "plasticity": "w -= eta(t)*a_post*x_pre"},
     ],
 )
-def test_all_names_with_a_meaning_are_taken(given):
-    bs.Brian2(**given)
+def test_all_names_with_a_meaning_are_taken_and_run(given, monkeypatch):
+    monkeypatch.setitem(b2.prefs, "codegen.target", "numpy")
+    engine, circuit = bs.Brian2("runtime", **given), bs.RateCircuit(duration=5.0)
+    run = bs.simulate(W, X, circuit, RULE, engine, progress=False)
+    assert np.isfinite(run.weights).all()
+    assert not np.array_equal(run.weights, W)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,10 @@ class Screen(io.StringIO):
 
 
 class Closed(io.StringIO):
+    writes = 0
+
     def write(self, text):
+        self.writes += 1
         raise OSError(5, "Input/output error")
 
 
@@ -65,5 +68,7 @@ def test_a_program_without_an_error_stream_shows_nothing(monkeypatch):
 
 
 def test_a_closed_terminal_is_no_error(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Closed())
+    closed = Closed()
+    monkeypatch.setattr(sys, "stderr", closed)
     say("a line")
+    assert closed.writes > 0

@@ -31,8 +31,11 @@ def test_after_a_phase_in_the_last_batch_the_statistics_are_of_the_new_weights(t
 
 @pytest.mark.parametrize("every", [{"n": 3}, {"n": 1}, {"n": 2, "first": 1}, {"n": 100}])
 def test_other_phases_leave_the_statistics_of_training(tmp_path, monkeypatch, every):
-    monkeypatch.setattr(training, "renew_statistics", lambda *_: pytest.fail("nothing is out of date"))
-    run(tmp_path, varied(**every, epochs=1))
+    renewals = []
+    monkeypatch.setattr(training, "renew_statistics", lambda *given: renewals.append(given))
+    result = run(tmp_path, varied(**every, epochs=1))
+    assert result.attrs["sharings"] > 0
+    assert renewals == []
 
 
 def test_a_run_that_renews_its_statistics_resumes_exactly(tmp_path):
