@@ -183,12 +183,12 @@ def inputs_of(layer: LocallyConnected2d) -> int:
 
 
 Kind = tuple[int, torch.device, torch.dtype]
-"""K, device and precision of a layer: layers with equal values can share a map of weights."""
+"""K, and device and precision of the deviations' map: layers with equal values can share a map of weights."""
 
 
 def kind_of(layer: LocallyConnected2d) -> Kind:
-    """Return the `Kind` of a layer."""
-    return inputs_of(layer), layer.weight.device, layer.weight.dtype
+    """Return the `Kind` of a layer; deviations are computed in at least float32."""
+    return inputs_of(layer), layer.weight.device, torch.promote_types(layer.weight.dtype, torch.float32)
 
 
 Chosen = tuple[str, ...] | None
@@ -198,12 +198,33 @@ Layers = Sequence[tuple[str, LocallyConnected2d]]
 """Locally connected layers by name, from input to output."""
 
 
+def all_layers(model: nn.Module) -> Layers:
+    """List all locally connected layers by name, in the order of ``model.modules()``."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
+
+
 def layers_of(model: nn.Module, chosen: Chosen = None) -> Layers:
-    """List the chosen locally connected layers by name, in the order of ``model.modules()``."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LocallyConnected2d)]
-    if chosen is None:
-        return [(name, layer) for name, layer in layers if not _frozen(layer)]
-    return [(name, layer) for name, layer in layers if any(fnmatchcase(name, pattern) for pattern in chosen)]
+    """List the chosen locally connected layers by name, in the order of ``model.modules()``.
+
+    Raises:
+        ValueError: there is no such layer, a chosen name is unknown, or no layer learns and none is chosen.
+    """
+    layers = all_layers(model)
+    if not layers:
+        raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
+    names = [name for name, _ in layers]
+    for pattern in chosen or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = ", ".join(map(repr, get_close_matches(pattern, names, cutoff=0.0)))
+            raise ValueError(f"layers must name locally connected layers; got {pattern!r}. Nearest: {near}")
+    if chosen is not None:
+        return [(name, layer) for name, layer in layers if any(fnmatchcase(name, pattern) for pattern in chosen)]
+    if learning := [(name, layer) for name, layer in layers if not _frozen(layer)]:
+        return learning
+    raise ValueError(
+        f"model must have a locally connected layer that learns; all {len(names)} have requires_grad=False, and "
+        'frozen layers do not share. Call requires_grad_(True), or name the layers: layers=("*",) takes all'
+    )
 
 
 def _frozen(layer: LocallyConnected2d) -> bool:
@@ -216,8 +237,7 @@ def checked_layers(model: nn.Module, chosen: Chosen = None) -> Layers:
 
     Raises:
         TypeError: ``model`` is no module, or a weight is no Parameter, or sharded over processes.
-        ValueError: there is no such layer, or a chosen name is unknown; a weight is not finite, or two layers have the
-            same Parameter.
+        ValueError: as `layers_of`; a weight is not finite or complex, or two layers have the same Parameter.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
@@ -226,19 +246,7 @@ def checked_layers(model: nn.Module, chosen: Chosen = None) -> Layers:
             "model must have whole weights on every process; got a model of fully_shard, of which a process has some "
             "positions of a sharing group only. Take DistributedDataParallel in place of fully_shard"
         )
-    names = [name for name, _ in layers_of(model, ("*",))]
-    if not names:
-        raise ValueError("model must have a LocallyConnected2d layer; bioshare.nn.to_locally_connected makes one")
-    for pattern in chosen or ():
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = ", ".join(map(repr, get_close_matches(pattern, names, cutoff=0.0)))
-            raise ValueError(f"layers must name locally connected layers; got {pattern!r}. Nearest: {near}")
     layers = layers_of(model, chosen)
-    if not layers:
-        raise ValueError(
-            f"model must have a locally connected layer that learns; all {len(names)} have requires_grad=False, and "
-            'frozen layers do not share. Call requires_grad_(True), or name the layers: layers=("*",) takes all'
-        )
     owners: dict[int, str] = {}
     for name, layer in layers:
         if "weight" not in dict(layer.named_parameters(recurse=False)):

@@ -21,6 +21,7 @@ from bioshare.bridge.geometry import (
     GroupMeans,
     Kind,
     Layers,
+    all_layers,
     checked_layers,
     inputs_of,
     kind_of,
@@ -109,7 +110,7 @@ class Sharing(Phase):
             minutes = self.minutes(inputs_of(layer)) if count else math.nan
             rows.append(LayerReport(name, count, **medians(values), minutes=minutes, seconds=seconds))
         pool_maps, pool_bytes = len(self.pooled), sum(sleep.bytes for sleep in self.pooled.values())
-        left_alone = tuple(name for name, _ in layers_of(model, ("*",)) if name not in dict(layers))
+        left_alone = tuple(name for name, _ in all_layers(model) if name not in dict(layers))
         costs = len(map_seconds), sum(map_seconds), pool_maps, pool_bytes
         return SleepReport(tuple(rows), *costs, kept, left_alone, seed)
 
@@ -264,11 +265,21 @@ class MapSharing(Sharing):
     def apply(
         self, model: nn.Module, tensors: tuple[Tensor, ...], *, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        """Apply the maps of `tensors` to all layers; a CUDA graph can capture this after a first call."""
+        """Apply the maps of `tensors` to all layers; a CUDA graph can capture this after a first call.
+
+        Raises:
+            ValueError: a layer has no map, since the layer was not among the model's learning layers in `tensors`.
+        """
         layers = layers_of(model, self.layers)
         triples = zip(tensors[::3], tensors[1::3], tensors[2::3], strict=True)
-        kinds = dict.fromkeys(kind_of(layer) for _, layer in layers)
-        maps = {kind: LinearSleep(*triple) for kind, triple in zip(kinds, triples, strict=True)}
+        maps: dict[Kind, LinearSleep] = {(len(A), A.device, A.dtype): LinearSleep(A, B, c) for A, B, c in triples}
+        for name, layer in layers:
+            if kind_of(layer) not in maps:
+                raise ValueError(
+                    f"tensors must have a map for layer {name!r}, with K = {inputs_of(layer)} inputs, in "
+                    f"{kind_of(layer)[2]} on {layer.weight.device}; got none. Call tensors(model, seed) again after a "
+                    "layer is moved, cast or learns again"
+                )
         self._change_layers(layers, [maps[kind_of(layer)] for _, layer in layers], optimizer)
 
     def _checked_layers(self, model: nn.Module) -> Layers:

@@ -68,6 +68,7 @@ class Sleep(MapSharing):
             the sleep of the earlier layer (`bioshare.bridge.relay.Relay`); or "simultaneous": all layers sleep at the
             same time, in five parts, and see responses of groups as changed by the parts before. The pull of the rule
             goes to the weights before the whole sleep, and circuit, momentum and learning rates go on between parts.
+            Relayed and simultaneous patterns need the exact engine and no noise.
         rescale: bring the mean of every group back to the norm before sleep (synaptic scaling). Not local: no neuron
             knows the norm of the mean. ``gain`` is the local alternative.
         pool: number of sleeps per K whose maps are stored at the first use; every sleep draws a map from this pool.
@@ -133,7 +134,7 @@ class Sleep(MapSharing):
         if self.pool is not None:
             whole("pool", self.pool, "None or a number of sleeps to keep", at_least=1)
         linear = {"pool": self.pool is not None, 'moments="share"': self.moments == "share"}
-        linear['patterns="simultaneous"'] = self.patterns == "simultaneous"
+        linear[f'patterns="{self.patterns}"'] = self.patterns != "drawn"
         for name, set_ in linear.items():
             if set_ and not self.collapses:
                 raise ValueError(

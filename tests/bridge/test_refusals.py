@@ -136,7 +136,11 @@ def test_what_has_no_layers_to_share_is_refused(mode):
         ({"moments": "forget"}, ValueError, "moments must be one of 'keep', 'share', 'reset'; got 'forget'"),
         ({"memory": 0}, ValueError, "memory must be a positive number of bytes; got 0"),
         ({"engine": "loop", "pool": 2}, ValueError, "pool needs a sleep that is one linear map"),
-        (SIMULTANEOUS | {"engine": "loop"}, ValueError, 'patterns="simultaneous" needs a sleep that is one linear map'),
+        *(
+            ({"patterns": patterns} | form, ValueError, f'^patterns="{patterns}" needs a sleep that is one linear map')
+            for patterns in ("relayed", "simultaneous")
+            for form in (FORMS["neuron by neuron"], FORMS["noise"], {"engine": bs.Loop()})
+        ),
         (SIMULTANEOUS | {"pool": 2}, ValueError, "pool must be None for simultaneous patterns"),
         (
             SIMULTANEOUS | {"stimulus": bs.stimuli.grid()},

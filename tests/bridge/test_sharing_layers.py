@@ -174,8 +174,41 @@ def test_frozen_layers_are_left_alone(change):
         if call is change:
             assert not any(torch.equal(before[i], weights(model)[i]) for i in (0, 2))
     model.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"^model must have a locally connected layer that learns; all 3 have"):
-        change(model)
+    before = weights(model)
+    for call in (change, change.change):
+        with pytest.raises(ValueError, match=r"^model must have a locally connected layer that learns; all 3 have"):
+            call(model)
+        with pytest.raises(ValueError, match=r"^model must have a LocallyConnected2d layer"):
+            call(nn.Linear(2, 2))
+    assert all(map(torch.equal, before, weights(model)))
+
+
+@pytest.mark.parametrize("name", ["instant", "hebbian", "sleep"])
+def test_maps_made_before_layers_were_frozen_change_the_layers_that_still_learn(name):
+    change = CHANGES[name]
+    model, expected = (nn.Sequential(network(), layer(inputs=4, kernel_size=1)) for _ in range(2))
+    tensors = change.tensors(model, 3)
+    for each in (model, expected):
+        each[0][0].weight.requires_grad_(False)
+    change.apply(model, tensors)
+    change.change(expected, 3)
+    assert all(map(torch.equal, weights(model), weights(expected)))
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"^model must have a locally connected layer that learns"):
+        change.apply(model, tensors)
+
+
+@pytest.mark.parametrize("name", ["hebbian", "sleep"])
+def test_a_layer_that_learns_or_is_cast_after_the_maps_were_made_has_no_map(name):
+    model = network()
+    model[1].weight.requires_grad_(False)
+    tensors = CHANGES[name].tensors(model, 3)
+    for change in (lambda: model[1].weight.requires_grad_(True), lambda: model[0].float()):
+        change()
+        before = weights(model)
+        with pytest.raises(ValueError, match=r"^tensors must have a map for layer '[01]', with K = .*; got none"):
+            CHANGES[name].apply(model, tensors)
+        assert all(map(torch.equal, before, weights(model)))
 
 
 @pytest.mark.parametrize("name", ["instant", "hebbian", "sleep", "relayed"])
@@ -191,8 +224,10 @@ def test_named_layers_share_alone_and_even_if_frozen(name):
 
 
 def test_names_of_layers_must_be_known():
-    with pytest.raises(ValueError, match=r"^layers must name locally connected layers; got '2'\. Nearest: "):
-        bs.InstantSharing(layers=("0", "2")).check(network())
+    sharing = bs.InstantSharing(layers=("0", "2"))
+    for call in (sharing, sharing.check, sharing.change):
+        with pytest.raises(ValueError, match=r"^layers must name locally connected layers; got '2'\. Nearest: "):
+            call(network())
     for wrong in ("0", ["0"], (0,)):
         with pytest.raises(TypeError, match=r"^layers must be a tuple of names"):
             bs.InstantSharing(layers=wrong)

@@ -88,13 +88,14 @@ def test_sleep_is_simulate_on_hand_made_patches(stride):
 
 
 @circuits
-@pytest.mark.parametrize("std", [0.0, 0.1], ids=["shared", "noisy"])
-@pytest.mark.parametrize("patterns", ["drawn", "relayed"])
+@pytest.mark.parametrize(
+    ("std", "patterns"), [(0.0, "drawn"), (0.1, "drawn"), (0.0, "relayed")], ids=["shared", "noisy", "relayed"]
+)
 def test_a_silence_is_presentations_of_nothing_before_the_first_pattern(circuit, std, patterns):
     """Recomputed by hand for a first layer, whose patterns are drawn either way, and in the literal loop."""
     model, stimulus = layer(kernel_size=3), bs.stimuli.noise(bs.stimuli.gaussian(), std)
-    options = {"stimulus": stimulus, "patterns": patterns, "silence": 3}
-    slept = after(gentle(circuit, **options), model, seed=5)
+    options = {"stimulus": stimulus, "silence": 3}
+    slept = after(gentle(circuit, patterns=patterns, **options), model, seed=5)
     assert_agree(after(gentle(circuit, engine="loop", **options), model, seed=5), slept, atol=1e-10)
     drawn = bs.stimuli.gaussian().draw(20, 18, seed=derived(5, 18))
     seen = np.concatenate([np.zeros((3, 18)), drawn])
