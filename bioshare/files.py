@@ -5,18 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from filelock import FileLock, Timeout
 
-
-UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
-"""Errors of a file system that has no fsync; a full or broken disk has other numbers."""
+UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK)
+"""Errors of a file system that has no fsync or no locks; a full or broken disk has other numbers."""
 
 
 def expanded(path: os.PathLike[str] | str) -> Path:
@@ -36,31 +34,30 @@ def expanded(path: os.PathLike[str] | str) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that replaces ``path`` at the end of the block, unless an error is raised.
+    """A temporary file that replaces ``path`` at the end of the block, unless an error is raised.
 
+    The file lies in a new folder beside ``path``, which no other user can open and whose name nobody can know before.
     The data are on the disk before the name changes, so that a kill or a power cut leaves the old file or the new.
     File systems without permissions or without fsync are allowed.
 
     Raises:
         OSError: the file can't be written; the message names ``path``, and the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        with suppress(OSError):
-            temporary.chmod(mode)  # safetensors makes files for their owner only
-        _to_disk(temporary)
-        os.replace(temporary, path)
+        with TemporaryDirectory(".tmp", f".{path.name}.", path.parent, ignore_cleanup_errors=True) as folder:
+            temporary = Path(folder, path.name)
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            with suppress(OSError):
+                temporary.chmod(mode)  # safetensors makes files for their owner only
+            _to_disk(temporary)
+            os.replace(temporary, path)
         with suppress(OSError):  # Windows and some network drives can't open or flush a folder
             _to_disk(path.parent)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error}, while the file was written", str(path)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def os_error(error: Exception) -> OSError:
@@ -69,31 +66,45 @@ def os_error(error: Exception) -> OSError:
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
 
 
+class FolderInUseError(ValueError):
+    """Another process has the lock of a folder."""
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *names: str, seconds: float = 0.0) -> Iterator[None]:
     """Keep a folder from other processes that use this lock, until the end of the block or of this process.
 
+    On a file system without locks, no process is kept out.
+
+    Args:
+        folder: the folder, which is made if missing.
+        names: files that are written under this lock alone. Temporary files of killed processes are deleted.
+        seconds: time to wait for another process.
+
     Raises:
-        ValueError: another process has the lock.
+        FolderInUseError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    with path.open("a+") as file:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"folder must have no other process training in it; there is one in {folder}. Wait for it, or take "
-                    "another folder"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # Windows keeps open files
-                path.unlink()
+    lock = FileLock(folder / ".lock", seconds, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FolderInUseError(
+            f"folder must have no other process training in it; there is one in {folder}. Wait for it, or take "
+            "another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    try:
+        for name in names if lock.is_locked else ():
+            for left_over in folder.glob(f".{name}.*.tmp"):
+                shutil.rmtree(left_over, ignore_errors=True)
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps open files, which filelock deletes
+            Path(lock.lock_file).unlink()  # before the release: filelock does not accept a file without a name
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:

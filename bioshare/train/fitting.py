@@ -131,7 +131,7 @@ def fit(
         )
         # the position of the last checkpoint, or the start
         if processes.rank == 0:
-            stack.enter_context(locked(folder))
+            stack.enter_context(locked(folder, CHECKPOINT, TRIAL, RESULT))
         if path.exists():
             run.restore(path)
         run.save(folder / TRIAL, sizes)  # what can't be saved fails before the training

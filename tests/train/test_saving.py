@@ -78,6 +78,6 @@ def test_a_run_needs_no_permissions_locks_or_fsync_of_its_file_system(tmp_path, 
 
     monkeypatch.setattr(os, "fsync", unsupported)
     monkeypatch.setattr(Path, "chmod", unsupported)
-    monkeypatch.setattr("bioshare.files.fcntl.lockf", unsupported)
+    monkeypatch.setattr("fcntl.flock", unsupported)
     assert run(tmp_path, CONFIG).top1.equals(straight.top1)
     assert read_result(tmp_path / RESULT).top1.equals(straight.top1)
