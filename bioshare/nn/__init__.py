@@ -2,6 +2,7 @@
 
 from bioshare.nn.centring import LateralCentring2d as LateralCentring2d
 from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
+from bioshare.nn.convert import conversion_table as conversion_table
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
@@ -15,6 +16,7 @@ __all__ = [
     "LocallyConnected2d",
     "PeriodicConv2d",
     "cifar_resnet",
+    "conversion_table",
     "resnet18",
     "resnet20",
     "to_convolutional",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
@@ -17,6 +17,8 @@ from torch.nn.parameter import is_lazy
 
 from bioshare.checks import choice, real, whole
 from bioshare.nn.locally_connected import Layout, LocallyConnected2d
+from bioshare.nn.probe import input_sizes
+from bioshare.nn.sizes import ConversionTable
 
 Layers = dict[str, Any]
 
@@ -69,28 +71,45 @@ def to_locally_connected(
     if init not in ("independent", "copy"):
         raise ValueError(f'init must be "independent" or "copy"; got {init!r}')
     choice("layout", layout, get_args(Layout))
-    keep_first = whole("keep_first", keep_first, "a number of convolutions", at_least=0)
-    expected = "(channels, rows, columns) of one input, whole numbers"
-    if not isinstance(input_size, Sequence) or len(input_size) != 3:
-        raise ValueError(f"input_size must be {expected}; got {input_size!r}")
-    for size in input_size:
-        whole("input_size", size, expected, at_least=1)
-    convs = replaceable_layers(model, _ConvNd, nn.Conv2d, keep_first)
-    sizes = _input_sizes(model, convs, input_size) if convs else {}
-    # without data first, so that no time is lost on a model that is too large
-    empty = {
-        label: _counterpart(partial(LocallyConnected2d, input_size=sizes[label], layout=layout), conv)
-        for label, conv in convs.items()
-    }
-    if _bytes(*empty.values()) > _memory() and "cpu" in {conv.weight.device.type for conv in convs.values()}:
-        raise MemoryError(_too_large(empty, "this machine has"))
+    convs, layers = _without_data(model, input_size, keep_first, layout)
+    table = ConversionTable.of(model, convs, layers)  # first, so that no time is lost on a model that is too large
+    if table.layers_bytes > _memory() and "cpu" in {conv.weight.device.type for conv in convs.values()}:
+        raise MemoryError(table.too_large("this machine has"))
     try:
-        layers = {id(conv): _filled(empty[label], conv, init) for label, conv in convs.items()}
+        copies = {id(conv): _filled(layers[label], conv, init) for label, conv in convs.items()}
     except RuntimeError as error:  # PyTorch has no class of errors for too little memory on a CPU
         if "memory" not in str(error):
             raise
-        raise MemoryError(_too_large(empty, "is free")) from error
-    return copy.deepcopy(model, layers)
+        raise MemoryError(table.too_large("is free")) from error
+    return copy.deepcopy(model, copies)
+
+
+def conversion_table(model: nn.Module, input_size: tuple[int, int, int], keep_first: int = 0) -> ConversionTable:
+    """Tell the parameters and the memory of a model before and after `to_locally_connected`, at no cost.
+
+    Every position gets a kernel, so a layer grows by the number of positions. The sizes come from shapes alone, also
+    for a model on PyTorch's meta device; no weights are made.
+
+    Args:
+        model, input_size, keep_first: as for `to_locally_connected`.
+
+    Returns:
+        The table: printed with a row for every layer, the sum, and the memory of a training.
+
+    Raises:
+        TypeError, ValueError: `to_locally_connected` would refuse the model.
+
+    Example:
+        >>> conversion_table(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False)), (3, 32, 32))
+        layer      positions  parameters now    after   factor    MB
+        0            32 x 32             432  442,368  1,024.0  1.77
+        the model                        432  442,368  1,024.0  1.77
+        weights: 1.77 MB
+        weights and gradients: 3.54 MB
+        weights, gradients and AdamW's two moments: 7.08 MB
+        (without activations)
+    """
+    return ConversionTable.of(model, *_without_data(model, input_size, keep_first))
 
 
 def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
@@ -168,38 +187,22 @@ def replaceable_layers(
     return layers
 
 
-def _input_sizes(model: nn.Module, convs: Layers, input_size: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
-    """Return the rows and columns of every convolution's input, from a pass without data."""
-    # a copy on the meta device without hooks; memo has the copies of all objects by the id of the original
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        memo |= {id(hooks): OrderedDict() for hooks in (module._forward_pre_hooks, module._forward_hooks)}
-        tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
-        memo |= {id(tensor): tensor.detach().to("meta") for tensor in tensors if isinstance(tensor, Tensor)}
-    probe, seen = copy.deepcopy(model, memo), {label: set() for label in convs}
-
-    def note_size(label: str, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        seen[label].add(tuple((args[0] if args else kwargs["input"]).shape[-2:]))
-
-    for label, conv in convs.items():
-        memo[id(conv)].register_forward_pre_hook(partial(note_size, label), with_kwargs=True)
-    dtype = next(next(iter(convs.values())).parameters()).dtype
-    batch = torch.empty(1, *input_size, device="meta", dtype=dtype)
-    try:
-        with torch.no_grad(), torch.device("meta"):
-            probe.eval()(batch)
-    except Exception as error:
-        raise ValueError(
-            f"model must run on an input of shape {(1, *input_size)} without data, which tells the sizes of its "
-            f"layers; got {type(error).__name__}: {error}. See that input_size is right. Where a forward looks at "
-            "values (an if, .item(), a mask) or keeps tensors that are neither parameters nor buffers, convert the "
-            "parts of the model that don't, and put them in their places"
-        ) from error
-    for label, sizes in seen.items():
-        if len(sizes) != 1:
-            got = f"inputs of the sizes {sorted(sizes)}" if sizes else "no input"
-            raise ValueError(f"{label} must get inputs of one size in a forward pass; got {got}")
-    return {label: sizes.pop() for label, sizes in seen.items()}
+def _without_data(
+    model: nn.Module, input_size: tuple[int, int, int], keep_first: int, layout: Layout = "contiguous"
+) -> tuple[Layers, Layers]:
+    """Return the convolutions to replace, and the locally connected layers on the meta device, both by name."""
+    keep_first = whole("keep_first", keep_first, "a number of convolutions", at_least=0)
+    expected = "(channels, rows, columns) of one input, whole numbers"
+    if not isinstance(input_size, Sequence) or len(input_size) != 3:
+        raise ValueError(f"input_size must be {expected}; got {input_size!r}")
+    for size in input_size:
+        whole("input_size", size, expected, at_least=1)
+    convs = replaceable_layers(model, _ConvNd, nn.Conv2d, keep_first)
+    sizes = input_sizes(model, convs, input_size) if convs else {}
+    return convs, {
+        label: _counterpart(partial(LocallyConnected2d, input_size=sizes[label], layout=layout), conv)
+        for label, conv in convs.items()
+    }
 
 
 @torch.no_grad()
@@ -215,26 +218,10 @@ def _filled(layer: LocallyConnected2d, conv: nn.Conv2d, init: str) -> LocallyCon
     return layer
 
 
-def _bytes(*layers: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for layer in layers for p in layer.parameters())
-
-
 def _memory() -> float:
     """Return the bytes of this machine's memory, infinite where the system does not tell."""
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
-
-
-def _too_large(layers: Layers, limit: str) -> str:
-    """Describe weights that do not fit into memory, by their largest layer."""
-    label = max(layers, key=lambda label: _bytes(layers[label]))
-    shape, gib = tuple(layers[label].weight.shape), 2**30
-    return (
-        f"the {len(layers)} locally connected layers need {_bytes(*layers.values()) / gib:.3g} GiB for their weights, "
-        f"more than {limit}; the largest, {label}, needs {_bytes(layers[label]) / gib:.3g} GiB for the shape {shape}. "
-        "Every position has a kernel: take a smaller input_size, more keep_first, fewer channels, or model.half(). "
-        "Gradients and the moments of an optimiser need as much again, each"
-    )
 
 
 @torch.no_grad()

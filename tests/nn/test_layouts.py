@@ -132,7 +132,7 @@ def test_a_wrapped_model_is_converted_inside(process):
                 convert(wrapped)
 
 
-MESSAGE = r"the 2 locally connected layers need 0\.00\d+ GiB .*, more than {}; the largest, model\.1, .* input_size"
+MESSAGE = r"the 2 locally connected layers need 0\.13 MB .*, more than {}; the largest, model\.1, .* input_size"
 
 
 def test_too_little_memory_names_the_largest_layer(monkeypatch):

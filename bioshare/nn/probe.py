@@ -1,0 +1,48 @@
+"""Sizes of the inputs to a model's layers, from a forward pass without data."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def input_sizes(
+    model: nn.Module, convs: Mapping[str, Any], input_size: tuple[int, int, int]
+) -> dict[str, tuple[int, int]]:
+    """Return the rows and columns of every convolution's input, from a pass without data."""
+    # a copy on the meta device without hooks; memo has the copies of all objects by the id of the original
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        memo |= {id(hooks): OrderedDict() for hooks in (module._forward_pre_hooks, module._forward_hooks)}
+        tensors = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+        memo |= {id(tensor): tensor.detach().to("meta") for tensor in tensors if isinstance(tensor, Tensor)}
+    probe, seen = copy.deepcopy(model, memo), {label: set() for label in convs}
+
+    def note_size(label: str, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        seen[label].add(tuple((args[0] if args else kwargs["input"]).shape[-2:]))
+
+    for label, conv in convs.items():
+        memo[id(conv)].register_forward_pre_hook(partial(note_size, label), with_kwargs=True)
+    dtype = next(next(iter(convs.values())).parameters()).dtype
+    batch = torch.empty(1, *input_size, device="meta", dtype=dtype)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            probe.eval()(batch)
+    except Exception as error:
+        raise ValueError(
+            f"model must run on an input of shape {(1, *input_size)} without data, which tells the sizes of its "
+            f"layers; got {type(error).__name__}: {error}. See that input_size is right. Where a forward looks at "
+            "values (an if, .item(), a mask) or keeps tensors that are neither parameters nor buffers, convert the "
+            "parts of the model that don't, and put them in their places"
+        ) from error
+    for label, sizes in seen.items():
+        if len(sizes) != 1:
+            got = f"inputs of the sizes {sorted(sizes)}" if sizes else "no input"
+            raise ValueError(f"{label} must get inputs of one size in a forward pass; got {got}")
+    return {label: sizes.pop() for label, sizes in seen.items()}
