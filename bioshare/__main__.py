@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 import bioshare
-from bioshare.progress import say
+from bioshare.progress import one_line, say
 
 COMMANDS = {
     "demo": ("bioshare.train.demo", "train small networks on digits, with and without sleep"),
@@ -28,11 +28,32 @@ EPILOG = "An error is one line; BIOSHARE_TRACEBACK=1 in the environment adds the
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the module of a command adds the options."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run one command; whatever it raises becomes a line and an exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or file without Greek letters, as on Windows
+    try:
+        run_command(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        say(str(error) or "interrupted")
+        return 128 + getattr(error, "signal", signal.SIGINT)
+    except BrokenPipeError:  # the reader has stopped, as in `list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if os.environ.get("BIOSHARE_TRACEBACK") == "1":
+            traceback.print_exc()
+        text = one_line(error)
+        if not isinstance(error, (ValueError, OSError, ArithmeticError, MemoryError)):
+            text = f"{type(error).__name__}: {text} (BIOSHARE_TRACEBACK=1 in the environment adds the traceback)"
+        say(f"error: {text}")
+        return 1
+    return 0
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Run one command; the module of a command adds the options."""
     parser = argparse.ArgumentParser(prog="python -m bioshare", description=__doc__, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=bioshare.__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -44,21 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         last = f"; options come last: {chosen.command} {arguments[-1]} ..." if hasattr(chosen, "options") else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{last}")
-    try:
-        importlib.import_module(COMMANDS[chosen.command][0]).main(chosen)
-        sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        say(str(error) or "interrupted")
-        return 128 + getattr(error, "signal", signal.SIGINT)
-    except BrokenPipeError:  # the reader has stopped, as in `list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it ends
-        return 128 + signal.SIGPIPE
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
-        if os.environ.get("BIOSHARE_TRACEBACK") == "1":
-            traceback.print_exc()
-        say(f"error: {error}")
-        return 1
-    return 0
+    importlib.import_module(COMMANDS[chosen.command][0]).main(chosen)
 
 
 if __name__ == "__main__":

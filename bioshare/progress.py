@@ -1,4 +1,4 @@
-"""Progress on the standard error stream: bars in a terminal, lines in a log."""
+"""Progress and errors on the standard error stream: bars in a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def shows_lines(progress: bool = True) -> bool:
 
 def _wanted(progress: bool) -> bool:
     return progress and not os.environ.get("TQDM_DISABLE") and sys.stderr is not None
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; the last line alone if another process has sent a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if "Traceback (most recent call last)" in str(error) else " ".join(lines)
 
 
 def say(text: str) -> None:

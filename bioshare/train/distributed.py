@@ -21,6 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 if TYPE_CHECKING:
     from bioshare.train.graph import CudaRecording
 
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of the environment in which torchrun names a process, the number of processes and their meeting point."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -118,11 +121,9 @@ def joined_processes(device: str | torch.device = "auto") -> Iterator[Processes]
         device: "auto" is the GPU of this process if there is one, and the CPU otherwise.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device, or torchrun's variables in the environment are incomplete or no numbers.
     """
-    rank, world, local_rank = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    rank, local_rank, world = _torchrun()
     chosen = _device(device, local_rank)
     if world == 1:
         yield Processes(chosen)
@@ -135,6 +136,31 @@ def joined_processes(device: str | torch.device = "auto") -> Iterator[Processes]
     finally:
         time.sleep(0.2)  # gloo's threads need the interpreter to drop their last tensors, and its destructor holds it
         dist.destroy_process_group()
+
+
+def _torchrun() -> tuple[int, int, int]:
+    """Rank and local rank of this process, and the number of processes; (0, 0, 1) without torchrun.
+
+    Raises:
+        ValueError: some of the variables are missing, or no numbers.
+    """
+    given = {name: os.environ[name] for name in TORCHRUN if name in os.environ}
+    if "RANK" not in given and "WORLD_SIZE" not in given:
+        return 0, 0, 1
+    remedy = f"Start the processes with torchrun, or unset {', '.join(given)} in the environment"
+    missing = [name for name in TORCHRUN if name not in given]
+    if missing:
+        raise ValueError(f"the environment has {', '.join(given)} but not {', '.join(missing)}. {remedy}")
+    try:
+        rank, local_rank, world = (int(given[name]) for name in TORCHRUN[:3])
+    except ValueError:
+        rank, local_rank, world = -1, -1, 0
+    if not (0 <= local_rank <= rank < world):
+        numbers = ", ".join(f"{name}={given[name]}" for name in TORCHRUN[:3])
+        raise ValueError(
+            f"the environment must have numbers 0 <= LOCAL_RANK <= RANK < WORLD_SIZE; got {numbers}. {remedy}"
+        )
+    return rank, local_rank, world
 
 
 def _device(device: str | torch.device, local_rank: int) -> torch.device:

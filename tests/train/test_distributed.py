@@ -233,6 +233,32 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
         process.wait()
 
 
+WHOLE = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "5"}, "has RANK but not LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "abc"}, "has RANK but not"),
+        ({"WORLD_SIZE": "2"}, "has WORLD_SIZE but not RANK"),
+        ({"WORLD_SIZE": "0"}, "has WORLD_SIZE but not RANK"),
+        *[({name: value for name, value in WHOLE.items() if name != left}, f"not {left}") for left in list(WHOLE)[:3]],
+        *[(WHOLE | {name: "abc"}, f"{name}=abc") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")],
+        *[(WHOLE | {"WORLD_SIZE": number}, f"WORLD_SIZE={number}") for number in ("0", "-3", "1", "1.5", "")],
+        (WHOLE | {"RANK": "-1"}, "RANK=-1"),
+    ],
+)
+def test_half_an_environment_of_torchrun_is_refused_before_training(environment, message, monkeypatch, tmp_path):
+    for name in WHOLE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{message}.*torchrun, or unset {', '.join(environment)}"):
+        fit(CONFIG, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ValueError, match="device must be"), joined_processes(device):
