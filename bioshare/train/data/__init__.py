@@ -2,8 +2,8 @@
 
 from bioshare.train.data.batches import Batches as Batches
 from bioshare.train.data.datasets import Dataset as Dataset
-from bioshare.train.data.datasets import load as load
-from bioshare.train.data.datasets import test_batches as test_batches
-from bioshare.train.data.datasets import training_batches as training_batches
+from bioshare.train.data.loading import load as load
+from bioshare.train.data.loading import test_batches as test_batches
+from bioshare.train.data.loading import training_batches as training_batches
 
 __all__ = ["Batches", "Dataset", "load", "test_batches", "training_batches"]

@@ -1,38 +1,23 @@
-"""Data sets by name, and their batches for training and testing.
+"""Data sets: images with labels, which check themselves, and the paper's treatment of the known data sets."""
 
-Each data set but the digits is in one prepared file, ``NAME.safetensors``.
-
-The file holds ``train_images`` (n, channels, rows, columns) uint8, ``train_labels`` (n,) int64, ``test_images`` and
-``test_labels``; and as JSON, in the metadata field "bioshare": ``name``, ``classes``, ``source``, the ``sha256`` of a
-source in one file, the ``version`` of bioshare, and ``mean`` and ``std`` of the training pixels per channel, from 0
-to 1.
-
-ImageNet's images differ in size and would fill 300 GB. The images stay in ``folder`` of the metadata; the place of
-``train_images`` is taken by ``train_names`` (bytes,) uint8, the file names in UTF-8 one after the next, and
-``train_ends`` (n,) int64, the end of each name.
-"""
-
-# ruff: noqa: PT028 (test_batches is no test)
 from __future__ import annotations
 
-import json
-import os
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bioshare.files import expanded
-from bioshare.train.config import DatasetName, ImageNet, TrainConfig
-from bioshare.train.data.batches import Batches, DecodedBatches, seeded
+from bioshare.checks import real
 
 if TYPE_CHECKING:
     from bioshare.train.data.streams import ImageFiles
 
+PARTS = "train", "test"
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation per channel in the paper for TinyImageNet and ImageNet."""
 DIGITS_FOR_TRAINING = 1437
@@ -45,6 +30,7 @@ class Usage:
     Attributes:
         side: rows and columns of the network's input.
         validation: number of training images to hold out for tuning.
+        stored: (channels, rows, columns) of every image; None for image files of any size.
         flip: whether half of the training images are mirrored.
         imagenet_statistics: whether images are normalised with ImageNet's mean and standard deviation, rather than
             with the mean and standard deviation of all training pixels.
@@ -52,19 +38,20 @@ class Usage:
 
     side: int
     validation: int
+    stored: tuple[int, ...] | None
     flip: bool = False
     imagenet_statistics: bool = False
 
 
 USAGES = {
-    "cifar10": Usage(32, 5_000),
-    "cifar10-jpeg": Usage(32, 5_000),
-    "cifar100": Usage(32, 5_000),
-    "cifar10-16": Usage(16, 5_000),
-    "cifar10-jpeg-16": Usage(16, 5_000),
-    "tinyimagenet": Usage(48, 10_000, imagenet_statistics=True),
-    "imagenet": Usage(224, 10_000, flip=True, imagenet_statistics=True),
-    "digits": Usage(8, DIGITS_FOR_TRAINING // 5),
+    "cifar10": Usage(32, 5_000, (3, 32, 32)),
+    "cifar10-jpeg": Usage(32, 5_000, (3, 32, 32)),
+    "cifar100": Usage(32, 5_000, (3, 32, 32)),
+    "cifar10-16": Usage(16, 5_000, (3, 16, 16)),
+    "cifar10-jpeg-16": Usage(16, 5_000, (3, 16, 16)),
+    "tinyimagenet": Usage(48, 10_000, (3, 64, 64), imagenet_statistics=True),
+    "imagenet": Usage(224, 10_000, None, flip=True, imagenet_statistics=True),
+    "digits": Usage(8, DIGITS_FOR_TRAINING // 5, (1, 8, 8)),
 }
 
 
@@ -75,9 +62,13 @@ class Dataset:
     Attributes:
         name: a key of `USAGES`, or the name of images of one's own.
         classes: names of the classes, in the order of the labels.
-        train_images, test_images: (n, channels, rows, columns) uint8; or image files of any size.
+        train_images, test_images: (n, channels, rows, columns) uint8, square; or image files of any size.
         train_labels, test_labels: (n,) int64.
         mean, std: per channel, for normalisation; the brightest pixel counts as 1.
+
+    Raises:
+        ValueError: a tensor is of another type or shape, a label belongs to no class, a class is named twice, or a
+            number is not finite.
     """
 
     name: str
@@ -89,148 +80,85 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        check_classes("classes", self.classes)
+        for part in PARTS:
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if self.shape:
+                _check_pixels(f"{part}_images", images, self.shape)
+            if labels.dtype != torch.int64:
+                raise ValueError(f"{part}_labels must be int64; got {labels.dtype}")
+            check_labels(f"{part}_labels", labels.numpy(), len(self.classes))
+            if not len(labels) == len(images) > 0:
+                raise ValueError(
+                    f"{part}_images and {part}_labels must be equally many, at least one; "
+                    f"got {len(images)} and {len(labels)}"
+                )
+        channels = self.shape[0] if self.shape else 3
+        for name, above in (("mean", -np.inf), ("std", 0.0)):
+            expected = f"{channels} numbers above {above}, one per channel"
+            if np.shape(real(name, getattr(self, name), expected, above=above)) != (channels,):
+                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)}")
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """(channels, rows, columns) of every image; None for image files of any size."""
+        if self.name in USAGES:
+            return USAGES[self.name].stored
+        assert isinstance(self.train_images, Tensor)
+        return tuple(self.train_images.shape[1:])
+
     @property
     def usage(self) -> Usage:
         """The treatment; images of one's own are used whole, and a tenth of the training images is held out."""
         if self.name in USAGES:
             return USAGES[self.name]
         assert isinstance(self.train_images, Tensor)
-        return Usage(self.train_images.shape[-1], len(self.train_images) // 10)
+        return Usage(self.train_images.shape[-1], len(self.train_images) // 10, self.shape)
 
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(channels, rows, columns) of the network's input."""
         return len(self.mean), self.usage.side, self.usage.side
 
+    @cached_property
+    def checksum(self) -> str:
+        """CRC-32 of all pixels and labels, in hexadecimal; of image files the names are counted, not the pixels."""
+        crc = 0
+        for part in PARTS:
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            pixels = (images.numpy(),) if isinstance(images, Tensor) else (images.names, images.starts, images.ends)
+            for array in (*pixels, labels.numpy()):
+                crc = zlib.crc32(f"{array.dtype} {array.shape}".encode(), crc)
+                crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+        return f"{crc:08x}"
 
-def load(name: str, folder: Path | str | None = None) -> Dataset:
-    """A data set by name. Images stay on disk until their first use: the file is mapped into memory.
 
-    "digits" are scikit-learn's 1,797 handwritten digits of 8 x 8, and need no file. The 17 levels of grey become 0 to
-    255. In a shuffled order with a fixed seed, the first 1,437 train and the last 360 test.
+def check_classes(name: str, classes: Sequence[str]) -> None:
+    """Check that the names of the classes are different texts."""
+    if not all(isinstance(one, str) and one for one in classes) or len(set(classes)) < len(classes):
+        raise ValueError(f"{name} must be different names; got {', '.join(map(repr, classes)):.200}")
 
-    Args:
-        name: a key of `USAGES`, or the name of images of one's own.
-        folder: folder of the file from ``python -m bioshare prepare``; None for the environment variable
-            BIOSHARE_DATA, or ``data``.
 
-    Raises:
-        FileNotFoundError: the data set was not prepared; gives the command.
-        ValueError: the name is unknown, or the file is damaged.
-    """
-    path = prepared_file(name, folder)
-    if name not in get_args(DatasetName) and not path.exists():
+def check_labels(name: str, labels: np.ndarray, classes: int) -> None:
+    """Check that labels are whole numbers on one axis, from 0 to ``classes`` - 1."""
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise ValueError(
-            f"name must be one of {', '.join(get_args(DatasetName))}; got {name!r}. For images of your own, make "
-            f"{path} by: python -m bioshare prepare {name} --from FOLDER --side PIXELS"
+            f"{name} must be whole numbers on one axis; got the type {labels.dtype} and the shape {labels.shape}"
         )
-    if name == "digits":
-        return _digits()
-    return _read_prepared(path, name)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise ValueError(f"{name} must have labels from 0 to {classes - 1}; record {wrong[0]} has {labels[wrong[0]]}")
 
 
-def training_batches(
-    dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1
-) -> Batches:
-    """The training images of a run, in a new order and in new crops in every epoch.
-
-    An epoch is one pass over the images. A batch has batch_size / repetitions different images, each
-    ``config.repetitions`` times in a row, in different crops; an epoch has ``config.repetitions`` times as many batches
-    as without repetitions.
-
-    Crops (Sec. 5.1): CIFAR's images and digits have a border of ``config.padding`` pixels that are 0 after
-    normalisation, and are cropped to their size; TinyImageNet's central (48 + 2 padding) x (48 + 2 padding) pixels are
-    cropped to 48 x 48; ImageNet's smaller side becomes 256 pixels, and the image is cropped to 224 x 224 or by
-    `ImageNet.crop`, at any padding. ``config.flip`` mirrors half of the images; None mirrors ImageNet only.
-
-    Args:
-        dataset: a data set from `load`.
-        config: the configuration of the run.
-        device: device of the batches; decoded images move there whole.
-        rank, world: number of this process, and of all processes. Each process gets consecutive images of every batch;
-            the numbers differ by one image at most, and may be 0 in a small batch.
-
-    Raises:
-        ValueError: ``config`` asks for more images than there are, or for more padding than TinyImageNet has;
-            ``rank`` isn't below ``world``.
-    """
-    chosen = np.arange(len(dataset.train_labels))
-    if config.validation:
-        chosen = np.setdiff1d(chosen, _held_out(dataset))
-    if config.train_images is not None:
-        if config.train_images > len(chosen):
-            raise ValueError(f"train_images must be at most {len(chosen)} here; got {config.train_images}")
-        chosen = np.sort(seeded("subset", config.seed).choice(chosen, config.train_images, replace=False))
-    flip = dataset.usage.flip if config.flip is None else config.flip
-    order = {"repetitions": config.repetitions, "seed": config.seed, "flip": flip, "rank": rank, "world": world}
-    random_resized = isinstance(config.dataset, ImageNet) and config.dataset.crop == "random-resized"
-    return _batches(dataset, "train", chosen, config, device, config.padding, random_resized, **order)
-
-
-def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1) -> Batches:
-    """The test images in order, or with ``config.validation`` the held-out training images; the same every epoch.
-
-    Images are not padded; the network sees the centre of larger images. The arguments are as for `training_batches`.
-    """
-    chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
-    part = "train" if config.validation else "test"
-    return _batches(dataset, part, chosen, config, device, rank=rank, world=world)
-
-
-test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
-
-
-def _batches(
-    dataset: Dataset,
-    part: Literal["train", "test"],
-    chosen: np.ndarray,
-    config: TrainConfig,
-    device: torch.device,
-    padding: int = 0,
-    random_resized: bool = False,
-    **fields: Any,
-) -> Batches:
-    """The batches of the chosen training or test images, with further fields of `Batches`."""
-    if not 0 <= fields["rank"] < fields["world"]:
-        raise ValueError(f"rank must be from 0 to world - 1 = {fields['world'] - 1}; got {fields['rank']}")
-    images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
-    if len(chosen) < len(images):
-        images, labels = images[chosen], labels[chosen]
-    side = dataset.usage.side
-    mean, std = (255 * torch.tensor(v, device=device)[:, None, None] for v in (dataset.mean, dataset.std))
-    fields |= {"images": len(chosen), "batch_size": config.batch_size, "side": side, "mean": mean, "std": std}
-    if not isinstance(images, Tensor):
-        from bioshare.train.data.streams import StreamedBatches  # not for small images
-
-        return StreamedBatches(files=images, labels=labels, random_resized=random_resized, **fields)
-    most = (images.shape[-1] - side) // 2
-    if most and padding > most:
+def _check_pixels(name: str, images: Tensor, shape: tuple[int, ...]) -> None:
+    """Check the type and the shape of decoded images, as many rows as columns."""
+    square = len(shape) == 3 and shape[1] == shape[2] > 0
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape or not square:
         raise ValueError(
-            f"padding must be at most {most} for {dataset.name}, since {side} + 2 padding of the "
-            f"{images.shape[-1]} rows and columns of an image are used; got {padding}"
+            f"{name} must be uint8 of the shape (n, {', '.join(map(str, shape))}), as many rows as columns; "
+            f"got {images.dtype} of the shape {tuple(images.shape)}"
         )
-    return DecodedBatches(pixels=images.to(device), labels=labels.to(device), padding=padding, **fields)
-
-
-def _held_out(dataset: Dataset) -> np.ndarray:
-    """Indices of the validation images among the training images, the same for all seeds."""
-    held_out, images = dataset.usage.validation, len(dataset.train_labels)
-    if held_out >= images:
-        raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
-    return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))
-
-
-def _digits() -> Dataset:
-    from sklearn.datasets import load_digits  # takes half a second
-
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    pixels = np.rint(pixels[order] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    images, labels = torch.from_numpy(pixels), torch.from_numpy(labels[order].astype(np.int64))
-    train, test = slice(DIGITS_FOR_TRAINING), slice(DIGITS_FOR_TRAINING, None)
-    mean, std = map(tuple, pixel_statistics(pixels[train]))
-    names = tuple(map(str, range(10)))
-    return Dataset("digits", names, images[train], labels[train], images[test], labels[test], mean, std)
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -242,40 +170,3 @@ def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     mean = shares @ values
     variance = (shares * (values - mean[:, None]) ** 2).sum(1)
     return mean.tolist(), np.sqrt(variance).tolist()
-
-
-def prepared_file(name: str, folder: Path | str | None = None) -> Path:
-    """Path of a prepared data set, in ``folder``, $BIOSHARE_DATA or ``data``."""
-    return expanded(folder or os.environ.get("BIOSHARE_DATA") or "data") / f"{name}.safetensors"
-
-
-def _read_prepared(path: Path, name: str) -> Dataset:
-    command = f"python -m bioshare prepare {name} --from PATH --to {path.parent}"
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; make it by: {command}")
-    try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["bioshare"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        if facts["name"] != name:
-            raise ValueError(f"it holds {facts['name']}")
-        train, test = ((_images(part, tensors, facts), tensors[f"{part}_labels"]) for part in ("train", "test"))
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a whole prepared file: {error}. Make it again by: {command}") from error
-    if "folder" in facts and not Path(facts["folder"]).is_dir():
-        raise FileNotFoundError(
-            f"{path} leads to images in {facts['folder']}, which isn't there; make it by: {command}"
-        )
-    mean, std = (
-        IMAGENET_STATISTICS if name in USAGES and USAGES[name].imagenet_statistics else (facts["mean"], facts["std"])
-    )
-    return Dataset(name, tuple(facts["classes"]), *train, *test, tuple(mean), tuple(std))
-
-
-def _images(part: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Tensor | ImageFiles:
-    if f"{part}_images" in tensors:
-        return tensors[f"{part}_images"]
-    from bioshare.train.data.streams import ImageFiles  # not for small images
-
-    names, ends = (tensors[f"{part}_{kind}"].numpy() for kind in ("names", "ends"))
-    return ImageFiles(facts["folder"], names, np.concatenate([[0], ends[:-1]]), ends)

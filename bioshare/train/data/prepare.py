@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import bioshare
 from bioshare.checks import whole
 from bioshare.cli import positive
-from bioshare.files import check_writable, expanded, os_error, replacing
+from bioshare.files import check_writable, expanded
 from bioshare.progress import shows_bar
 from bioshare.train.config import OwnImages
-from bioshare.train.data.datasets import pixel_statistics, prepared_file
+from bioshare.train.data.datasets import pixel_statistics
 from bioshare.train.data.image_folders import ImageFolder
+from bioshare.train.data.prepared import prepared_file, write_prepared
 from bioshare.train.data.sources import Averaged, CifarArchive, Contents, JpegArrays, Source, Split
 
 SOURCES: dict[str, Source] = {
@@ -109,34 +110,36 @@ def prepare(
         total=sum(source.images.values()) or None, desc=name, unit="image", disable=not shows_bar(progress), leave=False
     ) as bar:
         contents = source.read(path, bar)
-    write_prepared(target, name, path, contents)
+    tensors = _tensors("train", contents.train) | _tensors("test", contents.test)
+    try:
+        write_prepared(target, tensors, _facts(name, path, contents))
+    except ValueError as error:
+        raise ValueError(f"{path} holds no data set that can be used: {error}") from error
     return target
 
 
-def write_prepared(path: Path, name: str, source: Path, contents: Contents) -> None:
-    """Write the contents of a source to a prepared file, atomically."""
-    tensors = _tensors("train", contents.train) | _tensors("test", contents.test)
+def _facts(name: str, source: Path, contents: Contents) -> dict[str, Any]:
+    """The metadata of the prepared file."""
     facts = {"name": name, "classes": contents.classes, "source": source.resolve().name, "sha256": contents.sha256}
     facts["version"] = bioshare.__version__
     if contents.folder:
         facts["folder"] = str(contents.folder.resolve())
     if isinstance(contents.train.images, np.ndarray):
         facts["mean"], facts["std"] = pixel_statistics(contents.train.images)
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, {"bioshare": json.dumps(facts)})
-        except SafetensorError as error:
-            raise os_error(error) from error
+    return facts
 
 
-def _tensors(part: str, split: Split) -> dict[str, np.ndarray]:
-    """The arrays of the training or test images, by name."""
-    labels = {f"{part}_labels": split.labels}
+def _tensors(part: str, split: Split) -> dict[str, Tensor]:
+    """The tensors of the training or test images, by name."""
+    labels = {f"{part}_labels": torch.from_numpy(split.labels)}
     if isinstance(split.images, np.ndarray):
-        return labels | {f"{part}_images": split.images}
+        return labels | {f"{part}_images": torch.from_numpy(split.images)}
     encoded = [name.encode() for name in split.images]
-    names = np.frombuffer(b"".join(encoded), np.uint8)
-    return labels | {f"{part}_names": names, f"{part}_ends": np.cumsum([len(name) for name in encoded])}
+    names, ends = bytearray(b"".join(encoded)), np.cumsum([len(name) for name in encoded])
+    return labels | {
+        f"{part}_names": torch.frombuffer(names, dtype=torch.uint8),
+        f"{part}_ends": torch.from_numpy(ends),
+    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from einops import rearrange
 from tqdm import tqdm
 
+from bioshare.train.data.datasets import check_classes, check_labels
 from bioshare.train.data.images import Encoded, decode_all
 
 
@@ -94,6 +95,7 @@ class CifarArchive:
         classes = tuple(members[self.names].decode("utf-8").split())
         if len(classes) != self.classes:
             raise ValueError(f"{path}: {self.names} must name {self.classes} classes; got {len(classes)}")
+        check_classes(f"{path}: {self.names}", classes)
         splits = [self._split(path, part, members, bar) for part in ("train", "test")]
         return Contents(classes, *splits, sha256=digest)
 
@@ -213,10 +215,3 @@ def checksum(path: Path) -> str:
         raise ValueError(f"{path} must be the file that was fetched; it is a folder")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_labels(name: str, labels: np.ndarray, classes: int) -> None:
-    """Check for labels beyond the classes."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise ValueError(f"{name} must have labels from 0 to {classes - 1}; record {wrong[0]} has {labels[wrong[0]]}")

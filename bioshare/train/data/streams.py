@@ -41,6 +41,32 @@ class ImageFiles:
     starts: np.ndarray
     ends: np.ndarray
 
+    def __post_init__(self) -> None:
+        for name, expected in (("names", np.uint8), ("starts", np.int64), ("ends", np.int64)):
+            array = getattr(self, name)
+            if array.dtype != expected or array.ndim != 1:
+                raise ValueError(
+                    f"{name} must be {expected.__name__} on one axis; got {array.dtype} of the shape {array.shape}"
+                )
+        starts, ends = self.starts, self.ends
+        if len(starts) != len(ends) or not ((starts >= 0) & (starts < ends) & (ends <= len(self.names))).all():
+            raise ValueError(f"starts and ends must rise from 0 to {len(self.names)}, the number of bytes in names")
+        self._check_inside()
+
+    def _check_inside(self) -> None:
+        """Check that no name leads out of the folder; single names are looked at only if two dots stand somewhere."""
+        first = np.flatnonzero(self.names[self.starts] == ord("/"))[:1]
+        dots = range(len(self)) if ".." in self.names.tobytes().decode() else ()
+        for index in (*first, *dots):
+            name = self.name(index)
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"names must lead to files in the folder; number {index} is {name!r}")
+
+    @staticmethod
+    def of(folder: str, names: np.ndarray, ends: np.ndarray) -> ImageFiles:
+        """All files whose names are in ``names``, one after the next."""
+        return ImageFiles(folder, names, np.concatenate([np.zeros(1, ends.dtype), ends.ravel()[:-1]]), ends)
+
     def __len__(self) -> int:
         return len(self.ends)
 
@@ -50,7 +76,11 @@ class ImageFiles:
 
     def path(self, index: int) -> str:
         """Path of the file of a number."""
-        return str(Path(self.folder, self.names[self.starts[index] : self.ends[index]].tobytes().decode()))
+        return str(Path(self.folder, self.name(index)))
+
+    def name(self, index: int) -> str:
+        """Name of the file of a number, below the folder."""
+        return self.names[self.starts[index] : self.ends[index]].tobytes().decode()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,7 +12,7 @@ import pytest
 from image_sources import RNG, assert_refused, contents, decoded, image_bytes
 
 import bioshare
-from bioshare.train.data import images
+from bioshare.train.data import images, prepared
 from bioshare.train.data import prepare as module
 from bioshare.train.data.datasets import pixel_statistics
 from bioshare.train.data.images import CHUNK
@@ -272,7 +272,7 @@ def test_an_interrupt_leaves_what_was_there(tmp_path, cifar10, monkeypatch):
         path.write_bytes(before[:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "save_file", interrupted)
+    monkeypatch.setattr(prepared, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare("cifar10", archive, folder, cifar10[3], progress=False)
     assert list(folder.iterdir()) == [target]
