@@ -128,6 +128,15 @@ def test_a_graph_of_torch_fx_computes_the_same():
         graph(x[..., :3])
 
 
+def test_a_layer_is_one_step_of_a_graph_and_keeps_its_name():
+    """What feature extractors read: every step has the names of the modules around it."""
+    model = to_locally_connected(
+        nn.Sequential(nn.Conv2d(2, 2, 3), nn.Sequential(nn.ReLU(), nn.Conv2d(2, 2, 1))), (2, 6, 4)
+    )
+    steps = [node for node in torch.fx.symbolic_trace(model).graph.nodes if node.op.startswith("call")]
+    assert [list(node.meta["nn_module_stack"])[-1] for node in steps] == ["0", "1.0", "1.1"]
+
+
 def test_batches_of_any_size_compile_once_more_than_a_single_size():
     layer, compilations = layer_and_images()[0], []
     torch._dynamo.reset()
