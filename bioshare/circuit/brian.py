@@ -277,7 +277,8 @@ class _BrianSleep:
         )  # fmt: skip
         if isinstance(circuit, RateCircuit):
             group.tau, group.b = problem.flat(circuit.tau) * b2.ms, problem.flat(circuit.bias)
-            group.r_inh = problem.flat(circuit.resting_inhibition)
+            if "r_inh" in group.equations.diff_eq_names:
+                group.r_inh = problem.flat(circuit.resting_inhibition)
         else:
             group.alpha = problem.flat(circuit.alpha)
             group.run_regularly(equations.STEADY_FEEDBACK, when="thresholds")
@@ -298,6 +299,8 @@ class _BrianSleep:
         if isinstance(circuit, RateCircuit):
             group.alpha, group.b = spread(circuit.alpha), spread(circuit.bias)
             group.tau = spread(circuit.tau) * b2.ms
+            if "r" in group.equations.diff_eq_names:  # r of one's own may follow from other variables
+                group.r = spread(circuit.resting_inhibition)
         else:
             group.z_mean = b2.linked_var(self.inhibitory, "z_mean", index=of_group)
             group.run_regularly(equations.STEADY_RESPONSE, when="synapses")

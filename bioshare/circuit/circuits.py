@@ -39,7 +39,7 @@ class SteadyState(Parameters):
 
     @property
     def resting_inhibition(self) -> Scalar:
-        """The response of the inhibitory neuron without input: 0."""
+        """The response of the inhibitory neuron without input, and of all neurons at the start of a sleep: 0."""
         return 0.0
 
     @property
@@ -61,7 +61,7 @@ class RateCircuit(Parameters):
     tau dr_inh/dt = -r_inh + mean_j r_j - b
 
     by forward Euler; the weights are updated at every time step with the new r_i. A sleep starts at r = 0,
-    r_inh = 0.
+    r_inh = 0, and learns the way of r to the bias, too, unless the learning rate waits.
 
     In Eq. 8 as printed r_inh settles at mean_j z_j / (1 + alpha) whatever the bias, below 0 for a negative mean drive.
     With ``inhibitory_bias`` the inhibitory neuron has the bias, too,
@@ -69,8 +69,9 @@ class RateCircuit(Parameters):
     tau dr_i/dt   = -r_i   + z_i - alpha (r_inh - b) + b
     tau dr_inh/dt = -r_inh + mean_j r_j,
 
-    and starts at r_inh = b. Then r_inh is larger by b, r_i and the weights are the same, and all rates are non-negative
-    at a large enough bias (`bioshare.theory.min_bias`). The printed form is the default, as in the paper's figures.
+    and starts at the fixed point without input, r = r_inh = b. Then the weights are the weights at b = 0, whatever the
+    bias; the rates are larger by b, and all non-negative at a large enough bias (`bioshare.theory.min_bias`). The
+    printed form is the default, as in the paper's figures.
 
     Args:
         alpha: strength of the inhibition, at least 0.
@@ -125,7 +126,10 @@ class RateCircuit(Parameters):
 
     @property
     def resting_inhibition(self) -> Scalar:
-        """The rate of the inhibitory neuron without input, at the start of a sleep: b or, in Eq. 8 as printed, 0."""
+        """The rate of the inhibitory neuron without input: b or, in Eq. 8 as printed, 0.
+
+        All neurons have this rate at the start of a sleep.
+        """
         return self.bias if self.inhibitory_bias else 0.0
 
     @property

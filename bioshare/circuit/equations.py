@@ -28,7 +28,7 @@ dr_inh/dt = (-r_inh + r_mean - b) / tau : 1  # Eq. 8b
 """
 
 BIASED_INHIBITION = """
-dr_inh/dt = (-r_inh + r_mean) / tau : 1  # larger by b than in Eq. 8b
+dr_inh/dt = (-r_inh + r_mean) / tau : 1  # r_inh rests at b, not at 0 as in Eq. 8b
 """
 
 INHIBITORY = """

@@ -26,7 +26,7 @@ def literal_steps(problem: Problem, rectified: bool = False) -> Iterator[tuple[A
     bias = circuit.bias if isinstance(circuit, RateCircuit) else 0.0
     alpha, h, bias = (problem.flat(value)[:, None] for value in (circuit.alpha, circuit.dt_over_tau, bias))
     rest = problem.flat(circuit.resting_inhibition)[:, None]
-    r, r_inh = np.zeros(w.shape[:2]), rest.copy()
+    r, r_inh = rest.repeat(w.shape[1], 1), rest.copy()
     for presentation, x in problem.blocks(1):
         # x is (B, N, K) with noise, else (B, 1, K)
         x = x[:, 0] if problem.per_neuron else x[:, :1]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from bioshare.checks import Array
 from bioshare.circuit import theory
-from bioshare.circuit.circuits import Circuit
+from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.recording import NO_SAMPLES, Sampling
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, generators
@@ -95,6 +95,13 @@ class Problem:
     def per_neuron(self) -> bool:
         """True if the neurons of a group see different inputs."""
         return self.noise > 0 or self.stimuli.ndim == len(self.stimulus_batch) + 3
+
+    @property
+    def initial_response(self) -> Array:
+        """The response r - b of every neuron at the start of a sleep, (B,): 0, or -b in Eq. 8 as printed."""
+        circuit = self.circuit
+        bias = circuit.bias if isinstance(circuit, RateCircuit) else 0.0
+        return -(self.flat(bias) - self.flat(circuit.resting_inhibition))
 
     def flat(self, scalar: ArrayLike) -> Array:
         """A parameter as one number per group, (B,)."""

@@ -59,7 +59,7 @@ class Recording:
             ) from None
         if self.arrays:
             resting = problem.flat(problem.circuit.resting_inhibition)
-            self.add(problem.weights, np.zeros((groups, neurons)), resting)
+            self.add(problem.weights, resting[:, None], resting)
 
     def due(self, updates: int) -> bool:
         """True if the state after a number of weight updates is to be recorded."""

@@ -32,7 +32,7 @@ def runtime():
 
 def by_hand(w_init, x, circuit, rule):
     """Every state of a sleep of one group, Eq. 8 and 4 step by step: r, r_inh and weights, the first before sleep."""
-    w, m, r, r_inh, h = w_init, 0.0, np.zeros(len(w_init)), circuit.bias, circuit.dt / circuit.tau
+    w, m, r, r_inh, h = w_init, 0.0, np.full(len(w_init), circuit.bias), circuit.bias, circuit.dt / circuit.tau
     states = [(r, r_inh, w)]
     for presented in x:
         for _ in range(circuit.updates_per_presentation):

@@ -180,14 +180,14 @@ class SharedGroups:
         self.tensor, self.constants = tensor, Constants.of(problem, tensor)
         self.stimulus_of, self.bound = problem.stimulus_of, problem.bound
         self.weights, self.rates = tensor(problem.weights), tensor(problem.rates)
-        self.mean_init = tensor(problem.mean_init)
+        self.mean_init, self.initial_response = tensor(problem.mean_init), tensor(problem.initial_response)
         deviation, self.rotation = self.weights - self.mean_init, None
         if deviation.shape[1] > deviation.shape[2]:
             self.rotation, deviation = torch.linalg.qr(deviation)  # (B, N, K), (B, K, K)
         self.deviation_init = deviation.mT.contiguous()
 
     def at_rest(self) -> State:
-        mean = Vectors.at_rest(self.mean_init.mT.contiguous(), -self.constants.bias)
+        mean = Vectors.at_rest(self.mean_init.mT.contiguous(), self.initial_response[:, None])
         return Vectors.at_rest(self.deviation_init), mean
 
     def advance(
@@ -225,7 +225,7 @@ class IdentityGroups(SharedGroups):
         groups, _, inputs = self.weights.shape
         identity = torch.eye(inputs, dtype=self.rates.dtype, device=self.rates.device).repeat(groups, 1, 1)
         mean = Vectors.at_rest(torch.nn.functional.pad(identity, (0, 1)))
-        mean.state[:, 0, -1] = -self.constants.bias[:, 0]  # the last virtual neuron has no weights: it carries c
+        mean.state[:, 0, -1] = self.initial_response  # the last virtual neuron has no weights: it carries c
         return Vectors.at_rest(identity), mean
 
     def end(self, state: State) -> tuple[Tensor, Tensor, Tensor]:

@@ -194,6 +194,7 @@ class Compiled:
         parameters = [circuit.alpha, rule.gamma, rule.momentum, circuit.dt_over_tau]
         self.parameters = np.stack([problem.flat(parameter) for parameter in parameters], 1).astype(dtype)
         self.bias = problem.flat(circuit.bias if isinstance(circuit, RateCircuit) else 0.0).astype(dtype)
+        self.initial_response = problem.initial_response.astype(dtype)
         self.rates, self.weights = problem.rates.astype(dtype), problem.weights.astype(dtype)
         self.stimulus_of, self.bound = problem.stimulus_of, problem.bound
         self.spare: State | None = None
@@ -244,7 +245,7 @@ class CompiledGroups(Compiled):
 
     def at_rest(self) -> State:
         r = np.zeros_like(self.w_init[:, 0])
-        r[:, -1] = -self.bias  # r = 0 of all neurons is r - b = -b of the mean
+        r[:, -1] = self.initial_response  # equal in all neurons: the response of the mean
         return np.zeros_like(self.w_init), np.zeros_like(self.w_init), r, np.zeros_like(self.bias)
 
     def end(self, state: State) -> tuple[Array, Array, Array]:

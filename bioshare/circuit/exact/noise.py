@@ -150,7 +150,7 @@ class CompiledNoise(Compiled):
         self.w_init = self.weights
 
     def at_rest(self) -> State:
-        r = np.repeat(-self.bias[:, None], self.weights.shape[1], 1)  # r = 0
+        r = np.repeat(self.initial_response[:, None], self.weights.shape[1], 1)
         return np.zeros_like(self.weights), np.zeros_like(self.weights), r, np.zeros_like(self.bias)
 
     def end(self, state: State) -> tuple[Array, Array, Array]:
@@ -165,10 +165,11 @@ class NoisyGroups:
         self.tensor, self.constants = tensor, Constants.of(problem, tensor)
         self.stimulus_of, self.bound = problem.stimulus_of, problem.bound
         self.weights, self.rates = tensor(problem.weights), tensor(problem.rates)
+        self.initial_response = tensor(problem.initial_response)[:, None]
 
     def at_rest(self) -> tuple[Tensor, ...]:
         v, m = self.weights.new_zeros(2, *self.weights.shape)
-        return v, m, (-self.constants.bias).repeat(1, v.shape[1]), torch.zeros_like(self.constants.bias)
+        return v, m, self.initial_response.repeat(1, v.shape[1]), torch.zeros_like(self.constants.bias)
 
     def advance(
         self, state: tuple[Tensor, ...], x: Array, start: int, recorded: Sequence[int]
