@@ -9,9 +9,8 @@ from torch import nn
 
 from bioshare.bridge.geometry import modules
 from bioshare.checks import real
-from bioshare.nn import LocallyConnected2d
+from bioshare.nn import LocallyConnected1d, LocallyConnected2d, PeriodicConv1d, PeriodicConv2d
 from bioshare.nn.convert import position_mean, replaceable_layers
-from bioshare.nn.periodic import PeriodicConv2d
 
 
 def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
@@ -19,7 +18,8 @@ def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
 
     After sharing, the kernels of a layer repeat with the period of the modules: a 3 x 3 layer has nine kernels, and no
     convolution computes the same function. The copy computes the same function at the cost and nearly the size of a
-    convolution: nine kernels in place of a kernel for every position.
+    convolution: nine kernels in place of a kernel for every position. For a `LocallyConnected1d` the layer is a
+    `PeriodicConv1d`.
 
     Args:
         model: a model after `bioshare.InstantSharing`, or an ideal sleep, with ``border="share"``.
@@ -43,7 +43,7 @@ def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
-    layers = replaceable_layers(model, LocallyConnected2d, LocallyConnected2d)
+    layers = replaceable_layers(model, LocallyConnected2d, (LocallyConnected2d, LocallyConnected1d))
     return copy.deepcopy(model, {id(layer): _periodic(label, layer, limit) for label, layer in layers.items()})
 
 
@@ -60,7 +60,8 @@ def _periodic(label: str, layer: LocallyConnected2d, tolerance: float) -> Period
         if offsets is not None and bias is not None:
             bias[at] = position_mean(f"{label}.bias in a module", offsets[positions], tolerance)
     options = layer.stride, layer.pad, layer.dilation, layer.groups, layer.padding_mode
-    new = PeriodicConv2d(weight, bias, *options).train(layer.training)
+    kind = PeriodicConv1d if isinstance(layer, LocallyConnected1d) else PeriodicConv2d
+    new = kind(weight, bias, *options).train(layer.training)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(getattr(layer, name).requires_grad)
     return new

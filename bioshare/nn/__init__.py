@@ -6,6 +6,8 @@ from bioshare.nn.convert import conversion_table as conversion_table
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
+from bioshare.nn.one_dimensional import LocallyConnected1d as LocallyConnected1d
+from bioshare.nn.one_dimensional import PeriodicConv1d as PeriodicConv1d
 from bioshare.nn.periodic import PeriodicConv2d as PeriodicConv2d
 from bioshare.nn.resnet import cifar_resnet as cifar_resnet
 from bioshare.nn.resnet import resnet18 as resnet18
@@ -13,7 +15,9 @@ from bioshare.nn.resnet import resnet20 as resnet20
 
 __all__ = [
     "LateralCentring2d",
+    "LocallyConnected1d",
     "LocallyConnected2d",
+    "PeriodicConv1d",
     "PeriodicConv2d",
     "cifar_resnet",
     "conversion_table",

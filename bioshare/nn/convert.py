@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -17,10 +17,14 @@ from torch.nn.parameter import is_lazy
 
 from bioshare.checks import choice, real, whole
 from bioshare.nn.locally_connected import Layout, LocallyConnected2d
+from bioshare.nn.one_dimensional import LocallyConnected1d
 from bioshare.nn.probe import input_sizes
 from bioshare.nn.sizes import ConversionTable
 
 Layers = dict[str, Any]
+
+COUNTERPARTS: dict[Any, Any] = {nn.Conv1d: LocallyConnected1d, nn.Conv2d: LocallyConnected2d}
+"""Locally connected layers by the class of the convolution."""
 
 WRAPPERS = "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"
 """Classes of PyTorch around a model on several devices, by name, since some are expensive to import."""
@@ -28,7 +32,7 @@ WRAPPERS = "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"
 
 def to_locally_connected(
     model: nn.Module,
-    input_size: tuple[int, int, int],
+    input_size: tuple[int, ...],
     init: Literal["independent", "copy"] = "independent",
     keep_first: int = 0,
     *,
@@ -36,16 +40,19 @@ def to_locally_connected(
 ) -> nn.Module:
     """Copy a model with every `torch.nn.Conv2d` replaced by a `LocallyConnected2d`; the model itself doesn't change.
 
+    Every `torch.nn.Conv1d` becomes a `LocallyConnected1d`. A model with other convolutions (three-dimensional,
+    transposed) is refused: convert the parts without them. Calls of `torch.nn.functional.conv2d` stay.
+
     The spatial sizes come from one forward pass without data, on PyTorch's meta device in evaluation mode, at no cost
-    of time or memory and without hooks. Calls of `torch.nn.functional.conv2d` stay.
+    of time or memory and without hooks.
 
     The copy has parameters of its own, so an optimiser made for the model would go on training the model. Convert
     first, then make the optimiser (and the gradient scaler, the moving average, the compiled or distributed module)
     from the copy.
 
     Args:
-        model: any module of `torch.nn.Conv2d` and layers other than convolutions.
-        input_size: (channels, rows, columns) of one input.
+        model: any module of `torch.nn.Conv2d`, `torch.nn.Conv1d` and layers other than convolutions.
+        input_size: (channels, rows, columns) of one input, or (channels, length) of a sequence.
         init: "independent" draws a new kernel at every position from torch's default generator; "copy" puts
             the convolution's kernel at every position, for a copy with the same function.
         keep_first: number of convolutions to keep, in the order of ``model.modules()`` (1 for the paper's networks
@@ -84,7 +91,7 @@ def to_locally_connected(
     return copy.deepcopy(model, copies)
 
 
-def conversion_table(model: nn.Module, input_size: tuple[int, int, int], keep_first: int = 0) -> ConversionTable:
+def conversion_table(model: nn.Module, input_size: tuple[int, ...], keep_first: int = 0) -> ConversionTable:
     """Tell the parameters and the memory of a model before and after `to_locally_connected`, at no cost.
 
     Every position gets a kernel, so a layer grows by the number of positions. The sizes come from shapes alone, also
@@ -116,7 +123,8 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """Copy a model with every `LocallyConnected2d` replaced by a `torch.nn.Conv2d`; the model itself doesn't change.
 
     The convolution gets the mean over positions of the kernels (and biases), to the last bit where all positions agree.
-    As in `to_locally_connected`, make the optimiser from the copy, afterwards.
+    A `LocallyConnected1d` becomes a `torch.nn.Conv1d`. As in `to_locally_connected`, make the optimiser from the copy,
+    afterwards.
 
     Args:
         model: any module with locally connected layers.
@@ -137,7 +145,7 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
-    layers = replaceable_layers(model, LocallyConnected2d, LocallyConnected2d)
+    layers = replaceable_layers(model, LocallyConnected2d, COUNTERPARTS.values())
     return copy.deepcopy(model, {id(layer): _convolutional(label, layer, limit) for label, layer in layers.items()})
 
 
@@ -148,9 +156,9 @@ def sharded(module: nn.Module) -> bool:
 
 
 def replaceable_layers(
-    model: nn.Module, kind: type[nn.Module], expected: type[nn.Module], keep_first: int = 0
+    model: nn.Module, kind: type[nn.Module], expected: Collection[type[nn.Module]], keep_first: int = 0
 ) -> Layers:
-    """Return the layers of a class by their names in errors, all but the first; a layer in two places comes once.
+    """Return the layers of a kind by their names in errors, all but the first; a layer in two places comes once.
 
     Raises:
         TypeError: a part of the model is compiled or lazy, or the replacement of a layer would lack some property.
@@ -170,10 +178,11 @@ def replaceable_layers(
     layers = dict([item for item in modules.items() if isinstance(item[1], kind)][keep_first:])
     holders = Counter(id(p) for module in modules.values() for p in module._parameters.values())
     for label, layer in layers.items():
-        if type(layer) is not expected:
+        if type(layer) not in expected:
             raise TypeError(
-                f"{label} is a {type(layer).__name__}; only {expected.__name__} itself, not its subclasses or other "
-                "convolutions, has a counterpart. Replace that layer by hand"
+                f"{label} is a {type(layer).__name__}; only {' and '.join(cls.__name__ for cls in expected)} have "
+                "counterparts, not their subclasses or other convolutions. Replace that layer by hand, or keep it: "
+                "convert the parts of the model without it, and put the copies in their places"
             )
         hooks = (value for name, value in vars(layer).items() if name.endswith("_hooks"))
         more = layer._parameters.keys() != {"weight", "bias"} or layer._modules or layer._buffers
@@ -188,31 +197,33 @@ def replaceable_layers(
 
 
 def _without_data(
-    model: nn.Module, input_size: tuple[int, int, int], keep_first: int, layout: Layout = "contiguous"
+    model: nn.Module, input_size: tuple[int, ...], keep_first: int, layout: Layout = "contiguous"
 ) -> tuple[Layers, Layers]:
     """Return the convolutions to replace, and the locally connected layers on the meta device, both by name."""
     keep_first = whole("keep_first", keep_first, "a number of convolutions", at_least=0)
-    expected = "(channels, rows, columns) of one input, whole numbers"
-    if not isinstance(input_size, Sequence) or len(input_size) != 3:
+    convs = replaceable_layers(model, _ConvNd, COUNTERPARTS, keep_first)
+    expected, lengths = "(channels, rows, columns) of one input, whole numbers", (3,)
+    if not convs or nn.Conv1d in map(type, convs.values()):
+        expected, lengths = f"(channels, length) or {expected}", (2, 3)
+    if not isinstance(input_size, Sequence) or len(input_size) not in lengths:
         raise ValueError(f"input_size must be {expected}; got {input_size!r}")
     for size in input_size:
         whole("input_size", size, expected, at_least=1)
-    convs = replaceable_layers(model, _ConvNd, nn.Conv2d, keep_first)
     sizes = input_sizes(model, convs, input_size) if convs else {}
     return convs, {
-        label: _counterpart(partial(LocallyConnected2d, input_size=sizes[label], layout=layout), conv)
+        label: _counterpart(partial(COUNTERPARTS[type(conv)], input_size=sizes[label], layout=layout), conv)
         for label, conv in convs.items()
     }
 
 
 @torch.no_grad()
-def _filled(layer: LocallyConnected2d, conv: nn.Conv2d, init: str) -> LocallyConnected2d:
+def _filled(layer: LocallyConnected2d, conv: nn.Conv1d | nn.Conv2d, init: str) -> LocallyConnected2d:
     """Give a layer without data memory next to the convolution, and its first weights."""
     layer.to_empty(device=conv.weight.device)
     if init == "independent":
         layer.reset_parameters()
     else:
-        layer.weight.copy_(conv.weight)
+        layer.weight.copy_(conv.weight.reshape(layer.weight.shape[2:]))
         if conv.bias is not None and layer.bias is not None:
             layer.bias.copy_(conv.bias[:, None, None])
     return layer
@@ -225,9 +236,10 @@ def _memory() -> float:
 
 
 @torch.no_grad()
-def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv2d:
-    conv = _counterpart(nn.Conv2d, layer).to_empty(device=layer.weight.device)
-    conv.weight.copy_(position_mean(f"{label}.weight", layer.weight, tolerance))
+def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv1d | nn.Conv2d:
+    (kind,) = (kind for kind, counterpart in COUNTERPARTS.items() if type(layer) is counterpart)
+    conv = _counterpart(kind, layer).to_empty(device=layer.weight.device)
+    conv.weight.copy_(position_mean(f"{label}.weight", layer.weight, tolerance).view_as(conv.weight))
     if layer.bias is not None:
         conv.bias.copy_(position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
     return conv
@@ -236,7 +248,8 @@ def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> n
 def _counterpart(kind: Callable[..., Any], old: Any) -> Any:
     """Make a layer with the arguments, the mode and requires_grad of a layer, on the meta device, without values."""
     names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
-    options = {name: getattr(old, name) for name in names}
+    axes = 1 if isinstance(old, LocallyConnected1d) else 2  # a sequence has no rows
+    options = {name: size[-axes:] if isinstance(size := getattr(old, name), tuple) else size for name in names}
     new = kind(**options, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
     for name, parameter in new.train(old.training).named_parameters():
         parameter.requires_grad_(getattr(old, name).requires_grad)

@@ -172,7 +172,8 @@ class LocallyConnected2d(nn.Module):
 
     def __prepare_scriptable__(self) -> None:
         """Refuse `torch.jit.script`, which cannot read the layer."""
-        raise TypeError("LocallyConnected2d can't be scripted; use torch.export.export or torch.jit.trace instead")
+        name = type(self).__name__
+        raise TypeError(f"{name} can't be scripted; use torch.export.export or torch.jit.trace instead")
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without defaults."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 
-def input_sizes(
-    model: nn.Module, convs: Mapping[str, Any], input_size: tuple[int, int, int]
-) -> dict[str, tuple[int, int]]:
-    """Return the rows and columns of every convolution's input, from a pass without data."""
+def input_sizes(model: nn.Module, convs: Mapping[str, Any], input_size: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the rows and columns, or the length, of every convolution's input, from a pass without data."""
     # a copy on the meta device without hooks; memo has the copies of all objects by the id of the original
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -25,7 +23,8 @@ def input_sizes(
     probe, seen = copy.deepcopy(model, memo), {label: set() for label in convs}
 
     def note_size(label: str, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        seen[label].add(tuple((args[0] if args else kwargs["input"]).shape[-2:]))
+        x = args[0] if args else kwargs["input"]
+        seen[label].add(tuple(x.shape[2 - convs[label].weight.ndim :]))
 
     for label, conv in convs.items():
         memo[id(conv)].register_forward_pre_hook(partial(note_size, label), with_kwargs=True)

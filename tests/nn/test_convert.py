@@ -253,8 +253,8 @@ def changed(change):
     [
         (Widened(2, 2, 3), "model.1 is a Widened"),
         (nn.ConvTranspose2d(2, 2, 3), "model.1 is a ConvTranspose2d"),
-        (nn.Conv1d(2, 2, 3), "model.1 is a Conv1d"),
-        (nn.Conv3d(2, 2, 3), "model.1 is a Conv3d"),
+        (nn.ConvTranspose1d(2, 2, 3), "model.1 is a ConvTranspose1d"),
+        (nn.Conv3d(2, 2, 3), "model.1 is a Conv3d; only Conv1d and Conv2d have counterparts"),
         (nn.LazyConv2d(2, 3), "model.1 is lazy"),
         (nn.LazyLinear(2), "model.1 is lazy, without a shape yet; run the model once on a batch"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)), "model.1 is a Parametrized"),
@@ -275,12 +275,23 @@ def test_what_stays_a_convolution_may_be_of_any_kind():
     assert [type(layer) for layer in lc] == [Widened, LocallyConnected2d]
 
 
+def test_the_parts_around_a_layer_that_cannot_be_converted_are():
+    """The remedy of the message."""
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()), nn.ConvTranspose2d(3, 3, 3), nn.Conv2d(3, 2, 1))
+    expected = model(x(2, 2, 6, 5))
+    with pytest.raises(TypeError, match=r"model\.1 .* keep it: convert the parts of the model without it"):
+        to_locally_connected(model, (2, 6, 5), init="copy")
+    for part, size in ((0, (2, 6, 5)), (2, (3, 6, 5))):
+        model[part] = to_locally_connected(model[part], size, init="copy")
+    torch.testing.assert_close(model(x(2, 2, 6, 5)), expected, rtol=0, atol=1e-6)
+
+
 class Special(LocallyConnected2d):
     pass
 
 
 def test_what_cannot_become_a_convolution_is_named():
-    with pytest.raises(TypeError, match="model is a Special; only LocallyConnected2d itself"):
+    with pytest.raises(TypeError, match="model is a Special; only LocallyConnected1d and LocallyConnected2d have"):
         to_convolutional(Special(1, 1, 1, input_size=2))
     layer = LocallyConnected2d(1, 1, 1, input_size=2)
     layer.register_forward_hook(lambda *_: None)
