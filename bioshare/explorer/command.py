@@ -23,7 +23,7 @@ from bioshare.explorer.setting import SLIDERS, SYMBOLS, WHOLE, Setting
 from bioshare.explorer.words import TITLE
 
 HERE = Path(__file__).parent
-LOCAL = "localhost"
+LOCAL, PREFIX = "localhost", "bioshare-explore-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8866, help="of the live page (default: %(default)s)")
     parser.add_argument(
         "--ip", default=LOCAL, metavar="ADDRESS",
-        help="address at which the live page listens, such as 0.0.0.0 for other machines and containers; a page of any "
-        "address but %(default)s needs the token that is printed (default: %(default)s)",
+        help="address at which the live page listens, such as 0.0.0.0 for other machines and containers "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--no-browser", action="store_true", help="print the live page's address, open no browser")
     sliders = parser.add_argument_group("initial values of the sliders")
@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> None:
     if importlib.util.find_spec("voila") is None:
         raise ValueError("the live explorer needs Voila: pip install voila, or bioshare with its extra notebook")
     check_address(arguments.ip, arguments.port)
-    with tempfile.TemporaryDirectory(prefix="bioshare-explore-") as folder:
+    with signals_as_interrupts(), tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         serve(setting, Path(folder), arguments.port, not arguments.no_browser, arguments.ip)
 
 
@@ -76,91 +76,108 @@ def check_address(ip: str, port: int) -> None:
 
 
 def serve(setting: Setting, folder: Path, port: int, browser: bool, ip: str = LOCAL) -> None:
-    """Run Voila on a notebook until Voila ends, SIGTERM or Ctrl-C.
+    """Run the server of `bioshare.explorer.server` until the server ends or an interrupt.
+
+    The server ends with this process, however this process ends: a pipe to the server is closed then.
 
     Args:
         setting: initial values of the sliders.
-        folder: an empty folder for the notebook and the kernel.
+        folder: an empty folder for the notebook, the kernels and the server.
         port: a port of this machine.
         browser: True to open a browser, for localhost only.
-        ip: an address of this machine; any address but localhost needs a token, printed with the address.
+        ip: an address of this machine.
 
     Raises:
-        OSError: Voila failed.
+        OSError: the server failed.
     """
     paths = [str(folder), str(HERE), os.environ.get("JUPYTER_PATH")]  # of the kernel, the template, and others
-    environment = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, paths))}
-    place = f"http://localhost:{port}/"
-    if ip != LOCAL:
-        environment["JUPYTER_TOKEN"] = token = secrets.token_urlsafe()
-        place += f"?token={token} (from another machine, with this machine's name in place of localhost)"
-    print(f"The explorer is at {place} until Ctrl-C.", flush=True)
-    command = voila_command(write_notebook(setting, folder), port, browser, ip)
-    with sigterm_as_interrupt():
-        voila = subprocess.Popen(command, env=environment)
-        try:
-            code = voila.wait()
-        finally:
-            stop_process(voila)
+    token = secrets.token_urlsafe()  # in the environment, since other users can read a command
+    environment = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "JUPYTER_TOKEN": token}
+    command = server_command(write_notebook(setting, folder), port, browser, ip)
+    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        elsewhere = "" if ip == LOCAL else " (from another machine, with this machine's name in place of localhost)"
+        print(f"The explorer is at http://localhost:{port}/?token={token}{elsewhere} until Ctrl-C.", flush=True)
+        code = server.wait()
+    finally:
+        stop_server(server)
     if code:
         raise OSError(f"Voila ended with exit code {code}")
 
 
-def voila_command(notebook: Path, port: int, browser: bool, ip: str = LOCAL) -> list[str]:
-    """The command that starts Voila with the settings of voila/voila.json.
+def server_command(notebook: Path, port: int, browser: bool, ip: str = LOCAL) -> list[str]:
+    """The command that starts the server with the settings of voila/voila.json.
 
-    In these settings, a kernel ends two minutes after its page is closed. A closed tab ends a kernel by a secret name
-    and without a token, hence no check of the token; ``ws_ping_timeout`` avoids a warning.
+    In these settings, a kernel ends two minutes after its page is closed. A closed tab ends a kernel at once, without a
+    token against forged requests, hence no check of this token: Jupyter compares the origin. ``ws_ping_timeout`` avoids
+    a warning.
     """
     settings = {
-        "config_file_paths": HERE / "voila",
-        "ip": ip,
-        "port": port,
-        "open_browser": browser and ip == LOCAL,
-        "auto_token": ip != LOCAL,  # JUPYTER_TOKEN of the environment: other users can read a command
+        "ExplorerServer.folder": notebook.parent,
+        "Voila.connection_dir_root": notebook.parent,
+        "Voila.config_file_paths": HERE / "voila",
+        "Voila.ip": ip,
+        "Voila.port": port,
+        "Voila.open_browser": browser and ip == LOCAL,
     }
-    options = [f"--Voila.{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "voila", str(notebook), *options]
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "bioshare.explorer.server", str(notebook), *options]
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
+    """A signal arrived.
 
-    signal = signal.SIGTERM
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that child processes end, too."""
+def signals_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, of a closed terminal, end the block as Ctrl-C does, so that all is cleaned up.
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+    An ignored SIGHUP, as after ``nohup``, stays ignored.
+    """
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def end(number: int, frame: FrameType | None) -> None:
+        for caught in before:
+            signal.signal(caught, signal.SIG_IGN)  # a shell and the terminal may both send one
+        raise Terminated(number)
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def stop_process(process: subprocess.Popen[Any]) -> None:
-    """Terminate a process with all children, and wait for the end."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def stop_server(server: subprocess.Popen[Any]) -> None:
+    """Close the pipe to the server, and wait for the end; a server that does not end is killed."""
+    assert server.stdin is not None, "the server has a pipe"
+    server.stdin.close()
+    try:
+        server.wait(15)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def write_notebook(setting: Setting, folder: Path) -> Path:
-    """Write bioshare.ipynb, a notebook of one code cell, and a kernel with this Python and working folder."""
+    """Write bioshare.ipynb, a notebook of one code cell, and a kernel with this Python that works in the folder."""
     import nbformat
     from nbformat import v4
 
     values = ", ".join(f"{name}={value!r}" for name, value in setting.values().items())
-    source = f"import os\n\nimport bioshare as bs\n\nos.chdir({os.getcwd()!r})\nbs.explore({values})"
+    source = f"import bioshare as bs\n\nbs.explore({values})"
     kernel = {"name": "bioshare", "display_name": "bioshare", "language": "python"}
     cells = [v4.new_markdown_cell(f"## {TITLE}"), v4.new_code_cell(source)]
     path = folder / "bioshare.ipynb"

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -78,45 +79,38 @@ def shell(folder, line):
     return str(path)
 
 
-def test_the_notebook_opens_the_setting_in_this_python_and_folder(tmp_path):
+def test_the_notebook_opens_the_setting_in_this_python(tmp_path):
     setting = Setting(alpha=5.0, seed=7)
     notebook = nbformat.read(command.write_notebook(setting, tmp_path), as_version=4)
     source = notebook.cells[-1].source.replace("bs.explore(", "found = dict(")
     scope = {}
     exec(source, scope)
     assert Setting(**scope["found"]) == setting
-    assert f"os.chdir({os.getcwd()!r})" in source
     kernel = json.loads((tmp_path / "kernels" / "bioshare" / "kernel.json").read_text())
     assert kernel["argv"][0] == sys.executable
 
 
 @pytest.mark.parametrize("browser", [True, False])
 def test_a_browser_is_opened_unless_it_is_not_wanted(tmp_path, browser):
-    options = command.voila_command(tmp_path / "bioshare.ipynb", 8866, browser)
+    options = command.server_command(tmp_path / "bioshare.ipynb", 8866, browser)
     assert f"--Voila.open_browser={browser}" in options
     assert "--Voila.port=8866" in options
 
 
 @pytest.mark.parametrize("ip", ["localhost", "0.0.0.0"])
-def test_any_address_but_localhost_needs_a_token_that_is_not_in_the_command(tmp_path, monkeypatch, capsys, ip):
+def test_the_page_needs_a_token_that_is_not_in_the_command(tmp_path, monkeypatch, capsys, ip):
     """Other users of a machine can read the commands of all processes."""
     script = f'echo "$@" > {tmp_path}/options; printf %s "$JUPYTER_TOKEN" > {tmp_path}/token'
-    monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
+    monkeypatch.setenv("JUPYTER_TOKEN", "of another server")
     monkeypatch.setattr(sys, "executable", shell(tmp_path, script))
     (tmp_path / "folder").mkdir()
     command.serve(Setting(), tmp_path / "folder", 8866, browser=True, ip=ip)
     options, token, printed = (tmp_path / "options").read_text(), (tmp_path / "token").read_text(), capsys.readouterr()
     assert f"--Voila.ip={ip} " in options
-    if ip == "localhost":
-        assert token == ""
-        assert "--Voila.auto_token=False" in options
-        assert "token" not in printed.out
-    else:
-        assert len(token) > 20
-        assert f"http://localhost:8866/?token={token} " in printed.out
-        assert "--Voila.auto_token=True" in options
-        assert "--Voila.open_browser=False" in options
-        assert token not in options
+    assert f"--Voila.open_browser={ip == 'localhost'}" in options
+    assert len(token) > 20
+    assert f"http://localhost:8866/?token={token} " in printed.out
+    assert token not in options
 
 
 def test_help_is_printed_where_the_output_has_no_greek_letters():
@@ -132,25 +126,34 @@ def test_help_is_printed_where_the_output_has_no_greek_letters():
 def test_kernels_of_closed_pages_end():
     settings = json.loads((command.HERE / "voila" / "voila.json").read_text())
     assert settings["Voila"]["tornado_settings"]["disable_check_xsrf"] is True
-    for manager in ("MappingKernelManager", "VoilaKernelManager"):
-        assert settings[manager]["cull_connected"] is False
-        assert 0 < settings[manager]["cull_interval"] < settings[manager]["cull_idle_timeout"] <= 600
+    kernels = settings["MappingKernelManager"]
+    assert kernels["cull_connected"] is False
+    assert 0 < kernels["cull_interval"] < kernels["cull_idle_timeout"] <= 600
 
 
-def test_sigterm_ends_what_was_started():
-    code = (
-        "import subprocess, sys; from bioshare.explorer import command\n"
-        "with command.sigterm_as_interrupt():\n"
-        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "    print(child.pid, flush=True)\n"
-        "    try: child.wait()\n"
-        "    finally: command.stop_process(child)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    time.sleep(0.2)
-    parent.terminate()
-    parent.communicate(timeout=20)
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_block_once_and_the_handlers_come_back(number):
+    before = [signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGHUP)]
+
+    @command.signals_as_interrupts()
+    def interrupted():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)  # the signal ends the sleep
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)  # of the shell, after that of the terminal
+
+    with pytest.raises(command.Terminated) as error:
+        interrupted()
+    assert error.value.signal == number
+    assert [signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_an_ignored_hangup_stays_ignored_as_after_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with command.signals_as_interrupts():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
