@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bioshare.bridge.changes import LinearSleep, Treatment
+from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.geometry import Border, Chosen, inputs_of
+from bioshare.bridge.map_sharing import MapSharing
+from bioshare.bridge.moments import Treatment
 from bioshare.bridge.scaling import PerInput, check_scalars, mean_power
-from bioshare.bridge.sharing import MapSharing
 from bioshare.checks import whole
 from bioshare.circuit.circuits import SteadyState
 from bioshare.circuit.exact import Exact

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bioshare.bridge.changes import LinearSleep
-from bioshare.bridge.geometry import Border, inputs_of, modules
+from bioshare.bridge.geometry import Border, Layers, inputs_of, modules
 from bioshare.checks import Array
-from bioshare.circuit.stimuli import Stimulus
+from bioshare.circuit.stimuli import Stimulus, derived
 from bioshare.nn import LocallyConnected2d
 
 PARTS = 5
@@ -75,6 +76,38 @@ class Relay:
             row, column = (slice(part.start % part.step, None, part.step) for part in (module.rows, module.columns))
             drives[:, :, row, column] = (x[:, module.seen] @ mean.mT)[..., None, None]  # zbar
         return _rectified(drives.flatten(1)).numpy()
+
+
+SimulatedMap = Callable[[LocallyConnected2d, Array], LinearSleep]
+"""The map of a layer that sees patterns (P, K)."""
+
+
+def relayed_maps(
+    layers: Layers, length: Callable[[int], int], stimulus: Stimulus, border: Border, seed: int, simulated: SimulatedMap
+) -> Iterator[LinearSleep]:
+    """Yield the map of every layer, simulated after the sleep of the layers before; ``length`` takes K to P."""
+    relay = Relay(stimulus, max(length(inputs_of(layer)) for _, layer in layers), border)
+    for _, layer in layers:
+        inputs = inputs_of(layer)
+        yield simulated(layer, relay.patterns(layer, derived(seed, inputs))[: length(inputs)])
+
+
+def simultaneous_maps(
+    layers: Layers, length: Callable[[int], int], stimulus: Stimulus, border: Border, seed: int, simulated: SimulatedMap
+) -> list[LinearSleep]:
+    """Simulate the maps of all layers, and the maps up to the start of a part for the layers that relay."""
+    seen: dict[LocallyConnected2d, Array] = {}  # the patterns of all parts so far
+    asleep = lambda layer: simulated(layer, seen[layer])
+    for part in range(PARTS):
+        until = lambda layer, parts: math.ceil(length(inputs_of(layer)) * parts / PARTS)
+        counts = {layer: until(layer, part + 1) - until(layer, part) for _, layer in layers}
+        relay = Relay(stimulus, max(counts.values()), border, asleep if part else None)
+        more = {
+            layer: relay.patterns(layer, derived(seed, inputs_of(layer), part))[:count]
+            for layer, count in counts.items()
+        }
+        seen = {layer: np.concatenate([seen[layer], x]) if part else x for layer, x in more.items()}
+    return [asleep(layer) for layer in seen]
 
 
 def _rectified(drive: Tensor) -> Tensor:

@@ -12,25 +12,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation, Treatment
+from bioshare.bridge.changes import BYTES_PER_WEIGHT, Change, LinearSleep, Simulation
 from bioshare.bridge.geometry import Border, Chosen, Layers, inputs_of, kind_of
-from bioshare.bridge.scaling import (
-    HELD,
-    MOMENTUM,
-    NormalisedRule,
-    PaperRule,
-    PerInput,
-    check_scalars,
-    settling_circuit,
-)
-from bioshare.bridge.sharing import MapSharing, layer_named
-from bioshare.checks import Array, choice, real, whole
+from bioshare.bridge.map_sharing import MapSharing, layer_named
+from bioshare.bridge.moments import Treatment
+from bioshare.bridge.relay import relayed_maps, simultaneous_maps
+from bioshare.bridge.scaling import HELD, MOMENTUM, NormalisedRule, PaperRule, PerInput, settling_circuit
+from bioshare.bridge.sleep_checks import check_free, check_sleep
+from bioshare.checks import Array, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.exact import Exact, sleep_map
 from bioshare.circuit.prepare import prepare_sleep
 from bioshare.circuit.problem import Engine
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.simulate import ENGINES, find_engine
+from bioshare.circuit.simulate import find_engine
 from bioshare.circuit.stimuli import Grid, Stimulus, as_stimulus, derived, gaussian, grid
 from bioshare.nn import LocallyConnected2d
 
@@ -109,44 +104,7 @@ class Sleep(MapSharing):
         super().__post_init__()
         if callable(self.stimulus) or np.ndim(self.stimulus):  # type: ignore[arg-type]
             object.__setattr__(self, "stimulus", as_stimulus(self.stimulus))
-        for name, classes in {"circuit": (RateCircuit, SteadyState), "stimulus": (Stimulus,)}.items():
-            if not isinstance(getattr(self, name), classes):
-                expected = " or a ".join(cls.__name__ for cls in classes)
-                raise TypeError(f"{name} must be a {expected}; got {getattr(self, name)!r}")
-        if not callable(self.rule) and not isinstance(self.rule, Hebbian):
-            raise TypeError(f"rule must be a Hebbian or a callable that takes K to one; got {self.rule!r}")
-        if not callable(self.presentations):
-            whole("presentations", self.presentations, "a number of presentations or a callable", at_least=1)
-        for parameters in (self.circuit, self.rule):
-            if isinstance(parameters, Circuit | Hebbian):
-                check_scalars(parameters)
-        if isinstance(self.engine, str) and self.engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {self.engine!r}")
-        choice("patterns", self.patterns, ("drawn", "relayed", "simultaneous"))
-        whole("pool_seed", self.pool_seed, "a non-negative integer", at_least=0)
-        real("memory", self.memory, "a positive number of bytes", above=0, array=False)
-        whole("silence", self.silence, "a number of presentations without input", at_least=0)
-        real("gain", self.gain, "a positive factor", above=0, array=False)
-        if self.rescale and self.gain != 1:
-            raise ValueError(
-                f"gain must be 1 with rescale=True; got {self.gain:g}. Set rescale=False, or leave the gain out"
-            )
-        if self.pool is not None:
-            whole("pool", self.pool, "None or a number of sleeps to keep", at_least=1)
-        linear = {"pool": self.pool is not None, 'moments="share"': self.moments == "share"}
-        linear[f'patterns="{self.patterns}"'] = self.patterns != "drawn"
-        for name, set_ in linear.items():
-            if set_ and not self.collapses:
-                raise ValueError(
-                    f"{name} needs a sleep that is one linear map: no noise, and the exact engine. Leave it out"
-                )
-        if self.patterns != "drawn" and self.pool is not None:
-            raise ValueError(f"pool must be None for {self.patterns} patterns, which depend on the weights")
-        if self.patterns != "drawn" and isinstance(self.stimulus, Grid):
-            raise ValueError(
-                f"stimulus must bring new patterns all the time for {self.patterns} patterns, as stimuli.gaussian() "
-                "does: the few that a grid has in the first layer can't span the inputs of the next ones"
-            )
+        check_sleep(self)
 
     @classmethod
     def rate_circuit(
@@ -182,7 +140,7 @@ class Sleep(MapSharing):
             TypeError: ``options`` contain a field set by the preset.
             ValueError: both ``rescale`` and a gain other than 1.
         """
-        _check_free("rate_circuit", options, "circuit", "rule", "presentations", "silence")
+        check_free("rate_circuit", options, "circuit", "rule", "presentations", "silence")
         circuit, stimulus = settling_circuit(alpha), as_stimulus(grid(shuffle=True) if stimulus is None else stimulus)
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), silence=1, **_norms(rescale, gain), **options)
@@ -209,7 +167,7 @@ class Sleep(MapSharing):
             alpha: strength of the inhibition.
             gamma, times, strength, stimulus, rescale, gain, options: as for `rate_circuit`.
         """
-        _check_free("steady_state", options, "circuit", "rule", "presentations")
+        check_free("steady_state", options, "circuit", "rule", "presentations")
         circuit, stimulus = SteadyState(alpha), as_stimulus(grid(shuffle=True) if stimulus is None else stimulus)
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), **_norms(rescale, gain), **options)
@@ -230,7 +188,7 @@ class Sleep(MapSharing):
         Raises:
             TypeError: ``options`` contain a field set by the preset.
         """
-        _check_free("paper", options, "circuit", "rule", "stimulus", "presentations")
+        check_free("paper", options, "circuit", "rule", "stimulus", "presentations")
         return cls(RateCircuit(), PaperRule(gamma), gaussian(), PerInput(times), **options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -275,11 +233,11 @@ class Sleep(MapSharing):
         if self.capturable:
             return super()._changes(layers, seed, progress, map_seconds)
         patterns = self._checked_patterns(layers, seed)
-        if self.patterns == "simultaneous":
-            return self._simultaneous(layers, seed, progress, map_seconds)
-        if self.collapses:
-            return self._relayed(layers, seed, progress, map_seconds)
-        return self._simulated(layers, patterns, seed, progress)
+        if not self.collapses:
+            return self._simulated(layers, patterns, seed, progress)
+        maps = relayed_maps if self.patterns == "relayed" else simultaneous_maps
+        simulated = lambda layer, patterns: self._simulated_map(layer, patterns, progress, map_seconds)
+        return maps(layers, self.length, self.stimulus, self.border, seed, simulated)
 
     def _map(self, layer: LocallyConnected2d, seed: int, progress: bool, map_seconds: list[float]) -> LinearSleep:
         inputs, device, dtype = kind_of(layer)
@@ -301,33 +259,6 @@ class Sleep(MapSharing):
         map_seconds.append(time.perf_counter() - start)
         return LinearSleep.of(simulated, layer.weight)
 
-    def _relayed(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterator[LinearSleep]:
-        """Yield the map of every layer, simulated after the sleep of the layers before."""
-        from bioshare.bridge.relay import Relay
-
-        relay = Relay(self.stimulus, max(self.length(inputs_of(layer)) for _, layer in layers), self.border)
-        for _, layer in layers:
-            inputs = inputs_of(layer)
-            patterns = relay.patterns(layer, derived(seed, inputs))[: self.length(inputs)]
-            yield self._simulated_map(layer, patterns, progress, map_seconds)
-
-    def _simultaneous(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> list[LinearSleep]:
-        """Simulate the maps of all layers, and the maps up to the start of a part for the layers that relay."""
-        from bioshare.bridge.relay import PARTS, Relay
-
-        seen: dict[LocallyConnected2d, Array] = {}  # the patterns of all parts so far
-        asleep = lambda layer: self._simulated_map(layer, seen[layer], progress, map_seconds)
-        for part in range(PARTS):
-            until = lambda layer, parts: math.ceil(self.length(inputs_of(layer)) * parts / PARTS)
-            counts = {layer: until(layer, part + 1) - until(layer, part) for _, layer in layers}
-            relay = Relay(self.stimulus, max(counts.values()), self.border, asleep if part else None)
-            more = {
-                layer: relay.patterns(layer, derived(seed, inputs_of(layer), part))[:count]
-                for layer, count in counts.items()
-            }
-            seen = {layer: np.concatenate([seen[layer], x]) if part else x for layer, x in more.items()}
-        return [asleep(layer) for layer in seen]
-
     def _simulated(self, layers: Layers, patterns: dict[int, Array], seed: int, progress: bool) -> Iterator[Simulation]:
         """Yield the simulation of every layer neuron by neuron."""
         for index, (_, layer) in enumerate(layers):
@@ -348,33 +279,20 @@ class Sleep(MapSharing):
                 )
             if (inputs := inputs_of(layer)) not in drawn:
                 with layer_named(name, self.rule):
-                    silence, rule = np.zeros((self.silence, inputs)), self.rule_for(inputs)
-                    _, own = self._stimulus_seed(inputs, seed)
+                    (_, own), noise = self._stimulus_seed(inputs, seed), self.stimulus.noise
                     patterns = self.stimulus.draw(self.length(inputs), inputs, seed=own)
-                    drawn[inputs] = np.concatenate([silence, patterns])
-                    neurons, noise = np.zeros((2, inputs)), self.stimulus.noise
-                    prepare_sleep(neurons, drawn[inputs], self.circuit, rule, noise=noise, seed=seed)
+                    drawn[inputs] = x = np.concatenate([np.zeros((self.silence, inputs)), patterns])
+                    prepare_sleep(np.zeros((2, inputs)), x, self.circuit, self.rule_for(inputs), noise=noise, seed=seed)
         return drawn
 
     def _stimulus_seed(self, inputs: int, seed: int) -> tuple[int, int]:
         """The number of a sleep in the pool, 0 without a choice, and the seed of the patterns with K inputs."""
-        own = derived(seed, inputs)
         if self.pool is None:
-            return 0, own
-        entry = own % self.pool if self.stimulus.varies else 0
+            return 0, derived(seed, inputs)
+        entry = derived(seed, inputs) % self.pool if self.stimulus.varies else 0
         return entry, derived(self.pool_seed, inputs, entry)
 
 
 def _norms(rescale: bool | None, gain: float | None) -> dict[str, Any]:
     """The fields ``rescale`` and ``gain`` of a preset: rescaled by default, unless there is a gain."""
     return {"rescale": gain is None if rescale is None else rescale, "gain": 1.0 if gain is None else gain}
-
-
-def _check_free(preset: str, options: dict[str, Any], *own: str) -> None:
-    """Raise TypeError if ``options`` contain a field set by the preset."""
-    taken = [name for name in own if name in options]
-    if taken:
-        raise TypeError(
-            f"{', '.join(taken)} must be left out: Sleep.{preset} sets {', '.join(own)} itself. "
-            f"To change them use dataclasses.replace(Sleep.{preset}(...), {taken[0]}=...)"
-        )

@@ -6,7 +6,7 @@ from small_layers import RATE, after, assert_agree, borders, gentle, layer, netw
 from test_moments import OPTIMIZERS, stepped
 
 import bioshare as bs
-from bioshare.bridge.changes import LINEAR, SQUARES
+from bioshare.bridge.moments import LINEAR, SQUARES
 
 FORMS = {
     "one map": {},

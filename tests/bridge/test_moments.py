@@ -8,7 +8,7 @@ from small_layers import GENTLE, RATE, after, assert_agree, borders, gentle, lay
 from torch import nn, optim
 
 import bioshare as bs
-from bioshare.bridge.changes import LINEAR, SQUARES
+from bioshare.bridge.moments import LINEAR, SQUARES
 
 OPTIMIZERS = {
     "SGD": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
