@@ -176,10 +176,12 @@ class LocallyConnected2d(nn.Module):
         raise TypeError(f"{name} can't be scripted; use torch.export.export or torch.jit.trace instead")
 
     def extra_repr(self) -> str:
-        """Return the constructor's arguments, without defaults."""
+        """Return the constructor's arguments, without defaults; the layout is the present order in memory."""
         defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
         changed = {name: getattr(self, name) for name, value in defaults.items() if getattr(self, name) != value}
         changed |= {"bias": True} if self.bias is not None else {}
+        if not all(p.is_contiguous() for p in self.parameters(recurse=False)):
+            changed["layout"] = "channels_last"
         options = "".join(f", {name}={value!r}" for name, value in changed.items())
         required = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         return f"{required}, input_size={self.input_size}{options}"

@@ -1,5 +1,7 @@
 """Contiguous weights for every PyTorch tool, and weights in channels_last for speed."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,7 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
 from bioshare import InstantSharing
-from bioshare.nn import LocallyConnected2d, to_convolutional, to_locally_connected
+from bioshare.nn import LocallyConnected1d, LocallyConnected2d, to_convolutional, to_locally_connected
 
 LAYOUTS = "contiguous", "channels_last"
 
@@ -106,6 +108,52 @@ def test_pruning_silences_the_smallest_weights():
     prune.l1_unstructured(layer, "weight", amount=0.5)
     assert (layer.weight == 0).double().mean() == 0.5
     assert torch.equal(layer.weight, torch.where(before.abs() > before.abs().median(), before, 0))
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_a_printed_layer_says_in_which_order_its_weights_are(kernel_size):
+    options = {"input_size": 5, "bias": True}
+    contiguous, layer = (LocallyConnected2d(2, 3, kernel_size, layout=layout, **options) for layout in LAYOUTS)
+    assert "layout" not in repr(contiguous)
+    assert repr(layer) == repr(contiguous)[:-1] + ", layout='channels_last')"
+    assert repr(LocallyConnected1d(2, 3, kernel_size, layout="channels_last", **options)).endswith("'channels_last')")
+    for parameter in layer.parameters():
+        parameter.data = parameter.data.contiguous()
+    assert repr(layer) == repr(contiguous)
+    assert eval(repr(contiguous), {"LocallyConnected2d": LocallyConnected2d}).weight.shape == layer.weight.shape
+
+
+def test_what_pytorch_says_of_weights_in_channels_last_is_in_the_reference_with_the_remedy(process, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "nn.md").read_text()
+    refused = {
+        "view size is not compatible with input tensor's size and stride": [
+            lambda layer: parameters_to_vector(layer.parameters()),
+            lambda layer: prune.l1_unstructured(layer, "weight", amount=0.5),
+            one_step_of_lbfgs,
+        ],
+        "FSDP does not support non-contiguous parameters": [lambda layer: fully_shard(layer, mesh=process)],
+        "You are trying to save a non contiguous tensor": [
+            lambda layer: save_file(layer.state_dict(), tmp_path / "weights.safetensors")
+        ],
+    }
+    for message, calls in refused.items():
+        assert f"| `{message}` |" in page
+        for call in calls:
+            with pytest.raises((RuntimeError, ValueError), match=message):
+                call(make("channels_last"))
+            call(make("contiguous"))  # the remedy
+
+
+def one_step_of_lbfgs(layer):
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = layer(draw(2, 4, 7, 6)).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
 
 
 def test_a_sharded_network_computes_the_same_and_is_not_shared(process):

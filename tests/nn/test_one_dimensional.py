@@ -35,7 +35,7 @@ def test_every_position_applies_its_own_kernel_and_gradients_follow(length, bias
     expected = []  # position by position, each a convolution of a single patch
     for p in range(layer.output_size[1]):
         patch = padded[..., p * stride : p * stride + dilation * (kernel - 1) + 1]
-        offset = layer.bias[:, 0, p] if bias else None
+        offset = None if layer.bias is None else layer.bias[:, 0, p]
         expected.append(conv1d(patch, layer.weight[0, p, :, :, 0], offset, 1, 0, dilation, options["groups"]))
     expected, y = torch.cat(expected, -1), layer(x)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
