@@ -94,7 +94,7 @@ def stored(path: Path) -> xr.Dataset:
     """Read a file of `python -m bioshare table`."""
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; files must be what `python -m bioshare table` wrote")
-    table = read_result(path)
+    table = read_result(path, sealed=False)
     if not {"row", "seed", "epoch"} <= set(table["top1"].dims if "top1" in table else ()):
         raise ValueError(
             f"files must be what `python -m bioshare table` wrote; {path} is not, but perhaps a single run's"

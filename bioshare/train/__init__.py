@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bioshare.train.config import TrainConfig as TrainConfig
+    from bioshare.train.evaluation import evaluate as evaluate
     from bioshare.train.fitting import fit as fit
     from bioshare.train.fitting import trained_network as trained_network
-    from bioshare.train.run import evaluate as evaluate
 
-_HOME = {"TrainConfig": "config", "evaluate": "run", "fit": "fitting", "trained_network": "fitting"}
+_HOME = {"TrainConfig": "config", "evaluate": "evaluation", "fit": "fitting", "trained_network": "fitting"}
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -38,21 +38,22 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: the file is damaged, or is no checkpoint.
     """
-    with _safetensors(path) as (file, text, checksum):
+    with naming(path), safe_open(path, "pt") as file:
+        header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
-        if _checksum(text, tensors) != checksum:
+        if _checksum(header["metadata"], tensors) != header["checksum"]:
             raise ValueError("its checksum is not that of its contents")
-        return tensors, json.loads(text)
+        return tensors, json.loads(header["metadata"])
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata alone, which takes no time.
+    """Read the metadata alone, which takes no time; a changed bit may stay unseen.
 
     Raises:
         ValueError: the file is damaged, or is no checkpoint.
     """
-    with _safetensors(path) as (_, text, _):
-        return json.loads(text)
+    with naming(path), safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {})["metadata"])
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -75,12 +76,11 @@ def restore_network(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: the tensors belong to a different network.
     """
-    own = model.state_dict()
-    saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in saved.items()}:
+    own = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if _forms(own) != _forms({name: tensor for name, tensor in tensors.items() if name.startswith("model.")}):
         raise ValueError("the checkpoint must hold the tensors of the network that the configuration names")
     for name, tensor in own.items():
-        tensor.copy_(saved[name])
+        tensor.copy_(tensors[name])
 
 
 @torch.no_grad()
@@ -88,31 +88,39 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
     """Put the `state` of a run back: `restore_network`, and the moments of an optimiser of ``model.parameters()``.
 
     Raises:
-        ValueError: the tensors belong to a different network.
+        ValueError: the tensors belong to a different network, or a parameter lacks a moment.
     """
-    restore_network(model, tensors)
     moments: dict[int, dict[str, Tensor]] = {}
+    left = {name for name in tensors if name.startswith("optimizer.")}
     for index, (name, parameter) in enumerate(model.named_parameters()):
-        for moment in MOMENTS:
-            tensor = tensors.get(f"optimizer.{name}.{moment}")
-            if tensor is not None:
-                like = torch.empty_like(tensor if moment == "step" else parameter)
-                moments.setdefault(index, {})[moment] = like.copy_(tensor)
+        saved = {moment: f"optimizer.{name}.{moment}" for moment in MOMENTS if f"optimizer.{name}.{moment}" in left}
+        if saved:  # a parameter without gradients has no moments
+            own = {"exp_avg": torch.empty_like(parameter), "exp_avg_sq": torch.empty_like(parameter)}
+            own["step"] = torch.empty((), dtype=torch.float32)
+            if _forms(own) != _forms({moment: tensors[place] for moment, place in saved.items()}):
+                raise ValueError(f"the checkpoint must hold all moments of {name}, in the shape of {name}")
+            moments[index] = {moment: own[moment].copy_(tensors[place]) for moment, place in saved.items()}
+            left.difference_update(saved.values())
+    if left:
+        raise ValueError(f"the checkpoint must hold no moments but of the network; it has {min(left)}")
+    restore_network(model, tensors)
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 @contextmanager
-def _safetensors(path: Path) -> Iterator[tuple[Any, str, str]]:
-    """An open checkpoint, the metadata as text and the checksum; errors due to the contents name the file."""
+def naming(path: Path) -> Iterator[None]:
+    """A block in which an error due to the contents of a checkpoint becomes a ValueError that names the file."""
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            yield file, header["metadata"], header["checksum"]
-    except (SafetensorError, KeyError, ValueError) as error:
+        yield
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged, or no checkpoint of bioshare: {error}. Put a copy in its place, or move it away to "
             "train from the start"
         ) from error
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -280,14 +280,14 @@ class TrainConfig:
         """Name of the data set."""
         return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
-    def build_network(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
+    def build_network(self, num_classes: int, input_size: Sequence[int]) -> nn.Module:
         """The network for images of ``input_size`` (channels, rows, columns), with weights drawn from the seed.
 
         PyTorch's global generator stays as before.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return self.network.build(num_classes, input_size)
+            return self.network.build(num_classes, tuple(input_size))
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0: divided by 4 at every milestone."""

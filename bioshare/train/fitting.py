@@ -10,6 +10,7 @@ epoch so far and the history. A signal waits for the end of a batch, and files r
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -27,18 +28,13 @@ from bioshare.nn.functional import prefer
 from bioshare.progress import say, shows_bar, shows_lines
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
-from bioshare.train.data import load, test_batches, training_batches
+from bioshare.train.data import Batches, load, test_batches, training_batches
 from bioshare.train.distributed import joined_processes
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.results import RESULT, complete
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
+from bioshare.train.saving import CHECKPOINT, TRIAL, Position, RunFiles, postponing
 from bioshare.train.stored import check_same, config_of, config_text
-
-CHECKPOINT = "checkpoint.safetensors"
-"""Name of the file of a checkpoint in the folder of a run."""
-
-TRIAL = f"trial-{CHECKPOINT}"
-"""Name of a checkpoint that is written and deleted before training."""
 
 LOOK_EVERY = {"cpu": 1, "cuda": 50}
 """Batches from one look at the loss, the clock and the signals to the next; on a GPU a look waits for the device."""
@@ -104,7 +100,6 @@ def fit(
         TimeUpError: ``seconds`` are over; a checkpoint holds everything so far.
     """
     begun, folder = time.monotonic(), expanded(folder)
-    path = folder / CHECKPOINT
     real("checkpoint_every", checkpoint_every, "a number of seconds >= 0", at_least=0, infinite=True, array=False)
     real("seconds", 0 if seconds is None else seconds, "a number of seconds >= 0", at_least=0, array=False)
     whole("record_snr", 1 if record_snr is None else record_snr, "None or a number of batches", at_least=1)
@@ -114,84 +109,104 @@ def fit(
     if finished is not None:
         return finished
     with ExitStack() as stack:
-        # the device with its stream and graphs, random generators, the data and the network
+        # the device with its stream and graphs, random generators
         if form != "auto":
             stack.enter_context(prefer(form))
         processes = stack.enter_context(joined_processes(device))
         record = processes.recorder(graphs)
         stack.enter_context(torch.random.fork_rng([processes.device] if processes.device.type == "cuda" else []))
         stack.enter_context(processes.stream())
+        # the folder, which another process may have changed before it was locked
+        if processes.rank == 0:
+            stack.enter_context(locked(folder, CHECKPOINT, TRIAL, RESULT))
+        processes.wait()
+        finished = _check_folder(config, folder, resume)
+        if finished is not None:
+            return finished
+        # the data and the network, at the position of the last checkpoint or at the start
         dataset = load(config.dataset_name, data)
         writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and processes.rank == 0 else None
         batches = training_batches(dataset, config, processes.device, processes.rank, processes.world)
         tests = test_batches(dataset, config, processes.device, processes.rank, processes.world)
-        sizes: dict[str, Any] = {"num_classes": len(dataset.classes), "input_size": dataset.input_size}
+        network = {"num_classes": len(dataset.classes), "input_size": list(dataset.input_size)}
         run = stack.enter_context(
-            closing(Run(config, config.build_network(**sizes), batches, processes, record_snr, record))
+            closing(Run(config, config.build_network(**network), batches, processes, record_snr, record))
         )
-        # the position of the last checkpoint, or the start
-        if processes.rank == 0:
-            stack.enter_context(locked(folder, CHECKPOINT, TRIAL, RESULT))
-        if path.exists():
-            run.restore(path)
-        run.save(folder / TRIAL, sizes)  # what can't be saved fails before the training
-        (folder / TRIAL).unlink(missing_ok=True)
-        epoch = sum(map(run.images, range(len(batches))))
-        done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
-        shown = progress and processes.rank == 0
-        hidden = not (shown and shows_bar())
-        bar = tqdm(total=config.epochs * epoch, initial=done, disable=hidden, unit=" images", unit_scale=True)
-        stack.enter_context(bar)
-        signals = stack.enter_context(interruptible())
-        # the loop: steps, a look now and then, and a test at the end of every epoch
+        files = RunFiles(run, folder, network)
+        files.restore()
+        files.try_out()
+        until = math.inf if seconds is None else begun + seconds
+        return _train(files, tests, checkpoint_every, until, progress and processes.rank == 0, writer)
+
+
+def _train(
+    files: RunFiles, tests: Batches, checkpoint_every: float, until: float, progress: bool, writer: Any
+) -> xr.Dataset:
+    """Take the steps that are left, with a look now and then, and a test at the end of every epoch.
+
+    Args:
+        files: the run and the files.
+        tests: test images.
+        checkpoint_every: seconds between two checkpoints.
+        until: time of the end, by `time.monotonic`.
+        progress: show a bar or lines.
+        writer: writer for TensorBoard, or None.
+    """
+    run, config, batches = files.run, files.run.config, files.run.batches
+    epoch = sum(map(run.images, range(len(batches))))
+    done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
+    hidden = not (progress and shows_bar())
+    bar = tqdm(total=config.epochs * epoch, initial=done, disable=hidden, unit=" images", unit_scale=True)
+    with bar, interruptible() as signals:
         while run.epoch < config.epochs:
             bar.set_description(f"epoch {run.epoch + 1}/{config.epochs}")
             start = time.perf_counter()
             for x, y in batches.epoch(run.epoch, run.batch):
                 run.step(x, y)
                 bar.update(run.images(run.batch - 1))
-                over = seconds is not None and time.monotonic() - begun >= seconds
-                look = run.steps % LOOK_EVERY[processes.device.type] == 0
-                look |= processes.world == 1 and (bool(signals) or over)  # several must look at the same batch
+                over = time.monotonic() >= until
+                look = run.steps % LOOK_EVERY[run.processes.device.type] == 0
+                look |= run.processes.world == 1 and (bool(signals) or over)  # several must look at the same batch
                 if look or run.batch == len(batches):
                     run.finish()
                 run.seconds += time.perf_counter() - start
                 if look:
-                    late = time.monotonic() - run.saved >= checkpoint_every
-                    bar.set_postfix_str(_look(run, folder, sizes, signals, late, over), refresh=False)
+                    late = time.monotonic() - files.saved >= checkpoint_every
+                    bar.set_postfix_str(_look(files, signals, late, over), refresh=False)
                 start = time.perf_counter()
             run.finish_epoch(tests)
-            if shown and shows_lines():
+            if progress and shows_lines():
                 say(run.history.line(config.epochs))
             if writer:
                 before = run.steps - len(batches)
                 run.history.write_to(writer, since=before + 1 if before else 0)
-            if run.epoch == config.epochs:
-                run.save(path, sizes)
-            elif time.monotonic() - run.published >= PUBLISH_EVERY:
-                run.publish(folder)
-        return run.publish(folder)
+            if run.epoch < config.epochs and time.monotonic() - files.published >= PUBLISH_EVERY:
+                with postponing():
+                    files.publish()
+        return files.leave()
 
 
-def _look(run: Run, folder: Path, sizes: dict[str, Any], signals: list[int], late: bool, over: bool) -> str:
+def _look(files: RunFiles, signals: list[int], late: bool, over: bool) -> str:
     """Save a run that is ``late``, and stop it after a signal or when the time is over, all processes at one batch.
 
     Returns:
         Loss and accuracy of the epoch so far, for the bar.
     """
-    path, device = folder / CHECKPOINT, run.processes.device
-    facts = torch.tensor([signals[0] if signals else 0, late, over], device=device)
+    run = files.run
+    facts = torch.tensor([signals[0] if signals else 0, late, over], device=run.processes.device)
     signal, late, over = run.processes.largest(facts).tolist()
     totals = run.totals()
-    if late or signal or over:
-        run.save(path, sizes)
-    if (signal or over) and run.history.epochs:
-        run.publish(folder)
-    where = f"after step {run.steps} of the run; {path} has everything"
-    if signal:
-        raise Interrupted(f"stopped by signal {signal} {where}", signal)
-    if over:
-        raise TimeUpError(f"stopped when its time was up {where}")
+    where = f"after step {run.steps} of the run; {files.folder / CHECKPOINT} has everything"
+    if signal or over:
+        files.leave()
+        raise (
+            Interrupted(f"stopped by signal {signal} {where}", signal)
+            if signal
+            else TimeUpError(f"stopped when its time was up {where}")
+        )
+    if late:
+        with postponing():
+            files.save()
     loss, correct = (totals[[LOSS, CORRECT]] / totals[IMAGES]).tolist()
     return f"loss {loss:.3f}, {100 * correct:.1f} % correct"
 
@@ -210,9 +225,16 @@ def _check_folder(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset
             f"folder must have no run in it; {present[0]} is there. Go on from it with resume=True (--resume), or take "
             "another folder"
         )
-    if path in present:
-        check_same(config, checkpoint.read_metadata(path)["config"], path, longer=True)
     result = complete(folder, config, longer=True)
+    if path in present:
+        metadata = checkpoint.read_metadata(path)
+        try:
+            check_same(config, metadata.get("config"), path, longer=True)
+        except ValueError:
+            checkpoint.read(path)  # a damaged file says so instead
+            raise
+        if metadata.get("epoch") != config.epochs:  # the last checkpoint found no room, but the result did
+            result = None
     if result is None:
         check_writable(folder)
     return result
@@ -248,6 +270,8 @@ def trained_network(folder: Path | str) -> nn.Module:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; folder must be one that fit has trained in")
     tensors, metadata = checkpoint.read(path)
-    model = config_of(metadata["config"], path).build_network(**metadata["network"])
-    checkpoint.restore_network(model, tensors)
+    config = config_of(metadata.get("config"), path)
+    with checkpoint.naming(path):
+        model = config.build_network(**Position(**metadata).network)
+        checkpoint.restore_network(model, tensors)
     return model.eval()

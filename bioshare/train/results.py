@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from bioshare.checks import whole
 from bioshare.files import replacing
 from bioshare.machine import processor, versions
 from bioshare.train.config import TrainConfig
@@ -104,12 +106,25 @@ class History:
 
     @classmethod
     def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
-        """A history from `facts` and `tensors`; other tensors are ignored."""
+        """A history from `facts` and `tensors`; other tensors are ignored.
+
+        Raises:
+            LookupError, TypeError, ValueError: a part lacks, or has another form.
+        """
         snr, drifts = (
             list(zip(*(tensors[name].tolist() for name in names), strict=True))
             for names in (("snr.steps", "snr.shared", "snr.values"), ("drift.steps", "drift.values"))
         )
-        return cls(**facts, snr=snr, drifts=drifts)
+        history = cls(**facts, snr=snr, drifts=drifts)
+        whole("sharings", history.sharings, "a number of phases", at_least=0)
+        layers = len(history.layers)
+        shapes = {"snr.values": (len(snr), layers), "drift.values": (len(drifts), len(DRIFTS), layers)}
+        if any(tuple(tensors[name].shape) != shape for name, shape in shapes.items()):
+            raise ValueError(f"history must have a value of -log SNR for each of {layers} layers")
+        for epoch in history.epochs:
+            if epoch.keys() != MEANINGS.keys() or not all(isinstance(value, int | float) for value in epoch.values()):
+                raise ValueError(f"history must have for every epoch the numbers {', '.join(MEANINGS)}")
+        return history
 
     def line(self, total: int) -> str:
         """The last of so many epochs as a line of a log."""
@@ -168,24 +183,44 @@ class History:
 
 
 def write_result(path: Path, result: xr.Dataset) -> None:
-    """Write a result as netCDF, atomically."""
+    """Write a result as netCDF, atomically; a checksum follows the end of the netCDF file, where readers ignore it."""
+    data = bytes(result.to_netcdf(engine="h5netcdf"))  # in memory: HDF5 would lock the file, and expand a ~
     with replacing(path) as temporary:
-        temporary.write_bytes(result.to_netcdf(engine="h5netcdf"))  # HDF5 would lock the file, and expand a ~
+        temporary.write_bytes(data + _seal(data))
 
 
-def read_result(path: Path) -> xr.Dataset:
+def read_result(path: Path, sealed: bool = True) -> xr.Dataset:
     """Read a result into memory.
 
+    Args:
+        path: the file.
+        sealed: refuse a file without a checksum, as older versions wrote.
+
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or has no checksum.
     """
     data = path.read_bytes()  # HDF5 would lock the file
+    length = len(_seal(b""))
+    data, seal = data[:-length], data[-length:]
     try:
+        if seal != _seal(data):
+            if sealed or seal.startswith(SEAL):
+                raise ValueError("its checksum is not that of its contents")
+            data += seal
         return xr.load_dataset(io.BytesIO(data), engine="h5netcdf")
-    except (OSError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged: {error}. Move it away; a checkpoint beside it is all a run needs"
+            f"{path} is damaged, or was written by an older version of bioshare: {error}. Move it away; a checkpoint "
+            "beside it is all a run needs"
         ) from error
+
+
+SEAL = b"\nCRC-32 "
+
+
+def _seal(data: bytes) -> bytes:
+    """The line after the contents of a result; CRC-32 finds every change of up to 32 neighbouring bits."""
+    return SEAL + f"{zlib.crc32(data):08x}\n".encode()
 
 
 def complete(folder: Path, config: TrainConfig | None = None, longer: bool = False) -> xr.Dataset | None:

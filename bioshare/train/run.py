@@ -1,4 +1,4 @@
-"""`Run`: a network in training, the progress so far, and the next step; `evaluate` tests a network."""
+"""`Run`: a network in training, the progress so far, and the next step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import xarray as xr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -24,9 +22,9 @@ from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.batches import seed_at
 from bioshare.train.distributed import Processes, Stopwatch
+from bioshare.train.evaluation import evaluate, scores_counted
 from bioshare.train.interrupt import TrainingDivergedError
-from bioshare.train.results import RESULT, History, write_result
-from bioshare.train.stored import config_text
+from bioshare.train.results import History
 
 if TYPE_CHECKING:
     from bioshare.train.graph import CudaRecording, Replayed
@@ -57,7 +55,6 @@ class Run:
         dtype: type of automatic mixed precision, or None.
         epoch, batch: position of the next step; both from 0.
         seconds, asleep: time spent on the batches of this epoch, and the part of that time spent in phases.
-        saved, published: times of the last checkpoint and of the last result, by `time.monotonic`.
         history: the epochs before.
         graphs: replayed functions, "learn" and "test"; empty for ordinary steps.
     """
@@ -91,6 +88,8 @@ class Run:
         self.count = config.phases[0].count if config.phases else "epoch"  # of the batches to measure
         borders = [every.phase.border for every in config.phases if hasattr(every.phase, "border")]  # pyright: ignore[reportAttributeAccessIssue]
         self.border: Border = borders[0] if borders else "share"
+        masks = {f"model.{name}" for name, buffer in self.model.named_buffers() if not buffer.isfinite().all()}
+        self.infinite = masks  # by design, such as the mask of an attention
         self.locally_connected = any(isinstance(module, LocallyConnected2d) for module in self.model.modules())
         self.rate: float | None = None
         self.graphs: dict[str, Replayed] = {}
@@ -102,7 +101,6 @@ class Run:
             counted = partial(scores_counted, self.compiled, self.dtype)
             self.graphs = {"learn": Replayed(self._learn, record), "test": Replayed(counted, record)}
         self.epoch, self.batch = 0, 0
-        self.saved, self.published = time.monotonic(), -math.inf
         self.seconds, self.asleep = 0.0, 0.0
         self.sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
         self.history = History()
@@ -205,7 +203,7 @@ class Run:
         try:
             yield
         except ValueError:
-            self._check_weights()
+            self.check_finite()
             raise
 
     def finish(self) -> None:
@@ -225,16 +223,22 @@ class Run:
             raise self._divergence("the loss", self.steps - self.batch + int(fine))
         return totals
 
-    def _check_weights(self) -> None:
-        """Raise TrainingDivergedError if the last step has made a weight that isn't finite."""
-        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
-            self.totals()  # a loss that wasn't finite came first
-            raise self._divergence("a weight", self.steps - 1)
+    def check_finite(self) -> None:
+        """Raise TrainingDivergedError if a weight, buffer or moment isn't finite; all processes have the same."""
+        tensors = checkpoint.state(self.model, self.optimizer)
+        fine = torch.stack([t.isfinite().all() for name, t in tensors.items() if name not in self.infinite])
+        if fine.all():
+            return
+        self.totals()  # a loss that wasn't finite came first
+        name = [name for name in tensors if name not in self.infinite][int(fine.logical_not().nonzero()[0])]
+        subject = "a moment of the optimiser" if name.startswith("optimizer.") else "a buffer"
+        weights = {f"model.{name}" for name, _ in self.model.named_parameters()}
+        raise self._divergence("a weight" if name in weights else subject, self.steps - 1, f" ({name})")
 
-    def _divergence(self, subject: str, step: int) -> TrainingDivergedError:
+    def _divergence(self, subject: str, step: int, name: str = "") -> TrainingDivergedError:
         epoch = step // len(self.batches)
         rate = self.config.learning_rate(epoch)
-        where = f"in epoch {epoch + 1}, step {step + 1} of the run, at the learning rate {rate:g}"
+        where = f"in epoch {epoch + 1}, step {step + 1} of the run, at the learning rate {rate:g}{name}"
         text = f"{subject} is no longer finite {where}. Try a smaller learning_rate"
         return TrainingDivergedError(text, epoch, step, rate)
 
@@ -256,7 +260,7 @@ class Run:
                 "learning_rate": self.config.learning_rate(self.epoch),
                 "seconds": self.seconds,
                 "sleep_seconds": self.asleep,
-                "images_per_second": images / self.seconds,
+                "images_per_second": images / self.seconds if self.seconds else math.nan,  # a clock may stand still
             }
         )
         self.epoch, self.batch, self.seconds, self.asleep = self.epoch + 1, 0, 0.0, 0.0
@@ -270,91 +274,6 @@ class Run:
         count = min(RENEWING, max(1, len(self.batches) - 1))  # without the last batch, which may be small
         with torch.autocast(self.processes.device.type, self.dtype) if self.dtype else nullcontext():
             renew_statistics(self.model, islice(self.batches.epoch(self.epoch + 1), count))
-
-    def publish(self, folder: Path) -> xr.Dataset:
-        """The history so far, written to the folder by one process."""
-        precision = str(self.dtype or torch.float32).removeprefix("torch.")
-        how = {"processes": self.processes.world, "precision_used": precision}
-        result = self.history.to_xarray(self.config, self.processes.device).assign_attrs(how)
-        if self.processes.rank == 0:
-            write_result(folder / RESULT, result)
-        self.published = time.monotonic()
-        return result
-
-    def save(self, path: Path, sizes: dict[str, object]) -> None:
-        """Write a checkpoint, in one of the processes; ``sizes`` are the arguments of `TrainConfig.build_network`.
-
-        Raises:
-            TrainingDivergedError: a number isn't finite; the file stays as it was.
-        """
-        totals = self.totals()
-        self._check_weights()
-        metadata = {
-            "config": config_text(self.config),
-            "network": sizes,
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "seconds": self.seconds,
-            "asleep": self.asleep,
-            "scaler": self.scaler.state_dict(),
-            "history": self.history.facts(),
-        }
-        if self.processes.rank == 0:
-            tensors = checkpoint.state(self.model, self.optimizer) | self.history.tensors() | {"sums": totals}
-            checkpoint.write(path, tensors, metadata)
-        self.processes.wait()
-        self.saved = time.monotonic()
-
-    def restore(self, path: Path) -> None:
-        """Go back to a checkpoint; raises ValueError for a damaged file."""
-        tensors, metadata = checkpoint.read(path)
-        checkpoint.restore(self.model, self.optimizer, tensors)
-        self.epoch, self.batch = metadata["epoch"], metadata["batch"]
-        self.seconds, self.asleep = metadata["seconds"], metadata["asleep"]
-        self.history = History.restored(metadata["history"], tensors)
-        if metadata["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(metadata["scaler"])
-        if self.processes.rank == 0:
-            self.sums.copy_(tensors["sums"])
-        self.sums[FINITE] = self.batch
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    batches: Batches,
-    dtype: torch.dtype | None = None,
-    processes: Processes | None = None,
-    count: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> dict[str, float]:
-    """Test a network in evaluation mode, and restore the mode.
-
-    Args:
-        model: network from images to logits.
-        batches: test images, the part of this process, on the model's device.
-        dtype: type of automatic mixed precision; None for none.
-        processes: this process among all; None for a single process.
-        count: replaces `scores_counted` of the model, for instance by a CUDA graph.
-
-    Returns:
-        test_loss (mean cross entropy), top1 and top5 (%), over the images of all processes.
-    """
-    mode, sums = model.training, torch.zeros(4, dtype=torch.float64)
-    model.eval()
-    for x, y in batches.epoch(0):
-        sums = sums.to(x.device) + (count(x, y) if count else scores_counted(model, dtype, x, y))
-    model.train(mode)
-    loss, first, five, images = (processes.total(sums) if processes else sums).tolist()
-    return {"test_loss": loss / images, "top1": 100 * first / images, "top5": 100 * five / images}
-
-
-def scores_counted(model: nn.Module, dtype: torch.dtype | None, x: Tensor, y: Tensor) -> Tensor:
-    """Sum of losses, images whose class came first, and among the first five, and images of one batch, (4,)."""
-    with torch.autocast(x.device.type, dtype) if dtype else nullcontext():
-        scores = model(x).float()
-    hits = scores.topk(min(5, scores.shape[1])).indices == y[:, None]
-    loss, first = cross_entropy(scores, y, reduction="sum"), hits[:, 0].sum()
-    return torch.stack([loss, first, hits.sum(), torch.full_like(first, len(y))])
 
 
 def _seed_generators(device: torch.device, seed: int) -> None:

@@ -19,6 +19,10 @@ from bioshare.circuit.stimuli import Stimulus
 from bioshare.train import config as parts
 from bioshare.train.config import Network, TrainConfig
 
+FORMAT = 2
+"""Version of the files of a run, written into every configuration; a file of another version is refused. Version 1 has
+no number."""
+
 STORABLE: list[type] = [
     *(
         parts.ImageData,
@@ -36,12 +40,12 @@ STORABLE: list[type] = [
 
 
 def config_text(config: TrainConfig) -> str:
-    """A configuration as JSON; floats keep every bit.
+    """A configuration as JSON, with the version of the format; floats keep every bit.
 
     Raises:
         ValueError: a part can't be written, such as a function in a phase; the message names the part.
     """
-    return json.dumps(_encoded(config, "config"))
+    return json.dumps({"format": FORMAT} | _encoded(config, "config"))
 
 
 def _encoded(value: Any, name: str) -> Any:
@@ -72,11 +76,18 @@ def config_of(text: object, path: Path) -> TrainConfig:
         path: the file of the text, for messages.
 
     Raises:
-        ValueError: the text is from an older version of bioshare, or names a type unknown to this process.
+        ValueError: the text is from another version of bioshare, or names a type unknown to this process; the message
+            names the file.
     """
-    old = f"{path} was written by an older version of bioshare; train the run anew"
-    if not isinstance(text, str):
-        raise ValueError(old)
+    older = f"{path} was written by an older version of bioshare; train the run anew"
+    try:
+        fields = json.loads(text)  # pyright: ignore[reportArgumentType]
+        version = fields.pop("format", 1)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(older) from error
+    if version != FORMAT:
+        newer = f"{path} was written by a newer version of bioshare (format {version}; this version has {FORMAT}); "
+        raise ValueError(older if version == 1 else f"{newer}update bioshare, or train the run anew")
     import bioshare.train.phases  # noqa: F401 (defines the phases of the command line)
 
     subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
@@ -92,13 +103,15 @@ def config_of(text: object, path: Path) -> TrainConfig:
         if name == "float":
             return float(value["text"])
         if name not in known:
-            raise ValueError(f"{path} holds a {name}, a type that isn't known: import the module that defines {name}")
+            raise ValueError(f"the run holds a {name}, a type that isn't known: import the module that defines {name}")
         return known[name](**{field: decoded(item) for field, item in value.items()})
 
     try:
-        return decoded(json.loads(text))
+        return decoded(fields)
     except (TypeError, KeyError) as error:
-        raise ValueError(f"{old} ({error})") from error
+        raise ValueError(f"{older} ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
 
 
 NAMES = {"n": "every", "name": "dataset"}

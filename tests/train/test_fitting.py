@@ -25,17 +25,17 @@ from torch import nn
 import bioshare.train
 from bioshare.bridge import InstantSharing, Phase, neg_log_snr
 from bioshare.nn import LocallyConnected2d
-from bioshare.train import checkpoint, fitting
+from bioshare.train import checkpoint, fitting, saving
 from bioshare.train import run as training
 from bioshare.train.config import ARCHITECTURES, AdamW, Convolutional, Every, LocallyConnected, TrainConfig
 from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.distributed import Stopwatch
+from bioshare.train.evaluation import evaluate
 from bioshare.train.fitting import CHECKPOINT, LOOK_EVERY, RESULT, fit, trained_network
 from bioshare.train.interrupt import SIGNALS, TimeUpError, TrainingDivergedError, interruptible
 from bioshare.train.phases import CircuitOptions
 from bioshare.train.results import MEANINGS, History, read_result, seconds_spent
-from bioshare.train.run import evaluate
 from bioshare.train.stored import config_of
 
 
@@ -322,7 +322,7 @@ def test_checkpoints_come_when_their_time_has_come(tmp_path, monkeypatch):
 
 def test_the_result_is_written_when_it_is_old_and_at_the_end(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(training, "write_result", lambda path, result: written.append(result.sizes["epoch"]))
+    monkeypatch.setattr(saving, "write_result", lambda path, result: written.append(result.sizes["epoch"]))
     config = dataclasses.replace(CONFIG, epochs=4)
     run(tmp_path / "seldom", config)
     assert written == [1, 4]
@@ -429,7 +429,7 @@ def test_a_function_in_a_phase_is_refused_before_training(tmp_path):
 def test_a_history_comes_back_from_its_tensors(straight):
     snr = [(0, False, [0.1, math.inf]), (3, True, [0.2, -1e300])]
     drifts = [(3, [[0.1, 0.2], [0.3, 0.4], [0.5, -math.inf]])]
-    history = History([{"top1": 0.1}], 2, ["a", "b"], snr, drifts)
+    history = History([dict.fromkeys(MEANINGS, 0.1)], 2, ["a", "b"], snr, drifts)
     facts = json.loads(json.dumps(history.facts()))
     assert History.restored(facts, history.tensors() | {"sums": torch.ones(1)}) == history
     assert History.restored(History().facts(), History().tensors()) == History()
