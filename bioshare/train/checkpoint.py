@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bioshare.files import os_error, replacing
+from bioshare.train.stored import UnreadableRunError
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """Moments of AdamW for every parameter."""
@@ -36,7 +37,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint: the tensors, on the CPU, and the metadata.
 
     Raises:
-        ValueError: the file is damaged, or is no checkpoint.
+        UnreadableRunError: the file is damaged, or is no checkpoint.
     """
     with naming(path), safe_open(path, "pt") as file:
         header = file.metadata() or {}
@@ -50,7 +51,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """Read the metadata alone, which takes no time; a changed bit may stay unseen.
 
     Raises:
-        ValueError: the file is damaged, or is no checkpoint.
+        UnreadableRunError: the file is damaged, or is no checkpoint.
     """
     with naming(path), safe_open(path, "pt") as file:
         return json.loads((file.metadata() or {})["metadata"])
@@ -109,11 +110,11 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """A block in which an error due to the contents of a checkpoint becomes a ValueError that names the file."""
+    """A block in which an error due to the contents of a checkpoint becomes an UnreadableRunError with the path."""
     try:
         yield
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UnreadableRunError(
             f"{path} is damaged, or no checkpoint of bioshare: {error}. Put a copy in its place, or move it away to "
             "train from the start"
         ) from error

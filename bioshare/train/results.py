@@ -21,7 +21,7 @@ from bioshare.checks import whole
 from bioshare.files import replacing
 from bioshare.machine import processor, versions
 from bioshare.train.config import TrainConfig
-from bioshare.train.stored import check_same, config_of, config_text
+from bioshare.train.stored import UnreadableRunError, check_same, config_of, config_text
 
 RESULT = "result.nc"
 """Name of the file of a result in the folder of a run."""
@@ -197,7 +197,7 @@ def read_result(path: Path, sealed: bool = True) -> xr.Dataset:
         sealed: refuse a file without a checksum, as older versions wrote.
 
     Raises:
-        ValueError: the file is damaged, or has no checksum.
+        UnreadableRunError: the file is damaged, or has no checksum.
     """
     data = path.read_bytes()  # HDF5 would lock the file
     length = len(_seal(b""))
@@ -209,7 +209,7 @@ def read_result(path: Path, sealed: bool = True) -> xr.Dataset:
             data += seal
         return xr.load_dataset(io.BytesIO(data), engine="h5netcdf")
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise UnreadableRunError(
             f"{path} is damaged, or was written by an older version of bioshare: {error}. Move it away; a checkpoint "
             "beside it is all a run needs"
         ) from error
@@ -232,7 +232,8 @@ def complete(folder: Path, config: TrainConfig | None = None, longer: bool = Fal
         longer: allow ``config`` to have more epochs than the run, which then hasn't ended.
 
     Raises:
-        ValueError: the folder holds a run of another configuration, or a damaged result.
+        ValueError: the folder holds a run of another configuration.
+        UnreadableRunError: the result is damaged, or was written by another version of bioshare.
     """
     path = folder / RESULT
     if not path.exists():

@@ -23,6 +23,11 @@ FORMAT = 2
 """Version of the files of a run, written into every configuration; a file of another version is refused. Version 1 has
 no number."""
 
+
+class UnreadableRunError(ValueError):
+    """A file of a run is damaged, or was written by another version of bioshare."""
+
+
 STORABLE: list[type] = [
     *(
         parts.ImageData,
@@ -76,18 +81,17 @@ def config_of(text: object, path: Path) -> TrainConfig:
         path: the file of the text, for messages.
 
     Raises:
-        ValueError: the text is from another version of bioshare, or names a type unknown to this process; the message
-            names the file.
+        UnreadableRunError: the text is from another version of bioshare, or names a type unknown to this process.
     """
     older = f"{path} was written by an older version of bioshare; train the run anew"
     try:
         fields = json.loads(text)  # pyright: ignore[reportArgumentType]
         version = fields.pop("format", 1)
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(older) from error
+        raise UnreadableRunError(older) from error
     if version != FORMAT:
         newer = f"{path} was written by a newer version of bioshare (format {version}; this version has {FORMAT}); "
-        raise ValueError(older if version == 1 else f"{newer}update bioshare, or train the run anew")
+        raise UnreadableRunError(older if version == 1 else f"{newer}update bioshare, or train the run anew")
     import bioshare.train.phases  # noqa: F401 (defines the phases of the command line)
 
     subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
@@ -109,9 +113,9 @@ def config_of(text: object, path: Path) -> TrainConfig:
     try:
         return decoded(fields)
     except (TypeError, KeyError) as error:
-        raise ValueError(f"{older} ({error})") from error
+        raise UnreadableRunError(f"{older} ({error})") from error
     except ValueError as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
+        raise UnreadableRunError(f"{path} can't be read: {error}") from error
 
 
 NAMES = {"n": "every", "name": "dataset"}

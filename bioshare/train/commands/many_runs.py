@@ -12,11 +12,13 @@ import xarray as xr
 
 from bioshare.checks import whole
 from bioshare.nn.functional import prefer
+from bioshare.progress import say
 from bioshare.train.commands.options import TIME_UP, Computing
 from bioshare.train.data import load
 from bioshare.train.fitting import CHECKPOINT
 from bioshare.train.results import complete
 from bioshare.train.runs import Job, Outcomes, run_all
+from bioshare.train.stored import UnreadableRunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +53,25 @@ class ManyRuns(Computing):
             whole("workers", self.workers, "a number of runs", at_least=1)
 
     def outcomes(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
-        """Train the jobs, or read the results of the finished ones.
+        """Train the jobs, or read the results of the finished ones; a damaged file is the failure of one job.
 
         Raises:
             ValueError: a folder holds a run of another configuration, or the form of the products doesn't exist here.
                 Nothing was trained.
             FileNotFoundError: a data set is missing. Nothing was trained.
         """
-        stored = {job.name: complete(job.folder, None if self.show else job.config) for job in jobs}
-        outcomes = Outcomes({name: result for name, result in stored.items() if result is not None})
+        outcomes = Outcomes()
+        for job in jobs:
+            try:
+                result = complete(job.folder, None if self.show else job.config)
+            except UnreadableRunError as error:
+                result = str(error)
+                if self.fitting.get("progress", True):
+                    say(f"{job.name}: {error}")
+            outcomes.add(job.name, result)
         if self.show:
             return outcomes
-        missing = [job for job in jobs if job.name not in outcomes.results]
+        missing = [job for job in jobs if job.name not in outcomes.results | outcomes.failures]
         for job in jobs:
             if job.name in outcomes.results:
                 self._discard(job)
@@ -78,7 +87,7 @@ class ManyRuns(Computing):
         how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": self._discard}
         seconds = self.minutes and 60 * self.minutes
         trained = run_all(missing, run, seconds=seconds, **how, **fitting)
-        return Outcomes(outcomes.results | trained.results, trained.failures, trained.time_up)
+        return Outcomes(outcomes.results | trained.results, outcomes.failures | trained.failures, trained.time_up)
 
     def _discard(self, job: Job) -> None:
         """Delete the checkpoint of a finished run, if asked for."""
