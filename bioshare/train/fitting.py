@@ -109,21 +109,13 @@ def fit(
     if finished is not None:
         return finished
     with ExitStack() as stack:
-        # the device with its stream and graphs, random generators
+        # the device with its stream and graphs, random generators, the data and the network
         if form != "auto":
             stack.enter_context(prefer(form))
         processes = stack.enter_context(joined_processes(device))
         record = processes.recorder(graphs)
         stack.enter_context(torch.random.fork_rng([processes.device] if processes.device.type == "cuda" else []))
         stack.enter_context(processes.stream())
-        # the folder, which another process may have changed before it was locked
-        if processes.rank == 0:
-            stack.enter_context(locked(folder, CHECKPOINT, TRIAL, RESULT))
-        processes.wait()
-        finished = _check_folder(config, folder, resume)
-        if finished is not None:
-            return finished
-        # the data and the network, at the position of the last checkpoint or at the start
         dataset = load(config.dataset_name, data)
         writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and processes.rank == 0 else None
         batches = training_batches(dataset, config, processes.device, processes.rank, processes.world)
@@ -132,7 +124,14 @@ def fit(
         run = stack.enter_context(
             closing(Run(config, config.build_network(**network), batches, processes, record_snr, record))
         )
-        files = RunFiles(run, folder, network)
+        # the folder, as another process may have left it before the lock
+        if processes.rank == 0:
+            stack.enter_context(locked(folder, CHECKPOINT, TRIAL, RESULT))
+        processes.wait()
+        finished = _check_folder(config, folder, resume)
+        if finished is not None:
+            return finished
+        files = RunFiles(run, folder, network, dataset.checksum)
         files.restore()
         files.try_out()
         until = math.inf if seconds is None else begun + seconds

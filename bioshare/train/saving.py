@@ -33,7 +33,7 @@ class Position:
     Attributes:
         config: configuration as text.
         network: arguments of `TrainConfig.build_network`.
-        images: checksum of the data set; None for a data set without a checksum.
+        images: checksum of the data set.
         epoch, batch: position of the next step.
         seconds, asleep: time spent on the batches of this epoch, and the part of that time spent in phases.
         scaler: state of the scale of mixed precision.
@@ -42,7 +42,7 @@ class Position:
 
     config: str
     network: dict[str, Any]
-    images: str | None
+    images: str
     epoch: int
     batch: int
     seconds: float
@@ -71,13 +71,13 @@ class RunFiles:
         run: the run.
         folder: folder of the files.
         network: arguments of `TrainConfig.build_network`.
-        images: checksum of the data set, if known.
+        images: checksum of the data set.
 
     Attributes:
         saved, published: times of the last checkpoint and of the last result, by `time.monotonic`.
     """
 
-    def __init__(self, run: Run, folder: Path, network: dict[str, Any], images: str | None = None) -> None:
+    def __init__(self, run: Run, folder: Path, network: dict[str, Any], images: str) -> None:
         self.run, self.folder, self.network, self.images = run, folder, network, images
         self.saved, self.published = time.monotonic(), float("-inf")
 
@@ -158,7 +158,7 @@ class RunFiles:
         """The history so far, written to the folder after the first epoch."""
         run = self.run
         precision = str(run.dtype or torch.float32).removeprefix("torch.")
-        how = {"processes": run.processes.world, "precision_used": precision, "images": self.images or "unknown"}
+        how = {"processes": run.processes.world, "precision_used": precision, "images": self.images}
         result = run.history.to_xarray(run.config, run.processes.device).assign_attrs(how)
         if run.processes.rank == 0 and run.history.epochs:
             write_result(self.folder / RESULT, result)

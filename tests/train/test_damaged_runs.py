@@ -12,11 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tiny_runs import CONFIG, assert_same_ending, interrupt, run, stop_at, tiny, weights
 
 from bioshare.train import checkpoint, fitting
 from bioshare.train import run as training
-from bioshare.train.config import ARCHITECTURES
+from bioshare.train.config import ARCHITECTURES, OwnImages
+from bioshare.train.data import load
+from bioshare.train.data.prepare import own_images, prepare
 from bioshare.train.fitting import trained_network
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.results import RESULT, read_result
@@ -323,3 +326,28 @@ def test_a_clock_that_stands_still_stops_no_run(folders, tmp_path, monkeypatch):
     result = run(tmp_path)
     assert np.isnan(result.images_per_second).all()
     assert_same_ending(tmp_path, folders[0])
+
+
+def test_a_run_does_not_go_on_with_other_images_of_the_same_name(tmp_path):
+    def prepared(seed):
+        rng = np.random.default_rng(seed)
+        for part, name in ((part, name) for part in ("train", "val") for name in "ab"):
+            for index in range(8):
+                path = tmp_path / "in" / part / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(path)
+        prepare("noise", tmp_path / "in", tmp_path, own_images(8), progress=False)
+
+    config = dataclasses.replace(CONFIG, dataset=OwnImages("noise"), train_images=None, batch_size=4)
+    prepared(0)
+    interrupt(tmp_path / "run", 1, config, data=tmp_path)
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    prepared(1)
+    with pytest.raises(ValueError, match=r"the images of noise must be those of the run in .*Prepare the same images"):
+        run(tmp_path / "run", config, data=tmp_path, resume=True)
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+    prepared(0)
+    result = run(tmp_path / "run", config, data=tmp_path, resume=True)
+    assert result.attrs["images"] == load("noise", tmp_path).checksum
+    run(tmp_path / "straight", config, data=tmp_path)
+    assert_same_ending(tmp_path / "run", tmp_path / "straight")
