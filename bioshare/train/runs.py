@@ -6,46 +6,36 @@ module and the module of ``fit``, never the script with the call of `run_all`.
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
-import signal
-import sys
-import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from subprocess import PIPE, Popen
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-import cloudpickle
 import torch
 import xarray as xr
 from tqdm import tqdm
 
 from bioshare.checks import whole
-from bioshare.files import expanded, replacing
-from bioshare.progress import say, shows_bar
+from bioshare.files import FolderInUseError, expanded, locked
+from bioshare.progress import one_line, say, shows_bar
 from bioshare.train.config import TrainConfig
+from bioshare.train.dask_workers import GOES_ON, DaskWorkers
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
+from bioshare.train.run_process import RunProcess
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-RESTARTS = 3
-"""New starts of a run after its process was killed by a signal, as many as Dask's default for a dead worker."""
 CHECKPOINT_EVERY = 120.0
 """Default seconds between two checkpoints of a run: the work that is lost with a process."""
 EVERY_GPU = ("auto", "cuda")
 """Names for all GPUs of this machine, one per process."""
-Ending = xr.Dataset | str | None
-"""History of a run; its error in words; or None for a run that has stopped with a checkpoint."""
-CONNECT = 10.0
-"""Seconds to wait for a scheduler."""
+Ending = xr.Dataset | FolderInUseError | str | None
+"""History of a run; an error in words; None for a run that has stopped with a checkpoint; or another process trains."""
 POLL = 0.05
 """Seconds between two looks at the runs."""
 
@@ -86,6 +76,8 @@ class Outcomes:
             return ending
         if ending is None:
             return "not complete"
+        if isinstance(ending, FolderInUseError):
+            return "another process trains this run; waiting for the end after all other runs"
         self.results[name] = ending
         return "done"
 
@@ -107,7 +99,8 @@ def run_all(
 
     A signal such as Ctrl-C (`bioshare.train.interrupt.SIGNALS`) or the death of this process lets the runs of this
     machine write their checkpoints and end. The workers of a scheduler finish the runs that were begun: wait for the
-    workers before the same jobs are given again.
+    workers before the same jobs are given again. Several calls may have the same jobs at a time: a run that another
+    process trains comes last, and once that process has ended, this one has the result, or goes on with the run.
 
     Args:
         jobs: runs with distinct names and folders; the folders must be the same on all machines.
@@ -126,6 +119,7 @@ def run_all(
     Raises:
         ValueError: two jobs have one name or one folder, the scheduler does not answer, or a worker of the scheduler
             has several threads. Nothing was trained.
+        ConnectionError: the scheduler is gone, or has had no worker for minutes.
         Interrupted: a signal.
     """
     _check_jobs(jobs)
@@ -140,41 +134,51 @@ def run_all(
     outcomes, show = Outcomes(), say if progress else lambda text: None
     with ExitStack() as stack:
         if scheduler is None:
-            submit = lambda call: stack.enter_context(RunProcess(call))
+            submit, check = lambda call: stack.enter_context(RunProcess(call)), lambda: None
         else:
-            client = stack.enter_context(_connected(scheduler))
-            at_once = at_once or max(1, len(cast("dict[str, int]", client.nthreads())))
-            submit = partial(client.submit, pure=False)
-        begin = lambda job, slot: submit(partial(call, job, device=device if scheduler else own_device(device, slot)))
+            dask = stack.enter_context(DaskWorkers(scheduler))
+            submit, check, at_once = dask.submit, dask.check, at_once or max(1, len(dask))
+        places = lambda slot: device if scheduler else own_device(device, slot)
+        begin = lambda job, slot, waits: submit(partial(call, job, device=places(slot), waits=waits))
         signals = stack.enter_context(interruptible())
         bar = stack.enter_context(tqdm(total=len(jobs), unit="run", disable=single or not shows_bar(progress)))
-        for job, ending in _in_turn(jobs, begin, at_once or 1, until, signals):
+        for job, ending in _in_turn(jobs, begin, check, at_once or 1, until, signals):
             show(f"{job.name}: {outcomes.add(job.name, ending)}")
-            bar.update(ending is not None)
+            bar.update(isinstance(ending, xr.Dataset | str))
             if job.name in outcomes.results:
                 done(job)
     if signals:
         busy = f"the workers of {scheduler} finish the runs that were begun; once they are idle, " if scheduler else ""
-        goes_on = f"{busy}the same command goes on from the runs' last checkpoints"
-        raise Interrupted(f"stopped by signal {signals[0]}; {goes_on}", signals[0])
+        raise Interrupted(f"stopped by signal {signals[0]}; {busy}{GOES_ON}", signals[0])
     outcomes.time_up = len(outcomes.results) + len(outcomes.failures) < len(jobs)
     return outcomes
 
 
 def train_job(
-    job: Job, fit: Callable[..., xr.Dataset], until: float | None, threads: int | None, **options: Any
+    job: Job, fit: Callable[..., xr.Dataset], until: float | None, threads: int | None, waits: bool, **options: Any
 ) -> Ending:
-    """Train one run in this process, at most until the time ``until`` on the clock."""
+    """Train one run in this process, at most until the time ``until`` on the clock.
+
+    Args:
+        waits: wait for another process that trains the run.
+    """
     if threads:
         torch.set_num_threads(threads)
     if until is not None:
         options["seconds"] = max(0.0, until - time.time())
     try:
+        if waits:
+            with locked(job.folder, seconds=options.get("seconds", math.inf)):
+                pass
         return fit(job.config, job.folder, resume=True, **options)
     except TimeUpError:
         return None
+    except FolderInUseError as error:
+        return error
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        if os.environ.get("BIOSHARE_TRACEBACK") == "1":
+            traceback.print_exc()
+        return f"{type(error).__name__}: {one_line(error)}"
 
 
 def default_workers(device: str) -> int:
@@ -198,38 +202,27 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
             raise ValueError(f"jobs must have names and folders of their own; got twice: {', '.join(twice)}")
 
 
-def _connected(scheduler: str) -> Client:
-    """A connection to a scheduler whose workers have one thread each."""
-    from distributed import Client  # takes a second to import
-
-    try:
-        client = Client(scheduler, timeout=CONNECT)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"scheduler must be the address of a running Dask scheduler, such as tcp://host:8786; got {scheduler!r}, "
-            f"which does not answer ({error})"
-        ) from error
-    if any(threads > 1 for threads in cast("dict[str, int]", client.nthreads()).values()):
-        client.close()
-        raise ValueError(
-            f"the workers of {scheduler} must have one thread each, since runs in one process would share its "
-            f"random generators; start them with `dask worker {scheduler} --nthreads 1`"
-        )
-    return client
-
-
 def _in_turn(
-    jobs: Sequence[Job], begin: Callable[[Job, int], Any], at_once: int, until: float | None, signals: Sequence[int]
+    jobs: Sequence[Job],
+    begin: Callable[[Job, int, bool], Any],
+    check: Callable[[], None],
+    at_once: int,
+    until: float | None,
+    signals: Sequence[int],
 ) -> Iterator[tuple[Job, Ending]]:
-    """Begin the jobs, at most ``at_once`` at a time, each in a free slot, and yield every job with its ending."""
-    waiting, running = list(jobs), dict[int, tuple[Job, Any]]()
+    """Begin the jobs, at most ``at_once`` at a time, each in a free slot, and yield every job with its ending.
+
+    Jobs of other processes come again at the end, and wait there.
+    """
+    waiting, running = [(job, False) for job in jobs], dict[int, tuple[Job, Any]]()
     while waiting or running:
+        check()
         if signals or (until is not None and time.time() >= until):
             waiting.clear()
         while waiting and len(running) < at_once:
             slot = next(number for number in count() if number not in running)
-            job = waiting.pop(0)
-            running[slot] = job, begin(job, slot)
+            job, waits = waiting.pop(0)
+            running[slot] = job, begin(job, slot, waits)
         time.sleep(POLL)
         for slot, (job, run) in list(running.items()):
             if signals:
@@ -239,76 +232,8 @@ def _in_turn(
                 try:
                     ending = run.result()
                 except Exception as error:  # of the process or the worker, not of `fit`
-                    ending = None if signals else f"{type(error).__name__}: {error}"
+                    check()
+                    ending = None if signals else f"{type(error).__name__}: {one_line(error)}"
+                if isinstance(ending, FolderInUseError):
+                    waiting.append((job, True))
                 yield job, ending
-
-
-class RunProcess:
-    """A function call in a process of its own, started again after a signal has killed the process.
-
-    The methods are as in a future; the end of a ``with`` block kills the process. SIGTERM stops the process when the
-    call is cancelled, and when this process dies; Ctrl-C in a terminal does not reach the process.
-    """
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.starts, self.cancelled, self.folder = 0, False, TemporaryDirectory(prefix="bioshare-")
-        self.returned = Path(self.folder.name, "result")
-        Path(self.folder.name, "call").write_bytes(cloudpickle.dumps(call))
-        self._start()
-
-    def _start(self) -> None:
-        code = f"import sys; sys.path = {sys.path!r}; from bioshare.train.runs import work; work({self.folder.name!r})"
-        self.process = Popen([sys.executable, "-c", code], stdin=PIPE, start_new_session=True)
-        self.starts += 1
-
-    def __enter__(self) -> RunProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self.process:
-            self.process.kill()
-        self.folder.cleanup()
-
-    def done(self) -> bool:
-        """Check whether the process has ended for good; start a killed process again."""
-        status = self.process.poll()
-        if status is None:
-            return False
-        self.process.__exit__(None, None, None)  # closes the pipe
-        killed = (status < 0 or status > 128) and not self.returned.exists()
-        if killed and not self.cancelled and self.starts <= RESTARTS:
-            self._start()
-            return False
-        return True
-
-    def result(self) -> Any:
-        """The value of the call.
-
-        Raises:
-            RuntimeError: the process ended without a result.
-        """
-        if not self.returned.exists():
-            raise RuntimeError(f"its process ended with status {self.process.returncode}, at start {self.starts}")
-        return pickle.loads(self.returned.read_bytes())
-
-    def cancel(self) -> None:
-        """Stop the process by SIGTERM, so that a run writes a checkpoint."""
-        if not self.cancelled:
-            self.cancelled = True
-            self.process.terminate()
-
-
-def work(folder: str) -> None:
-    """Make the call of a `RunProcess`, in the new process."""
-
-    def stop_with_parent() -> None:
-        os.read(0, 1)  # returns when the parent closes its end of the pipe, or dies
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop_with_parent, daemon=True).start()
-    try:
-        value = pickle.loads(Path(folder, "call").read_bytes())()
-    except KeyboardInterrupt as error:
-        sys.exit(128 + getattr(error, "signal", signal.SIGINT))
-    with replacing(Path(folder, "result")) as path:
-        path.write_bytes(pickle.dumps(value))

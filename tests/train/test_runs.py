@@ -3,24 +3,29 @@
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import xarray as xr
 from tiny_runs import CONFIG, assert_same_ending, run, tiny
 from torch.utils.data import DataLoader
 
+from bioshare.files import locked
 from bioshare.train import run as training
 from bioshare.train import runs
 from bioshare.train.config import ARCHITECTURES, TrainConfig
 from bioshare.train.fitting import CHECKPOINT, fit
 from bioshare.train.interrupt import Interrupted, TimeUpError
-from bioshare.train.runs import RESTARTS, Job, run_all
+from bioshare.train.run_process import RESTARTS, RunProcess
+from bioshare.train.runs import Job, run_all
 
 
 def jobs(folder, seeds=3, **fields):
@@ -88,6 +93,12 @@ def fit_killed(config, folder, **options):
     if killer.ident:
         killer.join()
     return history
+
+
+def in_use(config, folder, **options):
+    attempt(folder)
+    with locked(folder):
+        return result(config)
 
 
 def out_of_time(config, folder, *, seconds, **options):
@@ -170,6 +181,10 @@ def test_runs_write_checkpoints_when_a_script_is_stopped(tmp_path, number):
     with subprocess.Popen([sys.executable, script], **pipes, start_new_session=True) as parent:
         try:
             wait_for(lambda: all((tmp_path / str(seed) / "result.nc").exists() for seed in range(2)))
+            processes = [psutil.Process(parent.pid), *psutil.Process(parent.pid).children(recursive=True)]
+            assert len(processes) == 3
+            sockets = [socket for process in processes for socket in process.net_connections("inet")]
+            assert [socket for socket in sockets if socket.status == psutil.CONN_LISTEN] == []
             os.killpg(parent.pid, number)
             output, errors = parent.communicate(timeout=60)
         finally:
@@ -253,10 +268,39 @@ def test_workers_of_several_threads_are_refused(tmp_path):
         run_all(jobs(tmp_path), calm, scheduler=cluster.scheduler_address, progress=False)
 
 
-def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "CONNECT", 0.2)
-    with pytest.raises(ValueError, match=r"scheduler must be the address .* got 'tcp://127.0.0.1:9'"):
-        run_all(jobs(tmp_path), calm, scheduler="tcp://127.0.0.1:9", progress=False)
+def test_only_this_user_can_read_and_write_what_the_processes_are_given():
+    with RunProcess(os.getpid) as process:
+        wait_for(process.done)
+        assert process.result() == process.process.pid
+        assert stat.S_IMODE(Path(process.folder.name).stat().st_mode) == 0o700
+    assert not Path(process.folder.name).exists()
+
+
+def test_a_run_that_another_process_trains_comes_last_and_is_no_failure(tmp_path, capfd):
+    """The other process ends when all other runs have ended, without a result."""
+    both = [Job(str(seed), TrainConfig(**vars(CONFIG) | {"seed": seed}), tmp_path / str(seed)) for seed in range(2)]
+    with ExitStack() as other:
+        other.enter_context(locked(both[0].folder))
+        outcomes = run_all(both, fit_tiny, threads=1, device="cpu", done=lambda job: other.close())
+    assert list(outcomes.results) == ["1", "0"]
+    assert outcomes.failures == {}
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("0: ", "1: "))]
+    waiting = "0: another process trains this run; waiting for the end after all other runs"
+    assert lines == [waiting, "1: done", "0: done"]
+
+
+def test_time_that_is_up_or_a_signal_ends_the_wait_for_another_process(tmp_path):
+    job = jobs(tmp_path, 1)[0]
+    with locked(job.folder):
+        assert run_all([job], in_use, seconds=5.0, progress=False).time_up
+        (job.folder / "attempts").unlink()
+        thread = threading.Thread(
+            target=lambda: (wait_for((job.folder / "attempts").exists), os.kill(os.getpid(), signal.SIGINT))
+        )
+        thread.start()
+        with pytest.raises(Interrupted, match="stopped by signal 2; the same command goes on"):
+            run_all([job], in_use, progress=False)
+        thread.join()
 
 
 def test_jobs_that_collide_are_refused():

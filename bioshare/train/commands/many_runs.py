@@ -29,8 +29,9 @@ class ManyRuns(Computing):
         seeds: number of runs of everything, from seed 0.
         to: folder under which the runs live, and their results in one file.
         show: train nothing; show all finished runs, in whatever setting.
-        scheduler: address of a Dask scheduler to train on, such as tcp://host:8786; its workers need one thread each,
-            and must see the same folders. None for this machine.
+        scheduler: address of a Dask scheduler to train on, tls://host:8786 with credentials from Dask's configuration
+            or tcp://host:8786 without; its workers need one thread each, and must see the same folders. None for this
+            machine.
         workers: number of runs at a time; None for all workers of the scheduler, or without a scheduler
             one per GPU, or one.
         discard_checkpoints: delete the checkpoint of every finished run (of LC ResNet-20 0.5 GB), of earlier commands
