@@ -13,6 +13,7 @@ ImageNet's images differ in size and would fill 300 GB. The images stay in ``fol
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bioshare.files import expanded, os_error, replacing
+from bioshare.files import expanded, locked, os_error, replacing
 from bioshare.train.data.datasets import IMAGENET_STATISTICS, PARTS, USAGES, Dataset
 
 
@@ -33,14 +34,14 @@ def prepared_file(name: str, folder: Path | str | None = None) -> Path:
 
 
 def write_prepared(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a prepared file, atomically.
+    """Write a prepared file, atomically, and delete what killed processes have left of the file.
 
     Raises:
         ValueError: the tensors or the facts are no data set; nothing was written.
     """
     text = json.dumps(facts)
     checksum = _checksum(_dataset(tensors, json.loads(text)), text)
-    with replacing(path) as temporary:
+    with locked(path.parent, path.name, seconds=math.inf), replacing(path) as temporary:
         try:
             save_file(dict(tensors), temporary, {"bioshare": text, "checksum": checksum})
         except SafetensorError as error:

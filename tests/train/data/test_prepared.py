@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bioshare.files import replacing
 from bioshare.train import data
 from bioshare.train.data.prepared import write_prepared
 from bioshare.train.data.streams import ImageFiles
@@ -65,6 +66,15 @@ def test_a_file_is_read_as_written_and_its_checksum_is_that_of_the_data(tmp_path
     tensors["train_labels"][0] += 1
     write_prepared(path, tensors, CIFAR)
     assert data.load("cifar10", tmp_path).checksum != dataset.checksum
+
+
+def test_half_a_file_of_a_process_that_is_gone_is_deleted_by_the_next(tmp_path):
+    path = tmp_path / "cifar10.safetensors"
+    half = replacing(path)  # never left, as after a kill
+    (half.__enter__().parent / ".tmpA1b2C3").write_bytes(b"half")
+    assert len(list(tmp_path.glob(".cifar10.safetensors.*.tmp"))) == 1
+    write_prepared(path, cifar(), CIFAR)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_of_a_version_without_checksums_is_read(tmp_path):
