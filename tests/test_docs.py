@@ -99,15 +99,15 @@ USED = {
 }
 
 
-class UnderstoodError(Exception):
+class Understood(BaseException):
     """The work of a command would begin."""
 
 
 def stop_at_work(command, monkeypatch):
-    """Let a command raise `UnderstoodError` instead of doing its work."""
+    """Let a command raise `Understood` instead of doing its work."""
 
     def begin(*_, **__):
-        raise UnderstoodError
+        raise Understood
 
     monkeypatch.setattr(WORK.get(command, f"{COMMANDS[command][0]}.main"), begin)
 
@@ -115,7 +115,7 @@ def stop_at_work(command, monkeypatch):
 @pytest.mark.parametrize(("command", "words"), sorted(USED))
 def test_every_command_of_the_docs_is_understood(command, words, monkeypatch):
     stop_at_work(command, monkeypatch)
-    with pytest.raises(UnderstoodError):
+    with pytest.raises(Understood):
         main([command, *shlex.split(words)])
 
 
