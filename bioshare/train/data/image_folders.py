@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from bioshare.train.data.images import Encoded, check_all, decode_all
+from bioshare.train.data.reading import MOST_IMAGE_BYTES, MOST_TEXT_BYTES, check_size, naming, text_file, text_in
 from bioshare.train.data.sources import Contents, Split, checksum
 
 ANNOTATIONS = "val/val_annotations.txt", "val_annotations.txt"
@@ -50,10 +51,8 @@ class ImageFolder:
             return self._read(path, _in_folder(path), bar)
         if self.side is None:
             raise ValueError(f"{path} must be {self.form}; got a file")
-        try:
+        with naming(path, "is not a whole zip file"):
             archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{path} is not a whole zip file: {error}. Fetch it again") from error
         with archive:
             return self._read(path, _in_zip(path, archive), bar, checksum(path))
 
@@ -88,6 +87,11 @@ class ImageFolder:
         labels = np.array([label for _, label in pairs], np.int64)
         encoded = (files.image(name) for name in names)
         if self.side is None:
+            for name in names:
+                with naming(
+                    files.address(name).encode(errors="replace").decode(), "must be a name in UTF-8", "Rename it"
+                ):
+                    name.encode()
             check_all(encoded, len(names), bar)
             return Split(names, labels)
         return Split(decode_all(encoded, len(names), self.side, bar, self.resize), labels)
@@ -121,6 +125,8 @@ def _annotated(path: Path, files: _Files, images: list[str]) -> dict[str, str]:
         image, *label = line.split()[:2]
         if image not in by_name or not label:
             raise ValueError(f"{where}, line {number}, must name an image in val and its class; got {line!r:.80}")
+        if by_name[image] in named:
+            raise ValueError(f"{where}, line {number}, must not name an image again; got {image}")
         named[by_name[image]] = label[0]
     if missing := set(images) - named.keys():
         raise ValueError(f"{where} must name the class of every image in val; {min(missing)} isn't there")
@@ -154,26 +160,41 @@ class _Files:
         return Encoded(self.address(name), self._member(name) if self.archive else None)
 
     def text(self, name: str) -> str:
-        return (self._member(name) if self.archive else Path(self.address(name)).read_bytes()).decode("utf-8")
+        if self.archive:
+            return text_in(self.address(name), self._member(name, MOST_TEXT_BYTES))
+        return text_file(Path(self.address(name)))
 
-    def _member(self, name: str) -> bytes:
+    def _member(self, name: str, most: int = MOST_IMAGE_BYTES) -> bytes:
         assert self.archive
-        try:
+        check_size(self.address(name), self.archive.getinfo(self.top + name).file_size, most)
+        with naming(self.address(name), "is damaged", "Fetch the zip file again"):
             return self.archive.read(self.top + name)
-        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{self.address(name)} is damaged: {error}. Fetch the zip file again") from error
 
 
 def _in_folder(path: Path) -> _Files:
     path = path / TOP if (path / TOP).is_dir() else path
-    names = []
-    for folder, folders, files in os.walk(path, followlinks=True):
+    names, seen = [], dict[tuple[int, int], str]()
+    for folder, folders, files in os.walk(path, onerror=_unreadable, followlinks=True):
+        status = os.stat(folder)
+        first = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if first != folder:
+            raise ValueError(f"{folder} must not be a link to {first}, whose images would count twice; remove the link")
         start = f"{Path(folder).relative_to(path).as_posix()}/".removeprefix("./")
         names += [f"{start}{name}/" for name in folders] + [f"{start}{name}" for name in files]
     return _Files(f"{path}/", dict.fromkeys(sorted(names)))
 
 
+def _unreadable(error: OSError) -> None:
+    raise error
+
+
 def _in_zip(path: Path, archive: zipfile.ZipFile) -> _Files:
     names = sorted(archive.namelist())
     top = TOP if any(name.startswith(TOP) for name in names) else ""
-    return _Files(f"{path}: ", dict.fromkeys(name.removeprefix(top) for name in names), archive, top)
+    for name, following in pairwise(names):
+        if name == following:
+            raise ValueError(f"{path} must hold every file once; {name} is there twice")
+    if beside := [name for name in names if top and name.startswith(("train/", "val/"))]:
+        raise ValueError(f"{path} must hold the images in {TOP} or beside it, not in both; got {beside[0]}, too")
+    below = dict.fromkeys(name.removeprefix(top) for name in names if name.startswith(top))
+    return _Files(f"{path}: ", below, archive, top)

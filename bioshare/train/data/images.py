@@ -1,35 +1,40 @@
-"""Decoding of image files with Pillow: one image, or many images in parallel processes."""
+"""Decoding of image files with Pillow: one image, or many images in parallel processes.
+
+Only JPEG and PNG are opened. Pillow would look at the content, and start Ghostscript for a file that is a program.
+"""
 
 from __future__ import annotations
 
 import io
-import multiprocessing
-import signal
-from collections import deque
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from bioshare.machine import cores
+from bioshare.train.data.reading import check_regular, naming
+from bioshare.train.data.workers import in_parallel
 
 CHUNK = 256
 """Images per task of a process; fewer images are decoded in this process."""
+CHUNK_BYTES = 2**26
+"""Bytes of encoded images after which a task has fewer images."""
+MOST_PIXELS = 89_478_485
+"""Pixels of the largest image, in a file or resized: Pillow's bound for a warning."""
+FORMATS = "JPEG", "PNG"
 
-Work = TypeVar("Work")
 Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image as JPEG, PNG or another format of Pillow.
+    """An image as JPEG or PNG.
 
     Attributes:
         name: name in error messages, and path of a file.
@@ -41,7 +46,7 @@ class Encoded:
 
 
 def decode(image: Encoded, side: int) -> np.ndarray:
-    """The pixels of an image of side x side, (3, side, side) uint8; grey becomes RGB.
+    """The pixels of an image of side x side, (3, side, side) uint8; grey becomes RGB, 16 bits become 8.
 
     Raises:
         ValueError: the image is unreadable, truncated or of another size.
@@ -50,7 +55,7 @@ def decode(image: Encoded, side: int) -> np.ndarray:
         if picture.size != (side, side):
             width, height = picture.size
             raise ValueError(f"{image.name} must have {side} x {side} pixels; got {width} x {height}")
-        return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+        return np.asarray(_rgb(image, picture)).transpose(2, 0, 1)
 
 
 def resized_crop(image: Encoded, resize: int, side: int, row: float, column: float) -> np.ndarray:
@@ -72,7 +77,11 @@ def resized_crop(image: Encoded, resize: int, side: int, row: float, column: flo
     with _open_image(image) as picture:
         scale = resize / min(picture.size)
         width, height = (max(resize, int(length * scale)) for length in picture.size)
-        resized = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        if width * height > MOST_PIXELS:
+            raise ValueError(
+                f"{image.name} must have at most {MOST_PIXELS} pixels when resized; got {width} x {height}"
+            )
+        resized = _rgb(image, picture).resize((width, height), Image.Resampling.BILINEAR)
         left, top = int(column * (width - side + 1)), int(row * (height - side + 1))
         return np.asarray(resized.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
 
@@ -100,7 +109,7 @@ def random_resized_crop(image: Encoded, side: int, row: float, column: float, ar
         width, height = min(columns, round((pixels * ratio) ** 0.5)), min(rows, round((pixels / ratio) ** 0.5))
         left, top = int(column * (columns - width + 1)), int(row * (rows - height + 1))
         box = left, top, left + width, top + height
-        cropped = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
+        cropped = _rgb(image, picture).resize((side, side), Image.Resampling.BILINEAR, box)
         return np.asarray(cropped).transpose(2, 0, 1)
 
 
@@ -110,7 +119,7 @@ def decode_all(images: Iterable[Encoded], count: int, side: int, bar: tqdm, resi
     With ``resize``, images have any size: the smaller side becomes ``side`` pixels, and the centre is cut out.
     """
     pixels, done = np.empty((count, 3, side, side), np.uint8), 0
-    for chunk in _in_parallel(partial(_decode_chunk, side=side, resize=resize), _chunks(images), count):
+    for chunk in _in_parallel(partial(_decode_chunk, side=side, resize=resize), images, count):
         pixels[done : done + len(chunk)] = chunk
         done += len(chunk)
         bar.update(len(chunk))
@@ -123,18 +132,37 @@ def check_all(images: Iterable[Encoded], count: int, bar: tqdm) -> None:
     Raises:
         ValueError: an image can't be read; gives its name.
     """
-    for checked in _in_parallel(_check_chunk, _chunks(images), count):
+    for checked in _in_parallel(_check_chunk, images, count):
         bar.update(checked)
 
 
 @contextmanager
 def _open_image(image: Encoded) -> Iterator[Image.Image]:
-    """An open image, whose pixels are read on first use; errors in the block name the image."""
-    try:
-        with Image.open(image.name if image.data is None else io.BytesIO(image.data)) as picture:
-            yield picture
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{image.name} is not an image that can be read: {error}. Fetch the source again") from error
+    """An open image, whose pixels `_rgb` reads."""
+    with _naming(image), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # from MOST_PIXELS on
+        if image.data is None:
+            check_regular(image.name)
+        try:
+            picture = Image.open(image.name if image.data is None else io.BytesIO(image.data), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("it is neither JPEG nor PNG") from None
+    with picture:
+        yield picture
+
+
+def _rgb(image: Encoded, picture: Image.Image) -> Image.Image:
+    """The picture in 8-bit RGB, without opacity; of 16-bit grey the high byte, as Pillow takes of 16-bit colours."""
+    with _naming(image):
+        if picture.mode.startswith("I"):
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        elif picture.mode == "P" and "transparency" in picture.info:
+            picture = picture.convert("RGBA")  # without Pillow's warning
+        return picture.convert("RGB")
+
+
+def _naming(image: Encoded) -> AbstractContextManager[None]:
+    return naming(image.name, "is not an image that can be read", "Fetch the source again")
 
 
 def _decode_chunk(images: list[Encoded], side: int, resize: bool) -> np.ndarray:
@@ -144,42 +172,29 @@ def _decode_chunk(images: list[Encoded], side: int, resize: bool) -> np.ndarray:
 
 def _check_chunk(images: list[Encoded]) -> int:
     for image in images:
-        with _open_image(image) as picture:
+        with _open_image(image) as picture, _naming(image):
             picture.draft("RGB", (1, 1))
             picture.load()
     return len(images)
 
 
 def _chunks(images: Iterable[Encoded]) -> Iterator[list[Encoded]]:
-    images = iter(images)
-    while chunk := list(islice(images, CHUNK)):
+    chunk, size = [], 0
+    for image in images:
+        chunk.append(image)
+        size += len(image.data or b"")
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 
-def _in_parallel(work: Callable[[Work], Done], chunks: Iterable[Work], count: int) -> Iterator[Done]:
-    """The results in order, with at most two waiting chunks per process.
+def _in_parallel(work: Callable[[list[Encoded]], Done], images: Iterable[Encoded], count: int) -> Iterator[Done]:
+    """The results for chunks of the images, in order.
 
     Threads make small images slower (two cores, JPEGs of 32 x 32: 1.0 s in one thread, 1.7 s in two, 0.7 s in two
     processes), and are as fast as processes from about 400 x 400.
     """
-    if count <= CHUNK:
-        yield from map(work, chunks)
-        return
-    processes = cores()
-    context = multiprocessing.get_context("spawn")  # a fork would copy locked locks of other threads
-    pending = deque()
-    with ProcessPoolExecutor(processes, context, _leave_interrupts_to_the_parent) as pool:
-        try:
-            for chunk in chunks:
-                pending.append(pool.submit(work, chunk))
-                if len(pending) > 2 * processes:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    chunks = _chunks(images)
+    return map(work, chunks) if count <= CHUNK else in_parallel(work, chunks, cores())

@@ -78,8 +78,8 @@ def prepare(
 ) -> Path:
     """Turn a published data set, or images of one's own, into the one file for `bioshare.train.data.load`.
 
-    The file appears whole or not at all, and replaces an older file. Images are decoded in several processes: a script
-    that calls this function needs ``if __name__ == "__main__":``.
+    The file appears whole or not at all, and replaces an older file. Many images are decoded in several processes,
+    which end with this process, however that ends.
 
     Args:
         name: a key of `SOURCES`; or with ``source=own_images(side)`` the name of images of one's own.
@@ -95,6 +95,7 @@ def prepare(
         FileNotFoundError: there is no ``path``.
         PermissionError: ``folder`` can't be written.
         ValueError: the name is unknown, or the source is damaged or of another form. Nothing was written.
+        ChildProcessError: a decoding process was killed. Nothing was written.
     """
     if source is not None and name not in SOURCES:
         OwnImages(name)  # checks the name
@@ -105,6 +106,8 @@ def prepare(
     source, path, target = source or SOURCES[name], expanded(path), prepared_file(name, folder)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; it must be {source.form}")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} must be {source.form}; got a pipe or a device")
     check_writable(target.parent)
     with tqdm(
         total=sum(source.images.values()) or None, desc=name, unit="image", disable=not shows_bar(progress), leave=False

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Protocol
 
 import numpy as np
 from einops import rearrange
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from tqdm import tqdm
 
 from bioshare.train.data.datasets import check_classes, check_labels
 from bioshare.train.data.images import Encoded, decode_all
+from bioshare.train.data.reading import naming, text_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,31 +94,40 @@ class CifarArchive:
                 "file, or was not fetched to its end: fetch it again from https://www.cs.toronto.edu/~kriz/cifar.html"
             )
         members = self._members(path)
-        classes = tuple(members[self.names].decode("utf-8").split())
+        classes = tuple(text_in(f"{path}: {self.names}", members[self.names]).split())
         if len(classes) != self.classes:
             raise ValueError(f"{path}: {self.names} must name {self.classes} classes; got {len(classes)}")
         check_classes(f"{path}: {self.names}", classes)
         splits = [self._split(path, part, members, bar) for part in ("train", "test")]
         return Contents(classes, *splits, sha256=digest)
 
+    @property
+    def _size(self) -> int:
+        """Bytes of a record."""
+        return self.label_bytes + 3072
+
     def _members(self, path: Path) -> dict[str, bytes]:
         """The needed files of the archive, by name, without extraction to disk."""
         wanted, members = {self.names, *self.files["train"], *self.files["test"]}, {}
-        try:
-            with tarfile.open(path, "r|gz") as archive:
-                for member in archive:
-                    name = member.name.removeprefix("./").removeprefix(f"{self.folder}/")
-                    content = archive.extractfile(member) if name in wanted else None
-                    if content:
-                        members[name] = content.read()
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole .tar.gz archive: {error}. Fetch it again") from error
+        most = sum(self.images.values()) * self._size
+        with (
+            naming(path, "is not a whole .tar.gz archive"),
+            gzip.open(path) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as archive,
+        ):
+            for member in archive:
+                name = member.name.removeprefix("./").removeprefix(f"{self.folder}/")
+                content = archive.extractfile(member) if name in wanted else None
+                if content:
+                    members[name] = content.read(most + 1)  # more would be refused
+            while stream.read(2**20):  # to the end, where gzip has a checksum
+                pass
         if missing := wanted - members.keys():
             raise ValueError(f"{path} lacks {self.folder}/{min(missing)}; it must be {self.form}, to its end")
         return members
 
     def _split(self, path: Path, part: str, members: dict[str, bytes], bar: tqdm) -> Split:
-        records, size = self.images[part] // len(self.files[part]), self.label_bytes + 3072
+        records, size = self.images[part] // len(self.files[part]), self._size
         images, labels = [], []
         for name in self.files[part]:
             if len(members[name]) != records * size:
@@ -147,19 +158,16 @@ class JpegArrays:
 
     def read(self, path: Path, bar: tqdm) -> Contents:
         digest = checksum(path)
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is not a whole .npz file. It must be {self.form}; fetch it again")
-        parts = [f"{part}_{kind}" for part in self.images for kind in ("jpeg", "end", "label")]
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in ("classes", *parts)}
-        except KeyError as error:
-            raise ValueError(f"{path} must be {self.form}: {error.args[0]}") from None
-        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole .npz file: {error}. Fetch it again") from error
+        names = "classes", *(f"{part}_{kind}" for part in self.images for kind in ("jpeg", "end", "label"))
+        most = max(2**20, sum(self.images.values()) * (3 * self.side**2 + 2**14))  # JPEG files with long headers
+        with naming(path, f"is not a whole .npz file, which must be {self.form}"), zipfile.ZipFile(path) as archive:
+            arrays = {name: _array(archive, name, most) for name in names}
+        if arrays["classes"].dtype.kind != "U":
+            raise ValueError(f"{path}: classes must be text; got the type {arrays['classes'].dtype}")
         classes = tuple(map(str, arrays["classes"]))
         if len(classes) != self.classes:
             raise ValueError(f"{path} must name {self.classes} classes; got {len(classes)}")
+        check_classes(f"{path}: classes", classes)
         return Contents(classes, *(self._split(path, part, arrays, bar) for part in ("train", "test")), sha256=digest)
 
     def _split(self, path: Path, part: str, arrays: dict[str, np.ndarray], bar: tqdm) -> Split:
@@ -169,9 +177,13 @@ class JpegArrays:
             raise ValueError(
                 f"{path}: {part}_end and {part}_label must have {count} elements; got {len(ends)} and {len(labels)}"
             )
+        if ends.dtype.kind not in "iu" or jpeg.dtype != np.uint8:
+            raise ValueError(
+                f"{path}: {part}_end must be whole numbers, {part}_jpeg uint8; got {ends.dtype}, {jpeg.dtype}"
+            )
         bounds = np.concatenate([[0], ends.astype(np.int64)])
-        if jpeg.dtype != np.uint8 or (np.diff(bounds) <= 0).any() or bounds[-1] != len(jpeg):
-            raise ValueError(f"{path}: {part}_end must rise to {len(jpeg)}, the number of bytes in {part}_jpeg (uint8)")
+        if (np.diff(bounds) <= 0).any() or bounds[-1] != len(jpeg):
+            raise ValueError(f"{path}: {part}_end must rise to {len(jpeg)}, the number of bytes in {part}_jpeg")
         check_labels(f"{path}: {part}_label", labels, self.classes)
 
         def images() -> Iterator[Encoded]:
@@ -179,6 +191,20 @@ class JpegArrays:
                 yield Encoded(f"{path}: {part} image {index}", jpeg[bounds[index] : bounds[index + 1]].tobytes())
 
         return Split(decode_all(images(), count, self.side, bar), labels.astype(np.int64))
+
+
+def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
+    """An array of one axis; the header is compared with the number of bytes before more is read."""
+    with archive.open(f"{name}.npy") as file:
+        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
+        shape, _, dtype = read_header(file)
+        size = archive.getinfo(f"{name}.npy").file_size - file.tell()
+        if len(shape) != 1 or dtype.hasobject or not shape[0] * dtype.itemsize == size <= most:
+            raise ValueError(
+                f"{name} must have one axis, no Python objects and at most {most} bytes; "
+                f"got the shape {shape} of {dtype} in {size} bytes"
+            )
+        return np.frombuffer(file.read(), dtype)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class StreamedBatches(Batches):
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # instead of the global generator
         )
-        for pixels, indices in loader:
+        for pixels, indices in _decoded(loader):
             images = sent(pixels, device)
             yield (images - self.mean) / self.std, sent(self.labels[indices], device)
 
@@ -132,19 +132,43 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
+def _decoded(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a loader; an error of a worker is one line.
+
+    Raises:
+        ValueError: an image can't be read; gives its name.
+        ChildProcessError: a worker was killed.
+    """
+    try:
+        for batch in loader:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("exited unexpectedly", "killed by signal")):
+            raise
+        raise ChildProcessError(
+            "a process that decodes images was killed, perhaps for lack of memory. Free memory, and go on with --resume"
+        ) from error
+
+
 class _Crops(MapDataset):
     """The crops of items."""
 
     def __init__(self, files: ImageFiles, side: int, random_resized: bool) -> None:
         self.files, self.side, self.random_resized = files, side, random_resized
 
-    def __getitem__(self, item: Item) -> tuple[np.ndarray, int]:
+    def __getitem__(self, item: Item) -> tuple[np.ndarray | ValueError, int]:
+        """A crop, or the error of an image that can't be read; PyTorch would make pages of an exception."""
         index, (row, column, _, area, aspect), mirrored = item
         file = Encoded(self.files.path(index))
-        if self.random_resized:
-            crop = random_resized_crop(file, self.side, row, column, area, aspect)
-        else:
-            crop = resized_crop(file, RESIZE, self.side, row, column)
+        try:
+            if self.random_resized:
+                crop = random_resized_crop(file, self.side, row, column, area, aspect)
+            else:
+                crop = resized_crop(file, RESIZE, self.side, row, column)
+        except ValueError as error:
+            return error, index
         return crop[..., ::-1] if mirrored else crop, index
 
 
@@ -154,10 +178,12 @@ def _leave_signals_to_the_parent(worker: int) -> None:
         os.setpgid(0, 0)
 
 
-def _collate(crops: list[tuple[np.ndarray, int]], side: int) -> tuple[Tensor, Tensor]:
-    """Pixels and indices of a batch, which may be empty."""
+def _collate(crops: list[tuple[np.ndarray | ValueError, int]], side: int) -> tuple[Tensor, Tensor] | ValueError:
+    """Pixels and indices of a batch, which may be empty; or the error of an image."""
     pixels = np.empty((len(crops), 3, side, side), np.uint8)
     for place, (crop, _) in zip(pixels, crops, strict=True):
+        if isinstance(crop, ValueError):
+            return crop
         place[:] = crop
     return torch.from_numpy(pixels), torch.tensor([index for _, index in crops], dtype=torch.int64)
 
