@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,17 +86,25 @@ class Worker:
 
 
 def serve() -> None:
-    """Make the calls of a `Worker`, in the new process, until the pipe closes."""
+    """Make the calls of a `Worker`, in the new process, until the pipe closes: then end at once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    calls, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a print must not end up among the results
-    with suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):  # the parent has gone
+    calls: SimpleQueue[tuple[Callable[[Any], Any], Any]] = SimpleQueue()
+
+    def work() -> None:
+        with suppress(BrokenPipeError):
+            while True:
+                function, argument = calls.get()
+                try:
+                    value = function(argument)
+                except Exception as error:
+                    value = error
+                pickle.dump(value, results)
+                results.flush()
+
+    threading.Thread(target=work, daemon=True).start()
+    with suppress(EOFError, pickle.UnpicklingError):
         while True:
-            work, argument = pickle.load(calls)
-            try:
-                value = work(argument)
-            except Exception as error:
-                value = error
-            pickle.dump(value, results)
-            results.flush()
-    os._exit(0)  # closing the pipe would be an error again
+            calls.put(pickle.load(sys.stdin.buffer))
+    os._exit(0)

@@ -1,6 +1,9 @@
 import dataclasses
 import io
 import itertools
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from PIL import Image
 
 from bioshare.train import data
 from bioshare.train.config import ImageNet, TrainConfig
-from bioshare.train.data import datasets
+from bioshare.train.data import datasets, streams
 from bioshare.train.data.images import Encoded, random_resized_crop, resized_crop
 from bioshare.train.data.prepare import SOURCES, prepare
 
@@ -118,18 +121,42 @@ def test_a_subset_of_imagenet_is_a_part_of_it(imagenet):
     assert len(set(map(frozenset, subsets))) > 1
 
 
+def copied(imagenet, folder):
+    """The data set with its training images in another folder."""
+    shutil.copytree(Path(imagenet.train_images.folder, "train"), folder / "train")
+    return dataclasses.replace(imagenet, train_images=dataclasses.replace(imagenet.train_images, folder=str(folder)))
+
+
+FAULTS = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-500]),
+    "vanished": lambda path: path.unlink(),
+    "a program": lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"),
+}
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_went_bad_is_named(imagenet, tmp_path, workers):
-    for part in ("a", "b"):
-        (tmp_path / "train" / part).mkdir(parents=True)
-        for number in (1, 2):
-            path = Path(imagenet.train_images.folder, f"train/{part}/{number}.JPEG")
-            (tmp_path / f"train/{part}/{number}.JPEG").write_bytes(path.read_bytes())
-    bad = tmp_path / "train/b/2.JPEG"
-    bad.write_bytes(bad.read_bytes()[:-500])
-    files = dataclasses.replace(imagenet.train_images, folder=str(tmp_path))
-    with pytest.raises(ValueError, match=r"train/b/2.JPEG is not an image that can be read"):
-        streamed(dataclasses.replace(imagenet, train_images=files), workers)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_image_that_went_bad_is_named_in_one_line(imagenet, tmp_path, workers, fault):
+    dataset = copied(imagenet, tmp_path)
+    FAULTS[fault](tmp_path / "train/b/2.JPEG")
+    with pytest.raises(ValueError, match=r"train/b/2.JPEG is not an image that can be read") as caught:
+        streamed(dataset, workers)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="workers are forked on POSIX")
+def test_a_killed_decoding_worker_is_told_in_one_line(imagenet, monkeypatch):
+    """The worker kills itself, as the system does for lack of memory."""
+    me = os.getpid()
+
+    def fatal(*arguments):
+        if os.getpid() != me:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(streams, "resized_crop", fatal)
+    with pytest.raises(ChildProcessError, match="a process that decodes images was killed.*--resume") as caught:
+        streamed(imagenet, workers=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_grey_images_of_imagenet_become_rgb(tmp_path):
