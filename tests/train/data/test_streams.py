@@ -154,7 +154,7 @@ def test_a_killed_decoding_worker_is_told_in_one_line(imagenet, monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(streams, "resized_crop", fatal)
-    with pytest.raises(ChildProcessError, match="a process that decodes images was killed.*--resume") as caught:
+    with pytest.raises(ChildProcessError, match=r"a process that decodes images was killed.*--resume") as caught:
         streamed(imagenet, workers=1)
     assert "\n" not in str(caught.value)
 
