@@ -44,7 +44,7 @@ class SliderWidget(anywidget.AnyWidget):
         unstable: True to mark the whole slider.
     """
 
-    _esm = HERE / "slider.js"
+    _esm = (HERE / "slider.js").read_text(encoding="utf-8")  # of a path, anywidget would keep every widget for good
     name = traitlets.Unicode().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
     low = traitlets.Float().tag(sync=True)
@@ -76,8 +76,8 @@ class PanelsWidget(anywidget.AnyWidget):
         properties: properties of Bokeh models, by the name of the model.
     """
 
-    _esm = HERE / "panels.js"
-    _css = HERE / "live.css"
+    _esm = (HERE / "panels.js").read_text(encoding="utf-8")
+    _css = (HERE / "live.css").read_text(encoding="utf-8")
     version = traitlets.Unicode(bokeh.__version__).tag(sync=True)
     bokehjs = traitlets.Unicode().tag(sync=True)
     item = traitlets.Dict().tag(sync=True)

@@ -1,7 +1,9 @@
 """The live explorer in plain Python, where every move is computed before it returns."""
 
 import asyncio
+import gc
 import time
+import weakref
 
 import ipywidgets
 import numpy as np
@@ -299,6 +301,17 @@ def test_a_closed_explorer_leaves_no_widgets_behind():
     for _ in range(3):
         bs.explore(**SMALL).close()
     assert set(ipywidgets.widgets.widget._instances) <= before
+
+
+def test_a_closed_explorer_is_freed_with_all_widgets_and_arrays():
+    explorer = bs.explore(**SMALL)
+    slide(explorer, alpha=3.0)
+    parts = (explorer, explorer.answer, explorer.panels, *explorer.controls.sliders.values())
+    alive = [weakref.ref(part) for part in parts]
+    explorer.close()
+    del explorer, parts
+    gc.collect()
+    assert [part() for part in alive if part() is not None] == []
 
 
 def test_an_explorer_may_be_closed_twice(explorer):
