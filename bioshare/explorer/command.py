@@ -92,9 +92,9 @@ def serve(setting: Setting, folder: Path, port: int, browser: bool, ip: str = LO
     """
     paths = [str(folder), str(HERE), os.environ.get("JUPYTER_PATH")]  # of the kernel, the template, and others
     token = secrets.token_urlsafe()  # in the environment, since other users can read a command
-    environment = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "JUPYTER_TOKEN": token}
+    own = {"JUPYTER_PATH": os.pathsep.join(filter(None, paths)), "JUPYTER_TOKEN": token, "TMPDIR": str(folder)}
     command = server_command(write_notebook(setting, folder), port, browser, ip)
-    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+    server = subprocess.Popen(command, env={**os.environ, **own}, stdin=subprocess.PIPE, start_new_session=True)
     try:
         elsewhere = "" if ip == LOCAL else " (from another machine, with this machine's name in place of localhost)"
         print(f"The explorer is at http://localhost:{port}/?token={token}{elsewhere} until Ctrl-C.", flush=True)

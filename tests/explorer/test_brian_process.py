@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -36,3 +39,39 @@ def test_an_exception_of_progress_ends_the_process(monkeypatch, tmp_path):
         brian_process.run_brian2_process(SETTING, stop)
     time.sleep(3)
     assert not alive.exists()
+
+
+SCRIPT = """
+import sys
+import psutil
+from bioshare.explorer.brian_process import run_brian2_process
+from bioshare.explorer.setting import Setting
+
+def progress(done):
+    names = [child.name() for child in psutil.Process().children(recursive=True)]
+    if "cc1plus" in names:
+        print("compiles", flush=True)
+        if sys.argv[1] == "stop":
+            raise InterruptedError
+
+run_brian2_process(Setting(), progress)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_stopped_job_or_a_killed_parent_leaves_neither_processes_nor_files(tmp_path, end):
+    """A kernel may be killed while Brian2 compiles."""
+    psutil = pytest.importorskip("psutil", reason="needs psutil, which comes with Jupyter")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", SCRIPT, end]
+    with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as parent:
+        while b"compiles" not in parent.stdout.readline():
+            assert parent.poll() is None
+        started = parent.children(recursive=True)
+        if end == "kill":
+            parent.kill()
+        _, alive = psutil.wait_procs([parent, *started], 30)
+    assert alive == []
+    if end == "stop":  # after a kill, the folder around this one is removed by the server
+        assert list(tmp_path.iterdir()) == []
