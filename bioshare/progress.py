@@ -11,15 +11,16 @@ from tqdm import tqdm
 
 def shows_bar(progress: bool = True) -> bool:
     """True if progress is wanted, and the error stream is a terminal, where a bar can move."""
-    return _wanted(progress) and sys.stderr.isatty()
+    return is_wanted(progress) and sys.stderr.isatty()
 
 
 def shows_lines(progress: bool = True) -> bool:
     """True if progress is wanted, and the error stream is a file or a pipe, where a bar would fill page after page."""
-    return _wanted(progress) and not sys.stderr.isatty()
+    return is_wanted(progress) and not sys.stderr.isatty()
 
 
-def _wanted(progress: bool) -> bool:
+def is_wanted(progress: bool = True) -> bool:
+    """True if progress is wanted, by an argument and by TQDM_DISABLE in the environment."""
     return progress and not os.environ.get("TQDM_DISABLE") and sys.stderr is not None
 
 

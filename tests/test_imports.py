@@ -76,7 +76,7 @@ def test_train_imports_nn_and_bridge_but_no_engine():
 def test_the_explorer_imports_circuit_and_only_the_command_line_and_the_public_names_import_it():
     for module in within(IMPORTS, "bioshare.explorer"):
         ours = {name for name in IMPORTS[module] if inside(name, "bioshare")} - {"bioshare"}
-        allowed = ("bioshare.explorer", "bioshare.circuit", "bioshare.files", CHECKS)
+        allowed = ("bioshare.explorer", "bioshare.circuit", "bioshare.files", "bioshare.progress", CHECKS)
         assert all(inside(name, *allowed) for name in ours), module
     assert "bioshare.explorer.result" in importers("bioshare.circuit")
     assert importers("bioshare.explorer") - within(IMPORTS, "bioshare.explorer") == {"bioshare"}

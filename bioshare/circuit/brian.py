@@ -7,6 +7,7 @@ itself: the caller's device, preferences and namespace are put back.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ from bioshare.circuit import equations
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.own_equations import check_names, first_cause
 from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights
+from bioshare.progress import is_wanted
 
 STEP = 1
 """Order of the Euler steps in Brian2's "groups" slot; the sums into a group have the order before. Both equations of
@@ -40,6 +42,11 @@ steady state z_mean is summed after z: the neurons come an order before the inhi
 
 BUILT_IN = {*DEFAULT_CONSTANTS, *DEFAULT_FUNCTIONS, *DEFAULT_UNITS, "t", "dt", "t_in_timesteps", "i", "N"}
 """Names with a meaning in every equation of Brian2."""
+
+# No warning about objects of a sleep that had an error before it could run.
+logging.getLogger("brian2.core.base.unused_brian_object").addFilter(
+    lambda record: "'bioshare_" not in record.getMessage()
+)
 
 REPORT = r"""
 if (elapsed > 2) {
@@ -125,7 +132,8 @@ class Brian2:
         folders = tempfile.TemporaryDirectory(prefix="bioshare-")
         with folders as folder, _own_device(self) as device, self._own_errors():
             sleep = _BrianSleep(problem, self)
-            report = (REPORT if self.target == "standalone" else _report) if progress is True else None
+            shown = is_wanted(progress is True)
+            report = (REPORT if self.target == "standalone" else _report) if shown else None
             start, held = time.perf_counter(), problem.presentations * sleep.held
             sleep.network.run(held, namespace={}, report=report, report_period=1 * b2.second)
             if self.target == "runtime":
@@ -137,7 +145,7 @@ class Brian2:
                     remedy = 'Brian2(target="runtime") does without a C++ compiler'
                     raise RuntimeError(f"the circuit could not be compiled; {remedy}. {error}") from error
                 compiled = time.perf_counter()
-                device.run(with_output=progress is True)
+                device.run(with_output=shown)
                 seconds = {"compile": compiled - start, "run": time.perf_counter() - compiled}
             outcome = sleep.outcome(seconds)
         if callable(progress):

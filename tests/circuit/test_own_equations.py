@@ -1,5 +1,8 @@
 """Typing errors in equations of one's own, and machines without a compiler: one sentence with what to change."""
 
+import gc
+import logging
+
 import brian2 as b2
 import numpy as np
 import pytest
@@ -72,6 +75,23 @@ def test_wrong_units_are_a_sentence_with_the_equations(given, cause):
     b2.prefs.codegen.target = before
     assert "\n" not in str(refusal.value)
     assert refusal.value.__suppress_context__
+
+
+@pytest.mark.parametrize("name", ["bioshare_input", "mine"])
+def test_objects_of_a_refused_circuit_are_deleted_without_a_warning_unlike_objects_of_others(name):
+    """Brian2 warns when an object that was in no network is deleted."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("brian2.core.base.unused_brian_object")
+    logger.addHandler(handler)
+    try:
+        group = b2.NeuronGroup(1, "x : 1", name=f"{name}*")
+        del group
+        gc.collect()
+    finally:
+        logger.removeHandler(handler)
+    assert [name in record.getMessage() for record in records] == ([True] if name == "mine" else [])
 
 
 def test_without_a_compiler_the_message_says_what_to_install_and_what_does_without(monkeypatch):

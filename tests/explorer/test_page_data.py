@@ -3,6 +3,7 @@ import pytest
 
 from bioshare.circuit.problem import DivergenceError
 from bioshare.circuit.simulate import simulate
+from bioshare.explorer import page_data
 from bioshare.explorer.page_data import (
     PAGE_ALPHAS,
     PAGE_GAMMAS,
@@ -156,3 +157,12 @@ def test_snapshots_are_records_and_both_end_with_the_sleep(presentations):
     assert set(kept) < set(at)
     assert len(kept) == 5
     assert np.all(np.diff(at) > 0)
+
+
+@pytest.mark.parametrize(("disabled", "shown"), [("", True), ("1", False)])
+def test_the_bar_of_a_page_is_switched_off_by_the_environment(monkeypatch, capsys, disabled, shown):
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    monkeypatch.setattr(page_data, "_simulate_stable", lambda settings, tell: ["diverged"] * len(settings))
+    with pytest.raises(ValueError, match="must have a stable one near it"):
+        compute_page_data(SETTING, progress=True)
+    assert ("sleeps: " in capsys.readouterr().err) == shown
