@@ -81,6 +81,8 @@ class LocallyConnected2d(nn.Module):
     ) -> None:
         super().__init__()
         choice("layout", layout, get_args(Layout))
+        if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
+            raise TypeError(f"dtype must be a floating-point or complex type; got {dtype}")
         groups = whole("groups", groups, "a whole number", at_least=1)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if whole(name, channels, "a whole number", at_least=1) % groups:
@@ -187,6 +189,17 @@ class LocallyConnected2d(nn.Module):
         return f"{required}, input_size={self.input_size}{options}"
 
 
+def check_input(x: Tensor, *expected: int) -> None:
+    """Raise TypeError or ValueError unless x has the channels and sizes of a layer, with or without a batch axis."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor; got {type(x).__name__}")
+    if x.ndim - len(expected) not in (0, 1) or x.shape[-len(expected) :] != expected:
+        raise ValueError(
+            f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A locally "
+            "connected layer has a kernel for every position: make it with the input_size of its later inputs"
+        )
+
+
 @torch.fx.wrap  # a single step in the graphs of torch.fx, since a tracer has no sizes to check
 def padded_product(
     x: Tensor,
@@ -200,12 +213,7 @@ def padded_product(
     groups: int,
 ) -> Tensor:
     """Check the size of x, add the padding of a mode, and apply the kernels."""
-    expected = weight.shape[3] * groups, *input_size
-    if x.ndim not in (3, 4) or x.shape[-3:] != expected:
-        raise ValueError(
-            f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A locally "
-            "connected layer has a kernel for every position: make it with the input_size of its later inputs"
-        )
+    check_input(x, weight.shape[3] * groups, *input_size)
     images = x[None] if x.ndim == 3 else x
     if padding_mode != "zeros":
         images, pad = nn.functional.pad(images, pad, mode=padding_mode), (0, 0, 0, 0)

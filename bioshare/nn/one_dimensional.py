@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bioshare.checks import whole
 from bioshare.nn.functional import Pair
-from bioshare.nn.locally_connected import SMALLEST, Layout, LocallyConnected2d
+from bioshare.nn.locally_connected import SMALLEST, Layout, LocallyConnected2d, check_input
 from bioshare.nn.periodic import PeriodicConv2d
 
 
@@ -103,9 +103,5 @@ def _along_the_row(name: str, value: Any) -> Pair:
 @torch.fx.wrap  # a single step in the graphs of torch.fx, since a tracer has no sizes to check
 def one_row(x: Tensor, channels: int, length: int) -> Tensor:
     """Check the size of sequences (batch, in, L), and add the axis of the row: (batch, in, 1, L)."""
-    if x.ndim not in (2, 3) or x.shape[-2:] != (channels, length):
-        raise ValueError(
-            f"x must have the shape (batch, {channels}, {length}); got {tuple(x.shape)}. A locally connected layer "
-            "has a kernel for every position: make it with the input_size of its later inputs"
-        )
+    check_input(x, channels, length)
     return x.unsqueeze(-2)

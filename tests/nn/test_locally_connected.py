@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bioshare.nn import LocallyConnected2d
+from bioshare.nn import LocallyConnected1d, LocallyConnected2d
 from bioshare.nn.locally_connected import PADDING_MODES
 
 pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
@@ -295,3 +295,17 @@ def test_a_kernel_size_of_other_weights_is_refused():
     layer.padding = 2
     with pytest.raises(ValueError, match=r"kernels of \(2, 1, 3, 3\), but its sizes now ask for \(2, 1, 5, 5\)"):
         layer.output_size  # noqa: B018
+
+
+@pytest.mark.parametrize("make", [LocallyConnected1d, LocallyConnected2d])
+@pytest.mark.parametrize("x", [None, True, 1.5, "x", [[1.0]], {}, nn.ReLU()])
+def test_what_is_no_tensor_is_refused(make, x):
+    with pytest.raises(TypeError, match=rf"x must be a torch\.Tensor; got {type(x).__name__}"):
+        make(1, 1, 1, input_size=2)(x)
+
+
+@pytest.mark.parametrize("make", [LocallyConnected1d, LocallyConnected2d])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
+def test_weights_that_cannot_learn_are_refused(make, dtype):
+    with pytest.raises(TypeError, match=f"dtype must be a floating-point or complex type; got {dtype}"):
+        make(1, 1, 1, input_size=2, dtype=dtype)
