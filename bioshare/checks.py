@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Collection
+import math
+import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Scalar = float | Array
+
+LARGEST = 1e100
+"""Largest size of a parameter, a weight or an input, so that sums of squares and small products are finite."""
 
 
 class Parameters:
@@ -59,46 +64,55 @@ def real(
 
     Raises:
         TypeError: ``value`` is not a real number or an array of real numbers, or has a unit.
-        ValueError: an element is NaN, infinite or out of bounds.
+        ValueError: an element is NaN, infinite or out of bounds, or there is no element.
     """
-    value = without_unit(name, value, expected, milliseconds=milliseconds)
-    if np.asarray(value).dtype.kind == "b":
-        raise TypeError(f"{name} must be {expected}; got {value!r}")
-    numbers = np.asarray(real_array(name, value, expected) + 0.0)  # a copy, in which -0 is 0
+    numbers = np.asarray(real_array(name, value, expected, milliseconds=milliseconds) + 0.0)  # a copy, in which -0 is 0
     if numbers.ndim and not array:
         raise TypeError(f"{name} must be one number, {expected}; got an array of shape {numbers.shape}")
-    fine = (numbers > above) & (numbers >= at_least) & (numbers < below)
-    fine |= np.isposinf(numbers) if infinite else False
-    fine &= np.isfinite(numbers) | (np.isposinf(numbers) & infinite)
+    finite, fine = np.isfinite(numbers), (numbers > above) & (numbers >= at_least) & (numbers < below)
+    fine = np.where(finite, fine, np.isposinf(numbers) & infinite)
     if not fine.all():
         raise ValueError(f"{name} must be {expected}; got {numbers[~fine].flat[0]:g}")
+    if (largest := np.abs(numbers[finite]).max(initial=0.0)) > LARGEST:
+        raise ValueError(f"{name} must be {expected}, at most {LARGEST:g} in size; got {largest:g}")
     if numbers.ndim == 0:
         return float(numbers)
     numbers.setflags(write=False)
     return numbers
 
 
-def without_unit(name: str, value: Any, expected: str, *, milliseconds: bool = False) -> Any:
-    """Return ``value`` if no number has a unit or is masked; a list or tuple is searched.
+def _plain(name: str, value: Any, expected: str, milliseconds: bool) -> Any:
+    """Return ``value`` without a unit and without tensors; a list or tuple is searched.
 
     With ``milliseconds``, times of Brian2, datetime, NumPy, pint, astropy, unyt and quantities become numbers.
 
     Raises:
-        TypeError: a number has another unit, or any unit without ``milliseconds``.
+        TypeError: a number has another unit, or any unit without ``milliseconds``; or a tensor has no values to read.
         ValueError: elements of a masked array are masked.
     """
     if isinstance(value, list | tuple):
-        return [without_unit(name, one, expected, milliseconds=milliseconds) for one in value]
+        return [_plain(name, one, expected, milliseconds) for one in value]
     if np.ma.is_masked(value):
         raise ValueError(f"{name} must have no masked elements; set them first, as in {name}.filled(0)")
+    if hasattr(value, "requires_grad"):
+        return _tensor_values(name, value, expected)
     if not _has_unit(value):
         return value
     times = _in_milliseconds(value) if milliseconds else None
     if times is None:
         remedy = "a plain number or a time with a unit" if milliseconds else "a plain number: divide by the unit"
-        raise TypeError(f"{name} must be {expected}, {remedy}; got {value!r:.80}")
+        raise TypeError(f"{name} must be {expected}, {remedy}; got {shown(value)}")
     # 15 digits: 0.3 * ms, 0.0003 s, is 0.3 and not 0.30000000000000004
     return np.vectorize(lambda time: float(f"{time:.15g}"), otypes=[float])(times)[()]
+
+
+def _tensor_values(name: str, value: Any, expected: str) -> Any:
+    """The values of a torch tensor, which may require gradients or be of a floating-point type that NumPy lacks."""
+    try:
+        values = value.detach().cpu()
+        return (values.double() if values.is_floating_point() else values).numpy()
+    except (RuntimeError, TypeError):  # a tensor without values (meta), sparse, quantised, or of torch.func
+        raise TypeError(f"{name} must be {expected}, a dense tensor with values; got {shown(value)}") from None
 
 
 def _has_unit(value: Any) -> bool:
@@ -132,41 +146,96 @@ def _in_milliseconds(value: Any) -> Any:
     return getattr(times, "magnitude", None) if hasattr(times, "magnitude") else times.value
 
 
-def real_array(name: str, value: ArrayLike, expected: str) -> Array:
-    """Return ``value``, perhaps a torch tensor, as a float64 array; a unit or a masked element is an error."""
-    value = without_unit(name, value, expected)
-    if hasattr(value, "detach"):  # a tensor, which may require gradients or be of a type that NumPy lacks
-        value = value.detach().cpu().double().numpy()  # type: ignore[union-attr]
+def real_array(name: str, value: ArrayLike, expected: str, *, milliseconds: bool = False) -> Array:
+    """Return ``value``, perhaps a torch tensor, as a float64 array.
+
+    Raises:
+        TypeError: ``value`` is no array of real numbers, or has a unit (of time, without ``milliseconds``).
+        ValueError: elements are masked, too large for float64, or there are none.
+    """
+    value = _plain(name, value, expected, milliseconds)
     try:
-        numbers = np.asarray(value)
-        if numbers.dtype.kind not in "fiub":
+        given = np.asarray(value)
+        if given.dtype.kind not in "fiu":
             raise TypeError
-        return np.asarray(numbers, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be {expected}; got {value!r:.80}") from None
+    except (TypeError, ValueError, RuntimeError):  # ragged lists, and objects with an array conversion of their own
+        raise TypeError(f"{name} must be {expected}; got {shown(value)}") from None
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(given, dtype=np.float64)
+    if (np.isinf(numbers) & np.isfinite(given)).any():
+        raise ValueError(f"{name} must be {expected}, within the range of float64; got {shown(value)}")
+    if not numbers.size:
+        raise ValueError(f"{name} must be {expected}; got shape {numbers.shape}")
+    return numbers
+
+
+def shown(value: object) -> str:
+    """Return the text of a value for a message, cut after 80 characters."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a whole number of thousands of digits"
+
+
+def flag(name: str, value: object) -> None:
+    """Check that ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False; got {shown(value)}")
 
 
 def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
-    """Return ``value`` as an int of at least ``at_least``, or raise an error."""
+    """Return ``value`` as an int of at least ``at_least`` and below 2^64, or raise an error."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be {expected}; got {value!r}")
+        raise TypeError(f"{name} must be {expected}; got {shown(value)}")
     if value < at_least:
-        raise ValueError(f"{name} must be {expected}, at least {at_least}; got {value}")
+        raise ValueError(f"{name} must be {expected}, at least {at_least}; got {shown(value)}")
+    if value >= 2**64:
+        raise ValueError(f"{name} must be {expected}, below 2^64; got {shown(value)}")
     return int(value)
 
 
-def finite_array(name: str, value: ArrayLike, axes: str) -> Array:
-    """Return ``value`` as a float64 array with at least the two ``axes``, all finite."""
-    numbers = real_array(name, value, f"an array of real numbers, {axes}")
-    if numbers.ndim < 2 or 0 in numbers.shape:
-        raise ValueError(f"{name} must have the axes {axes}, none of them empty; got shape {numbers.shape}")
+def machine_memory() -> float:
+    """Return the bytes of this machine's memory, infinite where the system does not tell."""
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
+
+
+def check_memory(name: str, numbers: float, purpose: str) -> None:
+    """Raise ValueError if so many float64 numbers need more than a quarter of the memory: a sleep makes some copies."""
+    needed, available = 8 * numbers / 1e9, machine_memory() / 1e9
+    if needed > available / 4:
+        raise ValueError(
+            f"{name} must be smaller: {purpose} need {needed:.3g} GB, more than a quarter of this machine's "
+            f"{available:.3g} GB"
+        )
+
+
+def finite_array(name: str, value: ArrayLike, axes: str, *, ndim: int = 2) -> Array:
+    """Return ``value`` as a float64 array with at least ``ndim`` axes, all finite and at most `LARGEST` in size."""
+    numbers = real_array(name, value, f"an array of real numbers, {axes}, none of them empty")
+    if numbers.ndim < ndim:
+        raise ValueError(f"{name} must have the axes {axes}; got shape {numbers.shape}")
     if not np.isfinite(numbers).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
         raise ValueError(f"{name} must be finite; {name}[{', '.join(map(str, where))}] is {numbers[where]}")
+    if (largest := np.abs(numbers).max()) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:g} in size, so that squares are finite; got {largest:g}")
     return numbers
+
+
+def leading_axes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the broadcast of leading axes by the name of the argument; the error names every shape."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
+        raise ValueError(
+            f"the leading axes must broadcast against each other; got {given}. Add axes of length 1 where a "
+            "parameter does not vary"
+        ) from None
 
 
 def choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Check that ``value`` is one of ``choices``, of the same type."""
     if not any(type(value) is type(one) and value == one for one in choices):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {shown(value)}")

@@ -10,7 +10,7 @@ import pytest
 import bioshare
 
 PACKAGE = Path(bioshare.__file__).parent
-PURE = ("bioshare.circuit.theory", "bioshare.circuit.circuits", "bioshare.circuit.rules", "bioshare.circuit.stimuli")
+PURE = tuple(f"bioshare.circuit.{name}" for name in ("theory", "arguments", "circuits", "rules", "stimuli"))
 CHECKS = "bioshare.checks"
 
 

@@ -35,7 +35,8 @@ class PerInput:
     times: float
 
     def __post_init__(self) -> None:
-        real("times", self.times, "a positive number of presentations per input", above=0, array=False)
+        times = real("times", self.times, "a positive number of presentations per input", above=0, array=False)
+        object.__setattr__(self, "times", times)
 
     def __call__(self, inputs: int) -> int:
         """Return the number of presentations for K inputs per neuron."""
@@ -132,6 +133,7 @@ def settling_circuit(alpha: float) -> RateCircuit:
         >>> settling_circuit(10.0).dt, settling_circuit(50.0).dt
         (1.0, 0.2)
     """
-    alpha = float(real("alpha", alpha, "a finite strength of inhibition >= 0", at_least=0, array=False))
+    expected = "a strength of inhibition from 0 to below 1e6, beyond which time steps are too short"
+    alpha = float(real("alpha", alpha, expected, at_least=0, below=1e6, array=False))
     parts = math.ceil(5 / float(max_dt(alpha, TAU)))
     return RateCircuit(alpha=alpha, tau=TAU, dt=1 / parts, duration=HELD)

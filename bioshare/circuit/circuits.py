@@ -13,8 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bioshare.checks import Parameters, Scalar, real
+from bioshare.checks import Parameters, Scalar, flag, real
 from bioshare.circuit import theory
+
+MOST_UPDATES = 1e9
+"""Largest number of time steps in a presentation, beyond which rounding hides whether they fill the presentation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +110,10 @@ class RateCircuit(Parameters):
         for name, expected in {"dt": "a positive time step", "duration": "a positive time"}.items():
             expected += " in milliseconds"
             self._set(name, real(name, getattr(self, name), expected, above=0, array=False, milliseconds=True))
-        if not isinstance(self.inhibitory_bias, bool):
-            raise TypeError(f"inhibitory_bias must be True or False; got {self.inhibitory_bias!r}")
+        flag("inhibitory_bias", self.inhibitory_bias)
         steps = self.duration / self.dt
+        if steps > MOST_UPDATES:
+            raise ValueError(f"dt must be at least duration / {MOST_UPDATES:g}; got {self.dt:g} ms")
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
             nearest = max(1, math.floor(steps)) * self.dt
             raise ValueError(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, choice, finite_array, whole
+from bioshare.checks import Array, check_memory, choice, finite_array, leading_axes, shown, whole
 from bioshare.circuit import theory
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.problem import Problem, Progress
@@ -36,9 +36,9 @@ def prepare_sleep(
     anew for every leading entry of the stimuli.
     """
     if not isinstance(circuit, RateCircuit | SteadyState):
-        raise TypeError(f"circuit must be a RateCircuit or a SteadyState; got {circuit!r}")
+        raise TypeError(f"circuit must be a RateCircuit or a SteadyState; got {shown(circuit)}")
     if not isinstance(rule, Hebbian):
-        raise TypeError(f"rule must be a Hebbian(gamma, momentum, learning_rate=...); got {rule!r}")
+        raise TypeError(f"rule must be a Hebbian(gamma, momentum, learning_rate=...); got {shown(rule)}")
     weights = finite_array("weights", weights, "(..., N, K), neurons by inputs")
     record_every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
     lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
@@ -50,16 +50,17 @@ def prepare_sleep(
     else:
         array = _check_stimuli(stimuli, weights.shape, presentations, seed if noise is None else None)
     own = 2 if array.ndim <= len(lead) + 2 else 3  # axes (P, K) if shared, (P, N, K) if not
-    batch = _leading_axes(lead, array.shape[:-own], circuit, rule)
+    batch = _batch_of(lead, array.shape[:-own], circuit, rule)
     array = array.reshape((1,) * (len(batch) + own - array.ndim) + array.shape)
     length, steps = array.shape[len(batch)], circuit.updates_per_presentation
+    check_memory("presentations", length * steps, f"learning rates of {steps} updates each")
     problem = Problem(
         weights=np.broadcast_to(weights, (*batch, neurons, inputs)).reshape(-1, neurons, inputs),
         stimuli=array,
         noise=noise or 0.0,
         circuit=circuit,
         rule=rule,
-        rates=rule.rates(length * steps).reshape(length, steps),
+        rates=rule.rates(length * steps).reshape(length, steps),  # (P, updates per presentation)
         record_every=record_every,
         batch=batch,
         stimulus_batch=array.shape[: len(batch)],
@@ -73,6 +74,8 @@ def prepare_sleep(
 
 def _checked_sampling(record: str | Sequence[str], sample_every: int | None, usual: int) -> Sampling:
     """The quantities to record in time, every ``usual`` weight updates by default."""
+    if not isinstance(record, str | list | tuple):
+        raise TypeError(f"record must be names among {', '.join(RECORDABLE)}; got {shown(record)}")
     names = (record,) if isinstance(record, str) else tuple(record)
     for name in names:
         choice("record", name, RECORDABLE)
@@ -86,7 +89,9 @@ def _checked_sampling(record: str | Sequence[str], sample_every: int | None, usu
 def check_progress(progress: Progress) -> None:
     """Raise TypeError unless ``progress`` is True, False or a function."""
     if not isinstance(progress, bool) and not callable(progress):
-        raise TypeError(f"progress must be True, False or a function of a number of presentations; got {progress!r}")
+        raise TypeError(
+            f"progress must be True, False or a function of a number of presentations; got {shown(progress)}"
+        )
 
 
 def largest_learning_rate(problem: Problem, power: ArrayLike) -> Array:
@@ -122,20 +127,13 @@ def _check_stimuli(stimuli: ArrayLike, weights: tuple[int, ...], presentations: 
     return array
 
 
-def _leading_axes(
+def _batch_of(
     lead: tuple[int, ...], stimulus_batch: tuple[int, ...], circuit: Circuit, rule: Hebbian
 ) -> tuple[int, ...]:
-    """The broadcast leading axes of weights, stimuli and parameters; the error names every shape."""
+    """The broadcast leading axes of weights, stimuli and parameters."""
     shapes = {"weights": lead, "stimuli": stimulus_batch}
     shapes |= {name: np.shape(v) for name, v in (circuit.fields() | rule.fields()).items() if not callable(v)}
-    try:
-        return np.broadcast_shapes(*shapes.values())
-    except ValueError:
-        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
-        raise ValueError(
-            f"the leading axes must broadcast against each other; got {given}. Add axes of length 1 where a "
-            "parameter does not vary"
-        ) from None
+    return leading_axes(shapes)
 
 
 def _check_learning_rates(problem: Problem) -> None:

@@ -8,13 +8,13 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bioshare.checks import Parameters, Scalar, real, real_array, whole
+from bioshare.checks import Parameters, Scalar, check_memory, real, real_array, whole
 
 Schedule = Callable[[NDArray[np.int64]], ArrayLike]
 
 
 @dataclass(frozen=True)
-class InverseDecay:
+class InverseDecay(Parameters):
     """eta_k = scale / (offset + k): the schedule of Figs. 4A and 5A (appendix A.5).
 
     Example:
@@ -26,15 +26,15 @@ class InverseDecay:
     offset: float = 1000.0
 
     def __post_init__(self) -> None:
-        real("scale", self.scale, "a rate >= 0", at_least=0, array=False)
-        real("offset", self.offset, "a positive number of updates", above=0, array=False)
+        self._set("scale", real("scale", self.scale, "a rate >= 0", at_least=0, array=False))
+        self._set("offset", real("offset", self.offset, "a positive number of updates", above=0, array=False))
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         return self.scale / (self.offset + np.asarray(k, np.float64))
 
 
 @dataclass(frozen=True)
-class InverseSqrtDecay:
+class InverseSqrtDecay(Parameters):
     """eta_k = scale / sqrt(1 + k / period) from update ``start`` on, 0 before: Figs. 4B and 5B (appendix A.5).
 
     k counts weight updates, or milliseconds at dt = 1 ms, not presentations.
@@ -49,16 +49,16 @@ class InverseSqrtDecay:
     start: int = 50
 
     def __post_init__(self) -> None:
-        real("scale", self.scale, "a rate >= 0", at_least=0, array=False)
-        real("period", self.period, "a positive number of updates", above=0, array=False)
-        whole("start", self.start, "a number of updates", at_least=0)
+        self._set("scale", real("scale", self.scale, "a rate >= 0", at_least=0, array=False))
+        self._set("period", real("period", self.period, "a positive number of updates", above=0, array=False))
+        self._set("start", whole("start", self.start, "a number of updates", at_least=0))
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.where(k >= self.start, self.scale / np.sqrt(1 + k / self.period), 0.0)
 
 
 @dataclass(frozen=True)
-class Gated:
+class Gated(Parameters):
     """Learning waits for the rate circuit: a constant rate after the circuit has settled.
 
     A sleep starts at r = 0, or r - b = -b, and every new input starts from the response to the last input. Without
@@ -79,9 +79,9 @@ class Gated:
     held: int = 150
 
     def __post_init__(self) -> None:
-        real("rate", self.rate, "a rate >= 0", at_least=0, array=False)
-        whole("wait", self.wait, "a number of updates", at_least=0)
-        whole("held", self.held, "a number of updates", at_least=self.wait + 1)
+        self._set("rate", real("rate", self.rate, "a rate >= 0", at_least=0, array=False))
+        self._set("wait", whole("wait", self.wait, "a number of updates", at_least=0))
+        self._set("held", whole("held", self.held, "a number of updates", at_least=self.wait + 1))
 
     def __call__(self, k: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.where((k >= self.held) & (k % self.held >= self.wait), self.rate, 0.0)
@@ -100,6 +100,8 @@ class Tabulated(Parameters):
 
     def __post_init__(self) -> None:
         table = np.atleast_1d(real("table", self.table, "an array of rates >= 0", at_least=0))
+        if table.ndim > 1:
+            raise ValueError(f"table must have one axis, the update; got shape {table.shape}")
         table.setflags(write=False)
         self._set("table", table)
 
@@ -146,6 +148,8 @@ class Hebbian(Parameters):
         Raises:
             ValueError: the schedule returned another shape, a negative rate, NaN or infinity.
         """
+        updates = whole("updates", updates, "a number of weight updates", at_least=1)
+        check_memory("updates", updates, "the learning rates")
         if not callable(self.learning_rate):
             return np.full(updates, self.learning_rate)
         returned = self.learning_rate(np.arange(updates))

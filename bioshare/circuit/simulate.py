@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from numpy.typing import ArrayLike
 
+from bioshare.checks import shown
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.prepare import check_progress, prepare_sleep
 from bioshare.circuit.problem import Engine, Progress
@@ -102,9 +103,9 @@ def find_engine(engine: str | Engine) -> Engine:
     """The engine of a name, or the given engine."""
     if isinstance(engine, str):
         if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}")
+            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {shown(engine)}")
         module, name = ENGINES[engine].split(":")
         return getattr(importlib.import_module(module), name)()
     if isinstance(engine, type) or not callable(getattr(engine, "run", None)):
-        raise TypeError(f"engine must be a name or an engine such as Exact() or Brian2(); got {engine!r}")
+        raise TypeError(f"engine must be a name or an engine such as Exact() or Brian2(); got {shown(engine)}")
     return engine

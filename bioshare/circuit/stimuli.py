@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, Parameters, finite_array, real, real_array, whole
+from bioshare.checks import Array, Parameters, check_memory, finite_array, flag, real, real_array, shown, whole
 
 ESTIMATED = 4096
 """Number of presentations from which the covariance of a function's inputs is estimated."""
@@ -62,7 +63,11 @@ class Stimulus(Parameters, ABC):
             Inputs of shape (*batch, P, K).
         """
         presentations = whole("presentations", presentations, "a number of presentations", at_least=1)
-        inputs = whole("inputs", inputs, "a number of weights per neuron", at_least=1)
+        inputs = _checked(inputs)
+        if not isinstance(batch, tuple):
+            raise TypeError(f"batch must be a tuple of whole numbers; got {shown(batch)}")
+        batch = tuple(whole("batch", length, "a tuple of whole numbers", at_least=1) for length in batch)
+        check_memory("presentations", math.prod((*batch, presentations, inputs)), "the inputs")
         rng, _ = generators(seed)
         return self._patterns(rng, batch, presentations, inputs)
 
@@ -83,10 +88,10 @@ class Gaussian(Stimulus):
         return rng.normal(self.mean, self.std, (*batch, presentations, inputs))
 
     def covariance(self, inputs: int) -> Array:
-        return self.std**2 * np.eye(inputs) + self.mean**2
+        return self.std**2 * np.eye(_checked(inputs)) + self.mean**2
 
     def power(self, inputs: int) -> float:
-        return inputs * (self.std**2 + self.mean**2)
+        return _checked(inputs) * (self.std**2 + self.mean**2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +103,7 @@ class Grid(Stimulus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.shuffle, bool):
-            raise TypeError(f"shuffle must be True or False; got {self.shuffle!r}")
+        flag("shuffle", self.shuffle)
         self._set("amplitude", real("amplitude", self.amplitude, "a positive number", above=0, array=False))
 
     @property
@@ -115,9 +119,10 @@ class Grid(Stimulus):
         return self.amplitude * np.eye(inputs)[active]
 
     def covariance(self, inputs: int) -> Array:
-        return self.amplitude**2 / inputs * np.eye(inputs)
+        return self.amplitude**2 / _checked(inputs) * np.eye(inputs)
 
     def power(self, inputs: int) -> float:
+        _checked(inputs)
         return self.amplitude**2
 
 
@@ -173,7 +178,7 @@ class Patterns(Stimulus):
 
     def _rows(self, inputs: int) -> Array:
         array = np.asarray(self.array)
-        if array.shape[1] != inputs:
+        if array.shape[1] != _checked(inputs):
             raise ValueError(
                 f"stimuli must have {inputs} inputs, as the neurons; got patterns with {array.shape[1]}. A function of "
                 "(presentations, inputs, rng) serves neurons with any number of inputs"
@@ -187,6 +192,11 @@ class Patterns(Stimulus):
     def covariance(self, inputs: int) -> Array:
         rows = self._rows(inputs)
         return rows.T @ rows / len(rows)
+
+
+def _checked(inputs: int) -> int:
+    """The number of weights per neuron, K, after a check."""
+    return whole("inputs", inputs, "a number of weights per neuron", at_least=1)
 
 
 def _takes_three(function: Any) -> bool:
@@ -270,6 +280,7 @@ def noise(stimulus: Stimulus | Callable[..., ArrayLike] | ArrayLike, std: float)
         >>> noise(grid(), std=0.1)
         Grid(noise=0.1, shuffle=False, amplitude=1.0)
     """
+    std = real("std", std, "a standard deviation >= 0", at_least=0, array=False)
     return replace(as_stimulus(stimulus), noise=std)
 
 

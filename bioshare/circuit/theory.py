@@ -2,6 +2,9 @@
 
 Shapes: weights are (..., N, K), neurons by inputs; C = E[x x^T] is (..., K, K). Leading axes broadcast, and
 ``alpha``, ``gamma`` and all scalars may be arrays over the leading axes.
+
+All functions raise TypeError or ValueError for an argument that is no array of finite real numbers of the shape and
+sign in the docstring; an infinite ``alpha`` is the ideal circuit.
 """
 
 from __future__ import annotations
@@ -11,7 +14,19 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, real_array, without_unit
+from bioshare.checks import Array, finite_array, leading_axes
+from bioshare.circuit.arguments import (
+    covariance_matrix,
+    deviation,
+    drives,
+    inhibition_strength,
+    lift,
+    mean_and_variance,
+    neurons_by_inputs,
+    positive_pull,
+    positive_time,
+    scalar_or_array,
+)
 
 
 def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:
@@ -19,10 +34,10 @@ def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias
 
     ``alpha = inf`` gives Eq. 7 (with ``bias`` 0). The input x is (..., K), the responses are (..., N).
     """
-    # z_i = w_i . x, (..., N)
-    z = np.einsum("...nk,...k->...n", _floats("weights", weights), _floats("x", x))
+    z, gain, bias = drives(weights, x), mean_gain(alpha), scalar_or_array("bias", bias, "a finite rate")
+    leading_axes({"weights, x": z.shape[:-1], "alpha": gain.shape, "bias": bias.shape})
     # b + z_i - alpha / (1 + alpha) mean_j z_j
-    return _lift(bias, 1) + z - (1 - _lift(mean_gain(alpha), 1)) * z.mean(-1, keepdims=True)
+    return lift(bias, 1) + z - (1 - lift(gain, 1)) * z.mean(-1, keepdims=True)
 
 
 def inhibition(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike, inhibitory_bias: ArrayLike = 0.0) -> Array:
@@ -31,8 +46,10 @@ def inhibition(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike, inhibitory_bi
     In Eq. 8 as printed the inhibitory neuron has no bias, and r_inh has the sign of the mean drive whatever b. With
     ``RateCircuit(inhibitory_bias=True)`` the bias is b. The input x is (..., K), r_inh is (...).
     """
-    z = np.einsum("...nk,...k->...n", _floats("weights", weights), _floats("x", x))
-    return mean_gain(alpha) * z.mean(-1) + _floats("inhibitory_bias", inhibitory_bias)
+    z, gain = drives(weights, x), mean_gain(alpha)
+    bias = scalar_or_array("inhibitory_bias", inhibitory_bias, "a finite rate")
+    leading_axes({"weights, x": z.shape[:-1], "alpha": gain.shape, "inhibitory_bias": bias.shape})
+    return gain * z.mean(-1) + bias
 
 
 def min_bias(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
@@ -48,7 +65,7 @@ def min_bias(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf) -> A
 
 def mean_gain(alpha: ArrayLike) -> Array:
     """The factor 1 / (1 + alpha) of the mean drive of a group under inhibition (Eq. 9)."""
-    return 1 / (1 + _floats("alpha", alpha))
+    return 1 / (1 + inhibition_strength(alpha))
 
 
 def fixed_point(
@@ -77,17 +94,20 @@ def fixed_point(
         ValueError: ``gamma`` is not positive: without the pull, the fixed point of a finite alpha is 0, and a
             rank-deficient C has many.
     """
-    w_init, covariance, gamma = _floats("w_init", w_init), _floats("covariance", covariance), _positive_gamma(gamma)
-    if covariance.shape[-2:] != (w_init.shape[-1],) * 2:
-        raise ValueError(f"covariance must be (..., {w_init.shape[-1]}, {w_init.shape[-1]}); got {covariance.shape}")
+    w_init, covariance = neurons_by_inputs("w_init", w_init), covariance_matrix(covariance)
+    gamma, gain, noise = positive_pull(gamma), mean_gain(alpha), deviation("noise", noise)
     neurons, inputs = w_init.shape[-2:]
-    gain, pull = mean_gain(alpha), _lift(gamma, 2)
+    if covariance.shape[-1] != inputs:
+        raise ValueError(f"covariance must be (..., {inputs}, {inputs}); got {covariance.shape}")
+    scalars = {"gamma": gamma.shape, "alpha": gain.shape, "noise": noise.shape}
+    leading_axes({"w_init": w_init.shape[:-2], "covariance": covariance.shape[:-2]} | scalars)
+    pull = lift(gamma, 2)
     # s^2 = sigma^2 (1 - alpha / ((1 + alpha) N)), then (gamma + s^2) I
-    private = _floats("noise", noise) ** 2 * (1 - (1 - gain) / neurons)
-    leak = _lift(gamma + private, 2) * np.eye(inputs)
+    private = noise**2 * (1 - (1 - gain) / neurons)
+    leak = lift(gamma + private, 2) * np.eye(inputs)
     mean = w_init.mean(-2, keepdims=True)
     # mu*, (..., K, 1), and the deviations, (..., K, N)
-    shrunk = np.linalg.solve(_lift(gain, 2) * covariance + leak, pull * mean.mT)
+    shrunk = np.linalg.solve(lift(gain, 2) * covariance + leak, pull * mean.mT)
     deviations = np.linalg.solve(covariance + leak, pull * (w_init - mean).mT)
     return shrunk.mT + deviations.mT
 
@@ -97,7 +117,9 @@ def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = ma
 
     w_i* = gamma / (1 + gamma) ( alpha / (1 + gamma (1 + alpha)) mu + w_i^init ), arguments as in `fixed_point`.
     """
-    w_init, gamma, gain = _floats("w_init", w_init), _lift(_positive_gamma(gamma), 2), _lift(mean_gain(alpha), 2)
+    w_init, gamma, gain = neurons_by_inputs("w_init", w_init), positive_pull(gamma), mean_gain(alpha)
+    leading_axes({"w_init": w_init.shape[:-2], "gamma": gamma.shape, "alpha": gain.shape})
+    gamma, gain = lift(gamma, 2), lift(gain, 2)
     mean = w_init.mean(-2, keepdims=True)  # mu, (..., 1, K)
     # alpha / (1 + alpha) over 1 / (1 + alpha) + gamma is alpha / (1 + gamma (1 + alpha))
     return gamma / (1 + gamma) * ((1 - gain) / (gain + gamma) * mean + w_init)
@@ -108,7 +130,7 @@ def snr(weights: ArrayLike) -> Array:
 
     Infinite where an input has no variance.
     """
-    mean, variance = _mean_and_variance(weights)
+    mean, variance = mean_and_variance(weights)
     return np.divide(mean**2, variance, out=np.full_like(mean, np.inf), where=variance > 0).mean(-1)
 
 
@@ -117,7 +139,7 @@ def inverse_snr(weights: ArrayLike) -> Array:
 
     Not 1 / `snr`: the ratio is inverted inside the mean over inputs. An input without variance adds nothing.
     """
-    mean, variance = _mean_and_variance(weights)
+    mean, variance = mean_and_variance(weights)
     with np.errstate(divide="ignore"):
         return np.divide(variance, mean**2, out=np.zeros_like(mean), where=variance > 0).mean(-1)
 
@@ -156,13 +178,19 @@ def min_neg_log_snr(
         >>> min_neg_log_snr([0.1, 0.01, 0.001]).round(2)
         array([ -4.8 ,  -9.23, -13.82])
     """
-    gamma = _positive_gamma(gamma)
-    spread = 2 * (np.log(_floats("std", std)) - np.log(np.abs(_floats("mean", mean))))
+    gamma = positive_pull(gamma)
+    mean = np.abs(scalar_or_array("mean", mean, "a finite number other than 0"))
+    scalar_or_array("mean", mean, "a number other than 0", above=0)
+    std = scalar_or_array("std", std, "a positive standard deviation", above=0)
+    shapes = {"gamma": gamma.shape, "mean": mean.shape, "std": std.shape}
+    leading_axes(shapes)
+    spread = 2 * (np.log(std) - np.log(mean))
     if covariance is None:
         return spread + 2 * np.log(gamma / (1 + gamma))
-    covariance = _floats("covariance", covariance)
+    covariance = covariance_matrix(covariance)
+    leading_axes(shapes | {"covariance": covariance.shape[:-2]})
     # var_j = (std gamma)^2 [(C + gamma I)^-2]_jj; the mean over j of var_j / mean^2
-    inverse = np.linalg.inv(covariance + _lift(gamma, 2) * np.eye(covariance.shape[-1]))
+    inverse = np.linalg.inv(covariance + lift(gamma, 2) * np.eye(covariance.shape[-1]))
     return spread + np.log(gamma**2 * (inverse**2).sum(-1).mean(-1))
 
 
@@ -173,12 +201,16 @@ def max_dt(alpha: ArrayLike, tau: ArrayLike) -> Array:
 
     The mean of the responses and r_inh rotate with eigenvalues (-1 +- i sqrt(alpha)) / tau.
     """
-    return 2 * _floats("tau", tau, milliseconds=True) / (1 + _floats("alpha", alpha))
+    alpha, tau = inhibition_strength(alpha), positive_time("tau", tau)
+    leading_axes({"alpha": alpha.shape, "tau": tau.shape})
+    return 2 * tau / (1 + alpha)
 
 
 def max_alpha(dt: ArrayLike, tau: ArrayLike) -> Array:
     """The inhibition beyond the stability of forward Euler of Eq. 8 with the step ``dt``: 2 tau / dt - 1."""
-    return 2 * _floats("tau", tau, milliseconds=True) / _floats("dt", dt, milliseconds=True) - 1
+    dt, tau = positive_time("dt", dt), positive_time("tau", tau)
+    leading_axes({"dt": dt.shape, "tau": tau.shape})
+    return 2 * tau / dt - 1
 
 
 def max_learning_rate(
@@ -203,8 +235,11 @@ def max_learning_rate(
     Returns:
         The limit, in the broadcast shape of the arguments; inf where there is none.
     """
-    given = {"power": power, "gamma": gamma, "momentum": momentum, "dt_over_tau": dt_over_tau}
-    power, gamma, beta, h = (_floats(name, value) for name, value in given.items())
+    power = scalar_or_array("power", power, "a square >= 0", at_least=0)
+    gamma = scalar_or_array("gamma", gamma, "a finite number >= 0", at_least=0)
+    beta = scalar_or_array("momentum", momentum, "in [0, 1)", at_least=0, below=1)
+    h = scalar_or_array("dt_over_tau", dt_over_tau, "a ratio between 0 and 2", above=0, below=2)
+    leading_axes({"power": power.shape, "gamma": gamma.shape, "momentum": beta.shape, "dt_over_tau": h.shape})
     rho = 1 - h
     # Jury's criterion: a root at -1 (flip), or a pair at the unit circle (turn), where lag changes sign
     lag = rho * (beta * h * power - gamma * (1 - beta))
@@ -221,8 +256,10 @@ def input_moment(patterns: ArrayLike, sigma: ArrayLike) -> Array:
 
     The M patterns are (..., M, K), s is the standard deviation of the noise of every component, c_xe is (...).
     """
-    patterns = _floats("patterns", patterns)
-    power, variance, inputs = (patterns**2).sum(-1), _lift(sigma, 1) ** 2, patterns.shape[-1]
+    patterns = finite_array("patterns", patterns, "(..., M, K), patterns by inputs")
+    sigma = deviation("sigma", sigma)
+    leading_axes({"patterns": patterns.shape[:-2], "sigma": sigma.shape})
+    power, variance, inputs = (patterns**2).sum(-1), lift(sigma, 1) ** 2, patterns.shape[-1]
     return ((power + inputs * variance) ** 2 + 4 * variance * power + 2 * inputs * variance**2).mean(-1)
 
 
@@ -253,8 +290,15 @@ def noisy_convergence_bound(
     Returns:
         The bound before the first update and after each: (..., P + 1).
     """
-    w_init, patterns = _floats("w_init", w_init), _floats("patterns", patterns)
-    gamma, sigma = _floats("gamma", gamma), _floats("sigma", sigma)
+    w_init, gamma = neurons_by_inputs("w_init", w_init), positive_pull(gamma)
+    patterns = finite_array("patterns", patterns, "(..., M, K), patterns by inputs")
+    sigma = deviation("sigma", sigma)
+    rates = np.atleast_1d(scalar_or_array("learning_rate", learning_rate, "an array (P,) of rates >= 0", at_least=0))
+    if patterns.shape[-1] != w_init.shape[-1] or rates.ndim > 1:
+        given = f"patterns {patterns.shape} and learning_rate {rates.shape}"
+        raise ValueError(f"patterns must be (..., M, {w_init.shape[-1]}) and learning_rate (P,); got {given}")
+    axes = {"w_init": w_init.shape[:-2], "patterns": patterns.shape[:-2]}
+    leading_axes(axes | {"gamma": gamma.shape, "sigma": sigma.shape})
     # C = mean_m x_m x_m^T, (..., K, K)
     covariance = patterns.mT @ patterns / patterns.shape[-2]
     w_star = fixed_point(w_init, covariance, gamma)
@@ -263,36 +307,7 @@ def noisy_convergence_bound(
     size, start = (w_star**2).sum((-2, -1)), (w_init**2).sum((-2, -1))
     bound = [((w_init - w_star) ** 2).sum((-2, -1))]
     # e_(k+1) from e_k, each (...)
-    for eta in np.atleast_1d(_floats("learning_rate", learning_rate)):
+    for eta in rates:
         floor = eta * sigma**2 * size + eta**2 * (growth * size + 4 * gamma**2 * start)
         bound.append((1 - gamma * eta + eta**2 * growth) * bound[-1] + floor)
     return np.stack(np.broadcast_arrays(*bound), axis=-1)
-
-
-def _mean_and_variance(weights: ArrayLike) -> tuple[Array, Array]:
-    """Mean and population variance over the neurons, in two passes: near convergence var is 1e-12 of mean^2."""
-    weights = _floats("weights", weights)
-    if weights.ndim < 2:
-        raise ValueError(f"weights must have the axes (..., N, K), neurons by inputs; got shape {weights.shape}")
-    first = weights[..., :1, :]
-    deviation = weights - first  # equal weights deviate by exactly 0
-    return first[..., 0, :] + deviation.mean(-2), deviation.var(-2)
-
-
-def _positive_gamma(gamma: ArrayLike) -> Array:
-    gamma = _floats("gamma", gamma)
-    if not np.all(gamma > 0):
-        raise ValueError(f"gamma must be positive: without the pull no end is unique; got {np.min(gamma):g}")
-    return gamma
-
-
-def _lift(scalar: ArrayLike, axes: int) -> Array:
-    """Append axes of length 1 to an array over the leading axes, to broadcast against (..., N, K)."""
-    scalar = _floats("a parameter", scalar)
-    return scalar.reshape(scalar.shape + (1,) * axes)
-
-
-def _floats(name: str, value: ArrayLike, *, milliseconds: bool = False) -> Array:
-    """A value as a float64 array; a unit, except of a time with ``milliseconds``, is an error."""
-    expected = "a real number or an array of real numbers"
-    return real_array(name, without_unit(name, value, expected, milliseconds=milliseconds), expected)

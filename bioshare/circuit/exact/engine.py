@@ -17,11 +17,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bioshare.checks import Array, finite_array, whole
+from bioshare.checks import Array, choice, finite_array, shown, whole
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.exact.chunks import pieces, pieces_per_presentation
 from bioshare.circuit.prepare import check_progress, prepare_sleep
-from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, reported
+from bioshare.circuit.problem import DIVERGED, Outcome, Problem, Progress, divergence, reported
 from bioshare.circuit.recording import Recording
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, drawn
@@ -63,19 +63,26 @@ class Exact:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f'dtype must be "float64" or "float32"; got {self.dtype!r}')
+        choice("dtype", self.dtype, ("float64", "float32"))
         if self.threads is not None:
             whole("threads", self.threads, "a number of threads", at_least=1)
         try:
             torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f'device must be one that torch can use here, like "cpu"; got {self.device!r}') from error
+        except (RuntimeError, AssertionError, TypeError, OverflowError) as error:
+            got = shown(self.device)
+            raise ValueError(f'device must be one that torch can use here, like "cpu"; got {got}') from error
+        if torch.device(self.device).type == "meta":
+            raise ValueError('device must be one that computes, like "cpu"; got "meta", which has no values')
 
     @torch.no_grad()
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep chunk by chunk."""
         start = time.perf_counter()
+        if problem.bound > (largest := float(np.finfo(self.dtype).max) ** 0.5):
+            raise ValueError(
+                f"weights must be at most {largest / DIVERGED:.1g} in size for dtype={self.dtype!r}, so that squares "
+                f'are finite; got {np.abs(problem.weights).max():.3g}. Take dtype="float64"'
+            )
         recording, split = Recording(problem), pieces_per_presentation(problem)
         with self.torch_threads(problem.weights.size):
             groups = groups_for(replace(problem, rates=problem.rates.reshape(split * problem.presentations, -1)), self)
@@ -269,9 +276,9 @@ def sleep_map(
         ValueError: the stimulus differs between neurons, and no such map exists.
         DivergenceError: the sleep diverges.
     """
-    engine = Exact() if engine == "exact" else engine
+    engine = Exact() if isinstance(engine, str) and engine == "exact" else engine
     if not isinstance(engine, Exact):
-        raise TypeError(f'engine must be "exact" or an Exact(); got {engine!r}')
+        raise TypeError(f'engine must be "exact" or an Exact(); got {shown(engine)}')
     stimuli = drawn(stimuli) if callable(stimuli) else stimuli
     if isinstance(stimuli, Stimulus):
         if inputs is None:
@@ -280,7 +287,7 @@ def sleep_map(
     else:
         stimuli = finite_array("stimuli", stimuli, "(..., P, K)")
         shape = (*stimuli.shape[:-2], 1, stimuli.shape[-1])
-        if inputs not in (None, shape[-1]):
+        if inputs is not None and whole("inputs", inputs, "the stimuli's number", at_least=1) != shape[-1]:
             raise ValueError(f"inputs must be left out, or the stimuli's {shape[-1]}; got {inputs}")
     check_progress(progress)
     problem = prepare_sleep(np.zeros(shape), stimuli, circuit, rule, presentations=presentations, seed=seed)
