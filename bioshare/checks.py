@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import inspect
 import math
 import os
 from collections.abc import Collection, Mapping
@@ -16,7 +17,10 @@ Array = NDArray[np.float64]
 Scalar = float | Array
 
 LARGEST = 1e100
-"""Largest size of a parameter, a weight or an input, so that sums of squares and small products are finite."""
+"""Largest size of a parameter, a weight or an input, so that sums of squares and small products are finite.
+
+The inverse is the smallest positive number where 0 is refused.
+"""
 
 
 class Parameters:
@@ -73,8 +77,9 @@ def real(
     fine = np.where(finite, fine, np.isposinf(numbers) & infinite)
     if not fine.all():
         raise ValueError(f"{name} must be {expected}; got {numbers[~fine].flat[0]:g}")
-    if (largest := np.abs(numbers[finite]).max(initial=0.0)) > LARGEST:
-        raise ValueError(f"{name} must be {expected}, at most {LARGEST:g} in size; got {largest:g}")
+    sizes, least = np.abs(numbers[finite]), 1 / LARGEST if above == 0 else 0.0
+    if (extreme := sizes[(sizes > LARGEST) | (sizes < least)]).size:
+        raise ValueError(f"{name} must be {expected}, with a size from {least:g} to {LARGEST:g}; got {extreme[0]:g}")
     if numbers.ndim == 0:
         return float(numbers)
     numbers.setflags(write=False)
@@ -93,7 +98,9 @@ def _plain(name: str, value: Any, expected: str, milliseconds: bool) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(name, one, expected, milliseconds) for one in value]
     if np.ma.is_masked(value):
-        raise ValueError(f"{name} must have no masked elements; set them first, as in {name}.filled(0)")
+        raise ValueError(
+            f"{name} must have no masked elements; set them first, as in {name}.filled(0). {name} is {expected}"
+        )
     if hasattr(value, "requires_grad"):
         return _tensor_values(name, value, expected)
     if not _has_unit(value):
@@ -181,6 +188,19 @@ def flag(name: str, value: object) -> None:
     """Check that ``value`` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False; got {shown(value)}")
+
+
+def takes(function: Any, *arguments: Any) -> bool:
+    """Return True for a function, but no class, that can be called with the arguments."""
+    if not callable(function) or isinstance(function, type):
+        return False
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # compiled functions without a signature
+        pass
+    return True
 
 
 def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:

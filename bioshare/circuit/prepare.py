@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, check_memory, choice, finite_array, leading_axes, shown, whole
+from bioshare.checks import Array, check_memory, choice, finite_array, leading_axes, shown, takes, whole
 from bioshare.circuit import theory
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.problem import Problem, Progress
 from bioshare.circuit.recording import RECORDABLE, Sampling
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.stimuli import Stimulus, drawn
+from bioshare.circuit.stimuli import Stimulus, as_stimulus
+
+TOGETHER = 2**18
+"""Number of stability limits in memory at once."""
 
 
 def prepare_sleep(
@@ -42,7 +45,7 @@ def prepare_sleep(
     weights = finite_array("weights", weights, "(..., N, K), neurons by inputs")
     record_every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
     lead, (neurons, inputs) = weights.shape[:-2], weights.shape[-2:]
-    stimuli = drawn(stimuli) if callable(stimuli) else stimuli
+    stimuli = as_stimulus(stimuli, "stimuli") if callable(stimuli) else stimuli
     if isinstance(stimuli, Stimulus):
         if presentations is None or seed is None:
             raise TypeError(f"presentations and seed are needed to draw from {stimuli!r}")
@@ -88,7 +91,7 @@ def _checked_sampling(record: str | Sequence[str], sample_every: int | None, usu
 
 def check_progress(progress: Progress) -> None:
     """Raise TypeError unless ``progress`` is True, False or a function."""
-    if not isinstance(progress, bool) and not callable(progress):
+    if not isinstance(progress, bool) and not takes(progress, 1):
         raise TypeError(
             f"progress must be True, False or a function of a number of presentations; got {shown(progress)}"
         )
@@ -111,7 +114,7 @@ def _check_stimuli(stimuli: ArrayLike, weights: tuple[int, ...], presentations: 
     shape = array.shape
     shared = f"(..., P, {inputs}) for one input shared by all neurons"
     private = f"({'..., ' if axes else ''}P, {neurons}, {inputs}) for one per neuron"
-    message = f"stimuli must have shape {shared}, or {private}; got {shape}"
+    message = f"stimuli must have shape {shared}, or {private}; got {shape} for weights {weights}"
     if shape[-1] != inputs or len(shape) > len(weights) + 1:
         raise ValueError(message)
     if len(shape) == len(weights) + 1 and shape[-2] != neurons:
@@ -147,12 +150,14 @@ def _check_learning_rates(problem: Problem) -> None:
     power = np.einsum("...k,...k", problem.stimuli, problem.stimuli) + problem.weights.shape[-1] * problem.noise**2
     if power.ndim > len(problem.batch) + 1:
         power = power.max(-1)
-    limit = largest_learning_rate(problem, power)
     rate = problem.rates.mean(-1)  # of every presentation, (P,)
-    unstable = (rate >= limit).reshape(-1, problem.presentations)
-    share = unstable.mean(-1).max()
+    length = max(1, TOGETHER // math.prod(problem.batch))  # a part after another, to save memory
+    parts = [slice(start, start + length) for start in range(0, problem.presentations, length)]
+    unstable = [rate[part] >= largest_learning_rate(problem, power[..., part]) for part in parts]
+    share = np.max(sum(part.sum(-1) for part in unstable)) / problem.presentations
     if share <= (0.5 if isinstance(problem.circuit, RateCircuit) else 0.0):
         return
+    limit = largest_learning_rate(problem, power)
     worst = np.argmax((rate / limit).reshape(-1, problem.presentations).max(0))
     lowest = limit.reshape(-1, problem.presentations)[:, worst].min()
     raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, Parameters, check_memory, finite_array, flag, real, real_array, shown, whole
+from bioshare.checks import Array, Parameters, check_memory, finite_array, flag, real, real_array, shown, takes, whole
 
 ESTIMATED = 4096
 """Number of presentations from which the covariance of a function's inputs is estimated."""
@@ -31,7 +30,7 @@ class Stimulus(Parameters, ABC):
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        self._set("noise", real("noise", self.noise, "a standard deviation >= 0", at_least=0, array=False))
+        self._set("noise", real("noise", self.noise, "a standard deviation, std, >= 0", at_least=0, array=False))
 
     @abstractmethod
     def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
@@ -134,11 +133,7 @@ class Drawn(Stimulus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.function, type) or not _takes_three(self.function):
-            raise TypeError(
-                "stimuli must be an array, a Stimulus, such as stimuli.gaussian(), or a function of "
-                f"(presentations, inputs, rng); got {self.function!r}"
-            )
+        _check_function("function", self.function)
 
     def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
         patterns = np.empty((*batch, presentations, inputs))
@@ -166,9 +161,7 @@ class Patterns(Stimulus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        array = finite_array("stimuli", self.array, "(M, K)").copy()
-        if array.ndim != 2:
-            raise ValueError(f"stimuli must have the axes (M, K), patterns by inputs; got shape {array.shape}")
+        array = _rows("array", self.array).copy()
         array.setflags(write=False)
         self._set("array", array)
 
@@ -176,7 +169,7 @@ class Patterns(Stimulus):
     def varies(self) -> bool:
         return False
 
-    def _rows(self, inputs: int) -> Array:
+    def _with_inputs(self, inputs: int) -> Array:
         array = np.asarray(self.array)
         if array.shape[1] != _checked(inputs):
             raise ValueError(
@@ -186,11 +179,11 @@ class Patterns(Stimulus):
         return array
 
     def _patterns(self, rng: np.random.Generator, batch: tuple[int, ...], presentations: int, inputs: int) -> Array:
-        rows = self._rows(inputs)
+        rows = self._with_inputs(inputs)
         return np.broadcast_to(rows[np.arange(presentations) % len(rows)], (*batch, presentations, inputs)).copy()
 
     def covariance(self, inputs: int) -> Array:
-        rows = self._rows(inputs)
+        rows = self._with_inputs(inputs)
         return rows.T @ rows / len(rows)
 
 
@@ -199,22 +192,31 @@ def _checked(inputs: int) -> int:
     return whole("inputs", inputs, "a number of weights per neuron", at_least=1)
 
 
-def _takes_three(function: Any) -> bool:
-    """True unless a function cannot be called with three arguments."""
-    try:
-        inspect.signature(function).bind(1, 1, None)
-    except TypeError:
-        return False
-    except ValueError:  # compiled functions without a signature
-        return callable(function)
-    return True
+def _check_function(name: str, function: Any) -> None:
+    """Raise TypeError if a function cannot be called with three arguments."""
+    if not takes(function, 1, 1, None):
+        raise TypeError(
+            f"{name} must be an array, a Stimulus, such as stimuli.gaussian(), or a function of "
+            f"(presentations, inputs, rng); got {shown(function)}"
+        )
 
 
-def as_stimulus(value: Stimulus | Callable[..., ArrayLike] | ArrayLike) -> Stimulus:
-    """The stimulus of a Stimulus, of a function (`drawn`) or of an array (`patterns`)."""
+def _rows(name: str, array: ArrayLike) -> Array:
+    """Patterns (M, K) after a check."""
+    rows = finite_array(name, array, "(M, K), patterns by inputs")
+    if rows.ndim != 2:
+        raise ValueError(f"{name} must have the axes (M, K), patterns by inputs; got shape {rows.shape}")
+    return rows
+
+
+def as_stimulus(value: Stimulus | Callable[..., ArrayLike] | ArrayLike, name: str = "value") -> Stimulus:
+    """The stimulus of a Stimulus, of a function (`drawn`) or of an array (`patterns`), called ``name`` in errors."""
     if isinstance(value, Stimulus):
         return value
-    return drawn(value) if callable(value) else patterns(value)
+    if callable(value):
+        _check_function(name, value)
+        return drawn(value)
+    return patterns(_rows(name, value))
 
 
 def drawn(function: Callable[[int, int, np.random.Generator], ArrayLike]) -> Stimulus:
@@ -280,8 +282,7 @@ def noise(stimulus: Stimulus | Callable[..., ArrayLike] | ArrayLike, std: float)
         >>> noise(grid(), std=0.1)
         Grid(noise=0.1, shuffle=False, amplitude=1.0)
     """
-    std = real("std", std, "a standard deviation >= 0", at_least=0, array=False)
-    return replace(as_stimulus(stimulus), noise=std)
+    return replace(as_stimulus(stimulus, "stimulus"), noise=std)
 
 
 def generators(seed: int) -> tuple[np.random.Generator, np.random.Generator]:

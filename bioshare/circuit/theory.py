@@ -15,18 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bioshare.checks import Array, finite_array, leading_axes
-from bioshare.circuit.arguments import (
-    covariance_matrix,
-    deviation,
-    drives,
-    inhibition_strength,
-    lift,
-    mean_and_variance,
-    neurons_by_inputs,
-    positive_pull,
-    positive_time,
-    scalar_or_array,
-)
+from bioshare.circuit import arguments
+from bioshare.circuit.arguments import lift, mean_and_variance
 
 
 def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:
@@ -34,7 +24,11 @@ def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias
 
     ``alpha = inf`` gives Eq. 7 (with ``bias`` 0). The input x is (..., K), the responses are (..., N).
     """
-    z, gain, bias = drives(weights, x), mean_gain(alpha), scalar_or_array("bias", bias, "a finite rate")
+    z, gain, bias = (
+        arguments.drives(weights, x),
+        mean_gain(alpha),
+        arguments.scalar_or_array("bias", bias, "a finite rate"),
+    )
     leading_axes({"weights, x": z.shape[:-1], "alpha": gain.shape, "bias": bias.shape})
     # b + z_i - alpha / (1 + alpha) mean_j z_j
     return lift(bias, 1) + z - (1 - lift(gain, 1)) * z.mean(-1, keepdims=True)
@@ -46,8 +40,8 @@ def inhibition(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike, inhibitory_bi
     In Eq. 8 as printed the inhibitory neuron has no bias, and r_inh has the sign of the mean drive whatever b. With
     ``RateCircuit(inhibitory_bias=True)`` the bias is b. The input x is (..., K), r_inh is (...).
     """
-    z, gain = drives(weights, x), mean_gain(alpha)
-    bias = scalar_or_array("inhibitory_bias", inhibitory_bias, "a finite rate")
+    z, gain = arguments.drives(weights, x), mean_gain(alpha)
+    bias = arguments.scalar_or_array("inhibitory_bias", inhibitory_bias, "a finite rate")
     leading_axes({"weights, x": z.shape[:-1], "alpha": gain.shape, "inhibitory_bias": bias.shape})
     return gain * z.mean(-1) + bias
 
@@ -65,7 +59,7 @@ def min_bias(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf) -> A
 
 def mean_gain(alpha: ArrayLike) -> Array:
     """The factor 1 / (1 + alpha) of the mean drive of a group under inhibition (Eq. 9)."""
-    return 1 / (1 + inhibition_strength(alpha))
+    return 1 / (1 + arguments.inhibition_strength(alpha))
 
 
 def fixed_point(
@@ -94,11 +88,12 @@ def fixed_point(
         ValueError: ``gamma`` is not positive: without the pull, the fixed point of a finite alpha is 0, and a
             rank-deficient C has many.
     """
-    w_init, covariance = neurons_by_inputs("w_init", w_init), covariance_matrix(covariance)
-    gamma, gain, noise = positive_pull(gamma), mean_gain(alpha), deviation("noise", noise)
+    w_init, covariance = arguments.neurons_by_inputs("w_init", w_init), arguments.covariance_matrix(covariance)
+    gamma, gain, noise = arguments.positive_pull(gamma), mean_gain(alpha), arguments.deviation("noise", noise)
     neurons, inputs = w_init.shape[-2:]
     if covariance.shape[-1] != inputs:
-        raise ValueError(f"covariance must be (..., {inputs}, {inputs}); got {covariance.shape}")
+        given = f"{covariance.shape} for w_init {w_init.shape}"
+        raise ValueError(f"covariance must be (..., {inputs}, {inputs}); got {given}")
     scalars = {"gamma": gamma.shape, "alpha": gain.shape, "noise": noise.shape}
     leading_axes({"w_init": w_init.shape[:-2], "covariance": covariance.shape[:-2]} | scalars)
     pull = lift(gamma, 2)
@@ -117,7 +112,11 @@ def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = ma
 
     w_i* = gamma / (1 + gamma) ( alpha / (1 + gamma (1 + alpha)) mu + w_i^init ), arguments as in `fixed_point`.
     """
-    w_init, gamma, gain = neurons_by_inputs("w_init", w_init), positive_pull(gamma), mean_gain(alpha)
+    w_init, gamma, gain = (
+        arguments.neurons_by_inputs("w_init", w_init),
+        arguments.positive_pull(gamma),
+        mean_gain(alpha),
+    )
     leading_axes({"w_init": w_init.shape[:-2], "gamma": gamma.shape, "alpha": gain.shape})
     gamma, gain = lift(gamma, 2), lift(gain, 2)
     mean = w_init.mean(-2, keepdims=True)  # mu, (..., 1, K)
@@ -178,17 +177,16 @@ def min_neg_log_snr(
         >>> min_neg_log_snr([0.1, 0.01, 0.001]).round(2)
         array([ -4.8 ,  -9.23, -13.82])
     """
-    gamma = positive_pull(gamma)
-    mean = np.abs(scalar_or_array("mean", mean, "a finite number other than 0"))
-    scalar_or_array("mean", mean, "a number other than 0", above=0)
-    std = scalar_or_array("std", std, "a positive standard deviation", above=0)
+    gamma = arguments.positive_pull(gamma)
+    mean = np.abs(arguments.scalar_or_array("mean", mean, "a finite number other than 0"))
+    arguments.scalar_or_array("mean", mean, "a number other than 0", above=0)
+    std = arguments.scalar_or_array("std", std, "a positive standard deviation", above=0)
+    covariance = None if covariance is None else arguments.covariance_matrix(covariance)
     shapes = {"gamma": gamma.shape, "mean": mean.shape, "std": std.shape}
-    leading_axes(shapes)
+    leading_axes(shapes | {"covariance": () if covariance is None else covariance.shape[:-2]})
     spread = 2 * (np.log(std) - np.log(mean))
     if covariance is None:
         return spread + 2 * np.log(gamma / (1 + gamma))
-    covariance = covariance_matrix(covariance)
-    leading_axes(shapes | {"covariance": covariance.shape[:-2]})
     # var_j = (std gamma)^2 [(C + gamma I)^-2]_jj; the mean over j of var_j / mean^2
     inverse = np.linalg.inv(covariance + lift(gamma, 2) * np.eye(covariance.shape[-1]))
     return spread + np.log(gamma**2 * (inverse**2).sum(-1).mean(-1))
@@ -201,14 +199,14 @@ def max_dt(alpha: ArrayLike, tau: ArrayLike) -> Array:
 
     The mean of the responses and r_inh rotate with eigenvalues (-1 +- i sqrt(alpha)) / tau.
     """
-    alpha, tau = inhibition_strength(alpha), positive_time("tau", tau)
+    alpha, tau = arguments.inhibition_strength(alpha), arguments.positive_time("tau", tau)
     leading_axes({"alpha": alpha.shape, "tau": tau.shape})
     return 2 * tau / (1 + alpha)
 
 
 def max_alpha(dt: ArrayLike, tau: ArrayLike) -> Array:
     """The inhibition beyond the stability of forward Euler of Eq. 8 with the step ``dt``: 2 tau / dt - 1."""
-    dt, tau = positive_time("dt", dt), positive_time("tau", tau)
+    dt, tau = arguments.positive_time("dt", dt), arguments.positive_time("tau", tau)
     leading_axes({"dt": dt.shape, "tau": tau.shape})
     return 2 * tau / dt - 1
 
@@ -235,10 +233,10 @@ def max_learning_rate(
     Returns:
         The limit, in the broadcast shape of the arguments; inf where there is none.
     """
-    power = scalar_or_array("power", power, "a square >= 0", at_least=0)
-    gamma = scalar_or_array("gamma", gamma, "a finite number >= 0", at_least=0)
-    beta = scalar_or_array("momentum", momentum, "in [0, 1)", at_least=0, below=1)
-    h = scalar_or_array("dt_over_tau", dt_over_tau, "a ratio between 0 and 2", above=0, below=2)
+    power = arguments.scalar_or_array("power", power, "a square >= 0", at_least=0)
+    gamma = arguments.scalar_or_array("gamma", gamma, "a finite number >= 0", at_least=0)
+    beta = arguments.scalar_or_array("momentum", momentum, "in [0, 1)", at_least=0, below=1)
+    h = arguments.scalar_or_array("dt_over_tau", dt_over_tau, "a ratio between 0 and 2", above=0, below=2)
     leading_axes({"power": power.shape, "gamma": gamma.shape, "momentum": beta.shape, "dt_over_tau": h.shape})
     rho = 1 - h
     # Jury's criterion: a root at -1 (flip), or a pair at the unit circle (turn), where lag changes sign
@@ -257,7 +255,7 @@ def input_moment(patterns: ArrayLike, sigma: ArrayLike) -> Array:
     The M patterns are (..., M, K), s is the standard deviation of the noise of every component, c_xe is (...).
     """
     patterns = finite_array("patterns", patterns, "(..., M, K), patterns by inputs")
-    sigma = deviation("sigma", sigma)
+    sigma = arguments.deviation("sigma", sigma)
     leading_axes({"patterns": patterns.shape[:-2], "sigma": sigma.shape})
     power, variance, inputs = (patterns**2).sum(-1), lift(sigma, 1) ** 2, patterns.shape[-1]
     return ((power + inputs * variance) ** 2 + 4 * variance * power + 2 * inputs * variance**2).mean(-1)
@@ -290,12 +288,14 @@ def noisy_convergence_bound(
     Returns:
         The bound before the first update and after each: (..., P + 1).
     """
-    w_init, gamma = neurons_by_inputs("w_init", w_init), positive_pull(gamma)
+    w_init, gamma = arguments.neurons_by_inputs("w_init", w_init), arguments.positive_pull(gamma)
     patterns = finite_array("patterns", patterns, "(..., M, K), patterns by inputs")
-    sigma = deviation("sigma", sigma)
-    rates = np.atleast_1d(scalar_or_array("learning_rate", learning_rate, "an array (P,) of rates >= 0", at_least=0))
+    sigma = arguments.deviation("sigma", sigma)
+    rates = np.atleast_1d(
+        arguments.scalar_or_array("learning_rate", learning_rate, "an array (P,) of rates >= 0", at_least=0)
+    )
     if patterns.shape[-1] != w_init.shape[-1] or rates.ndim > 1:
-        given = f"patterns {patterns.shape} and learning_rate {rates.shape}"
+        given = f"patterns {patterns.shape} and learning_rate {rates.shape} for w_init {w_init.shape}"
         raise ValueError(f"patterns must be (..., M, {w_init.shape[-1]}) and learning_rate (P,); got {given}")
     axes = {"w_init": w_init.shape[:-2], "patterns": patterns.shape[:-2]}
     leading_axes(axes | {"gamma": gamma.shape, "sigma": sigma.shape})

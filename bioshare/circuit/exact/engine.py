@@ -24,7 +24,7 @@ from bioshare.circuit.prepare import check_progress, prepare_sleep
 from bioshare.circuit.problem import DIVERGED, Outcome, Problem, Progress, divergence, reported
 from bioshare.circuit.recording import Recording
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.stimuli import Stimulus, drawn
+from bioshare.circuit.stimuli import Stimulus, as_stimulus
 
 TOGETHER = 4096
 """Number of presentations, counted in every group, between two calls of ``progress``."""
@@ -68,7 +68,7 @@ class Exact:
             whole("threads", self.threads, "a number of threads", at_least=1)
         try:
             torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError, TypeError, OverflowError) as error:
+        except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
             got = shown(self.device)
             raise ValueError(f'device must be one that torch can use here, like "cpu"; got {got}') from error
         if torch.device(self.device).type == "meta":
@@ -91,7 +91,9 @@ class Exact:
             own = partial(torch.as_tensor, device=self.device)  # of NumPy's arrays, too, whatever the default device
             measure = lambda mean, spread: _measure(own(mean), own(spread), mean_init, problem)
             ended = lambda state: _with_rest(problem, *(own(part).cpu().numpy() for part in groups.end(state)))
-            records = [measure(mean_init, torch.linalg.vector_norm(deviation, dim=1)[..., None])]
+            first_record = measure(mean_init, torch.linalg.vector_norm(deviation, dim=1)[..., None])
+            records, taken = first_record.new_empty(*first_record.shape[:2], problem.records), 1
+            records[..., :1] = first_record
             try:
                 with reported(progress, problem.presentations) as report:
                     for first, x in pieces(problem, split, chunk_length(problem)):
@@ -99,7 +101,8 @@ class Exact:
                         recorded = list(range(every - 1 - first % every, length, every))
                         after, within, mean, spread = groups.advance(state, x, first, recorded)
                         check_divergence(problem, within, first, split)
-                        records.append(measure(mean, spread))
+                        records[..., taken : taken + len(recorded)] = measure(mean, spread)
+                        taken += len(recorded)
                         complete = (first + length) % split == 0
                         if recording.due((first + length) * problem.rates.shape[1] // split):
                             recording.add(*ended(after))
@@ -111,7 +114,7 @@ class Exact:
             except KeyboardInterrupt:
                 if not done:
                     raise
-            values = torch.cat(records, -1)[..., : 1 + done // problem.record_every].cpu().numpy()
+            values = records[..., : 1 + done // problem.record_every].cpu().numpy()
             end = whole or ended(state)
         seconds = {"run": time.perf_counter() - start}
         recorded = recording.until(done * problem.rates.shape[1])
@@ -279,7 +282,7 @@ def sleep_map(
     engine = Exact() if isinstance(engine, str) and engine == "exact" else engine
     if not isinstance(engine, Exact):
         raise TypeError(f'engine must be "exact" or an Exact(); got {shown(engine)}')
-    stimuli = drawn(stimuli) if callable(stimuli) else stimuli
+    stimuli = as_stimulus(stimuli, "stimuli") if callable(stimuli) else stimuli
     if isinstance(stimuli, Stimulus):
         if inputs is None:
             raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
