@@ -63,7 +63,7 @@ def in_trouble(config, folder, **options):
     if (attempt(folder) == 1 and config.seed == 0) or config.seed == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.seed == 1:
-        raise ArithmeticError("loss is NaN at step 7")
+        raise ArithmeticError("loss is NaN\n  at step 7")
     if config.seed == 3:
         os._exit(3)
     if config.seed == 4:
