@@ -64,6 +64,13 @@ def test_every_mode_of_a_jpeg_is_read(mode):
     assert np.abs(read(data).astype(int) - smooth).max() < 10
 
 
+def test_a_jpeg_of_a_camera_with_a_second_picture_is_read():
+    """Pillow has another name for the form, MPO."""
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("white", "black")]
+    data = saved(pictures[0], "MPO", save_all=True, append_images=pictures[1:])
+    assert read(data).min() > 250
+
+
 def test_a_palette_with_opacity_gives_the_colours_of_the_palette():
     picture = Image.fromarray(RGB).quantize(16)
     expected = np.asarray(picture.convert("RGB"))
