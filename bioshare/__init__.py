@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from bioshare.circuit.exact import SleepMap as SleepMap
     from bioshare.circuit.exact import sleep_map as sleep_map
     from bioshare.circuit.loop import Loop as Loop
+    from bioshare.circuit.mirror.circuit import MirrorCircuit as MirrorCircuit
+    from bioshare.circuit.mirror.exact import MirrorMap as MirrorMap
+    from bioshare.circuit.mirror.exact import mirror_map as mirror_map
+    from bioshare.circuit.mirror.simulate import MirrorRun as MirrorRun
+    from bioshare.circuit.mirror.simulate import simulate_mirror as simulate_mirror
     from bioshare.circuit.problem import DivergenceError as DivergenceError
     from bioshare.circuit.rules import Hebbian as Hebbian
     from bioshare.circuit.run import SleepRun as SleepRun
@@ -46,6 +51,9 @@ _HOMES = {
     "bioshare.circuit.circuits": ("RateCircuit", "SteadyState"),
     "bioshare.circuit.exact": ("Exact", "SleepMap", "sleep_map"),
     "bioshare.circuit.loop": ("Loop",),
+    "bioshare.circuit.mirror.circuit": ("MirrorCircuit",),
+    "bioshare.circuit.mirror.exact": ("MirrorMap", "mirror_map"),
+    "bioshare.circuit.mirror.simulate": ("MirrorRun", "simulate_mirror"),
     "bioshare.circuit.problem": ("DivergenceError",),
     "bioshare.circuit.rules": ("Hebbian",),
     "bioshare.circuit.run": ("SleepRun",),

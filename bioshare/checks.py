@@ -22,6 +22,9 @@ LARGEST = 1e100
 The inverse is the smallest positive number where 0 is refused.
 """
 
+MOST_STEPS = 1e9
+"""Largest number of time steps in a presentation, beyond which rounding hides whether they fill the presentation."""
+
 
 class Parameters:
     """Base of the frozen parameter dataclasses: equality also holds for array-valued fields."""
@@ -212,6 +215,20 @@ def whole(name: str, value: Any, expected: str, *, at_least: int) -> int:
     if value >= 2**64:
         raise ValueError(f"{name} must be {expected}, below 2^64; got {shown(value)}")
     return int(value)
+
+
+def steps_of(name: str, time: float, dt: float) -> int:
+    """Return the number of time steps in a time in milliseconds, which must be a multiple of ``dt``."""
+    steps = time / dt
+    if steps > MOST_STEPS:
+        raise ValueError(f"dt must be at least {name} / {MOST_STEPS:g}; got {dt:g} ms")
+    if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+        nearest = max(1, math.floor(steps)) * dt
+        raise ValueError(
+            f"{name} must be a multiple of dt; got {name}={time:g} ms, dt={dt:g} ms. "
+            f"Try {name}={nearest:.12g}, or dt={time / math.ceil(steps):.12g}"
+        )
+    return round(steps)
 
 
 def machine_memory() -> float:

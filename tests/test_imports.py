@@ -10,7 +10,8 @@ import pytest
 import bioshare
 
 PACKAGE = Path(bioshare.__file__).parent
-PURE = tuple(f"bioshare.circuit.{name}" for name in ("theory", "arguments", "circuits", "rules", "stimuli"))
+PURE_FILES = "theory", "arguments", "circuits", "rules", "stimuli", "mirror.theory", "mirror.circuit"
+PURE = tuple(f"bioshare.circuit.{name}" for name in PURE_FILES)
 CHECKS = "bioshare.checks"
 
 
@@ -94,13 +95,14 @@ def test_nothing_imports_what_lies_outside_the_package(outside):
 
 
 def test_the_engines_never_import_each_other():
-    engines = {f"bioshare.circuit.{name}" for name in ("exact", "brian", "loop")}
-    for engine in engines:
-        assert not within(importers(engine), *(engines - {engine}))
+    for package in ("bioshare.circuit", "bioshare.circuit.mirror"):
+        engines = {f"{package}.{name}" for name in ("exact", "brian", "loop")}
+        for engine in engines:
+            assert not within(importers(engine), *(engines - {engine}))
 
 
-def test_brian_is_the_only_module_that_imports_brian2():
-    assert importers("brian2") == {"bioshare.circuit.brian"}
+def test_only_the_engines_of_brian_import_brian2():
+    assert importers("brian2") == {"bioshare.circuit.brian", "bioshare.circuit.mirror.brian"}
 
 
 def test_only_the_exact_engine_imports_numba():
@@ -114,7 +116,8 @@ def test_only_the_fused_kernels_import_triton_and_only_the_choice_of_a_form_impo
 
 def test_what_the_engines_share_does_not_import_torch():
     shared = {f"bioshare.circuit.{name}" for name in ("problem", "prepare", "run", "simulate", "loop", "brian")}
-    assert importers("numpy") > shared - {"bioshare.circuit.simulate"}
+    shared |= within(IMPORTS, "bioshare.circuit.mirror")
+    assert importers("numpy") > {f"bioshare.circuit.{name}" for name in ("problem", "prepare", "run", "loop", "brian")}
     assert not importers("torch") & shared
 
 

@@ -1,4 +1,4 @@
-"""Engine "brian2": Eq. 8 and the plasticity of Eq. 4 word for word in Brian2. The only file with an import of brian2.
+"""Engine "brian2": Eq. 8 and the plasticity of Eq. 4 word for word in Brian2.
 
 The independent check of the engine "exact", and the place for a circuit of your own. A sleep has a Brian2 device to
 itself: the caller's device, preferences and namespace are put back.
@@ -130,7 +130,7 @@ class Brian2:
         if self.target == "standalone":
             _check_compiler()
         folders = tempfile.TemporaryDirectory(prefix="bioshare-")
-        with folders as folder, _own_device(self) as device, self._own_errors():
+        with folders as folder, own_device(self) as device, self._own_errors():
             sleep = _BrianSleep(problem, self)
             shown = is_wanted(progress is True)
             report = (REPORT if self.target == "standalone" else _report) if shown else None
@@ -212,7 +212,7 @@ def _report(elapsed: Any, completed: float, start: Any, duration: Any) -> None:
 
 
 @contextlib.contextmanager
-def _own_device(settings: Brian2) -> Iterator[Any]:
+def own_device(settings: Brian2) -> Iterator[Any]:
     """A fresh Brian2 device in double precision; the caller's device and preferences are put back."""
     threads, floats = b2.prefs["devices.cpp_standalone.openmp_threads"], b2.prefs["core.default_float_dtype"]
     device = CPPStandaloneDevice() if settings.target == "standalone" else RuntimeDevice()

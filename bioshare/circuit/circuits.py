@@ -13,11 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bioshare.checks import Parameters, Scalar, flag, real
+from bioshare.checks import Parameters, Scalar, flag, real, steps_of
 from bioshare.circuit import theory
-
-MOST_UPDATES = 1e9
-"""Largest number of time steps in a presentation, beyond which rounding hides whether they fill the presentation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +108,7 @@ class RateCircuit(Parameters):
             expected += " in milliseconds"
             self._set(name, real(name, getattr(self, name), expected, above=0, array=False, milliseconds=True))
         flag("inhibitory_bias", self.inhibitory_bias)
-        steps = self.duration / self.dt
-        if steps > MOST_UPDATES:
-            raise ValueError(f"dt must be at least duration / {MOST_UPDATES:g}; got {self.dt:g} ms")
-        if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
-            nearest = max(1, math.floor(steps)) * self.dt
-            raise ValueError(
-                f"duration must be a multiple of dt; got duration={self.duration:g} ms, dt={self.dt:g} ms. "
-                f"Try duration={nearest:.12g}, or dt={self.duration / math.ceil(steps):.12g}"
-            )
+        steps_of("duration", self.duration, self.dt)
         largest = theory.max_dt(self.alpha, self.tau)
         if np.any(self.dt >= largest):
             raise ValueError(

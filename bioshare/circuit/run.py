@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit, RateCircuit
-from bioshare.circuit.labels import labels
+from bioshare.circuit.labels import labels, named_axes
 from bioshare.circuit.problem import Engine, Outcome, Problem
 from bioshare.circuit.recording import RECORDABLE
 from bioshare.circuit.rules import Hebbian
@@ -126,7 +126,7 @@ class SleepRun:
         """
         import xarray as xr
 
-        lead, coordinates = self._leading_axes()
+        lead, coordinates = named_axes(self.weights.shape[:-2], self._parameters())
         axes = {"r": (*lead, "neuron"), "r_inh": lead, "weights": (*lead, "neuron", "input")}
         variables = {name: (axes[name], getattr(self, name)) for name in axes}
         for name in ("neg_log_snr", "mean_norm", "mean_drift"):
@@ -192,26 +192,6 @@ class SleepRun:
 
     def _parameters(self) -> dict[str, Any]:
         return self.circuit.fields() | self.rule.fields()
-
-    def _leading_axes(self) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Names of the leading axes, and the varying parameters as coordinates."""
-        lead = self.weights.shape[:-2]
-        names: list[str | None] = [None] * len(lead)
-        varying = {name: value for name, value in self._parameters().items() if isinstance(value, np.ndarray)}
-        # a parameter that varies along a single axis gives the axis a name
-        for name, value in varying.items():
-            axes = [axis + len(lead) - value.ndim for axis, length in enumerate(value.shape) if length > 1]
-            if len(axes) == 1 and names[axes[0]] is None:
-                names[axes[0]] = name
-        unnamed = iter(["run"] + [f"run_{i}" for i in range(1, len(lead))])
-        dims = tuple(name or next(unnamed) for name in names)
-        coordinates = {}
-        for name, value in varying.items():
-            aligned = value.reshape((1,) * (len(lead) - value.ndim) + value.shape)
-            axes = tuple(axis for axis, length in enumerate(aligned.shape) if length > 1)
-            squeezed = aligned.reshape([aligned.shape[axis] for axis in axes])
-            coordinates[name] = (tuple(dims[axis] for axis in axes), squeezed)
-        return dims, coordinates
 
     def _attributes(self) -> dict[str, Any]:
         parameters = self._parameters().items()

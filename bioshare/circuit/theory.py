@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from bioshare.checks import Array, finite_array, leading_axes
 from bioshare.circuit import arguments
 from bioshare.circuit.arguments import lift, mean_and_variance
+from bioshare.circuit.mirror.theory import *  # noqa: F403  closed forms of the weight mirror
 
 
 def response(weights: ArrayLike, x: ArrayLike, alpha: ArrayLike = math.inf, bias: ArrayLike = 0.0) -> Array:

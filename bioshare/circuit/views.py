@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
+    from bioshare.circuit.mirror.simulate import MirrorRun
     from bioshare.circuit.run import SleepRun
 
 MOST = 16
@@ -18,25 +20,38 @@ MOST = 16
 
 def sleep_figure(run: SleepRun) -> Figure:
     """-log SNR and the norm of the mean, relative to the norm before sleep, against the presentation."""
+    data = run.to_xarray()
+    data["relative"] = data["mean_norm"] / data["mean_norm"].isel(presentation=0)
+    left = {"ylabel": r"$-\log$ SNR", "title": "how equal the weights are"}
+    right = {"ylabel": "norm of the mean / before sleep", "title": "what is left of the mean"}
+    return _two_panels(data, {"neg_log_snr": left, "relative": right})
+
+
+def mirror_figure(run: MirrorRun) -> Figure:
+    """The angle between feedback and forward weights, and the ratio of norms, against the presentation."""
+    left = {"ylabel": "angle, degrees", "title": "angle between B and W"}
+    right = {"ylabel": "norm of B / norm of W", "title": "size of B"}
+    return _two_panels(run.to_xarray(), {"angle": left, "ratio": right})
+
+
+def _two_panels(data: xr.Dataset, panels: dict[str, dict[str, str]]) -> Figure:
+    """Two variables against the presentation, a line for every leading entry, by the texts of the panels."""
     import matplotlib.pyplot as plt
 
-    data = run.to_xarray()
-    lead = data["neg_log_snr"].dims[:-1]
+    lead = data[next(iter(panels))].dims[:-1]
     varying = [dim for dim in lead if dim in data.coords]
     with plt.style.context("bioshare.figure"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
-        curves = {"neg_log_snr": left, "relative": right}
-        data["relative"] = data["mean_norm"] / data["mean_norm"].isel(presentation=0)
+        figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
         entries = list(np.ndindex(*(data.sizes[dim] for dim in lead)))
         for entry in entries:
             at = dict(zip(lead, entry, strict=True))
             label = ", ".join(f"{dim} = {float(data[dim][at[dim]]):.4g}" for dim in varying)
-            for name, panel in curves.items():
+            for name, panel in zip(panels, axes, strict=True):
                 panel.plot(data["presentation"], data[name].isel(at), label=label)
-        left.set(xlabel="presentation", ylabel=r"$-\log$ SNR", title="how equal the weights are")
-        right.set(xlabel="presentation", ylabel="norm of the mean / before sleep", title="what is left of the mean")
+        for texts, panel in zip(panels.values(), axes, strict=True):
+            panel.set(xlabel="presentation", **texts)
         if varying and len(entries) <= MOST:
-            left.legend(fontsize=7)
+            axes[0].legend(fontsize=7)
     plt.close(figure)  # a notebook shows the returned figure once
     return figure
 

@@ -1,0 +1,149 @@
+"""`simulate_mirror`: check a mirror, call an engine, return a MirrorRun."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bioshare.checks import Array, choice
+from bioshare.circuit.labels import labels, named_axes
+from bioshare.circuit.mirror.circuit import MirrorCircuit
+from bioshare.circuit.mirror.problem import Inputs, angle_and_ratio, prepare_mirror
+from bioshare.circuit.stimuli import Stimulus
+from bioshare.circuit.views import mirror_figure
+from bioshare.machine import versions
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+ENGINES = {"exact": "exact:mirror_exact", "brian2": "brian:mirror_brian", "loop": "loop:mirror_loop"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MirrorRun:
+    """Result of `bioshare.simulate_mirror`; the leading axes (...) belong to the weights and the parameters.
+
+    Attributes:
+        weights: W, (..., N, K).
+        feedback: B after the mirror, (..., N, K), in the order of W.
+        angle: angle between B and W in degrees, before the mirror and after every recorded presentation, (...,
+            records); NaN where B is 0.
+        ratio: norm of B over the norm of W, (..., records).
+        presentation: number of presentations before each record, (records,), from 0.
+        y, below, above: rates after the last time step of the forward neurons (..., N), and of the feedback cells (...,
+            K) and (..., N).
+        circuit, engine: the arguments.
+        stimulus, seed: source of the inputs; None for an array of inputs.
+        presentations: number of presentations.
+    """
+
+    weights: Array
+    feedback: Array
+    angle: Array
+    ratio: Array
+    presentation: NDArray[np.int64]
+    y: Array
+    below: Array
+    above: Array
+    circuit: MirrorCircuit
+    engine: str
+    stimulus: Stimulus | None
+    seed: int | None
+    presentations: int
+
+    def __repr__(self) -> str:
+        angle, ratio = (np.median(values[..., -1]) for values in (self.angle, self.ratio))
+        inputs = f"{self.stimulus}, seed {self.seed}" if self.stimulus else "stimuli from an array"
+        return (
+            f"MirrorRun: weights {self.weights.shape}, {self.presentations} presentations, angle to W {angle:.2f} deg, "
+            f"|B| / |W| {ratio:.3g} (median)\n  {self.circuit}\n  {inputs}\n  engine {self.engine}"
+        )
+
+    def to_xarray(self) -> xr.Dataset:
+        """The run as a Dataset with labelled axes, in the manner of `bioshare.SleepRun.to_xarray`."""
+        import xarray as xr
+
+        lead, coordinates = named_axes(self.weights.shape[:-2], self.circuit.fields())
+        synapses, neurons = (*lead, "neuron", "input"), (*lead, "neuron")
+        axes = {"weights": synapses, "feedback": synapses, "y": neurons, "above": neurons}
+        axes |= {"below": (*lead, "input")} | dict.fromkeys(("angle", "ratio"), (*lead, "presentation"))
+        describe = lambda name: labels(name) | ({"long_name": "forward weights"} if name == "weights" else {})
+        coordinates["presentation"] = (("presentation",), self.presentation)
+        scalars = {name: value for name, value in self.circuit.fields().items() if isinstance(value, float)}
+        attributes: dict[str, Any] = scalars | {
+            "circuit": "MirrorCircuit",
+            "gate": self.circuit.gate or self.circuit.duration,
+            "engine": self.engine,
+            "stimulus": str(self.stimulus) if self.stimulus else "an array",
+            "seed": "none" if self.seed is None else self.seed,
+            "presentations": self.presentations,
+        }
+        return xr.Dataset(
+            {name: (dims, getattr(self, name), describe(name)) for name, dims in axes.items()},
+            {name: (*entry, describe(name)) for name, entry in coordinates.items()},
+            attributes | versions("numpy", "brian2", "xarray"),
+        )
+
+    def plot(self) -> Figure:
+        """Draw the angle and the ratio of norms against the presentation, a line for every leading entry."""
+        return mirror_figure(self)
+
+
+def simulate_mirror(
+    weights: ArrayLike,
+    stimuli: Inputs,
+    circuit: MirrorCircuit,
+    engine: str = "exact",
+    record_every: int = 1,
+    *,
+    feedback: ArrayLike | None = None,
+    presentations: int | None = None,
+    seed: int | None = None,
+) -> MirrorRun:
+    """Let feedback weights learn forward weights from noise: a layer in mirror mode, in time.
+
+    Args:
+        weights: W, (..., N, K): N neurons with K inputs; leading axes are layers, runs and grid points. W stays.
+        stimuli: inputs x (..., P, K), or a Stimulus without noise, drawn anew for every leading entry of the weights,
+            or a function of (presentations, inputs, rng) to an array (presentations, inputs). Leading axes of stimuli,
+            weights and parameters broadcast.
+        circuit: a `MirrorCircuit`.
+        engine: "exact", "brian2" (at run time, with the code generation target in Brian2's preferences), or "loop"
+            (every step in NumPy).
+        record_every: presentations between two records of angle and ratio.
+        feedback: B before the mirror, (..., N, K) in the order of W; None for 0.
+        presentations: P, with a Stimulus or a function.
+        seed: seed of the Stimulus or the function; the same seed gives the same bytes.
+
+    Returns:
+        B after the mirror, and the records.
+
+    Raises:
+        TypeError, ValueError: an argument makes no sense; nothing was simulated.
+
+    Example:
+        >>> w = np.random.default_rng(0).normal(size=(20, 9))
+        >>> run = simulate_mirror(w, np.eye(9), MirrorCircuit(gate=20.0, tau_crosstalk=1.0))
+        >>> bool(run.angle[-1] < 1)
+        True
+    """
+    choice("engine", engine, ENGINES)
+    problem = prepare_mirror(weights, stimuli, circuit, feedback, record_every, presentations, seed)
+    module, name = ENGINES[engine].split(":")
+    simulated = getattr(importlib.import_module(f"bioshare.circuit.mirror.{module}"), name)
+    records, recorded, state = [angle_and_ratio(problem.feedback, problem.weights)], [0], None
+    for stop, state in simulated(problem):
+        if stop % record_every == 0:
+            records.append(angle_and_ratio(state.feedback, problem.weights))
+            recorded.append(stop)
+    assert state is not None, "a mirror has at least one presentation"
+    angle, ratio = (np.stack(values, -1) for values in zip(*records, strict=True))
+    return MirrorRun(
+        problem.weights, state.feedback, angle, ratio, np.array(recorded), state.y, state.below, state.above,
+        circuit, engine, problem.stimulus, seed, problem.stops[-1],
+    )  # fmt: skip
