@@ -196,5 +196,5 @@ def _in_parallel(work: Callable[[list[Encoded]], Done], images: Iterable[Encoded
     Threads make small images slower (two cores, JPEGs of 32 x 32: 1.0 s in one thread, 1.7 s in two, 0.7 s in two
     processes), and are as fast as processes from about 400 x 400.
     """
-    chunks = _chunks(images)
-    return map(work, chunks) if count <= CHUNK else in_parallel(work, chunks, cores())
+    chunks, processes = _chunks(images), min(cores(), -(-count // CHUNK))
+    return map(work, chunks) if count <= CHUNK else in_parallel(work, chunks, processes)

@@ -52,22 +52,22 @@ def many(tmp_path_factory):
     return zip_of(tmp_path_factory.mktemp("many") / "many.zip", 400, 1200, 900)
 
 
-def started(code, *words):
-    """A process, and its decoding processes once all are there."""
+def started(code, most, *words):
+    """A process, and its decoding processes once all are there, one per core and at most so many."""
     process = psutil.Popen([sys.executable, "-c", code, *map(str, words)], stderr=subprocess.PIPE, text=True)
-    while len(children := process.children(recursive=True)) < images.cores():
+    while len(children := process.children(recursive=True)) < min(images.cores(), most):
         assert process.poll() is None
     return process, children
 
 
 def command(many, folder):
-    return started(PREPARE, "prepare", "mine", "--from", many, "--side", "700", "--to", folder)
+    return started(PREPARE, -(-800 // images.CHUNK), "prepare", "mine", "--from", many, "--side", "700", "--to", folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
 def test_decoding_processes_end_with_their_parent(tmp_path, number):
     Image.new("L", (1200, 900)).save(tmp_path / "a.jpg")
-    process, children = started(DECODE, tmp_path / "a.jpg")
+    process, children = started(DECODE, 10**5, tmp_path / "a.jpg")
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == -number
