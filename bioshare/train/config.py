@@ -53,10 +53,10 @@ class ImageNet:
 
 @dataclass(frozen=True)
 class OwnImages:
-    """Images of one's own, which ``python -m bioshare prepare NAME --from FOLDER --side PIXELS`` has prepared.
+    """Images of one's own: in memory, or prepared by ``python -m bioshare prepare NAME --from FOLDER --side PIXELS``.
 
     Attributes:
-        name: name of the prepared file, without its ending.
+        name: name of the prepared file, without its ending; for images in memory, any name.
     """
 
     name: str

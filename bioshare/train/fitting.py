@@ -11,7 +11,9 @@ epoch so far and the history. A signal waits for the end of a batch, and files r
 from __future__ import annotations
 
 import math
+import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,14 @@ from bioshare.nn.forms import Form
 from bioshare.nn.functional import prefer
 from bioshare.progress import say, shows_bar, shows_lines
 from bioshare.train import checkpoint
-from bioshare.train.config import TrainConfig
+from bioshare.train.config import OwnImages, TrainConfig
 from bioshare.train.data import Batches, load, test_batches, training_batches
+from bioshare.train.data.own import own_data
 from bioshare.train.distributed import joined_processes
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.results import RESULT, complete
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
-from bioshare.train.saving import CHECKPOINT, TRIAL, Position, RunFiles, postponing
+from bioshare.train.saving import CHECKPOINT, TRIAL, Position, RunFiles, check_images, postponing
 from bioshare.train.stored import check_same, config_of, config_text
 
 LOOK_EVERY = {"cpu": 1, "cuda": 50}
@@ -47,7 +50,7 @@ def fit(
     config: TrainConfig,
     folder: Path | str,
     *,
-    data: Path | str | None = None,
+    data: Path | str | Sequence[Any] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -68,7 +71,9 @@ def fit(
     Args:
         config: configuration of the run.
         folder: folder of the files.
-        data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data.
+        data: folder of the prepared data sets; None for $BIOSHARE_DATA, or else data. For ``OwnImages`` also the images
+            themselves, see `bioshare.train.data.own_data`: (train_images, train_labels, test_images, test_labels), or
+            (train, test), two datasets of PyTorch.
         resume: go on from the checkpoint in the folder; start if there is none; return the result of a finished run.
             ``config`` may have more epochs than the run had: from the checkpoint on, the learning rate is the rate of
             the longer schedule.
@@ -105,8 +110,15 @@ def fit(
     whole("record_snr", 1 if record_snr is None else record_snr, "None or a number of batches", at_least=1)
     choice("graphs", graphs, (None, True, False))
     config_text(config)  # raises an error for a phase that can't be stored
+    own = None
+    if not (data is None or isinstance(data, str | os.PathLike)):
+        if not isinstance(config.dataset, OwnImages):
+            raise ValueError(f"config.dataset must be OwnImages(name) for images in data; got {config.dataset}")
+        own = own_data(config.dataset_name, data)
     finished = _check_folder(config, folder, resume)
     if finished is not None:
+        if own:
+            check_images(config, folder, finished.attrs.get("images"), own.checksum)
         return finished
     with ExitStack() as stack:
         # the device with its stream and graphs, random generators, the data and the network
@@ -116,7 +128,7 @@ def fit(
         record = processes.recorder(graphs)
         stack.enter_context(torch.random.fork_rng([processes.device] if processes.device.type == "cuda" else []))
         stack.enter_context(processes.stream())
-        dataset = load(config.dataset_name, data)
+        dataset = own or load(config.dataset_name, data)  # pyright: ignore[reportArgumentType]
         writer = stack.enter_context(_tensorboard_writer(folder)) if tensorboard and processes.rank == 0 else None
         batches = training_batches(dataset, config, processes.device, processes.rank, processes.world)
         tests = test_batches(dataset, config, processes.device, processes.rank, processes.world)

@@ -57,6 +57,7 @@ class Run:
         seconds, asleep: time spent on the batches of this epoch, and the part of that time spent in phases.
         history: the epochs before.
         graphs: replayed functions, "learn" and "test"; empty for ordinary steps.
+        infinite: names of buffers that are infinite by design, such as the mask of an attention.
     """
 
     def __init__(
@@ -88,8 +89,7 @@ class Run:
         self.count = config.phases[0].count if config.phases else "epoch"  # of the batches to measure
         borders = [every.phase.border for every in config.phases if hasattr(every.phase, "border")]  # pyright: ignore[reportAttributeAccessIssue]
         self.border: Border = borders[0] if borders else "share"
-        masks = {f"model.{name}" for name, buffer in self.model.named_buffers() if not buffer.isfinite().all()}
-        self.infinite = masks  # by design, such as the mask of an attention
+        self.infinite: set[str] = set()
         self.locally_connected = any(isinstance(module, LocallyConnected2d) for module in self.model.modules())
         self.rate: float | None = None
         self.graphs: dict[str, Replayed] = {}

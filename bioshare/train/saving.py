@@ -15,6 +15,7 @@ import xarray as xr
 from bioshare.checks import real, whole
 from bioshare.progress import say
 from bioshare.train import checkpoint
+from bioshare.train.config import TrainConfig
 from bioshare.train.results import RESULT, History, write_result
 from bioshare.train.run import FINITE, IMAGES, Run
 from bioshare.train.stored import check_same, config_text
@@ -80,6 +81,8 @@ class RunFiles:
     def __init__(self, run: Run, folder: Path, network: dict[str, Any], images: str) -> None:
         self.run, self.folder, self.network, self.images = run, folder, network, images
         self.saved, self.published = time.monotonic(), float("-inf")
+        buffers = run.model.named_buffers()
+        run.infinite = {f"model.{name}" for name, buffer in buffers if not buffer.isfinite().all()}
 
     def try_out(self) -> None:
         """Write a checkpoint and delete it: whatever can't be saved fails before the training."""
@@ -126,12 +129,7 @@ class RunFiles:
             return
         tensors, metadata = checkpoint.read(path)
         check_same(run.config, metadata.get("config"), path, longer=True)
-        if metadata.get("images") != self.images:
-            raise ValueError(
-                f"the images of {run.config.dataset_name} must be those of the run in {self.folder}: their checksum "
-                f"was {metadata.get('images')} and is now {self.images}. Prepare the same images, or take another "
-                "folder (--to)"
-            )
+        check_images(run.config, self.folder, metadata.get("images"), self.images)
         with checkpoint.naming(path):
             saved, sums = Position(**metadata), tensors["sums"]
             run.history = History.restored(saved.history, tensors)
@@ -178,6 +176,15 @@ class RunFiles:
                 self.publish()
             raise
         return self.publish()
+
+
+def check_images(config: TrainConfig, folder: Path, before: object, now: str) -> None:
+    """Check by checksums that a run goes on with the images of its start; raises ValueError for different images."""
+    if before != now:
+        raise ValueError(
+            f"the images of {config.dataset_name} must be those of the run in {folder}: their checksum was {before} "
+            f"and is now {now}. Prepare the same images, or take another folder (--to)"
+        )
 
 
 @contextmanager

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from bioshare.train.data.loading import load as load
     from bioshare.train.data.loading import test_batches as test_batches
     from bioshare.train.data.loading import training_batches as training_batches
+    from bioshare.train.data.own import own_data as own_data
 
-_HOME = {"Batches": "batches", "Dataset": "datasets"}
+_HOME = {"Batches": "batches", "Dataset": "datasets", "own_data": "own"}
 _HOME |= dict.fromkeys(("load", "test_batches", "training_batches"), "loading")
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
