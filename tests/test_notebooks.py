@@ -41,6 +41,11 @@ CHECKS = {
         "assert np.all(np.diff(spread) < 1e-9), 'the larger the bias, the better the weights are shared'",
         "code-11": "assert difference < 1e-6",
     },
+    "07_weight_mirror": {
+        "code-07": "assert np.abs(run.angle[:, -1] - angle[:, -1]).max() < 3",
+        "code-11": "assert mixing[50.0] < 1 < 13 < mixing[150.0] < 14",
+        "code-15": "assert difference < 1e-10",
+    },
 }
 """What must be true after a cell."""
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -86,8 +91,8 @@ def kinds(outputs):
     return {kind for output in outputs if "data" in output for kind in output.data}
 
 
-def test_all_six_are_there():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+def test_all_seven_are_there():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @every_notebook
