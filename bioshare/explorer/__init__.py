@@ -17,7 +17,8 @@ def explore(**values: Any) -> Explorer:
     browser without Python, and ``python -m bioshare explore`` opens the live explorer in a browser.
 
     Args:
-        values: initial values of the sliders, by the fields of `Setting`, such as ``alpha=5.0`` or ``k=6``.
+        values: initial values of the sliders, by the fields of `Setting`, such as ``alpha=5.0`` or ``k=6``, and of the
+            checkbox ``inhibitory_bias``.
 
     Returns:
         A Jupyter widget.
@@ -26,7 +27,7 @@ def explore(**values: Any) -> Explorer:
         TypeError: there is no slider of this name, or a value is no number.
         ValueError: a value is beyond the ends of its slider.
     """
-    names = [slider.name for slider in SLIDERS]
+    names = [*(slider.name for slider in SLIDERS), "inhibitory_bias"]
     if unknown := [name for name in values if name not in names]:
         raise TypeError(f"explore has no slider {unknown[0]!r}; the sliders are {', '.join(names)}")
     setting = Setting(**values)

@@ -42,11 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         label = slider.label.removeprefix(f"{SYMBOLS[slider.name]}  ")  # the option has the symbol's name
         help_text = f"{label}, {slider.low:g} to {slider.high:g} (default: {default:g})"
         sliders.add_argument(f"--{slider.name.replace('_', '-')}", type=kind, metavar="X", help=help_text)
+    parser.add_argument("--inhibitory-bias", action="store_true", help="the inhibitory neuron has the bias, too")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the saved page, or serve the live page until an interrupt."""
     given = {slider.name: getattr(arguments, slider.name) for slider in SLIDERS}
+    given["inhibitory_bias"] = arguments.inhibitory_bias
     setting = Setting(**{name: value for name, value in given.items() if value is not None})
     if arguments.html:
         from bioshare.explorer.page import save

@@ -18,7 +18,7 @@ from bioshare.explorer.brian_process import run_brian2_process
 from bioshare.explorer.page_data import compute_page_data, count_sleeps
 from bioshare.explorer.panels import RESULT_PANELS, layout, result_properties
 from bioshare.explorer.result import ALPHAS, GAMMAS, NOW, ProgressFunction, SettingResult, simulate_setting, sweep
-from bioshare.explorer.setting import DT, Setting, Unstable
+from bioshare.explorer.setting import DT, WHOLE, Setting, Unstable
 from bioshare.explorer.widgets import WORK, Controls, PanelsWidget, close_widgets, wire_format
 from bioshare.explorer.words import ABOUT, changed_sliders, summary
 from bioshare.explorer.worker import Worker, running_loop
@@ -88,8 +88,8 @@ class Explorer(ipywidgets.VBox):
 
     def _observe(self) -> None:
         controls = self.controls
-        for name, slider in controls.sliders.items():
-            slider.observe(lambda change, name=name: self._move(name, change["new"]), "value")
+        for name, widget in controls.inputs.items():
+            widget.observe(lambda change, name=name: self._move(name, change["new"]), "value")
         controls.now.observe(lambda _: self._move_now(), "value")
         controls.follow.observe(lambda _: self._simulate(), "value")
         controls.buttons["reset"].on_click(lambda _: self._reset())
@@ -108,7 +108,7 @@ class Explorer(ipywidgets.VBox):
         self._setting = setting
         with self._silence():
             for name, value in setting.values().items():
-                self.controls.sliders[name].value = value
+                self.controls.inputs[name].value = value
         self._show_new_setting()
         self._simulate()
 
@@ -159,7 +159,7 @@ class Explorer(ipywidgets.VBox):
     def _move(self, name: str, value: float) -> None:
         if self._quiet:
             return
-        self._setting = self._setting.moved(**{name: round(value) if self.controls.sliders[name].whole else value})
+        self._setting = self._setting.moved(**{name: round(value) if name in WHOLE else value})
         self._show_new_setting()
         self._simulate()
 

@@ -67,22 +67,22 @@ function inputsOf(presentation, noise, size, inputs) {
 const mean = (numbers) => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
 
 function responses(at) {
-  const { neurons, inputs, presentations, updates, shown, h, dt, bias } = data.circuit;
+  const { neurons, inputs, presentations, updates, shown, h, dt, bias, rest } = data.circuit;
   const [alpha, gamma, noise] = ["alpha", "gamma", "noise"].map((name) => value(at, name));
   const [size, steps] = [neurons * inputs, presentations * updates];
-  const group = { w: arrays.w_init.slice(), m: filled(size, 0), r: filled(neurons, 0), x: null };
+  const group = { w: arrays.w_init.slice(), m: filled(size, 0), r: filled(neurons, rest), x: null };
   const z = filled(neurons, 0);
   const names = ["time", "r_inh", ...range(shown).flatMap((i) => [`r_${i}`, `fixed_${i}`])];
   const columns = Object.fromEntries(names.map((name) => [name, filled(steps, 0)]));
-  let r_inh = 0;
+  let r_inh = rest;
   for (const step of range(steps)) {
     if (step % updates === 0) {
       group.x = inputsOf(step / updates, noise, size, inputs);
       drive(group.w, group.x, z);
     }
     const before = mean(group.r);
-    for (let i = 0; i < neurons; i++) group.r[i] += h * (z[i] - group.r[i] - alpha * r_inh + bias);
-    r_inh += h * (before - r_inh - bias);
+    for (let i = 0; i < neurons; i++) group.r[i] += h * (z[i] - group.r[i] - alpha * (r_inh - rest) + bias);
+    r_inh += h * (before - r_inh - (bias - rest));
     learn(group, arrays.rates[at.learning_rate * steps + step], gamma, data.circuit);
     drive(group.w, group.x, z);
     const inhibition = (alpha / (1 + alpha)) * mean(z);

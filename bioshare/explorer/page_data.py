@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bioshare.checks import Array
-from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.exact.engine import RECORDED, Exact, chunk_length, groups_for
 from bioshare.circuit.prepare import check_progress, prepare_sleep
 from bioshare.circuit.problem import Outcome, Problem, Progress, measure_weights, reported
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.result import NOW
-from bioshare.explorer.setting import DT, DURATION, MOMENTUM, SLIDERS, Setting
+from bioshare.explorer.setting import MOMENTUM, SLIDERS, Setting
 from bioshare.progress import is_wanted
 
 PAGE_ALPHAS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
@@ -184,8 +183,7 @@ def _simulate_plane(settings: list[Setting], tell: Callable[[int], object]) -> l
 
 def _rate_is_refused(setting: Setting) -> bool:
     """Return True if `simulate` refuses the learning rate, for any alpha and any number of neurons."""
-    circuit = RateCircuit(1.0, setting.tau, setting.bias, DT, DURATION)
-    arguments = setting.weights[:1], setting.stimulus, circuit, setting.rule
+    arguments = setting.weights[:1], setting.stimulus, setting.circuit_at(1.0), setting.rule
     try:
         prepare_sleep(*arguments, presentations=setting.presentations, seed=setting.seed)
     except ValueError:
@@ -201,7 +199,7 @@ def _simulate_stable(settings: list[Setting], tell: Callable[[int], object]) -> 
     simulate(
         first.weights,
         first.stimulus,
-        RateCircuit(alphas, first.tau, first.bias, DT, DURATION),
+        first.circuit_at(alphas),
         Hebbian(gammas, MOMENTUM, learning_rate=first.rule.learning_rate),
         engine,
         record_every=first.presentations,

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from bioshare.checks import Array, real_array
 from bioshare.circuit import theory
-from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import literal_steps
 from bioshare.circuit.prepare import prepare_sleep
@@ -22,7 +21,7 @@ from bioshare.circuit.problem import DivergenceError, Problem, measure_weights
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.run import SleepRun
 from bioshare.circuit.simulate import simulate
-from bioshare.explorer.setting import DT, DURATION, MOMENTUM, Setting, Unstable
+from bioshare.explorer.setting import DT, MOMENTUM, Setting, Unstable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -207,7 +206,7 @@ def first_responses(setting: Setting, problem: Problem | None = None) -> Respons
     drive = np.array(z)
     fixed = theory.response(drive[..., None], np.ones(1), setting.alpha, setting.bias)  # Eq. 9, (T, N)
     time = DT * np.arange(1, len(drive) + 1, dtype=np.float64)
-    inhibition = fixed.mean(-1) - setting.bias  # Eq. 8b at rest, (T,)
+    inhibition = fixed.mean(-1) - (setting.bias - setting.circuit.resting_inhibition)  # Eq. 8b at rest, (T,)
     return Responses(time, np.array(r), fixed[:, :RESPONSE_NEURONS], np.array(r_inh), inhibition)
 
 
@@ -239,7 +238,7 @@ def sweep(
     run = simulate(
         setting.weights,
         setting.stimulus,
-        RateCircuit(alphas[stable][:, None], setting.tau, setting.bias, DT, DURATION),
+        setting.circuit_at(alphas[stable][:, None]),
         Hebbian(gammas, MOMENTUM, learning_rate=setting.rule.learning_rate),
         record_every=record_every(setting),
         presentations=setting.presentations,
@@ -251,7 +250,7 @@ def sweep(
     data = xr.Dataset(
         {"neg_log_snr": (axes, neg_log_snr), "mean_kept": (axes, mean_kept)},
         {"alpha": alphas[stable], "gamma": gammas, "presentation": presentation},
-        {name: value for name, value in setting.values().items() if name not in ("alpha", "gamma")},
+        {name: +value for name, value in setting.values().items() if name not in ("alpha", "gamma")},  # no bool: netCDF
     )
     data["end"] = data.neg_log_snr.isel(presentation=-1)
     data["best"] = data.neg_log_snr.min("presentation")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bioshare.checks import Array, real, whole
+from bioshare.checks import Array, Scalar, real, whole
 from bioshare.circuit import stimuli, theory
 from bioshare.circuit.circuits import RateCircuit
 from bioshare.circuit.rules import Hebbian, InverseSqrtDecay
@@ -49,7 +49,7 @@ SLIDERS = (
     Slider("presentations", "presentations", 100, 10_000),
     Slider("seed", "seed", 0, 100, 1),
 )
-SYMBOLS = {slider.name: slider.label.split()[0] for slider in SLIDERS}
+SYMBOLS = {slider.name: slider.label.split()[0] for slider in SLIDERS} | {"inhibitory_bias": "bias of r_inh"}
 WHOLE = {"k", "neurons", "presentations", "seed"}
 
 
@@ -83,6 +83,7 @@ class Setting:
         noise: standard deviation sigma of the noise of each neuron.
         presentations: inputs, 150 ms each.
         seed: of weights, inputs and noise.
+        inhibitory_bias: True for a bias of the inhibitory neuron, too, a checkbox; False for Eq. 8 as printed.
 
     Raises:
         TypeError, ValueError: a value is no number, or beyond the ends of a slider.
@@ -98,6 +99,7 @@ class Setting:
     noise: float = 0.0
     presentations: int = 2_000
     seed: int = 0
+    inhibitory_bias: bool = False
 
     def __post_init__(self) -> None:
         for slider in SLIDERS:
@@ -110,6 +112,8 @@ class Setting:
             if value > slider.high:
                 raise ValueError(f"{slider.name} must be {expected}; got {value:g}")
             object.__setattr__(self, slider.name, value)
+        if not isinstance(self.inhibitory_bias, bool):
+            raise TypeError(f"inhibitory_bias must be True or False; got {self.inhibitory_bias!r}")
 
     def moved(self, **values: Any) -> Setting:
         """Return a setting with some sliders moved."""
@@ -132,7 +136,11 @@ class Setting:
     @property
     def circuit(self) -> RateCircuit:
         """The rate circuit (Eq. 8); raises ValueError where alpha is unstable."""
-        return RateCircuit(self.alpha, self.tau, self.bias, DT, DURATION)
+        return self.circuit_at(self.alpha)
+
+    def circuit_at(self, alpha: Scalar) -> RateCircuit:
+        """The rate circuit with another alpha, or an array of alphas."""
+        return RateCircuit(alpha, self.tau, self.bias, DT, DURATION, self.inhibitory_bias)
 
     @property
     def rule(self) -> Hebbian:

@@ -131,6 +131,7 @@ class Controls:
 
     Attributes:
         sliders: by the fields of `Setting`.
+        inputs: sliders, and the checkbox for ``inhibitory_bias``.
         now: slider for the presentation of the weights "now".
         follow: checkbox, True if "now" is at the lowest -log SNR.
         buttons: by the names of `BUTTONS`.
@@ -150,6 +151,10 @@ class Controls:
         options = {"name": "now", "label": "“now”: after presentation", "step": 1.0, "whole": True}
         self.now = SliderWidget(**options, low=0.0, high=float(setting.presentations), value=float(now))
         self.follow = ipywidgets.Checkbox(value=False, description="at the lowest −log SNR", indent=False)
+        biased = ipywidgets.Checkbox(
+            value=setting.inhibitory_bias, description="b of the inhibitory neuron, too", indent=False
+        )
+        self.inputs: dict[str, Any] = {**self.sliders, "inhibitory_bias": biased}
         self.buttons = {
             name: ipywidgets.Button(description=text, tooltip=tooltip) for name, (text, tooltip) in BUTTONS.items()
         }
@@ -158,10 +163,10 @@ class Controls:
         self.trouble, self.timing, self.status, self.summary = (
             ipywidgets.HTML().add_class(f"bioshare-{name}") for name in ("trouble", "line", "line", "line")
         )
-        first, second, *others = self.sliders.values()  # on a narrow screen only these two stay on top
+        first, second, third, bias, *others = self.sliders.values()  # on a narrow screen only these two stay on top
         top = ipywidgets.VBox([first, second, self.now, self.follow, self.timing, self.trouble])
         buttons = ipywidgets.Box(list(self.buttons.values())).add_class("bioshare-buttons")
-        bottom = ipywidgets.VBox([*others, buttons, self.status])
+        bottom = ipywidgets.VBox([third, bias, biased, *others, buttons, self.status])
         self.side = ipywidgets.VBox([top.add_class("bioshare-top"), bottom.add_class("bioshare-bottom")])
         self.side.add_class("bioshare-side")
 

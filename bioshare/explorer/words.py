@@ -31,5 +31,7 @@ def changed_sliders(setting: Setting, other: Setting) -> str:
     """The values of a setting that differ from another setting, such as "α = 10, k = 3"."""
     values = other.values()
     return ", ".join(
-        f"{SYMBOLS[name]} = {value:g}" for name, value in setting.values().items() if value != values[name]
+        f"{SYMBOLS[name]} = {'off' if value is False else 'on' if value is True else format(value, 'g')}"
+        for name, value in setting.values().items()
+        if value != values[name]
     )

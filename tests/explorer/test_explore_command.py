@@ -17,11 +17,11 @@ from bioshare.explorer.setting import SLIDERS, Setting
 def test_html_writes_the_page_of_the_setting_and_says_how_big_it_is(monkeypatch, tmp_path, capsys):
     def save(path, setting):
         path.write_bytes(b" " * 3_210_000)
-        return path if setting == Setting(alpha=5.0, k=6, learning_rate=1e-3) else pytest.fail(f"{setting}")
+        return path if setting == Setting(alpha=5.0, k=6, inhibitory_bias=True) else pytest.fail(f"{setting}")
 
     monkeypatch.setattr("bioshare.explorer.page.save", save)
     path = tmp_path / "page.html"
-    assert main(["explore", "--html", str(path), "--alpha", "5", "--k", "6", "--learning-rate", "1e-3"]) == 0
+    assert main(["explore", "--html", str(path), "--alpha", "5", "--k", "6", "--inhibitory-bias"]) == 0
     assert capsys.readouterr().out == f"{path}: 3.2 MB\n"
 
 
@@ -80,7 +80,7 @@ def shell(folder, line):
 
 
 def test_the_notebook_opens_the_setting_in_this_python(tmp_path):
-    setting = Setting(alpha=5.0, seed=7)
+    setting = Setting(alpha=5.0, seed=7, inhibitory_bias=True)
     notebook = nbformat.read(command.write_notebook(setting, tmp_path), as_version=4)
     source = notebook.cells[-1].source.replace("bs.explore(", "found = dict(")
     scope = {}

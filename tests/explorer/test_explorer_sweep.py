@@ -28,6 +28,16 @@ def test_every_stable_cell_is_the_result_of_a_setting(found):
             assert float(cell.drift) == pytest.approx(shown.mean_drift[-1], abs=1e-10)
 
 
+def test_a_map_with_a_bias_of_the_inhibitory_neuron_is_another_map_that_a_file_can_keep(found, tmp_path):
+    setting = SETTING.moved(inhibitory_bias=True)
+    cell = sweep(setting, [2.0], [0.3])
+    shown = simulate_setting(setting.moved(alpha=2.0, gamma=0.3))
+    assert isinstance(shown, SettingResult)
+    assert float(cell.end.item()) == pytest.approx(shown.neg_log_snr[-1], abs=1e-10)
+    assert abs(float(cell.end.item() - found.end.sel(alpha=2.0, gamma=0.3))) > 1e-6
+    cell.to_netcdf(tmp_path / "map.nc")
+
+
 def test_an_unstable_alpha_has_no_numbers(found):
     row = found.sel(alpha=70.0)
     for name in ("end", "best", "time_of_best", "drift", "neg_log_snr"):

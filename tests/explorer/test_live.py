@@ -58,6 +58,15 @@ def test_every_slider_moves_its_field(explorer, slider):
     assert explorer.answer.setting == Setting(**{**SMALL, slider.name: value})
 
 
+def test_the_checkbox_moves_the_bias_of_the_inhibitory_neuron(explorer):
+    rest = explorer.answer.responses.r_inh[0]
+    explorer.controls.inputs["inhibitory_bias"].value = True
+    assert explorer.answer.setting == explorer.setting == Setting(**SMALL, inhibitory_bias=True)
+    assert explorer.answer.responses.r_inh[0] > rest + 0.5
+    explorer.controls.buttons["reset"].click()
+    assert explorer.controls.inputs["inhibitory_bias"].value is explorer.setting.inhibitory_bias is False
+
+
 def test_an_unstable_alpha_shows_a_reason_and_dims_the_last_picture(explorer):
     before = explorer.panels.result
     slide(explorer, alpha=80.0)
@@ -160,6 +169,9 @@ def test_a_map_of_another_setting_is_pale_and_says_of_which(explorer, monkeypatc
     explorer.run_map()
     slide(explorer, tau=20.0)
     assert explorer.panels.properties["map_title"]["text"] == "Map of another setting: τ = 30"
+    explorer.controls.inputs["inhibitory_bias"].value = True
+    assert explorer.panels.properties["map_title"]["text"] == "Map of another setting: τ = 30, bias of r_inh = off"
+    explorer.controls.inputs["inhibitory_bias"].value = False
     assert opacity(explorer, "map_panel") == "0.35"
     slide(explorer, tau=30.0, alpha=4.0)
     assert opacity(explorer, "map_panel") == "1"
@@ -278,6 +290,8 @@ def test_unknown_sliders_and_impossible_values_are_refused():
         bs.explore(beta=3)
     with pytest.raises(ValueError, match=r"alpha must be .* from 0\.1 to 100"):
         bs.explore(alpha=1000)
+    with pytest.raises(TypeError, match="inhibitory_bias must be True or False; got 1"):
+        bs.explore(inhibitory_bias=1)
 
 
 def test_outside_of_a_notebook_the_text_says_how_to_see_the_explorer(explorer):

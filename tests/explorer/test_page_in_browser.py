@@ -150,6 +150,16 @@ def test_the_responses_are_simulated_in_the_browser_as_by_bioshare(opened, moves
         np.testing.assert_allclose(found[f"fixed_{i}"], expected.r_fixed[:, i], **allowed)
 
 
+def test_a_page_with_a_bias_of_the_inhibitory_neuron_shows_rates_and_curve_of_this_circuit(opened, tmp_path):
+    biased = SETTING.moved(inhibitory_bias=True, bias=2.0)
+    page = opened(path=save(tmp_path / "biased.html", biased, progress=False))
+    assert "2 (of the inhibitory neuron, too)" in page.text_content("footer")
+    found, expected = columns(page, "responses"), first_responses(biased)
+    np.testing.assert_allclose(found["r_0"], expected.r[:, 0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found["r_inh"], expected.r_inh, rtol=0, atol=1e-9)
+    assert_shows(page, biased)
+
+
 def test_an_unstable_alpha_shows_a_reason_over_the_last_stable_picture(opened):
     page = opened()
     before = columns(page, "curve"), columns(page, "responses")

@@ -29,7 +29,7 @@ def literal(setting, presentations=None, record_every=1):
     return bs.simulate(
         setting.weights,
         bs.stimuli.noise(bs.stimuli.gaussian(), setting.noise),
-        bs.RateCircuit(setting.alpha, setting.tau, setting.bias, 1.0, 150.0),
+        bs.RateCircuit(setting.alpha, setting.tau, setting.bias, 1.0, 150.0, setting.inhibitory_bias),
         bs.Hebbian(setting.gamma, 0.95, learning_rate=bs.rules.InverseSqrtDecay(setting.learning_rate, 2, start=50)),
         engine="loop",
         record_every=record_every,
@@ -39,9 +39,9 @@ def literal(setting, presentations=None, record_every=1):
     )
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_a_result_is_what_the_literal_loop_computes(noise):
-    setting = SETTING.moved(noise=noise)
+@pytest.mark.parametrize(("noise", "inhibitory_bias"), [(0.0, False), (0.3, False), (0.0, True)])
+def test_a_result_is_what_the_literal_loop_computes(noise, inhibitory_bias):
+    setting = SETTING.moved(noise=noise, inhibitory_bias=inhibitory_bias)
     shown, run = stable_result(setting), literal(setting)
     np.testing.assert_array_equal(shown.presentation, run.presentation)
     np.testing.assert_allclose(shown.neg_log_snr, run.neg_log_snr, rtol=0, atol=1e-10)
@@ -67,9 +67,9 @@ def test_now_may_be_any_presentation_and_0_is_before_sleep():
     np.testing.assert_array_equal(late.now, late.end)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_the_responses_are_those_of_the_first_presentations(noise):
-    setting = SETTING.moved(noise=noise)
+@pytest.mark.parametrize(("noise", "inhibitory_bias"), [(0.0, False), (0.3, False), (0.0, True)])
+def test_the_responses_are_those_of_the_first_presentations(noise, inhibitory_bias):
+    setting = SETTING.moved(noise=noise, inhibitory_bias=inhibitory_bias)
     responses, run = stable_result(setting).responses, literal(setting, RESPONSE_PRESENTATIONS)
     assert responses.r.shape == responses.r_fixed.shape == (150 * RESPONSE_PRESENTATIONS, RESPONSE_NEURONS)
     np.testing.assert_array_equal(responses.time, np.arange(1, 150 * RESPONSE_PRESENTATIONS + 1))
@@ -77,11 +77,21 @@ def test_the_responses_are_those_of_the_first_presentations(noise):
     np.testing.assert_allclose(responses.r_inh[-1], run.r_inh, rtol=0, atol=1e-12)
 
 
-def test_before_plasticity_sets_in_the_responses_reach_the_fixed_point_of_eq_9():
-    responses = stable_result(SETTING.moved(tau=5.0, alpha=2.0)).responses
+@pytest.mark.parametrize("inhibitory_bias", [False, True])
+def test_before_plasticity_sets_in_the_responses_reach_the_fixed_point_of_eq_9(inhibitory_bias):
+    setting = SETTING.moved(tau=5.0, alpha=2.0, inhibitory_bias=inhibitory_bias)
+    responses = stable_result(setting).responses
     np.testing.assert_allclose(responses.r[49], responses.r_fixed[49], rtol=0, atol=1e-3)
     assert responses.r_inh[49] == pytest.approx(responses.r_inh_fixed[49], abs=1e-3)
+    mean_drive = (setting.weights @ setting.stimulus.draw(1, 4, seed=2)[0]).mean()
+    assert responses.r_inh_fixed[0] == pytest.approx(mean_drive / 3 + inhibitory_bias, abs=1e-12)  # b = 1
     assert np.abs(responses.r[0] - responses.r_fixed[0]).max() > 0.1
+
+
+def test_with_a_bias_of_the_inhibitory_neuron_weights_do_not_depend_on_b_and_rates_settle_above_0():
+    biased = [stable_result(SETTING.moved(inhibitory_bias=True, bias=bias)) for bias in (0.0, 5.0)]
+    np.testing.assert_allclose(biased[0].end, biased[1].end, rtol=0, atol=1e-12)
+    assert biased[1].responses.r_inh.min() > 0 > stable_result(SETTING.moved(bias=5.0)).responses.r_inh.min()
 
 
 @pytest.mark.parametrize(("noise", "private"), [(0.0, 0.0), (0.5, 0.25 * (1 - 1 / 30))])

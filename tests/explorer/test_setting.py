@@ -9,8 +9,8 @@ from bioshare.explorer.result import simulate_setting
 from bioshare.explorer.setting import SLIDERS, Setting, Unstable, rounded
 
 
-def test_every_field_has_a_slider_and_its_default_lies_on_it():
-    assert [field.name for field in fields(Setting)] == [slider.name for slider in SLIDERS]
+def test_every_field_but_the_checkbox_has_a_slider_and_its_default_lies_on_it():
+    assert [field.name for field in fields(Setting)] == [*(slider.name for slider in SLIDERS), "inhibitory_bias"]
     for slider in SLIDERS:
         assert slider.low <= getattr(Setting(), slider.name) <= slider.high
 
@@ -23,7 +23,9 @@ def test_the_ends_of_a_slider_are_settings_and_what_lies_beyond_is_refused(slide
             Setting(**{slider.name: beyond})
 
 
-@pytest.mark.parametrize(("name", "value"), [("k", 2.5), ("alpha", "10"), ("seed", True), ("gamma", [0.1, 0.2])])
+@pytest.mark.parametrize(
+    ("name", "value"), [("k", 2.5), ("alpha", "10"), ("seed", True), ("gamma", [0.1, 0.2]), ("inhibitory_bias", 1)]
+)
 def test_what_is_no_number_of_its_kind_is_refused(name, value):
     with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
         Setting(**{name: value})
