@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from bioshare.checks import choice, whole
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.convert import sharded
 from bioshare.nn.functional import physical
@@ -93,6 +94,10 @@ class SharingModule:
 
 def modules(layer: LocallyConnected2d, border: Border = "share", smallest: int = 2) -> tuple[SharingModule, ...]:
     """List the modules of a layer with at least ``smallest`` neurons; only "share" has positions at the padding."""
+    if not isinstance(layer, LocallyConnected2d):
+        raise TypeError(f"layer must be a LocallyConnected2d; got {type(layer).__name__}")
+    choice("border", border, get_args(Border))
+    smallest = whole("smallest", smallest, "a number of neurons", at_least=0)
     return _modules(Geometry.of(layer, border), smallest)
 
 

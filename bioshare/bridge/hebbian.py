@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from bioshare.bridge.changes import LinearSleep
 from bioshare.bridge.geometry import Border, Chosen, inputs_of
 from bioshare.bridge.map_sharing import MapSharing
 from bioshare.bridge.moments import Treatment
 from bioshare.bridge.scaling import PerInput, check_scalars, mean_power
-from bioshare.checks import whole
+from bioshare.checks import takes, whole
 from bioshare.circuit.circuits import SteadyState
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.exact.batches import batch_map
@@ -65,12 +63,12 @@ class HebbianSharing(MapSharing):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("updates", self.updates, "a number of updates", at_least=1)
-        if not callable(self.batch_size):
+        if not takes(self.batch_size, 1):
             whole("batch_size", self.batch_size, "a number of patterns or a callable", at_least=1)
-        if self.rule is not None and not callable(self.rule) and not isinstance(self.rule, Hebbian):
+        if self.rule is not None and not takes(self.rule, 1) and not isinstance(self.rule, Hebbian):
             raise TypeError(f"rule must be a Hebbian, a callable that takes K to one, or None; got {self.rule!r}")
-        if callable(self.stimulus) or np.ndim(self.stimulus):  # type: ignore[arg-type]
-            object.__setattr__(self, "stimulus", as_stimulus(self.stimulus))
+        if callable(self.stimulus) or isinstance(self.stimulus, list | tuple) or hasattr(self.stimulus, "shape"):
+            object.__setattr__(self, "stimulus", as_stimulus(self.stimulus, "stimulus"))
         if not isinstance(self.stimulus, Stimulus):
             raise TypeError(f"stimulus must be a Stimulus; got {self.stimulus!r}")
         if self.stimulus.noise:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bioshare.bridge.phase import Phase
-from bioshare.checks import whole
+from bioshare.checks import shown, whole
 
 
 class PhaseHook:
@@ -35,6 +35,8 @@ class PhaseHook:
     """
 
     def __init__(self, phase: Phase, model: nn.Module, every: int = 1, steps: int = 0) -> None:
+        if not isinstance(phase, Phase):
+            raise TypeError(f"phase must be a Phase, such as bs.InstantSharing(); got {shown(phase)}")
         self.every = whole("every", every, "a number of steps", at_least=1)
         self.steps = whole("steps", steps, "a number of steps", at_least=0)
         self.phase, self.model = phase, model

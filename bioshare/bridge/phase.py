@@ -11,7 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import whole
+from bioshare.checks import flag, shown, whole
+from bioshare.circuit.prepare import check_progress
+from bioshare.circuit.problem import Progress
 
 _unseeded: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """Number of phases without a seed of every model so far."""
@@ -28,6 +30,16 @@ def seed_for(model: nn.Module, seed: int | None) -> int:
     number = _unseeded.get(model, 0)
     _unseeded[model] = number + 1
     return number
+
+
+def check_call(progress: Progress, measure: bool, optimizer: object, keep: object) -> None:
+    """Raise TypeError if options of a call are of the wrong kind."""
+    check_progress(progress)
+    flag("measure", measure)
+    if not isinstance(optimizer, torch.optim.Optimizer | None):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None; got {shown(optimizer)}")
+    if keep is not None and not isinstance(keep, tuple):
+        raise TypeError(f"keep must be a layer's name and the number of an output channel; got {shown(keep)}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ class Phase(ABC):
             optimizer: optimiser of the model's parameters.
             keep: name of a layer and number of an output channel, stored in the report, if the phase can.
         """
+        check_call(progress, measure, optimizer, keep)
         self.check(model)
         seed = seed_for(model, seed)
         start = time.perf_counter()

@@ -78,6 +78,7 @@ class NormalisedRule:
     def __post_init__(self) -> None:
         real("strength", self.strength, "a positive number below 2", above=0, below=2, array=False)
         Hebbian(self.gamma, self.momentum, learning_rate=0.0)
+        real("gamma", self.gamma, "one number for all groups of a model", array=False)
 
     def __call__(self, inputs: int) -> Hebbian:
         """Return the rule for K inputs per neuron."""
@@ -99,6 +100,9 @@ class PaperRule:
     """
 
     gamma: float = 0.01
+
+    def __post_init__(self) -> None:
+        real("gamma", self.gamma, "a finite number >= 0", at_least=0, array=False)
 
     def __call__(self, inputs: int) -> Hebbian:
         """Return the rule for K inputs per neuron."""

@@ -27,9 +27,9 @@ from bioshare.bridge.geometry import (
 )
 from bioshare.bridge.moments import Moments, Treatment
 from bioshare.bridge.norms import mean_ratio, rms_ratio
-from bioshare.bridge.phase import Phase, seed_for
+from bioshare.bridge.phase import Phase, check_call, seed_for
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
-from bioshare.checks import real, whole
+from bioshare.checks import choice, real, whole
 from bioshare.nn import LocallyConnected2d
 
 Note = Callable[[Tensor, Tensor, Tensor], None]
@@ -54,9 +54,7 @@ class Sharing(Phase):
 
     def __post_init__(self) -> None:
         for name, values in {"border": get_args(Border), "moments": get_args(Treatment)}.items():
-            if getattr(self, name) not in values:
-                expected = ", ".join(map(repr, values))
-                raise ValueError(f"{name} must be one of {expected}; got {getattr(self, name)!r}")
+            choice(name, getattr(self, name), values)
         names = () if self.layers is None else self.layers
         if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
             raise TypeError(f'layers must be a tuple of names, such as ("stages.0.*",), or None; got {self.layers!r}')
@@ -87,6 +85,7 @@ class Sharing(Phase):
             DivergenceError: a simulated sleep diverges. No weight has changed, except in a relayed or noisy sleep,
                 where the layers before the diverging layer have slept.
         """
+        check_call(progress, measure, optimizer, keep)
         moments = None if self.moments == "keep" else Moments.of(self.moments, optimizer)
         layers = self._checked_layers(model)
         if keep is not None:

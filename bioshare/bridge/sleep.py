@@ -102,8 +102,8 @@ class Sleep(MapSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if callable(self.stimulus) or np.ndim(self.stimulus):  # type: ignore[arg-type]
-            object.__setattr__(self, "stimulus", as_stimulus(self.stimulus))
+        if callable(self.stimulus) or isinstance(self.stimulus, list | tuple) or hasattr(self.stimulus, "shape"):
+            object.__setattr__(self, "stimulus", as_stimulus(self.stimulus, "stimulus"))
         check_sleep(self)
 
     @classmethod
@@ -141,7 +141,10 @@ class Sleep(MapSharing):
             ValueError: both ``rescale`` and a gain other than 1.
         """
         check_free("rate_circuit", options, "circuit", "rule", "presentations", "silence")
-        circuit, stimulus = settling_circuit(alpha), as_stimulus(grid(shuffle=True) if stimulus is None else stimulus)
+        circuit, stimulus = (
+            settling_circuit(alpha),
+            as_stimulus(grid(True) if stimulus is None else stimulus, "stimulus"),
+        )
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), silence=1, **_norms(rescale, gain), **options)
 
@@ -168,7 +171,7 @@ class Sleep(MapSharing):
             gamma, times, strength, stimulus, rescale, gain, options: as for `rate_circuit`.
         """
         check_free("steady_state", options, "circuit", "rule", "presentations")
-        circuit, stimulus = SteadyState(alpha), as_stimulus(grid(shuffle=True) if stimulus is None else stimulus)
+        circuit, stimulus = SteadyState(alpha), as_stimulus(grid(True) if stimulus is None else stimulus, "stimulus")
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), **_norms(rescale, gain), **options)
 
@@ -219,6 +222,7 @@ class Sleep(MapSharing):
             >>> Sleep.rate_circuit().minutes(144)
             1.8025
         """
+        inputs = whole("inputs", inputs, "a number of weights per neuron", at_least=1)
         held = self.circuit.duration if isinstance(self.circuit, RateCircuit) else HELD  # milliseconds
         return (self.silence + self.length(inputs)) * held / 60_000
 

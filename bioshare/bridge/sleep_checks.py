@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bioshare.bridge.scaling import check_scalars
-from bioshare.checks import choice, real, whole
+from bioshare.checks import choice, flag, real, takes, whole
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import ENGINES
@@ -18,9 +18,9 @@ def check_sleep(sleep: Any) -> None:
         if not isinstance(getattr(sleep, name), classes):
             expected = " or a ".join(cls.__name__ for cls in classes)
             raise TypeError(f"{name} must be a {expected}; got {getattr(sleep, name)!r}")
-    if not callable(sleep.rule) and not isinstance(sleep.rule, Hebbian):
+    if not takes(sleep.rule, 1) and not isinstance(sleep.rule, Hebbian):
         raise TypeError(f"rule must be a Hebbian or a callable that takes K to one; got {sleep.rule!r}")
-    if not callable(sleep.presentations):
+    if not takes(sleep.presentations, 1):
         whole("presentations", sleep.presentations, "a number of presentations or a callable", at_least=1)
     for parameters in (sleep.circuit, sleep.rule):
         if isinstance(parameters, Circuit | Hebbian):
@@ -32,6 +32,7 @@ def check_sleep(sleep: Any) -> None:
     real("memory", sleep.memory, "a positive number of bytes", above=0, array=False)
     whole("silence", sleep.silence, "a number of presentations without input", at_least=0)
     real("gain", sleep.gain, "a positive factor", above=0, array=False)
+    flag("rescale", sleep.rescale)
     if sleep.rescale and sleep.gain != 1:
         raise ValueError(
             f"gain must be 1 with rescale=True; got {sleep.gain:g}. Set rescale=False, or leave the gain out"

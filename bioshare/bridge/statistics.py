@@ -35,6 +35,10 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
         >>> model[0].running_mean, model[0].running_var
         (tensor([3.]), tensor([5.]))
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches must be a list of inputs, or a DataLoader; got {type(batches).__name__}")
     norms = [one for one in model.modules() if isinstance(one, _NormBase) and isinstance(one.running_mean, Tensor)]
     norms = [norm for norm in norms if norm.training or not model.training]
     if not norms:

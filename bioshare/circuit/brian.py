@@ -90,7 +90,7 @@ class Brian2:
     plasticity: str | None = None
 
     def __post_init__(self) -> None:
-        if self.target not in ("standalone", "runtime"):
+        if not isinstance(self.target, str) or self.target not in ("standalone", "runtime"):
             raise ValueError(f'target must be "standalone" or "runtime"; got {self.target!r}')
         whole("threads", self.threads, "a number of threads", at_least=1)
         if self.threads > 1 and self.target == "runtime":

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bioshare.checks import Parameters, Scalar, check_memory, real, real_array, whole
+from bioshare.checks import Parameters, Scalar, check_memory, real, real_array, takes, whole
 
 Schedule = Callable[[NDArray[np.int64]], ArrayLike]
 
@@ -138,8 +138,9 @@ class Hebbian(Parameters):
     def __post_init__(self) -> None:
         self._set("gamma", real("gamma", self.gamma, "a finite number >= 0", at_least=0))
         self._set("momentum", real("momentum", self.momentum, "in [0, 1)", at_least=0, below=1))
-        if not callable(self.learning_rate):
-            rate = real("learning_rate", self.learning_rate, "a rate >= 0 or a callable", at_least=0, array=False)
+        if not takes(self.learning_rate, 0):
+            expected = "a rate >= 0 or a callable"
+            rate = real("learning_rate", self.learning_rate, expected, at_least=0, array=False)  # type: ignore[arg-type]
             self._set("learning_rate", rate)
 
     def rates(self, updates: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bioshare.checks import Array
+from bioshare.checks import Array, shown
 from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.labels import labels, named_axes
 from bioshare.circuit.problem import Engine, Outcome, Problem
@@ -158,6 +158,8 @@ class SleepRun:
         """
         import xarray as xr
 
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be the name of a file; got {shown(path)}")
         data = xr.load_dataset(Path(path).expanduser())
         if not {"neg_log_snr", "weights", "r_inh"} <= set(data) or "circuit" not in data.attrs:
             raise ValueError(f"path must be a file of SleepRun.to_xarray().to_netcdf(path); got {path}")

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import whole
+from bioshare.nn.functional import pair
 from bioshare.nn.locally_connected import LocallyConnected2d
 
 
@@ -31,8 +31,7 @@ class LateralCentring2d(nn.Module):
 
     def __init__(self, period: tuple[int, int]) -> None:
         super().__init__()
-        kh, kw = (whole("period", size, "a pair of whole numbers", at_least=1) for size in period)
-        self.period = kh, kw
+        self.period = pair("period", period, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Centre x (batch, channels, H, W); a position without connections becomes 0."""
@@ -78,6 +77,8 @@ def with_lateral_centring(model: nn.Module) -> nn.Module:
         >>> with_lateral_centring(nn.Sequential(LocallyConnected2d(1, 4, 3, input_size=8), nn.BatchNorm2d(4)))[1][0]
         LateralCentring2d(period=(3, 3))
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     replaced: dict[int, nn.Module] = {}
     for layer, norm in pairwise(model.modules()):
         if not isinstance(layer, LocallyConnected2d) or type(norm) is not nn.BatchNorm2d:

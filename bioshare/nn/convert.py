@@ -75,8 +75,7 @@ def to_locally_connected(
         >>> to_locally_connected(nn.Conv2d(1, 4, 3), input_size=(1, 8, 8), init="copy").weight.shape
         torch.Size([6, 6, 4, 1, 3, 3])
     """
-    if init not in ("independent", "copy"):
-        raise ValueError(f'init must be "independent" or "copy"; got {init!r}')
+    choice("init", init, ("independent", "copy"))
     choice("layout", layout, get_args(Layout))
     convs, layers = _without_data(model, input_size, keep_first, layout)
     table = ConversionTable.of(model, convs, layers)  # first, so that no time is lost on a model that is too large

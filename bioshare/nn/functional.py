@@ -53,9 +53,12 @@ def locally_connected2d(
         TypeError: x and the weights have different types and autocast is off, or an argument is no whole number.
         ValueError: the sizes of x, weight, bias and padding do not fit together.
     """
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
+        kinds = ", ".join(type(one).__name__ for one in (x, weight, bias))
+        raise TypeError(f"x, weight and bias must be tensors; got {kinds}")
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     plan = ProductPlan.of(
-        x, weight, stride, _margins(padding), dilation, whole("groups", groups, "a number", at_least=1)
+        x, weight, stride, margins(padding), dilation, whole("groups", groups, "a number", at_least=1)
     )
     if bias is not None and bias.shape != (weight.shape[2], *weight.shape[:2]):
         raise ValueError(
@@ -81,8 +84,8 @@ def pair(name: str, value: int | Pair, at_least: int) -> Pair:
     return rows, columns
 
 
-def _margins(padding: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """Check zeros to the left, right, top and bottom."""
+def margins(padding: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Return zeros to the left, right, top and bottom, after a check."""
     if not isinstance(padding, tuple | list) or len(padding) != 4:
         raise TypeError(f"padding must be four whole numbers (left, right, top, bottom); got {padding!r}")
     left, right, top, bottom = (whole("padding", n, "four whole numbers", at_least=0) for n in padding)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import choice, whole
+from bioshare.checks import choice, flag, shown, whole
 from bioshare.nn.functional import Pair, locally_connected2d, pair
 from bioshare.nn.plan import FIXED, new_weight, output_size, physical
 
@@ -81,6 +81,7 @@ class LocallyConnected2d(nn.Module):
     ) -> None:
         super().__init__()
         choice("layout", layout, get_args(Layout))
+        flag("bias", bias)
         if isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex):
             raise TypeError(f"dtype must be a floating-point or complex type; got {dtype}")
         groups = whole("groups", groups, "a whole number", at_least=1)
@@ -91,9 +92,14 @@ class LocallyConnected2d(nn.Module):
         self.kernel_size, self.input_size = pair("kernel_size", kernel_size, 1), pair("input_size", input_size, 1)
         self.stride, self.dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
         self.padding = padding if isinstance(padding, str) else pair("padding", padding, 0)
+        if not isinstance(padding_mode, str):
+            raise TypeError(f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {shown(padding_mode)}")
         self.padding_mode = padding_mode
         shape = *self.output_size, out_channels, in_channels // groups, *self.kernel_size
-        device = torch.get_default_device() if device is None else device
+        try:
+            device = torch.get_default_device() if device is None else torch.device(device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f'device must be one that torch can use, like "cpu"; got {shown(device)}') from error
         weight, offsets = new_weight(shape, dtype, device), torch.empty(*shape[:3], dtype=dtype, device=device)
         offsets = offsets.permute(2, 0, 1)
         if layout == "contiguous":

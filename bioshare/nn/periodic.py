@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from bioshare.checks import choice, whole
+from bioshare.nn.functional import margins, pair
 
 Pair = tuple[int, int]
 
@@ -44,6 +45,8 @@ class PeriodicConv2d(nn.Module):
         padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
+        if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
+            raise TypeError(f"weight and bias must be tensors; got {type(weight).__name__} and {type(bias).__name__}")
         if weight.ndim != 6:
             raise ValueError(
                 f"weight must have the axes (rows, columns, out, in / groups, kh, kw); got shape {tuple(weight.shape)}"
@@ -55,7 +58,8 @@ class PeriodicConv2d(nn.Module):
         choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
         self.weight = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.stride, self.dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+        self.padding, self.groups = margins(padding), groups
         self.padding_mode = padding_mode
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class OwnImages:
     name: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*", self.name) or self.name in get_args(DatasetName):
+        word = isinstance(self.name, str) and re.fullmatch(r"\w[\w.-]*", self.name)
+        if not word or self.name in get_args(DatasetName):
             raise ValueError(f"name must be a word that no known data set has; got {self.name!r}")
 
 

@@ -74,7 +74,7 @@ def mirror_map(
     """
     if isinstance(stimuli, Stimulus) or callable(stimuli):
         if inputs is None:
-            raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus")
+            raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus in stimuli")
     elif inputs is None:
         inputs = finite_array("stimuli", stimuli, "(..., P, K)").shape[-1]
     inputs = whole("inputs", inputs, "a number of weights per neuron", at_least=1)

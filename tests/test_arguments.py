@@ -1,0 +1,304 @@
+"""Every argument of every public function, odd values in turn: a right call, or an error that names the argument."""
+
+# ruff: noqa: C408 (calls as they are written)
+
+import functools
+import inspect
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bioshare as bs
+from bioshare.bridge import controls
+from bioshare.explorer import setting
+from bioshare.nn import functional
+from bioshare.train import config
+
+ODD = {
+    "None": None,
+    "text": "30",
+    "bytes": b"x",
+    "True": True,
+    "numpy bool": np.True_,
+    "nan": math.nan,
+    "inf": math.inf,
+    "-inf": -math.inf,
+    "-1": -1,
+    "0": 0,
+    "2.5": 2.5,
+    "5e-324": 5e-324,
+    "1e308": 1e308,
+    "10^400": 10**400,
+    "complex": 1 + 2j,
+    "empty": [],
+    "ragged": [[1], [1, 2]],
+    "texts": ["a", "b"],
+    "bools": [[True, False], [False, True]],
+    "object": object(),
+    "class": dict,
+    "function": lambda: None,
+    "dict": {},
+    "set": set(),
+    "masked": np.ma.array([1.0, 2.0], mask=[True, False]),
+    "seven axes": np.ones((1,) * 6 + (7,)),
+    "nan array": np.full((4, 3), math.nan),
+    "longdouble": np.longdouble("1e4000"),
+    "complex tensor": torch.tensor([1 + 2j]),
+    "meta tensor": torch.ones(4, 3, device="meta"),
+    "sparse tensor": torch.eye(3).to_sparse(),
+    "bfloat16 tensor": torch.ones(4, 3, dtype=torch.bfloat16),
+    "learning tensor": torch.ones(2, 7, requires_grad=True),
+}
+
+W, X = np.random.default_rng(0).normal(1, 1, (4, 3)), np.random.default_rng(1).normal(size=(5, 3))
+STEADY, RATE, RULE = bs.SteadyState(2.0), bs.RateCircuit(duration=3.0), bs.Hebbian(learning_rate=1e-3)
+GAUSSIAN, MIRROR = bs.stimuli.gaussian(), bs.MirrorCircuit(duration=3.0)
+
+
+def layer(**options):
+    torch.manual_seed(0)
+    return bs.nn.LocallyConnected2d(1, 2, 2, input_size=4, **options)
+
+
+def convolution():
+    return nn.Sequential(nn.Conv2d(1, 2, 2))
+
+
+def sleeping(**options):
+    return bs.Sleep(STEADY, RULE, GAUSSIAN, 3, **options)
+
+
+MAP = bs.sleep_map(X, STEADY, RULE)
+CALLS = {
+    "simulate": lambda: dict(weights=W, stimuli=X, circuit=STEADY, rule=RULE),
+    "simulate drawn": lambda: dict(weights=W, stimuli=GAUSSIAN, circuit=RATE, rule=RULE, presentations=2, seed=0),
+    "simulate recorded": lambda: dict(weights=W, stimuli=X, circuit=RATE, rule=RULE, record=["r"], sample_every=1),
+    "sleep_map": lambda: dict(stimuli=X, circuit=STEADY, rule=RULE),
+    "sleep_map drawn": lambda: dict(stimuli=GAUSSIAN, circuit=RATE, rule=RULE, inputs=3, presentations=2, seed=0),
+    "SteadyState": dict,
+    "RateCircuit": dict,
+    "Hebbian": lambda: dict(learning_rate=0.1),
+    "Exact": dict,
+    "Loop": dict,
+    "Brian2": dict,
+    "MirrorCircuit": dict,
+    "mirror_map": lambda: dict(stimuli=X, circuit=MIRROR),
+    "mirror_map drawn": lambda: dict(stimuli=GAUSSIAN, circuit=MIRROR, inputs=3, presentations=2, seed=0),
+    "simulate_mirror": lambda: dict(weights=W, stimuli=X, circuit=MIRROR),
+    "simulate_mirror drawn": lambda: dict(weights=W, stimuli=GAUSSIAN, circuit=MIRROR, presentations=2, seed=0),
+    "rules.InverseDecay": dict,
+    "rules.InverseSqrtDecay": dict,
+    "rules.Gated": lambda: dict(rate=0.1),
+    "rules.Tabulated": lambda: dict(table=[0.1, 0.2]),
+    "rules.Hebbian.rates": lambda: dict(self=RULE, updates=3),
+    "stimuli.Gaussian": dict,
+    "stimuli.Grid": dict,
+    "stimuli.Drawn": lambda: dict(function=lambda presentations, inputs, rng: rng.random((presentations, inputs))),
+    "stimuli.Patterns": lambda: dict(array=X),
+    "stimuli.as_stimulus": lambda: dict(value=X),
+    "stimuli.drawn": lambda: dict(function=lambda presentations, inputs, rng: rng.random((presentations, inputs))),
+    "stimuli.patterns": lambda: dict(array=X),
+    "stimuli.gaussian": dict,
+    "stimuli.grid": dict,
+    "stimuli.noise": lambda: dict(stimulus=GAUSSIAN, std=0.1),
+    "stimuli.generators": lambda: dict(seed=0),
+    "stimuli.derived": dict,
+    "stimuli.Stimulus.draw": lambda: dict(self=GAUSSIAN, presentations=2, inputs=3, seed=0),
+    **{
+        f"stimuli.{kind}.{method}": lambda made=made: dict(self=made, inputs=3)
+        for kind, made in {"Gaussian": GAUSSIAN, "Grid": bs.stimuli.grid(), "Patterns": bs.stimuli.patterns(X)}.items()
+        for method in ("power", "covariance")
+    },
+    "theory.response": lambda: dict(weights=W, x=X[0]),
+    "theory.inhibition": lambda: dict(weights=W, x=X[0], alpha=2.0),
+    "theory.min_bias": lambda: dict(weights=W, x=X[0]),
+    "theory.mean_gain": lambda: dict(alpha=2.0),
+    "theory.fixed_point": lambda: dict(w_init=W, covariance=np.eye(3), gamma=0.1),
+    "theory.fixed_point_white": lambda: dict(w_init=W, gamma=0.1),
+    "theory.snr": lambda: dict(weights=W),
+    "theory.inverse_snr": lambda: dict(weights=W),
+    "theory.neg_log_snr": lambda: dict(weights=W),
+    "theory.min_neg_log_snr": lambda: dict(gamma=0.1),
+    "theory.max_dt": lambda: dict(alpha=2.0, tau=30.0),
+    "theory.max_alpha": lambda: dict(dt=1.0, tau=30.0),
+    "theory.max_learning_rate": lambda: dict(power=2.0, gamma=0.1),
+    "theory.input_moment": lambda: dict(patterns=X, sigma=0.1),
+    "theory.noisy_convergence_bound": lambda: dict(w_init=W, patterns=X, gamma=0.1, sigma=0.1, learning_rate=[0.1]),
+    "SleepMap.__call__": lambda: dict(self=MAP, weights=W),
+    "SleepRun.load": lambda: dict(path="no file"),
+    "explore": dict,
+    "neg_log_snr": lambda: dict(model=layer()),
+    "Sleep": lambda: dict(circuit=STEADY, rule=RULE, stimulus=GAUSSIAN, presentations=3),
+    "Sleep.rate_circuit": dict,
+    "Sleep.steady_state": dict,
+    "Sleep.paper": dict,
+    "Sleep.minutes": lambda: dict(self=sleeping(), inputs=3),
+    "InstantSharing": dict,
+    "HebbianSharing": dict,
+    "InstantSharing.__call__": lambda: dict(self=bs.InstantSharing(), model=layer()),
+    "Sleep.__call__": lambda: dict(self=sleeping(), model=layer()),
+    "HebbianSharing.__call__": lambda: dict(self=bs.HebbianSharing(1), model=layer()),
+    "bridge.LearnedGroups": dict,
+    "bridge.LearnedGroups.__call__": lambda: dict(self=bs.bridge.LearnedGroups(2), model=layer()),
+    "bridge.PhaseHook": lambda: dict(phase=bs.InstantSharing(), model=layer()),
+    "bridge.modules": lambda: dict(layer=layer()),
+    "bridge.renew_statistics": lambda: dict(model=nn.BatchNorm1d(1), batches=[torch.ones(2, 1)]),
+    "bridge.to_periodic": lambda: dict(model=layer(), tolerance=math.inf),
+    "controls.RandomGroups": dict,
+    "nn.LocallyConnected2d": lambda: dict(in_channels=2, out_channels=2, kernel_size=2, input_size=4),
+    "nn.LocallyConnected2d.forward": lambda: dict(self=layer(), x=torch.ones(1, 1, 4, 4)),
+    "nn.LocallyConnected1d": lambda: dict(in_channels=2, out_channels=2, kernel_size=2, input_size=4),
+    "nn.PeriodicConv1d": lambda: dict(weight=torch.ones(1, 2, 2, 1, 1, 3)),
+    "nn.LateralCentring2d": lambda: dict(period=(2, 2)),
+    "nn.PeriodicConv2d": lambda: dict(weight=torch.ones(2, 2, 2, 1, 3, 3)),
+    "nn.cifar_resnet": lambda: dict(depth=8, width=1 / 16),
+    "nn.resnet20": dict,
+    "nn.resnet18": lambda: dict(num_classes=2, width=1 / 64),
+    "nn.to_convolutional": lambda: dict(model=layer(), tolerance=math.inf),
+    "nn.to_locally_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
+    "nn.conversion_table": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
+    "nn.with_lateral_centring": lambda: dict(
+        model=nn.Sequential(bs.nn.LocallyConnected2d(1, 2, 2, input_size=5), nn.BatchNorm2d(2))
+    ),
+    "functional.locally_connected2d": lambda: dict(x=torch.ones(1, 1, 4, 4), weight=layer().weight),
+    "train.TrainConfig": dict,
+    "config.ImageData": lambda: dict(name="digits"),
+    "config.ImageNet": dict,
+    "config.OwnImages": lambda: dict(name="mine"),
+    "config.Convolutional": dict,
+    "config.LocallyConnected": dict,
+    "config.AdamW": dict,
+    "config.Every": lambda: dict(n=1, phase=bs.InstantSharing()),
+    "setting.Setting": dict,
+}
+RESULTS = [
+    "SleepMap",
+    "SleepRun",
+    "MirrorMap",
+    "MirrorRun",
+    "DivergenceError",
+    "LayerReport",
+    "SleepReport",
+    "PhaseReport",
+    "SharingModule",
+]
+BASES = ["Border", "Phase", "Stimulus", "Network", "Control", "LayerMean", "Shrinking"]
+TESTED_WITH_TRAINING = ["evaluate", "fit", "trained_network"]
+HOMES = {"controls": controls, "setting": setting, "functional": functional, "config": config}
+RIGHT = {
+    "None": """bias covariance device dtype feedback flip gain gate inhibition inputs keep layers neurons optimizer
+        plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width""",
+    "True": "bias compile flip inhibitory_bias measure progress rectified rescale shuffle validation",
+    "text": "name path",
+    "inf": "alpha tolerance",
+    "-1": "baseline bias inhibitory_bias mean",
+    "0": """alpha baseline bias decay first gamma groups_seed images_seed inhibitory_bias keep_first learning_rate
+        mean momentum noise padding pool_seed power rate scale seed sigma silence smallest spread start std steps
+        table wait weight_decay""",
+    "2.5": """alpha amplitude baseline bias decay dt gain gamma inhibitory_bias learning_rate mean memory noise offset
+        period power rate scale sigma std table tau tau_crosstalk times tolerance weight_decay width""",
+    "5e-324": """alpha baseline bias decay gamma inhibitory_bias learning_rate mean momentum noise power rate scale
+        sigma spread std table weight_decay""",
+    "empty": "record",
+    "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate
+        sigma std stimuli tau tau_crosstalk w_init weights""",
+    "bfloat16 tensor": """alpha array baseline bias decay dt dt_over_tau feedback gamma inhibitory_bias mean noise
+        patterns power rate sigma std stimuli stimulus tau tau_crosstalk value w_init weights x""",
+    "learning tensor": """alpha array baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns
+        power rate sigma std stimuli stimulus tau tau_crosstalk value w_init weights""",
+}
+"""Arguments for which a value can be right; wherever else an odd value is accepted is a fault."""
+
+CALLED = {("config.ImageData", "name"): "dataset", ("config.Every", "n"): "every"}
+"""Names of arguments in messages, where the command line has another word than the field."""
+
+
+def function_of(call):
+    home, *rest = call.split()[0].split(".")
+    return functools.reduce(getattr, rest, HOMES.get(home) or getattr(bs, home))
+
+
+CASES = [
+    (call, name)
+    for call in CALLS
+    for name, parameter in inspect.signature(function_of(call)).parameters.items()
+    if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    # a name in messages; and an engine that a sleep checks when called, tested in tests/bridge/test_refusals.py
+    and (call, name) not in (("stimuli.as_stimulus", "name"), ("Sleep", "engine"))
+    and name != "self"
+]
+
+
+def called(call, **odd):
+    arguments = CALLS[call]() | odd
+    given = [arguments.pop("self")] if "self" in arguments else []
+    return function_of(call)(*given, **arguments)
+
+
+def fault(call, name, kind):
+    """The fault of a call with an odd value, or None."""
+    try:
+        returned = called(call, **{name: ODD[kind]})
+    except (TypeError, ValueError) as error:
+        named = re.search(rf"\b{CALLED.get((call, name), name)}\b", str(error))
+        return None if named else f"an error without the name: {error}"
+    except FileNotFoundError:
+        return None if name == "path" else "no file"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if name not in RIGHT.get(kind, "").split():
+        return "accepted"
+    number = isinstance(returned, float | np.ndarray) and np.isnan(returned).any()
+    return "not a number" if number else None
+
+
+@pytest.mark.parametrize(("call", "name"), CASES, ids=[f"{call} {name}" for call, name in CASES])
+def test_an_odd_argument_is_right_or_refused_by_name(call, name):
+    faults = {kind: found for kind in ODD if (found := fault(call, name, kind))}
+    assert not faults
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in ("SleepRun.load", "explore")])
+def test_the_good_call_is_good(call):
+    called(call)
+
+
+def test_every_public_function_and_class_is_among_the_calls():
+    seen = {function_of(call) for call in CALLS}
+    for module in (bs, bs.theory, bs.rules, bs.stimuli, bs.bridge, bs.nn, bs.train, config, controls):
+        public = getattr(module, "__all__", None) or [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__ and name[0] != "_"
+        ]
+        missing = {name for name in public if callable(getattr(module, name)) and getattr(module, name) not in seen}
+        assert missing <= {*RESULTS, *BASES, *TESTED_WITH_TRAINING}
+
+
+@pytest.mark.parametrize(
+    ("refused", "name"),
+    [
+        (lambda: bs.Sleep.rate_circuit(1e9), "alpha"),
+        (lambda: bs.Sleep.rate_circuit(times=1e9)(layer()), "presentations"),
+        (lambda: GAUSSIAN.draw(10**12, 9, seed=0), "presentations"),
+        (lambda: bs.RateCircuit(dt=1e-9), "dt"),
+        (lambda: bs.simulate(1e200 * W, X, STEADY, RULE), "weights"),
+        (lambda: bs.simulate(1e30 * W, X, STEADY, RULE, bs.Exact("float32")), "weights"),
+    ],
+)
+def test_work_beyond_memory_and_squares_beyond_float64_are_refused(refused, name):
+    with pytest.raises(ValueError, match=rf"\b{name} must be"):
+        refused()
+
+
+@pytest.mark.parametrize("measure", [bs.theory.snr, bs.theory.inverse_snr, bs.theory.neg_log_snr])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_weight_that_is_not_finite_is_never_perfectly_shared(measure, value):
+    weights = W.copy()
+    weights[2, 1] = value
+    with pytest.raises(ValueError, match=rf"weights\[2, 1\] is {value}"):
+        measure(weights)
