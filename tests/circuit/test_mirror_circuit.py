@@ -209,7 +209,7 @@ def test_parameters_without_sense_are_refused(parameters, message):
     ("error", "arguments", "message"),
     [
         (ValueError, {"stimuli": np.ones((5, 3))}, r"stimuli must be \(\.\.\., P, 4\)"),
-        (ValueError, {"feedback": np.ones((2, 4))}, r"feedback must be \(\.\.\., 3, 4\)"),
+        (ValueError, {"feedback": np.ones((2, 4))}, r"feedback must be \(\.\.\., N, K\) as weights, \(3, 4\)"),
         (ValueError, {"stimuli": np.ones((2, 5, 4)), "feedback": np.ones((3, 3, 4))}, r"leading axes .*stimuli \(2,\)"),
         (TypeError, {"circuit": bs.RateCircuit()}, "circuit must be a MirrorCircuit"),
         (ValueError, {"engine": "euler"}, "engine must be one of 'exact', 'brian2', 'loop'; got 'euler'"),
@@ -230,5 +230,8 @@ def test_inputs_of_their_own_for_every_neuron_are_refused():
         bs.simulate_mirror(normal(0, 3, 4), noisy, SMALL, presentations=2, seed=0)
     with pytest.raises(TypeError, match="inputs, the number K of weights per neuron, is needed"):
         bs.mirror_map(bs.stimuli.grid(), SMALL, presentations=2, seed=0)
+    mirror = bs.mirror_map(normal(0, 5, 4), SMALL)
     with pytest.raises(ValueError, match="weights must have 4 inputs as this map"):
-        bs.mirror_map(normal(0, 5, 4), SMALL)(normal(1, 3, 5))
+        mirror(normal(1, 3, 5))
+    with pytest.raises(ValueError, match=r"feedback must be .* \(3, 4\); got shape \(2, 4\)"):
+        mirror(normal(1, 3, 4), normal(2, 2, 4))

@@ -19,10 +19,10 @@ class MirrorCircuit(Parameters):
     K noisy cells fire at beta + x during a presentation, N forward neurons y respond, crosstalk carries both rates to
     the feedback cells, and the feedback synapses B (N, K) from the cells above to the cells below learn by Hebb's rule:
 
-    tau dy/dt               = -y + W x + beta       (Eq. 13, linear and without biases)
-    tau_crosstalk dbelow/dt = -below + x + beta     (Eq. 6, in time)
+    tau dy/dt               = -y + W x + beta       (Akrout's Eq. 13, linear)
+    tau_crosstalk dbelow/dt = -below + x + beta     (Akrout's Eq. 6)
     tau_crosstalk dabove/dt = -above + y
-    dB/dt = rate ((above - beta)(below - beta)^T - decay B)        (Eq. 15)
+    dB/dt = rate ((above - beta)(below - beta)^T - decay B)        (Akrout's Eq. 15)
 
     by forward Euler along the path of the signal: y and below, then above from the new y, then B from the new rates.
     All rates start at beta. B does not depend on beta, but rates are positive only above

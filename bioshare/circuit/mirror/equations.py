@@ -1,4 +1,7 @@
-"""The weight mirror in the language of Brian2: data, without imports. The unit follows the colon: 1 is none."""
+"""The weight mirror in the language of Brian2, with the numbers of Akrout et al. (2019): data, without imports.
+
+The unit follows the colon: 1 is none.
+"""
 
 FORWARD = """
 dy/dt = (-y + z + beta) / tau : 1  # Eq. 13, z = W x

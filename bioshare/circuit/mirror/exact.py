@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, finite_array, whole
+from bioshare.checks import Array, finite_array, leading_axes, whole
 from bioshare.circuit.arguments import neurons_by_inputs
 from bioshare.circuit.mirror.circuit import MirrorCircuit
-from bioshare.circuit.mirror.problem import Inputs, MirrorProblem, MirrorState, prepare_mirror
-from bioshare.circuit.stimuli import Stimulus
+from bioshare.circuit.mirror.problem import Inputs, MirrorProblem, MirrorState, feedback_like, prepare_mirror
+from bioshare.circuit.stimuli import Stimulus, as_stimulus
 
 FORWARD, ABOVE, BELOW, INPUT = range(4)
 """Rows of H: u, v, s and x."""
@@ -43,7 +43,8 @@ class MirrorMap(NamedTuple):
         weights = neurons_by_inputs("weights", weights)
         if weights.shape[-1] != self.S.shape[-1]:
             raise ValueError(f"weights must have {self.S.shape[-1]} inputs as this map; got shape {weights.shape}")
-        before = 0.0 if feedback is None else neurons_by_inputs("feedback", feedback)
+        before = feedback_like(feedback, weights)
+        leading_axes({"weights": weights.shape[:-2], "feedback": before.shape[:-2], "the map": self.S.shape[:-2]})
         return self.kept[..., None, None] * before + weights @ self.S
 
 
@@ -72,7 +73,8 @@ def mirror_map(
                [0.   , 0.977, 0.023],
                [0.   , 0.   , 0.977]])
     """
-    if isinstance(stimuli, Stimulus) or callable(stimuli):
+    stimuli = as_stimulus(stimuli, "stimuli") if callable(stimuli) else stimuli
+    if isinstance(stimuli, Stimulus):
         if inputs is None:
             raise TypeError("inputs, the number K of weights per neuron, is needed with a Stimulus in stimuli")
     elif inputs is None:

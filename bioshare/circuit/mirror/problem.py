@@ -64,9 +64,7 @@ def prepare_mirror(
     if not isinstance(circuit, MirrorCircuit):
         raise TypeError(f"circuit must be a MirrorCircuit; got {shown(circuit)}")
     w = neurons_by_inputs("weights", weights)
-    b = np.zeros(w.shape[-2:]) if feedback is None else neurons_by_inputs("feedback", feedback)
-    if b.shape[-2:] != w.shape[-2:]:
-        raise ValueError(f"feedback must be (..., {w.shape[-2]}, {w.shape[-1]}), as weights; got shape {b.shape}")
+    b = feedback_like(feedback, w)
     every = whole("record_every", record_every, "a number of presentations between two records", at_least=1)
     stimuli = as_stimulus(stimuli, "stimuli") if callable(stimuli) else stimuli
     if isinstance(stimuli, Stimulus):
@@ -91,6 +89,14 @@ def prepare_mirror(
         tuple(sorted({*range(every, x.shape[-2] + 1, every), x.shape[-2]})),
         stimuli if isinstance(stimuli, Stimulus) else None,
     )
+
+
+def feedback_like(feedback: ArrayLike | None, weights: Array) -> Array:
+    """B before the mirror, with as many neurons and inputs as the weights; 0 for None."""
+    b = np.zeros(weights.shape[-2:]) if feedback is None else neurons_by_inputs("feedback", feedback)
+    if b.shape[-2:] != weights.shape[-2:]:
+        raise ValueError(f"feedback must be (..., N, K) as weights, {weights.shape[-2:]}; got shape {b.shape}")
+    return b
 
 
 def angle_and_ratio(feedback: Array, weights: Array) -> tuple[Array, Array]:

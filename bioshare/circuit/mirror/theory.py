@@ -33,10 +33,10 @@ _cdf = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)), otypes=[float]
 def mirror_scale(
     rate: ArrayLike, forgetting: ArrayLike, std: ArrayLike = 1.0, activation: str = "relu", bias: ArrayLike = 0.0
 ) -> Array:
-    """The factor c of c W, the mean of B in the end: c = rate std^2 E[phi'] / L (Price's theorem; Eq. 11).
+    """The factor c of c W, the mean of B in the end: c = rate std^2 E[phi'] / L (Akrout's Eq. 11).
 
     E[phi'] is 1 for linear neurons and the chance to be active, Phi(bias / (std |w|)), for rectified neurons, exactly
-    for Gaussian inputs of any size.
+    for Gaussian inputs of any size (Price's theorem).
 
     Args:
         rate: learning rate of an update.
@@ -91,8 +91,8 @@ def mirror_angle(
     expected = "a number of updates of at least 1"
     updates = scalar_or_array("updates", updates, expected, at_least=1, infinite=True)
     with np.errstate(divide="ignore"):
-        kept = np.exp(updates * np.log1p(-forget))  # (1 - L)^updates
-    remembered = samples * (2 - forget) / forget * (1 - kept) / (1 + kept)
+        lost = -np.expm1(updates * np.log1p(-forget))  # 1 - (1 - L)^updates
+    remembered = samples * (2 - forget) / forget * lost / (2 - lost)
     return np.degrees(np.arctan(np.sqrt(_variance(inputs, activation, centred) / remembered)))
 
 
@@ -117,7 +117,7 @@ def mirror_lag(forgetting: ArrayLike, turn: ArrayLike) -> Array:
 
         tan(lag) = (1 - L) sin(turn) / (1 - (1 - L) cos(turn)),
 
-    about (1 - L) / L turn for small turns. A W that turns to and fro is ahead by less.
+    about (1 - L) / L turn for small turns. Turns in changing directions add up to less.
     """
     turn = np.radians(scalar_or_array("turn", turn, "between 0 and 180 degrees", at_least=0, below=180))
     kept = 1 - _forgetting(forgetting)
@@ -191,7 +191,7 @@ def mirror_baseline(weights: ArrayLike, x: ArrayLike) -> Array:
     """The smallest beta at which no rate of a `bioshare.MirrorCircuit` is below 0, however long the presentations.
 
     The maximum of 0, -x_j and -w_i . x over cells and inputs: all rates are means of present and earlier drives. For
-    a grid of one sign, x = amplitude I, the smallest weight decides.
+    a positive grid, x = amplitude I, this is the amplitude times the size of the most negative weight.
 
     Args:
         weights: W, (..., N, K).
