@@ -128,6 +128,15 @@ CALLS = {
     "theory.max_learning_rate": lambda: dict(power=2.0, gamma=0.1),
     "theory.input_moment": lambda: dict(patterns=X, sigma=0.1),
     "theory.noisy_convergence_bound": lambda: dict(w_init=W, patterns=X, gamma=0.1, sigma=0.1, learning_rate=[0.1]),
+    "theory.mirror_scale": lambda: dict(rate=0.1, forgetting=0.1),
+    "theory.mirror_angle": lambda: dict(samples=9, inputs=3),
+    "theory.mirror_samples": lambda: dict(angle=9.0, inputs=3),
+    "theory.mirror_lag": lambda: dict(forgetting=0.1, turn=9.0),
+    "theory.mirror_gain": lambda: dict(circuit=MIRROR),
+    "theory.mirror_gain_coloured": lambda: dict(tau=30.0, tau_crosstalk=10.0, tau_noise=60.0),
+    "theory.mirror_baseline": lambda: dict(weights=W, x=X),
+    "theory.mirror_gaussian_baseline": lambda: dict(weights=W),
+    "MirrorMap.__call__": lambda: dict(self=bs.mirror_map(X, MIRROR), weights=W),
     "SleepMap.__call__": lambda: dict(self=MAP, weights=W),
     "SleepRun.load": lambda: dict(path="no file"),
     "explore": dict,
@@ -189,29 +198,35 @@ RESULTS = [
 BASES = ["Border", "Phase", "Stimulus", "Network", "Control", "LayerMean", "Shrinking"]
 TESTED_WITH_TRAINING = ["evaluate", "fit", "trained_network"]
 HOMES = {"controls": controls, "setting": setting, "functional": functional, "config": config}
+ARRAYS = """angle forgetting samples tau_noise turn theory.mirror_angle.inputs theory.mirror_angle.updates
+    theory.mirror_samples.inputs"""
 RIGHT = {
     "None": """bias covariance device dtype feedback flip gain gate inhibition inputs keep layers neurons optimizer
         plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width""",
-    "True": "bias compile flip inhibitory_bias measure progress rectified rescale shuffle validation",
+    "True": "bias centred compile flip inhibitory_bias measure progress rectified rescale shuffle validation",
     "text": "name path",
-    "inf": "alpha tolerance",
+    "inf": "alpha theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
-    "0": """alpha baseline bias decay first gamma groups_seed images_seed inhibitory_bias keep_first learning_rate
-        mean momentum noise padding pool_seed power rate scale seed sigma silence smallest spread start std steps
-        table wait weight_decay""",
-    "2.5": """alpha amplitude baseline bias decay dt gain gamma inhibitory_bias learning_rate mean memory noise offset
-        period power rate scale sigma std table tau tau_crosstalk times tolerance weight_decay width""",
+    "0": """age_above age_below alpha baseline bias decay first gamma groups_seed images_seed inhibitory_bias
+        keep_first learning_rate mean momentum noise padding pool_seed power rate scale seed sigma silence
+        smallest spread start std steps table turn wait weight_decay""",
+    "2.5": """alpha amplitude angle baseline bias decay dt gain gamma inhibitory_bias learning_rate mean memory
+        noise offset period power rate samples scale sigma std table tau tau_crosstalk tau_noise times
+        tolerance turn weight_decay width""",
     "5e-324": """alpha baseline bias decay gamma inhibitory_bias learning_rate mean momentum noise power rate scale
-        sigma spread std table weight_decay""",
+        sigma spread std table turn weight_decay""",
     "empty": "record",
     "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate
-        sigma std stimuli tau tau_crosstalk w_init weights""",
+        sigma std stimuli tau tau_crosstalk w_init weights """
+    + ARRAYS,
     "bfloat16 tensor": """alpha array baseline bias decay dt dt_over_tau feedback gamma inhibitory_bias mean noise
-        patterns power rate sigma std stimuli stimulus tau tau_crosstalk value w_init weights x""",
+        patterns power rate sigma std stimuli stimulus tau tau_crosstalk value w_init weights x """
+    + ARRAYS,
     "learning tensor": """alpha array baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns
-        power rate sigma std stimuli stimulus tau tau_crosstalk value w_init weights""",
+        power rate sigma std stimuli stimulus tau tau_crosstalk value w_init weights """
+    + ARRAYS,
 }
-"""Arguments for which a value can be right; wherever else an odd value is accepted is a fault."""
+"""Arguments (some of a single call) for which a value can be right; elsewhere an odd value that is accepted is a fault."""
 
 CALLED = {("config.ImageData", "name"): "dataset", ("config.Every", "n"): "every"}
 """Names of arguments in messages, where the command line has another word than the field."""
@@ -250,7 +265,7 @@ def fault(call, name, kind):
         return None if name == "path" else "no file"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    if name not in RIGHT.get(kind, "").split():
+    if not {name, f"{call}.{name}"} & set(RIGHT.get(kind, "").split()):
         return "accepted"
     number = isinstance(returned, float | np.ndarray) and np.isnan(returned).any()
     return "not a number" if number else None

@@ -224,6 +224,14 @@ def test_arguments_without_sense_are_refused(error, arguments, message):
         bs.simulate_mirror(**valid | arguments)
 
 
+def test_maps_beyond_the_memory_are_refused():
+    many = bs.MirrorCircuit(tau=np.linspace(10, 20, 20_000), duration=1.0)
+    with pytest.raises(
+        ValueError, match=r"stimuli must be smaller: 20000 maps of 3000 x 3000 numbers need 1\.44e\+03 GB"
+    ):
+        bs.mirror_map(np.ones((1, 3000)), many)
+
+
 def test_inputs_of_their_own_for_every_neuron_are_refused():
     noisy = bs.stimuli.noise(bs.stimuli.grid(), 0.1)
     with pytest.raises(ValueError, match="stimuli must be the same for all neurons of a layer"):

@@ -7,6 +7,7 @@ H^T G H: H (4, K) has u, v and s before the presentation and the input x, and G 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, finite_array, leading_axes, whole
+from bioshare.checks import Array, check_memory, finite_array, leading_axes, whole
 from bioshare.circuit.arguments import neurons_by_inputs
 from bioshare.circuit.mirror.circuit import MirrorCircuit
 from bioshare.circuit.mirror.problem import Inputs, MirrorProblem, MirrorState, feedback_like, prepare_mirror
@@ -99,6 +100,7 @@ def _maps(problem: MirrorProblem) -> Iterator[tuple[int, MirrorMap, Array]]:
     circuit, stimuli = problem.circuit, problem.stimuli
     step, product, kept = presentation_map(circuit)
     lead, inputs = np.broadcast_shapes(stimuli.shape[:-2], kept.shape), stimuli.shape[-1]
+    check_memory("stimuli", math.prod(lead) * inputs**2, f"{math.prod(lead)} maps of {inputs} x {inputs} numbers")
     filtered, total, start = np.zeros((*lead, 3, inputs)), np.zeros((*lead, inputs, inputs)), 0
     for stop in problem.stops:
         while start < stop:

@@ -88,8 +88,7 @@ def mirror_angle(
     """
     expected = "a positive number of inputs"
     samples, forget = scalar_or_array("samples", samples, expected, above=0), _forgetting(forgetting)
-    expected = "a number of updates of at least 1"
-    updates = scalar_or_array("updates", updates, expected, at_least=1, infinite=True)
+    updates = _whole_numbers("updates", updates, infinite=True)
     with np.errstate(divide="ignore"):
         lost = -np.expm1(updates * np.log1p(-forget))  # 1 - (1 - L)^updates
     remembered = samples * (2 - forget) / forget * lost / (2 - lost)
@@ -225,10 +224,18 @@ def _variance(inputs: ArrayLike, activation: str, centred: bool) -> Array:
     """The sum of variances of `mirror_angle`."""
     choice("activation", activation, ("relu", "linear"))
     choice("centred", centred, (True, False))
-    number = scalar_or_array("inputs", inputs, "a number of inputs of at least 1", at_least=1)
+    number = _whole_numbers("inputs", inputs)
     if activation == "linear":
         return number + 1
     return (2 - 2 / math.pi) * (number + 2) - 1 if centred else 2 * number + 3
+
+
+def _whole_numbers(name: str, value: ArrayLike, infinite: bool = False) -> Array:
+    expected = "whole numbers of at least 1"
+    numbers = scalar_or_array(name, value, expected, at_least=1, infinite=infinite)
+    if (numbers != np.floor(numbers)).any():
+        raise ValueError(f"{name} must be {expected}; got {shown(value)}")
+    return numbers
 
 
 def _forgetting(forgetting: ArrayLike) -> Array:
