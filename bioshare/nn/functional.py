@@ -10,6 +10,7 @@ exporters get a third form, plain operations of PyTorch (`bioshare.nn.plain`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from bioshare.checks import whole
 from bioshare.nn import batched, forms, plain
 from bioshare.nn.forms import prefer as prefer
+from bioshare.nn.paths import TwoPaths
 from bioshare.nn.plan import ProductPlan
 from bioshare.nn.plan import physical as physical
 
@@ -32,6 +34,8 @@ def locally_connected2d(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: int | Pair = 1,
     groups: int = 1,
+    feedback: Tensor | None = None,
+    noise: float = 0.0,
 ) -> Tensor:
     """Apply the kernel ``weight[h, w]`` to the patch of x under position (h, w).
 
@@ -45,6 +49,8 @@ def locally_connected2d(
         stride, dilation: an int, or a pair for rows and columns.
         padding: zeros to the left, right, top and bottom, as in `torch.nn.functional.pad`.
         groups: blocks of input channels, each for its own block of output channels.
+        feedback, noise: weights in the shape of ``weight`` and noise of the backward pass, see `bioshare.nn.paths`;
+            without feedback weights the backward pass is the derivative.
 
     Returns:
         (batch, out, H_out, W_out).
@@ -71,8 +77,30 @@ def locally_connected2d(
         weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.to(dtype)
     elif x.dtype != weight.dtype:
         raise TypeError(f"x must have the weights' type {weight.dtype}; got {x.dtype}. Convert one, or use autocast")
-    y = _product("forward", x, weight, [*plan])
+    if feedback is None:
+        y = _product("forward", x, weight, [*plan])
+    else:
+        y = TwoPaths.apply(x, weight, feedback.to(weight.dtype), LocallyConnectedProduct(plan), noise)
     return y if bias is None else y + bias.to(y.dtype)
+
+
+@dataclass(frozen=True)
+class LocallyConnectedProduct:
+    """The locally connected product of a plan, as one of the products of `bioshare.nn.paths`."""
+
+    plan: ProductPlan
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return y (batch, out, H_out, W_out)."""
+        return _product("forward", x, weight, [*self.plan])
+
+    def input_gradient(self, dy: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """Return dx (batch, in, H, W)."""
+        return _product("input_gradient", dy, weight, [*self.plan])
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, like: Tensor) -> Tensor:
+        """Return dW (H_out, W_out, out, in / groups, kh, kw)."""
+        return _product("weight_gradient", x, dy, [*self.plan], like.dtype)
 
 
 def pair(name: str, value: int | Pair, at_least: int) -> Pair:

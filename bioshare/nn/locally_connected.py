@@ -175,8 +175,10 @@ class LocallyConnected2d(nn.Module):
         Raises:
             ValueError: the input has the wrong number of channels, or another size than `input_size`.
         """
-        geometry = self.input_size, self.padding_mode, self.pad, self.stride, self.dilation, self.groups
-        return padded_product(x, self.weight, self.bias, *geometry)
+        return padded_product(x, self.weight, self.bias, *self._geometry())
+
+    def _geometry(self) -> tuple[Pair, str, tuple[int, int, int, int], Pair, Pair, int]:
+        return self.input_size, self.padding_mode, self.pad, self.stride, self.dilation, self.groups
 
     def __prepare_scriptable__(self) -> None:
         """Refuse `torch.jit.script`, which cannot read the layer."""
@@ -217,11 +219,13 @@ def padded_product(
     stride: Pair,
     dilation: Pair,
     groups: int,
+    feedback: Tensor | None = None,
+    noise: float = 0.0,
 ) -> Tensor:
     """Check the size of x, add the padding of a mode, and apply the kernels."""
     check_input(x, weight.shape[3] * groups, *input_size)
     images = x[None] if x.ndim == 3 else x
     if padding_mode != "zeros":
         images, pad = nn.functional.pad(images, pad, mode=padding_mode), (0, 0, 0, 0)
-    y = locally_connected2d(images, weight, bias, stride, pad, dilation, groups)
+    y = locally_connected2d(images, weight, bias, stride, pad, dilation, groups, feedback, noise)
     return y[0] if x.ndim == 3 else y

@@ -1,0 +1,191 @@
+"""Networks whose errors travel back through weights of their own, not through the transposed forward weights.
+
+A layer with feedback has a buffer ``feedback``, B, in the shape and memory order of the weights W. The forward pass
+uses W, the learning signal for the layer below goes through B, and W learns from the layer's true input
+(`bioshare.nn.paths`). The loss does not depend on B. The phases of `bioshare.bridge` change B between steps of
+learning, and leave a B that no phase changes at random: feedback alignment.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from bioshare.checks import choice, real, whole
+from bioshare.nn.locally_connected import LocallyConnected2d, padded_product
+from bioshare.nn.paths import ConvolutionalProduct, LinearProduct, TwoPaths
+
+Start = Literal["fan-out", "weights", "zeros"]
+
+
+class Feedback(nn.Module):
+    """Base of the layers with feedback weights; `with_feedback` makes these layers.
+
+    Attributes:
+        feedback: B, a buffer in the shape and memory order of the weights.
+        backpropagates: True for a backward pass through the weights, as if B were W; B stays as it is.
+        noise: standard deviation of the noise in the signal from which the weights learn, as a multiple of the standard
+            deviation of the signal (BP + noise of Moskovitz et al. 2018). The noise does not reach the layers below.
+    """
+
+    weight: Any
+    feedback: Tensor
+    backpropagates: bool
+    noise: float
+
+    def path(self) -> Tensor:
+        """The weights of the backward pass."""
+        return self.weight.detach() if self.backpropagates else self.feedback
+
+
+class FeedbackLinear(Feedback, nn.Linear):
+    """A `torch.nn.Linear` with feedback weights (out, in)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        x, weight, path = _cast(input, self.weight, self.path())
+        y = TwoPaths.apply(x, weight, path, LinearProduct(), self.noise)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class FeedbackConv2d(Feedback, nn.Conv2d):
+    """A `torch.nn.Conv2d` with feedback weights (out, in / groups, kh, kw)."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x, padding = input if input.ndim == 4 else input[None], self.padding
+        if isinstance(padding, str) or self.padding_mode != "zeros":
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, padding = nn.functional.pad(x, self._reversed_padding_repeated_twice, mode), (0, 0)
+        product = ConvolutionalProduct(self.stride, padding, self.dilation, self.groups)  # pyright: ignore[reportArgumentType]
+        y = TwoPaths.apply(*_cast(x, weight, self.path()), product, self.noise)
+        y = y if bias is None else y + bias[:, None, None].to(y.dtype)
+        return y if input.ndim == 4 else y[0]
+
+
+class FeedbackLocallyConnected2d(Feedback, LocallyConnected2d):
+    """A `LocallyConnected2d` with feedback weights (H_out, W_out, out, in / groups, kh, kw)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
+        return padded_product(x, self.weight, self.bias, *self._geometry(), self.path(), self.noise)
+
+
+WITH_FEEDBACK: dict[type[nn.Module], type[Feedback]] = {
+    nn.Linear: FeedbackLinear,
+    nn.Conv2d: FeedbackConv2d,
+    LocallyConnected2d: FeedbackLocallyConnected2d,
+}
+"""Layers with feedback by the layers without."""
+
+
+@torch.no_grad()
+def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, noise: float = 0.0) -> nn.Module:
+    """Copy a model with feedback weights in every Conv2d, Linear and LocallyConnected2d; the model doesn't change.
+
+    Convert to locally connected layers first, then add feedback, then make the optimiser from the copy. A layer in two
+    places of the model stays a single layer. The feedback weights of the first layer have no effect.
+
+    Args:
+        model: any module of such layers and others; residual connections carry the signal as they are.
+        init: feedback weights at the start: "fan-out", independent draws from N(0, 1 / n) with the number n of output
+            channels per group times the size of a kernel (Moskovitz et al. 2018); "weights", copies of the weights; or
+            "zeros".
+        seed: seed of the draws.
+        noise: noise in the signal from which weights learn, see `Feedback`.
+
+    Returns:
+        The copy, with the same function and the same parameters' values.
+
+    Raises:
+        TypeError: a layer is of a subclass, which may compute something else.
+        ValueError: the model has no such layer.
+
+    Example:
+        >>> model = with_feedback(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+        >>> model[2].feedback.shape
+        torch.Size([2, 3])
+    """
+    choice("init", init, get_args(Start))
+    whole("seed", seed, "a non-negative integer", at_least=0)
+    noise = float(real("noise", noise, "a finite number of at least 0", at_least=0, array=False))
+    model = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, tuple(WITH_FEEDBACK))]
+    if not layers:
+        raise ValueError("model must have a Conv2d, a Linear or a LocallyConnected2d; there is none")
+    for layer in layers:
+        if type(layer) not in WITH_FEEDBACK:
+            names = ", ".join(kind.__name__ for kind in WITH_FEEDBACK)
+            raise TypeError(f"layers must be {names} themselves; got the subclass {type(layer).__name__}")
+        layer.__class__ = WITH_FEEDBACK[type(layer)]
+        layer.register_buffer("feedback", _drawn(layer, init, generator))
+        layer.backpropagates, layer.noise = False, noise
+    return model
+
+
+def without_feedback(model: nn.Module) -> nn.Module:
+    """Copy a model with plain layers in place of layers with feedback; the weights stay, the feedback weights go.
+
+    Example:
+        >>> without_feedback(with_feedback(nn.Linear(4, 3)))
+        Linear(in_features=4, out_features=3, bias=True)
+    """
+    model = copy.deepcopy(model)
+    plain = {with_feedback: kind for kind, with_feedback in WITH_FEEDBACK.items()}
+    for _, layer in feedback_layers(model):
+        del layer.feedback, layer.backpropagates, layer.noise
+        layer.__class__ = plain[type(layer)]
+    return model
+
+
+def feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The layers with feedback of a model, by name, in the order of ``model.modules()``."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Feedback)]
+
+
+@contextmanager
+def backpropagating(model: nn.Module) -> Iterator[None]:
+    """Let the learning signal go through the weights until the end of the block: gradients are those of the loss.
+
+    Angles compare with these gradients, and curvature needs them: a field that feedback makes is no gradient.
+    """
+    layers = [(layer, layer.backpropagates) for _, layer in feedback_layers(model)]
+    try:
+        for layer, _ in layers:
+            layer.backpropagates = True
+        yield
+    finally:
+        for layer, before in layers:
+            layer.backpropagates = before
+
+
+def fan_out(weight: Tensor, groups: int = 1) -> int:
+    """Outputs that an input of a layer reaches: output channels per group times the size of a kernel."""
+    channels, *kernel = weight.shape[2:] if weight.ndim == 6 else weight.shape  # without positions
+    return channels // groups * math.prod(kernel[1:])
+
+
+def _drawn(layer: Any, init: Start, generator: torch.Generator) -> Tensor:
+    """First feedback weights of a layer; the same draws in every memory order and on every device."""
+    feedback = torch.empty_like(layer.weight)
+    if init == "weights":
+        return feedback.copy_(layer.weight)
+    if init == "zeros":
+        return feedback.zero_()
+    std = fan_out(layer.weight, getattr(layer, "groups", 1)) ** -0.5
+    return feedback.copy_(torch.randn(layer.weight.shape, generator=generator, dtype=torch.float32).mul_(std))
+
+
+def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the type of autocast, where enabled and as for a plain layer: float64 stays."""
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)

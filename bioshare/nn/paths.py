@@ -1,0 +1,108 @@
+"""Products whose backward pass goes through weights of its own: feedback alignment, in one function of autograd.
+
+For y = op(x, W), linear in the input x and in the weights W, the chain rule sends the cotangent dy back through W. With
+feedback weights B in the layout of W,
+
+    dx = op^T(dy; B)        dW = (d op / dW)(x; dy)
+
+so that the learning signal of a layer goes through B, and its own weights learn from the true input and the signal
+that came (Lillicrap et al. 2016; Moskovitz et al. 2018, Eq. 3; Akrout et al. 2019, Eq. 3, 4). The transposition and
+the turned kernel of Eq. 2 are in op^T already: B, W, signs, angles and updates are element by element.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+
+
+class Product(Protocol):
+    """A product y = op(x, W) and the two products of the backward pass."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return y."""
+        ...
+
+    def input_gradient(self, dy: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """Return dx, in the shape of x."""
+        ...
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, like: Tensor) -> Tensor:
+        """Return dW, in the shape, the type and the memory order of a tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearProduct:
+    """y = x W^T for x (..., in) and W (out, in)."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return y (..., out)."""
+        return nn.functional.linear(x, weight)
+
+    def input_gradient(self, dy: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """Return dx (..., in)."""
+        return dy @ weight
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, like: Tensor) -> Tensor:
+        """Return dW (out, in), summed over the leading axes."""
+        return dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+
+
+@dataclass(frozen=True)
+class ConvolutionalProduct:
+    """A convolution of images (batch, in, H, W) with kernels (out, in / groups, kh, kw), padded by zeros."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return y (batch, out, H_out, W_out)."""
+        return nn.functional.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def input_gradient(self, dy: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """Return dx (batch, in, H, W)."""
+        return self._backward(dy, x, weight, (True, False, False))[0]
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, like: Tensor) -> Tensor:
+        """Return dW (out, in / groups, kh, kw), summed over the batch and the positions."""
+        return self._backward(dy, x, like, (False, True, False))[1]
+
+    def _backward(self, dy: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
+        sizes = self.stride, self.padding, self.dilation, False, (0, 0), self.groups
+        return torch.ops.aten.convolution_backward(dy, x, weight, None, *sizes, wanted)
+
+
+class TwoPaths(torch.autograd.Function):
+    """y = op(x, W) with dx through the feedback weights B, and dW from a signal with noise.
+
+    The noise is independent for every element of dy, N(0, (noise std(dy))^2), and is not passed on.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, feedback: Tensor, product: Product, noise: float) -> Tensor:
+        return product.forward(x, weight)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, _, feedback, ctx.product, ctx.noise = inputs
+        ctx.save_for_backward(x, feedback)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, feedback = ctx.saved_tensors
+        by_x, by_weight, *_ = ctx.needs_input_grad
+        dx = ctx.product.input_gradient(dy, feedback, x) if by_x else None
+        if by_weight and ctx.noise:
+            dy = dy + ctx.noise * dy.std() * torch.randn_like(dy)
+        dw = ctx.product.weight_gradient(x, dy, feedback) if by_weight else None
+        return dx, dw, None, None, None
