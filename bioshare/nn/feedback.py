@@ -43,6 +43,19 @@ class Feedback(nn.Module):
         """The weights of the backward pass."""
         return self.weight.detach() if self.backpropagates else self.feedback
 
+    @property
+    def receptive_field(self) -> tuple[int, ...]:
+        """Axes of the inputs of a neuron: (in,) or (in / groups, kh, kw)."""
+        return tuple(self.weight.shape[-1:] if self.weight.ndim == 2 else self.weight.shape[-3:])
+
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an input without the batch, the smallest one for a convolution: a single patch."""
+        raise NotImplementedError
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Apply weights in place of the layer's own to inputs (batch, *input_shape), without a bias."""
+        raise NotImplementedError
+
 
 class FeedbackLinear(Feedback, nn.Linear):
     """A `torch.nn.Linear` with feedback weights (out, in)."""
@@ -52,6 +65,12 @@ class FeedbackLinear(Feedback, nn.Linear):
         x, weight, path = _cast(input, self.weight, self.path())
         y = TwoPaths.apply(x, weight, path, LinearProduct(), self.noise)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.in_features,)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.linear(x, weight)
 
 
 class FeedbackConv2d(Feedback, nn.Conv2d):
@@ -67,6 +86,13 @@ class FeedbackConv2d(Feedback, nn.Conv2d):
         y = y if bias is None else y + bias[:, None, None].to(y.dtype)
         return y if input.ndim == 4 else y[0]
 
+    def input_shape(self) -> tuple[int, ...]:
+        rows, columns = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        return self.in_channels, rows, columns
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, weight, None, dilation=self.dilation, groups=self.groups)
+
 
 class FeedbackLocallyConnected2d(Feedback, LocallyConnected2d):
     """A `LocallyConnected2d` with feedback weights (H_out, W_out, out, in / groups, kh, kw)."""
@@ -74,6 +100,12 @@ class FeedbackLocallyConnected2d(Feedback, LocallyConnected2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
         return padded_product(x, self.weight, self.bias, *self._geometry(), self.path(), self.noise)
+
+    def input_shape(self) -> tuple[int, ...]:
+        return self.in_channels, *self.input_size
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return padded_product(x, weight, None, *self._geometry())
 
 
 WITH_FEEDBACK: dict[type[nn.Module], type[Feedback]] = {

@@ -1,0 +1,282 @@
+"""The weight mirror: a phase in which feedback weights learn the forward weights from correlations of noise."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bioshare.bridge.phase import Phase, seed_for
+from bioshare.checks import choice, real, whole
+from bioshare.circuit.stimuli import derived
+from bioshare.nn.feedback import Feedback, feedback_layers
+
+AT_ONCE = 256
+"""Number of inputs that pass a layer at a time."""
+
+Noise = Literal["gaussian", "orthogonal", "grid"]
+
+
+@dataclass(frozen=True)
+class MirroredLayer:
+    """Feedback weights B of a layer against the weights W, over all weights whose input is not padding.
+
+    Attributes:
+        name: name of the layer in the model.
+        inputs: number K of inputs of a neuron.
+        presentations: number of inputs that the phase presented.
+        angle_before, angle: angle between B and W in degrees, before and after.
+        ratio_before, ratio: norm of B over the norm of W, before and after.
+    """
+
+    name: str
+    inputs: int
+    presentations: int
+    angle_before: float
+    angle: float
+    ratio_before: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class MirrorReport:
+    """Report of a `Mirror`, with a row for every layer.
+
+    Attributes:
+        phase: the phase as text.
+        seconds: wall-clock time of the change, without measurements.
+        layers: the rows.
+        seed: seed of the noise.
+    """
+
+    phase: str
+    seconds: float
+    layers: tuple[MirroredLayer, ...]
+    seed: int
+
+    def __str__(self) -> str:
+        width = max((len(row.name) for row in self.layers), default=0)
+        lines = [f"{'layer':{width}}      K  presented  angle to W, deg  |B| / |W|"]
+        for row in self.layers:
+            angles = f"{row.angle_before:6.2f} -> {row.angle:5.2f}"
+            ratios = f"{row.ratio_before:.3g} -> {row.ratio:.3g}"
+            lines.append(f"{row.name:{width}} {row.inputs:6d} {row.presentations:10d}  {angles:15}  {ratios}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Mirror(Phase):
+    """Let every layer's feedback weights B learn the weights W from noise (mirror mode of Akrout et al. 2019).
+
+    In mirror mode a layer gets noise x in place of its input, the neurons answer y = phi(W x) with blocked biases, and
+    crosstalk brings x and y to the two ends of the feedback synapses, which learn by Hebb's rule:
+
+        B <- (1 - L) B + rate mean((y - mean(y)) x^T)
+
+    with the mean over all inputs at which a weight sees no padding. For x of variance sigma^2 the expectation of B in
+    the end is rate sigma^2 E[phi'] / L times W; E[phi'] is 1 / 2 for a ReLU and 1 for linear neurons. A B of the first
+    layer would have no effect, and stays.
+
+    Args:
+        rate: learning rate.
+        decay: decay of B: L = rate x decay with ``decay_in="rate"``, the default, for which rate 0.1 and decay 0.5 end
+            at B = W behind a ReLU; L = decay with ``decay_in="step"``, as Eq. 18 is printed, which ends at 0.1 W.
+        decay_in: "rate" or "step".
+        noise: "gaussian"; "orthogonal", random orthogonal inputs with both signs; or "grid", one active input at a
+            time with both signs. The last two are exact: the mean over all inputs is W times a factor, without error.
+        samples: number of Gaussian inputs of an update; orthogonal noise has at least 2 K inputs, a grid 2 K.
+        sigma: standard deviation of the noise.
+        activation: phi, "relu" or "linear".
+        centred: subtract the mean activity of every neuron over the inputs.
+        updates: number of updates, each with new noise.
+        rescale: scale B to the norm of W in the end, as synaptic scaling would.
+
+    Raises:
+        TypeError, ValueError: an argument makes no sense.
+
+    Example:
+        >>> from bioshare.nn import with_feedback
+        >>> model = with_feedback(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)))
+        >>> report = Mirror.exact()(model)
+        >>> torch.allclose(model[2].feedback, model[2].weight, atol=1e-6)
+        True
+    """
+
+    rate: float = 0.1
+    decay: float = 0.5
+    decay_in: Literal["rate", "step"] = "rate"
+    noise: Noise = "gaussian"
+    samples: int = 2048
+    sigma: float = 1.0
+    activation: Literal["relu", "linear"] = "relu"
+    centred: bool = True
+    updates: int = 1
+    rescale: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "decay", "sigma"):
+            real(name, getattr(self, name), "a positive number", above=0, array=False)
+        whole("samples", self.samples, "a number of inputs", at_least=2)
+        whole("updates", self.updates, "a number of updates", at_least=1)
+        choice("decay_in", self.decay_in, ("rate", "step"))
+        choice("noise", self.noise, ("gaussian", "orthogonal", "grid"))
+        choice("activation", self.activation, ("relu", "linear"))
+        choice("centred", self.centred, (True, False))
+        choice("rescale", self.rescale, (True, False))
+        if self.forgetting > 1:
+            raise ValueError(
+                f"decay must leave a part of B at every update, or nothing at 1; got {self.forgetting:g} with "
+                f"decay_in={self.decay_in!r}. Take a smaller decay or rate"
+            )
+
+    @property
+    def forgetting(self) -> float:
+        """Fraction L of B that an update forgets."""
+        return self.decay if self.decay_in == "step" else self.rate * self.decay
+
+    @staticmethod
+    def exact(activation: Literal["relu", "linear"] = "relu", sigma: float = 1.0) -> Mirror:
+        """A mirror of one update with the grid, which ends at B = W to rounding, in 2 K presentations."""
+        rate = (2.0 if activation == "relu" else 1.0) / sigma**2
+        return Mirror(rate, 1.0, "step", "grid", sigma=sigma, activation=activation)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        seed: int | None = None,
+        progress: bool = True,
+        measure: bool = True,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        keep: tuple[str, int] | None = None,
+    ) -> MirrorReport:
+        """Change the feedback weights in place and return a report.
+
+        Args:
+            model: a model with feedback, see `bioshare.nn.with_feedback`.
+            seed: seed of the noise, as for `Phase`.
+            measure: measure angles and norms; NaN in the report otherwise.
+            progress, optimizer, keep: without effect.
+
+        Raises:
+            ValueError: the model has no feedback weights, or a layer cannot see this noise.
+        """
+        self.check(model)
+        seed = seed_for(model, seed)
+        layers = mirrored_layers(model)
+        before = [_compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
+        start = time.perf_counter()
+        self.change(model, seed, optimizer=optimizer)
+        seconds = time.perf_counter() - start
+        after = [_compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
+        rows = (
+            MirroredLayer(name, inputs := math.prod(layer.receptive_field), self.updates * self._length(inputs), a, b, c, d)
+            for (name, layer), (a, c), (b, d) in zip(layers, before, after, strict=True)
+        )
+        return MirrorReport(repr(self), seconds, tuple(rows), seed)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError for a model without feedback, or with a layer whose taps a grid cannot tell apart."""
+        if not feedback_layers(model):
+            raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
+        for name, layer in mirrored_layers(model):
+            sizes = zip(getattr(layer, "kernel_size", ()), getattr(layer, "dilation", ()), strict=True)
+            if self.noise != "gaussian" and any(math.gcd(k, d) > 1 for k, d in sizes):
+                raise ValueError(
+                    f"layer {name!r} has kernel_size={layer.kernel_size} and dilation={layer.dilation}, which share a "
+                    f'factor: no periodic pattern tells its inputs apart. Use noise="gaussian"'
+                )
+
+    def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Change the feedback weights with the same bits as a call, without checks and report."""
+        for number, (_, layer) in enumerate(mirrored_layers(model)):
+            with torch.autocast(layer.weight.device.type, enabled=False):
+                generator = torch.Generator(layer.weight.device).manual_seed(derived(seed, number) % 2**63)
+                for _ in range(self.updates):
+                    layer.feedback.mul_(1 - self.forgetting).add_(self._correlation(layer, generator), alpha=self.rate)
+                if self.rescale:
+                    layer.feedback.mul_(_compared(layer)[1] ** -1)
+
+    def _correlation(self, layer: Feedback, generator: torch.Generator) -> Tensor:
+        """The mean of (y - mean(y)) x^T for every weight, 0 for a weight that sees nothing but padding."""
+        weight = layer.weight.detach().requires_grad_()
+        total, x_sum, y_sum, number = torch.zeros_like(weight), 0, 0, 0
+        for x in self._inputs(layer, generator):
+            with torch.enable_grad():
+                z = layer.product(x, weight)
+            y = z.detach().relu() if self.activation == "relu" else z.detach()
+            total += torch.autograd.grad(z, weight, y)[0]  # sum of y x^T over inputs and positions
+            x_sum, y_sum, number = x_sum + x.sum(0, keepdim=True), y_sum + y.sum(0, keepdim=True), number + len(x)
+        if self.centred:
+            total -= _hebbian(layer, weight, x_sum, y_sum / number)
+        return total / (number * connected(layer)).clamp(min=1)
+
+    def _inputs(self, layer: Feedback, generator: torch.Generator) -> Iterator[Tensor]:
+        """The noise of an update, (batch, *input_shape) at a time."""
+        like, shape = layer.weight, layer.input_shape()
+        options: Any = {"generator": generator, "device": like.device, "dtype": like.dtype}
+        if self.noise == "gaussian":
+            for start in range(0, self.samples, AT_ONCE):
+                yield self.sigma * torch.randn(min(AT_ONCE, self.samples - start), *shape, **options)
+            return
+        inputs = math.prod(layer.receptive_field)
+        half = self._length(inputs) // 2
+        if self.noise == "grid":
+            design = torch.eye(inputs, device=like.device, dtype=like.dtype)
+        else:
+            design = torch.linalg.qr(torch.randn(half, inputs, **options))[0]
+        design = self.sigma * math.sqrt(half) * design  # X^T X = half sigma^2 I
+        for patterns in torch.cat([design, -design]).split(AT_ONCE):
+            yield tiled(patterns, layer)
+
+    def _length(self, inputs: int) -> int:
+        """Number of inputs of an update."""
+        lengths = {"gaussian": self.samples, "grid": 2 * inputs, "orthogonal": max(2 * inputs, self.samples // 2 * 2)}
+        return lengths[self.noise]
+
+
+def mirrored_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The layers whose feedback weights have an effect: all but the first."""
+    return feedback_layers(model)[1:] or feedback_layers(model)
+
+
+def tiled(patterns: Tensor, layer: Feedback) -> Tensor:
+    """Inputs of a layer in which every neuron sees the same pattern, in an order of its own.
+
+    The patterns (n, K) repeat over rows, columns and groups of channels with the period of the kernel.
+    """
+    if len(layer.receptive_field) == 1:
+        return patterns
+    channels, rows, columns = layer.input_shape()
+    small = patterns.unflatten(1, layer.receptive_field)
+    times = channels // small.shape[1], -(-rows // small.shape[2]), -(-columns // small.shape[3])
+    return small.repeat(1, *times)[..., :rows, :columns].contiguous()
+
+
+def connected(layer: Feedback) -> Tensor:
+    """Number of positions at which every weight of a layer sees the input and not zeros around it."""
+    weight = layer.weight.detach().requires_grad_()
+    ones = weight.new_ones(1, *layer.input_shape())
+    with torch.enable_grad():
+        z = layer.product(ones, weight)
+    return torch.autograd.grad(z, weight, torch.ones_like(z))[0].round()
+
+
+def _hebbian(layer: Feedback, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The sum of y x^T over inputs and positions."""
+    with torch.enable_grad():
+        z = layer.product(x, weight)
+    return torch.autograd.grad(z, weight, y)[0]
+
+
+def _compared(layer: Feedback) -> tuple[float, float]:
+    """The angle between B and W in degrees, and the norm of B over the norm of W, over connected weights."""
+    seen = connected(layer) > 0
+    b, w = layer.feedback[seen].double(), layer.weight.detach()[seen].double()
+    cosine = torch.nn.functional.cosine_similarity(b, w, dim=0)
+    return float(cosine.clamp(-1, 1).acos().rad2deg()), float(b.norm() / w.norm())
