@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from bioshare import train as train
     from bioshare.bridge import HebbianSharing as HebbianSharing
     from bioshare.bridge import InstantSharing as InstantSharing
+    from bioshare.bridge import KolenPollack as KolenPollack
+    from bioshare.bridge import Mirror as Mirror
+    from bioshare.bridge import SignSymmetry as SignSymmetry
     from bioshare.bridge import Sleep as Sleep
     from bioshare.bridge import neg_log_snr as neg_log_snr
     from bioshare.circuit import rules as rules
@@ -46,7 +49,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "bioshare": ("bridge", "circuit", "explorer", "nn", "train"),
     "bioshare.circuit": ("rules", "stimuli", "theory"),
-    "bioshare.bridge": ("HebbianSharing", "InstantSharing", "Sleep", "neg_log_snr"),
+    "bioshare.bridge": (
+        "HebbianSharing",
+        "InstantSharing",
+        "KolenPollack",
+        "Mirror",
+        "SignSymmetry",
+        "Sleep",
+        "neg_log_snr",
+    ),
     "bioshare.circuit.brian": ("Brian2",),
     "bioshare.circuit.circuits": ("RateCircuit", "SteadyState"),
     "bioshare.circuit.exact": ("Exact", "SleepMap", "sleep_map"),

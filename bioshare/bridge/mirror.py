@@ -175,7 +175,9 @@ class Mirror(Phase):
         seconds = time.perf_counter() - start
         after = [_compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
         rows = (
-            MirroredLayer(name, inputs := math.prod(layer.receptive_field), self.updates * self._length(inputs), a, b, c, d)
+            MirroredLayer(
+                name, inputs := math.prod(layer.receptive_field), self.updates * self._length(inputs), a, b, c, d
+            )
             for (name, layer), (a, c), (b, d) in zip(layers, before, after, strict=True)
         )
         return MirrorReport(repr(self), seconds, tuple(rows), seed)

@@ -110,6 +110,9 @@ class Phase(ABC):
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Change the weights with the same bits as a call, without checks and report: for training loops."""
 
+    def prepare(self, model: nn.Module) -> None:  # noqa: B027 (most phases need no state)
+        """Give a model the buffers with the state of the phase, once, before the first step and any checkpoint."""
+
     def check(self, model: nn.Module) -> None:  # noqa: B027 (most phases accept any model)
         """Raise TypeError or ValueError if the phase cannot change a model, before any work starts."""
 

@@ -5,6 +5,9 @@ from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
 from bioshare.nn.convert import conversion_table as conversion_table
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
+from bioshare.nn.feedback import backpropagating as backpropagating
+from bioshare.nn.feedback import with_feedback as with_feedback
+from bioshare.nn.feedback import without_feedback as without_feedback
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
 from bioshare.nn.one_dimensional import LocallyConnected1d as LocallyConnected1d
 from bioshare.nn.one_dimensional import PeriodicConv1d as PeriodicConv1d
@@ -19,11 +22,14 @@ __all__ = [
     "LocallyConnected2d",
     "PeriodicConv1d",
     "PeriodicConv2d",
+    "backpropagating",
     "cifar_resnet",
     "conversion_table",
     "resnet18",
     "resnet20",
     "to_convolutional",
     "to_locally_connected",
+    "with_feedback",
     "with_lateral_centring",
+    "without_feedback",
 ]
