@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bioshare.bridge.phase import Phase, seed_for
 from bioshare.checks import choice, real, whole
 from bioshare.circuit.stimuli import derived
-from bioshare.nn.feedback import Feedback, feedback_layers
+from bioshare.nn.feedback import Feedback, connected, degrees, feedback_layers
 
 AT_ONCE = 256
 """Number of inputs that pass a layer at a time."""
@@ -207,7 +207,8 @@ class Mirror(Phase):
     def _correlation(self, layer: Feedback, generator: torch.Generator) -> Tensor:
         """The mean of (y - mean(y)) x^T for every weight, 0 for a weight that sees nothing but padding."""
         weight = layer.weight.detach().requires_grad_()
-        total, x_sum, y_sum, number = torch.zeros_like(weight), 0, 0, 0
+        total, number = torch.zeros_like(weight), 0
+        x_sum, y_sum = (weight.new_zeros(()) for _ in range(2))
         for x in self._inputs(layer, generator):
             with torch.enable_grad():
                 z = layer.product(x, weight)
@@ -260,15 +261,6 @@ def tiled(patterns: Tensor, layer: Feedback) -> Tensor:
     return small.repeat(1, *times)[..., :rows, :columns].contiguous()
 
 
-def connected(layer: Feedback) -> Tensor:
-    """Number of positions at which every weight of a layer sees the input and not zeros around it."""
-    weight = layer.weight.detach().requires_grad_()
-    ones = weight.new_ones(1, *layer.input_shape())
-    with torch.enable_grad():
-        z = layer.product(ones, weight)
-    return torch.autograd.grad(z, weight, torch.ones_like(z))[0].round()
-
-
 def _hebbian(layer: Feedback, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The sum of y x^T over inputs and positions."""
     with torch.enable_grad():
@@ -280,5 +272,4 @@ def _compared(layer: Feedback) -> tuple[float, float]:
     """The angle between B and W in degrees, and the norm of B over the norm of W, over connected weights."""
     seen = connected(layer) > 0
     b, w = layer.feedback[seen].double(), layer.weight.detach()[seen].double()
-    cosine = torch.nn.functional.cosine_similarity(b, w, dim=0)
-    return float(cosine.clamp(-1, 1).acos().rad2deg()), float(b.norm() / w.norm())
+    return degrees(b, w), float(b.norm() / w.norm())

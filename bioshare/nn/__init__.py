@@ -1,5 +1,6 @@
 """Networks: plain PyTorch. Knows nothing of sleep."""
 
+from bioshare.nn.angles import angles as angles
 from bioshare.nn.centring import LateralCentring2d as LateralCentring2d
 from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
 from bioshare.nn.convert import conversion_table as conversion_table
@@ -22,6 +23,7 @@ __all__ = [
     "LocallyConnected2d",
     "PeriodicConv1d",
     "PeriodicConv2d",
+    "angles",
     "backpropagating",
     "cifar_resnet",
     "conversion_table",

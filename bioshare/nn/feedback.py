@@ -197,6 +197,22 @@ def backpropagating(model: nn.Module) -> Iterator[None]:
             layer.backpropagates = before
 
 
+def connected(layer: Feedback) -> Tensor:
+    """Number of positions of an input at which every weight of a layer sees the input and not zeros around it."""
+    weight = layer.weight.detach().requires_grad_()
+    ones = weight.new_ones(1, *layer.input_shape())
+    with torch.enable_grad():
+        z = layer.product(ones, weight)
+    return torch.autograd.grad(z, weight, torch.ones_like(z))[0].round()
+
+
+def degrees(a: Tensor, b: Tensor) -> float:
+    """The angle between two tensors as vectors, in degrees; NaN if one of them is 0."""
+    a, b = a.detach().double().flatten(), b.detach().double().flatten()
+    a, b = a / a.norm(), b / b.norm()
+    return float(2 * torch.atan2((a - b).norm(), (a + b).norm()).rad2deg())  # small angles keep their digits
+
+
 def fan_out(weight: Tensor, groups: int = 1) -> int:
     """Outputs that an input of a layer reaches: output channels per group times the size of a kernel."""
     channels, *kernel = weight.shape[2:] if weight.ndim == 6 else weight.shape  # without positions

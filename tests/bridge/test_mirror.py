@@ -11,9 +11,9 @@ from scipy.stats import norm
 from torch import nn
 
 from bioshare import Mirror
-from bioshare.bridge.mirror import connected, mirrored_layers, tiled
+from bioshare.bridge.mirror import mirrored_layers, tiled
 from bioshare.nn import LocallyConnected2d, to_locally_connected, with_feedback
-from bioshare.nn.feedback import feedback_layers
+from bioshare.nn.feedback import connected, degrees, feedback_layers
 
 
 def seeded(make):
@@ -24,8 +24,7 @@ def seeded(make):
 
 def angle(layer):
     seen = connected(layer) > 0
-    cosine = nn.functional.cosine_similarity(layer.feedback[seen], layer.weight.detach()[seen], dim=0)
-    return math.degrees(math.acos(min(1.0, float(cosine))))
+    return degrees(layer.feedback[seen], layer.weight[seen])
 
 
 def dense(inputs, outputs=400, init="zeros"):
