@@ -6,6 +6,7 @@ from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
 from bioshare.nn.convert import conversion_table as conversion_table
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
+from bioshare.nn.direct import with_direct_feedback as with_direct_feedback
 from bioshare.nn.feedback import backpropagating as backpropagating
 from bioshare.nn.feedback import with_feedback as with_feedback
 from bioshare.nn.feedback import without_feedback as without_feedback
@@ -31,6 +32,7 @@ __all__ = [
     "resnet20",
     "to_convolutional",
     "to_locally_connected",
+    "with_direct_feedback",
     "with_feedback",
     "with_lateral_centring",
     "without_feedback",

@@ -97,7 +97,7 @@ class FeedbackConv2d(Feedback, nn.Conv2d):
 class FeedbackLocallyConnected2d(Feedback, LocallyConnected2d):
     """A `LocallyConnected2d` with feedback weights (H_out, W_out, out, in / groups, kh, kw)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
         return padded_product(x, self.weight, self.bias, *self._geometry(), self.path(), self.noise)
 

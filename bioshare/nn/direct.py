@@ -1,0 +1,168 @@
+"""Direct feedback: the error jumps from the last layer to every layer, or from every layer to all layers below.
+
+A connection without a value, z - stop(z), adds 0 to the forward pass and carries a signal in the backward pass. All of
+PyTorch works with such connections, since the backward pass is the derivative of the forward pass as written.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bioshare.checks import choice, whole
+from bioshare.nn.feedback import (
+    WITH_FEEDBACK,
+    FeedbackConv2d,
+    FeedbackLinear,
+    FeedbackLocallyConnected2d,
+    with_feedback,
+)
+from bioshare.nn.locally_connected import LocallyConnected2d
+
+
+class DirectFeedback(nn.Module):
+    """Base of layers whose outputs send a signal to the inputs of layers below, through connections without a value.
+
+    Attributes:
+        sources: layers whose inputs get the signal, through the buffers direct0, direct1, ... (outputs, inputs).
+        stops: True if no signal goes down by the weights.
+        finished: layers whose inputs no later layer needs.
+        tapped: input of the layer in the pass, while layers above need it.
+    """
+
+    sources: list[Any]
+    finished: list[Any]
+    stops: bool
+    tapped: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer, and connect the sources."""
+        self.tapped = input
+        y = super().forward(input.detach() if self.stops else input)  # pyright: ignore[reportAttributeAccessIssue]
+        for number, source in enumerate(self.sources):
+            z = source.tapped.flatten(1) @ getattr(self, f"direct{number}").T.to(input.dtype)
+            y = y + (z - z.detach()).view_as(y).to(y.dtype)
+        for layer in self.finished:
+            layer.tapped = None
+        return y
+
+
+class DirectLinear(DirectFeedback, nn.Linear):
+    """A `torch.nn.Linear` with direct feedback."""
+
+
+class DirectConv2d(DirectFeedback, nn.Conv2d):
+    """A `torch.nn.Conv2d` with direct feedback."""
+
+
+class DirectLocallyConnected2d(DirectFeedback, LocallyConnected2d):
+    """A `LocallyConnected2d` with direct feedback."""
+
+
+class DenseLinear(DirectFeedback, FeedbackLinear):
+    """A `FeedbackLinear` with direct feedback to further layers."""
+
+
+class DenseConv2d(DirectFeedback, FeedbackConv2d):
+    """A `FeedbackConv2d` with direct feedback to further layers."""
+
+
+class DenseLocallyConnected2d(DirectFeedback, FeedbackLocallyConnected2d):
+    """A `FeedbackLocallyConnected2d` with direct feedback to further layers."""
+
+
+DIRECT: dict[type[nn.Module], type[DirectFeedback]] = {
+    nn.Linear: DirectLinear,
+    nn.Conv2d: DirectConv2d,
+    LocallyConnected2d: DirectLocallyConnected2d,
+    FeedbackLinear: DenseLinear,
+    FeedbackConv2d: DenseConv2d,
+    FeedbackLocallyConnected2d: DenseLocallyConnected2d,
+}
+
+
+@torch.no_grad()
+def with_direct_feedback(
+    model: nn.Module, input_size: tuple[int, ...], dense: bool = False, seed: int = 0
+) -> nn.Module:
+    """Copy a model with direct feedback in every Conv2d, Linear and LocallyConnected2d; the model doesn't change.
+
+    In direct feedback alignment (DFA, Noekland 2016), the signal at the outputs of the last layer goes to the input of
+    every layer through a random matrix of its own, delta_l = (A_l^T delta_L) phi', and no layer sends a signal down. In
+    dense feedback alignment (Moskovitz et al. 2018), every layer has feedback weights as in `with_feedback`, and random
+    matrices to all layers below the next. The signal passes pooling and activations between two layers by their own
+    derivatives, and so residual connections, too. The matrices are drawn from N(0, 1 / outputs), in float32.
+
+    Args:
+        model: a model whose layers each run once in a pass, on inputs with a batch axis.
+        input_size: shape of one input, such as (3, 32, 32).
+        dense: dense feedback alignment.
+        seed: seed of the draws.
+
+    Returns:
+        The copy, with the same function and the same parameters' values.
+
+    Raises:
+        TypeError: a layer is of a subclass.
+        ValueError: the model has fewer than two layers, or a layer runs twice.
+
+    Example:
+        >>> model = with_direct_feedback(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (4,))
+        >>> model[2].direct0.shape
+        torch.Size([2, 3])
+    """
+    choice("dense", dense, (True, False))
+    whole("seed", seed, "a non-negative integer", at_least=0)
+    model = with_feedback(model, seed=seed) if dense else copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    layers, sizes = _in_order(model, input_size)
+    for number, layer in enumerate(layers):
+        layer.__class__ = DIRECT[type(layer)]
+        last = number == len(layers) - 1
+        layer.stops, layer.tapped, layer.sources, layer.finished = not dense, None, [], layers if last else []
+        if dense:
+            layer.sources = layers[1:number]
+        elif last:
+            layer.sources = layers[1:]
+        outputs = sizes[number][1]
+        for j, source in enumerate(layer.sources):
+            inputs = sizes[layers.index(source)][0]
+            matrix = torch.randn(outputs, inputs, generator=generator).div_(math.sqrt(outputs))
+            layer.register_buffer(f"direct{j}", matrix.to(layer.weight))
+    return model
+
+
+def _in_order(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Any], list[tuple[int, int]]]:
+    """The layers in the order of a pass, with the numbers of inputs and outputs."""
+    kinds = (*WITH_FEEDBACK, *WITH_FEEDBACK.values())
+    layers, sizes = list[Any](), list[tuple[int, int]]()
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if any(layer is other for other in layers):
+            raise ValueError(f"every layer must run once in a pass; {layer} runs twice")
+        layers.append(layer)
+        sizes.append((inputs[0][0].numel(), output[0].numel()))
+
+    probe = [m for m in model.modules() if isinstance(m, kinds)]
+    for layer in probe:
+        if type(layer) not in kinds:
+            raise TypeError(
+                f"layers must be Linear, Conv2d or LocallyConnected2d; got the subclass {type(layer).__name__}"
+            )
+    hooks = [layer.register_forward_hook(note) for layer in probe]
+    training = {module: module.training for module in model.modules()}
+    parameter = next(model.parameters())
+    try:
+        model.eval()(torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    if len(layers) < 2:
+        raise ValueError(f"model must have two layers for feedback to jump; got {len(layers)}")
+    return layers, sizes
