@@ -59,7 +59,7 @@ class DirectConv2d(DirectFeedback, nn.Conv2d):
     """A `torch.nn.Conv2d` with direct feedback."""
 
 
-class DirectLocallyConnected2d(DirectFeedback, LocallyConnected2d):
+class DirectLocallyConnected2d(DirectFeedback, LocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A `LocallyConnected2d` with direct feedback."""
 
 
@@ -71,7 +71,7 @@ class DenseConv2d(DirectFeedback, FeedbackConv2d):
     """A `FeedbackConv2d` with direct feedback to further layers."""
 
 
-class DenseLocallyConnected2d(DirectFeedback, FeedbackLocallyConnected2d):
+class DenseLocallyConnected2d(DirectFeedback, FeedbackLocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A `FeedbackLocallyConnected2d` with direct feedback to further layers."""
 
 
