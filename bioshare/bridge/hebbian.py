@@ -44,7 +44,7 @@ class HebbianSharing(MapSharing):
             input, without pull or momentum, so neither amplitude nor K matters.
         stimulus: a stimulus without noise.
         alpha: strength of the inhibition; infinite for the ideal circuit.
-        border, moments, layers: as for `Sleep`.
+        border, moments, layers, feedback: as for `Sleep`.
 
     A call raises TypeError or ValueError, before any weight changes, if a layer's dilation shares a factor with the
     kernel size, ``batch_size`` returns no number of patterns, ``rule`` returns no Hebbian, or most learning rates are
@@ -59,6 +59,7 @@ class HebbianSharing(MapSharing):
     border: Border = "share"
     moments: Treatment = "keep"
     layers: Chosen = None
+    feedback: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

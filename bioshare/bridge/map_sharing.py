@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.bridge.changes import Change, LinearSleep
-from bioshare.bridge.geometry import Kind, Layers, checked_layers, inputs_of, kind_of, layers_of
+from bioshare.bridge.geometry import Kind, Layers, inputs_of, kind_of, layers_of
 from bioshare.bridge.phase import seed_for
 from bioshare.bridge.scaling import NormalisedRule, check_scalars
 from bioshare.bridge.sharing import Sharing
@@ -82,7 +82,7 @@ class MapSharing(Sharing):
         self._change_layers(layers, [maps[kind_of(layer)] for _, layer in layers], optimizer)
 
     def _checked_layers(self, model: nn.Module) -> Layers:
-        layers = checked_layers(model, self.layers)
+        layers = super()._checked_layers(model)
         for name, layer in layers:
             if any(math.gcd(*pair) > 1 for pair in zip(layer.kernel_size, layer.dilation, strict=True)):
                 raise ValueError(

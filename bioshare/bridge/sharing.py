@@ -31,6 +31,7 @@ from bioshare.bridge.phase import Phase, check_call, seed_for
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
 from bioshare.checks import choice, real, whole
 from bioshare.nn import LocallyConnected2d
+from bioshare.nn.functional import physical
 
 Note = Callable[[Tensor, Tensor, Tensor], None]
 """A function of the groups (out, N, K) of a module before a change, after the change, and before rescaling."""
@@ -42,6 +43,9 @@ class Sharing(Phase):
     Modules with a single neuron are left alone, and so are layers with a frozen weight (``requires_grad=False``) unless
     ``layers`` names the layer. The biases of a group become the mean without simulation: a bias is the weight of an
     input that is always active, and no pattern distinguishes the neurons. Frozen biases are left alone.
+
+    In a model with feedback (`bioshare.nn.with_feedback`), the difference of weights and feedback weights that
+    `bioshare.KolenPollack` keeps follows the linear part of the change, so that W - B is as if both had changed.
     """
 
     border: Border
@@ -50,6 +54,7 @@ class Sharing(Phase):
     spread: float = 0.0
     rescale: bool = False
     gain: float = 1.0
+    feedback: bool = False
     pooled: dict[Any, LinearSleep] = {}  # noqa: RUF012 (nothing writes to the empty pool of a phase without one)
 
     def __post_init__(self) -> None:
@@ -58,6 +63,7 @@ class Sharing(Phase):
         names = () if self.layers is None else self.layers
         if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
             raise TypeError(f'layers must be a tuple of names, such as ("stages.0.*",), or None; got {self.layers!r}')
+        choice("feedback", self.feedback, (True, False))
 
     def __call__(
         self,
@@ -129,7 +135,10 @@ class Sharing(Phase):
 
     def _checked_layers(self, model: nn.Module) -> Layers:
         """The layers of a model after all checks that need no stimuli."""
-        return checked_layers(model, self.layers)
+        layers = checked_layers(model, self.layers)
+        if self.feedback and not any(hasattr(layer, "feedback") for _, layer in layers):
+            raise ValueError("feedback=True needs a model with feedback weights: bioshare.nn.with_feedback(model)")
+        return layers
 
     @abstractmethod
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
@@ -155,6 +164,12 @@ class Sharing(Phase):
                 change.apply_to(weight, members)
             if moments:
                 moments.follow(weight, members, group_means, change, factors)
+            followers = {"difference": change.apply_linear_to, "feedback": change.apply_to}
+            for name in ("difference", "feedback") if self.feedback else ("difference",):
+                if (tensor := getattr(layer, name, None)) is not None:
+                    followers[name](tensor, members)
+                    if factors is not None:
+                        physical(tensor).mul_(factors[..., None, None, None])
             if bias is not None and bias.requires_grad:
                 group_means.average_bias(bias, self.spread)
                 if moments:
@@ -187,7 +202,7 @@ class InstantSharing(Sharing):
     """Set every sharing group to the group's mean, or closer to the mean, in place: the limit of an ideal sleep.
 
     Args:
-        border, moments, layers: as for `Sleep`.
+        border, moments, layers, feedback: as for `Sleep`.
         spread: fraction of every deviation from the mean that remains, w_i = mean + spread (w_i - mean); 0 leaves the
             mean alone, 1 changes nothing.
 
@@ -202,6 +217,7 @@ class InstantSharing(Sharing):
     moments: Treatment = "keep"
     spread: float = 0.0
     layers: Chosen = None
+    feedback: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

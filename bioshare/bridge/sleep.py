@@ -81,6 +81,8 @@ class Sleep(MapSharing):
         layers: names of the layers that sleep, with * and ? as in a shell, such as ("stages.0.*", "stem"); None: all
             locally connected layers whose weights learn. Layers with a frozen weight (``requires_grad=False``) are left
             alone unless named, and the report names all layers left alone.
+        feedback: True to let feedback weights sleep as the weights do, so that a group's feedback weights become the
+            mean: less noise of `bioshare.Mirror` remains, by up to the size of the group.
     """
 
     circuit: Circuit
@@ -98,6 +100,7 @@ class Sleep(MapSharing):
     silence: int = 0
     gain: float = 1.0
     layers: Chosen = None
+    feedback: bool = False
     pooled: dict[PoolKey, LinearSleep] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
