@@ -14,6 +14,8 @@ from bioshare.bridge import HebbianSharing, modules
 from bioshare.nn import LocallyConnected2d, with_feedback
 from bioshare.nn.feedback import degrees
 
+normal = lambda presentations, inputs, rng: rng.standard_normal((presentations, inputs))
+
 PHASES = {
     "instant": InstantSharing(),
     "partial": InstantSharing(spread=0.3),
@@ -23,9 +25,7 @@ PHASES = {
     "gain": Sleep.rate_circuit(gain=1.25),
     "pull": Sleep.rate_circuit(gamma=0.1, rescale=False),
     "hebbian": HebbianSharing(alpha=5.0),
-    "relayed": Sleep.rate_circuit(
-        patterns="relayed", rescale=False, stimulus=lambda p, k, rng: rng.standard_normal((p, k))
-    ),
+    "relayed": Sleep.rate_circuit(patterns="relayed", rescale=False, stimulus=normal),
 }
 
 
@@ -50,7 +50,7 @@ def test_weights_less_the_difference_stay_feedback_weights_asleep(name):
     torch.testing.assert_close(layer.weight - layer.difference, other.weight, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("phase", [Sleep.rate_circuit(), InstantSharing(border="scale")])
+@pytest.mark.parametrize("phase", [Sleep.steady_state(), InstantSharing(border="scale")])
 def test_the_difference_is_scaled_as_the_weights(phase):
     layer = made(init="zeros")  # a difference equal to the weights
     KolenPollack().prepare(layer)
