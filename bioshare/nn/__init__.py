@@ -11,12 +11,14 @@ from bioshare.nn.feedback import backpropagating as backpropagating
 from bioshare.nn.feedback import with_feedback as with_feedback
 from bioshare.nn.feedback import without_feedback as without_feedback
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
+from bioshare.nn.moskovitz import moskovitz as moskovitz
 from bioshare.nn.one_dimensional import LocallyConnected1d as LocallyConnected1d
 from bioshare.nn.one_dimensional import PeriodicConv1d as PeriodicConv1d
 from bioshare.nn.periodic import PeriodicConv2d as PeriodicConv2d
 from bioshare.nn.resnet import cifar_resnet as cifar_resnet
 from bioshare.nn.resnet import resnet18 as resnet18
 from bioshare.nn.resnet import resnet20 as resnet20
+from bioshare.nn.resnet import resnet50 as resnet50
 
 __all__ = [
     "LateralCentring2d",
@@ -28,8 +30,10 @@ __all__ = [
     "backpropagating",
     "cifar_resnet",
     "conversion_table",
+    "moskovitz",
     "resnet18",
     "resnet20",
+    "resnet50",
     "to_convolutional",
     "to_locally_connected",
     "with_direct_feedback",

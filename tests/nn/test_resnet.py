@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bioshare.nn import LocallyConnected2d, cifar_resnet, resnet18, resnet20, to_locally_connected
-from bioshare.nn.resnet import BasicBlock
+from bioshare.nn import LocallyConnected2d, cifar_resnet, resnet18, resnet20, resnet50, to_locally_connected
+from bioshare.nn.resnet import BasicBlock, Bottleneck
 
 
 def count(model):
@@ -166,3 +166,32 @@ def test_a_block_adds_two_layers_to_its_shortcut(stride):
 def test_arguments_are_checked(make, options, error, message):
     with pytest.raises(error, match=message):
         make(**options)
+
+
+def test_parameters_and_sizes_of_resnet50():
+    model = without_data(resnet50)
+    assert count(model) == 25_557_032  # He et al. 2015, with batch normalisation
+    assert [len(stage) for stage in model.stages] == [3, 4, 6, 3]
+    sizes = outputs(model, Bottleneck, (1, 3, 224, 224))
+    assert list(dict.fromkeys(sizes)) == [(1, 256, 56, 56), (1, 512, 28, 28), (1, 1024, 14, 14), (1, 2048, 7, 7)]
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_block_with_normalisation_in_the_end_adds_normalised_activity(block):
+    torch.manual_seed(0)
+    layers = block(8, 16, 2, norm_after=True).double()
+    x = torch.randn(6, 8, 6, 6, dtype=torch.float64)
+    y = layers(x) - layers.shortcut(x)
+    mean, std = y.mean((0, 2, 3)), y.std((0, 2, 3), correction=0)
+    assert mean.abs().max() < 1e-12
+    assert (std - 1).abs().max() < 0.01  # but for the small number in the normalisation
+    assert (block(8, 16, 2).double()(x) >= 0).all()  # a ReLU comes last
+
+
+def test_norm_after_has_the_same_parameters():
+    for make in (resnet18, resnet50):
+        both = [
+            {k: v.shape for k, v in without_data(make, norm_after=after).state_dict().items()}
+            for after in (False, True)
+        ]
+        assert len(both[0]) == len(both[1])
