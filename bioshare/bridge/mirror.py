@@ -60,7 +60,7 @@ class MirrorReport:
     seed: int
 
     def __str__(self) -> str:
-        width = max((len(row.name) for row in self.layers), default=0)
+        width = max(len("layer"), *(len(row.name) for row in self.layers))
         lines = [f"{'layer':{width}}      K  presented  angle to W, deg  |B| / |W|"]
         for row in self.layers:
             angles = f"{row.angle_before:6.2f} -> {row.angle:5.2f}"
