@@ -65,6 +65,11 @@ class SignSymmetry(FeedbackPhase):
     def __post_init__(self) -> None:
         choice("scale", self.scale, ("init", "norm"))
 
+    def prepare(self, model: nn.Module) -> None:
+        """Give the feedback weights the signs of the first weights."""
+        self.check(model)
+        self.change(model)
+
     @torch.no_grad()
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Change all feedback weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -95,6 +95,7 @@ class Mirror(Phase):
         centred: subtract the mean activity of every neuron over the inputs.
         updates: number of updates, each with new noise.
         rescale: scale B to the norm of W in the end, as synaptic scaling would.
+        first_updates: number of updates before the first step of a training run (`prepare`).
 
     Raises:
         TypeError, ValueError: an argument makes no sense.
@@ -117,12 +118,14 @@ class Mirror(Phase):
     centred: bool = True
     updates: int = 1
     rescale: bool = False
+    first_updates: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rate", "decay", "sigma"):
             real(name, getattr(self, name), "a positive number", above=0, array=False)
         whole("samples", self.samples, "a number of inputs", at_least=2)
         whole("updates", self.updates, "a number of updates", at_least=1)
+        whole("first_updates", self.first_updates, "a number of updates", at_least=0)
         choice("decay_in", self.decay_in, ("rate", "step"))
         choice("noise", self.noise, ("gaussian", "orthogonal", "grid"))
         choice("activation", self.activation, ("relu", "linear"))
@@ -193,6 +196,12 @@ class Mirror(Phase):
                     f"layer {name!r} has kernel_size={layer.kernel_size} and dilation={layer.dilation}, which share a "
                     f'factor: no periodic pattern tells its inputs apart. Use noise="gaussian"'
                 )
+
+    def prepare(self, model: nn.Module) -> None:
+        """Make the updates before training, with the seed 0."""
+        self.check(model)
+        if self.first_updates:
+            replace(self, updates=self.first_updates).change(model)
 
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Change the feedback weights with the same bits as a call, without checks and report."""

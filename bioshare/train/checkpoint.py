@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from bioshare.files import os_error, replacing
 from bioshare.train.stored import UnreadableRunError
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-"""Moments of AdamW for every parameter."""
-
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors by name and metadata (in the types of JSON) to one file, atomically."""
@@ -58,11 +55,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """A network's parameters and buffers, and AdamW's moments, by name."""
+    """A network's parameters and buffers, and the optimiser's moments, by name."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        known = optimizer.state.get(parameter, {})
-        tensors |= {f"optimizer.{name}.{moment}": known[moment] for moment in MOMENTS if moment in known}
+        known = optimizer.state.get(parameter, {}).items()
+        tensors |= {f"optimizer.{name}.{moment}": value for moment, value in known if isinstance(value, Tensor)}
     return tensors
 
 
@@ -92,12 +89,13 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
         ValueError: the tensors belong to a different network, or a parameter lacks a moment.
     """
     moments: dict[int, dict[str, Tensor]] = {}
+    names = ("momentum_buffer",) if isinstance(optimizer, torch.optim.SGD) else ("exp_avg", "exp_avg_sq", "step")
     left = {name for name in tensors if name.startswith("optimizer.")}
     for index, (name, parameter) in enumerate(model.named_parameters()):
-        saved = {moment: f"optimizer.{name}.{moment}" for moment in MOMENTS if f"optimizer.{name}.{moment}" in left}
+        saved = {moment: place for moment in names if (place := f"optimizer.{name}.{moment}") in left}
         if saved:  # a parameter without gradients has no moments
-            own = {"exp_avg": torch.empty_like(parameter), "exp_avg_sq": torch.empty_like(parameter)}
-            own["step"] = torch.empty((), dtype=torch.float32)
+            scalar = torch.empty((), dtype=torch.float32)
+            own = {moment: scalar if moment == "step" else torch.empty_like(parameter) for moment in names}
             if _forms(own) != _forms({moment: tensors[place] for moment, place in saved.items()}):
                 raise ValueError(f"the checkpoint must hold all moments of {name}, in the shape of {name}")
             moments[index] = {moment: own[moment].copy_(tensors[place]) for moment, place in saved.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
@@ -14,6 +14,13 @@ from torch import nn
 from bioshare.bridge import Phase
 from bioshare.checks import choice, real, whole
 from bioshare.nn import LocallyConnected2d, cifar_resnet, resnet18, to_locally_connected, with_lateral_centring
+from bioshare.train.feedback import DirectFeedback as DirectFeedback
+from bioshare.train.feedback import Feedback as Feedback
+from bioshare.train.feedback import FeedbackWeights as FeedbackWeights
+from bioshare.train.optimizers import SGD as SGD
+from bioshare.train.optimizers import Adam as Adam
+from bioshare.train.optimizers import AdamW as AdamW
+from bioshare.train.optimizers import Optimizer as Optimizer
 
 DatasetName = Literal[
     "cifar10", "cifar10-jpeg", "cifar100", "cifar10-16", "cifar10-jpeg-16", "tinyimagenet", "imagenet", "digits"
@@ -141,41 +148,6 @@ class LocallyConnected(Network):
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """The optimiser of the paper.
-
-    Attributes:
-        learning_rate: learning rate before the first milestone.
-        weight_decay: decoupled weight decay.
-    """
-
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        real("learning_rate", self.learning_rate, "a finite rate > 0", above=0, array=False)
-        real("weight_decay", self.weight_decay, "a finite number >= 0", at_least=0, array=False)
-
-    def build(self, model: nn.Module, capturable: bool | None = None) -> torch.optim.AdamW:
-        """The fused optimiser of a model's parameters.
-
-        Args:
-            model: the network, on its device.
-            capturable: keep the learning rate in a tensor beside the weights, so that a CUDA graph can hold the step;
-                None for True on a GPU only.
-        """
-        device = next(model.parameters()).device
-        capturable = device.type == "cuda" if capturable is None else capturable
-        optimizer = torch.optim.AdamW(
-            model.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True, capturable=capturable
-        )
-        if capturable:
-            for group in optimizer.param_groups:
-                group["lr"] = torch.full((), self.learning_rate, device=device)
-        return optimizer
-
-
-@dataclass(frozen=True)
 class Every:
     """A phase after every n-th batch, ws(n) in the paper: after batches whose index n divides, the first one included.
 
@@ -208,8 +180,11 @@ class TrainConfig:
         dataset: training and test images; a name is short for `ImageData` of the name, or for ``ImageNet()``. Images
             of one's own are ``OwnImages(name)``.
         network: `Convolutional`, `LocallyConnected`, or a `Network` of one's own.
-        optimizer: `AdamW`.
-        milestones: fractions of the epochs at which the learning rate is divided by 4.
+        optimizer: `AdamW`, `Adam` or `SGD`.
+        feedback: how errors travel back: `FeedbackWeights`, `DirectFeedback`, or None for backpropagation.
+        milestones: fractions of the epochs at which the learning rate is divided by ``divisor``.
+        divisor: divisor of the learning rate.
+        warm_up: epochs over which the learning rate rises in equal steps, the last of which is the full rate.
         phases: changes of the weights between steps of learning, each with an interval. Phases that fall due at one
             batch run in their order.
         epochs: passes over the training images.
@@ -229,8 +204,11 @@ class TrainConfig:
 
     dataset: ImageData | ImageNet | OwnImages | str = "cifar10"
     network: Network = Convolutional()
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = field(default_factory=AdamW)
+    feedback: Feedback | None = None
     milestones: tuple[float, ...] = (0.5, 0.75)
+    divisor: float = 4.0
+    warm_up: int = 0
     phases: tuple[Every, ...] = ()
     epochs: int = 200
     batch_size: int = 512
@@ -248,7 +226,8 @@ class TrainConfig:
             named = ImageNet() if self.dataset == "imagenet" else ImageData(self.dataset)  # pyright: ignore[reportArgumentType]
             object.__setattr__(self, "dataset", named)
         images, networks = (ImageData, ImageNet, OwnImages), (Convolutional, LocallyConnected, Network)
-        parts = {"dataset": images, "network": networks, "optimizer": (AdamW,)}
+        parts = {"dataset": images, "network": networks, "optimizer": (AdamW, Adam, SGD)}
+        parts |= {"feedback": (FeedbackWeights, DirectFeedback)} if self.feedback is not None else {}
         for name, kinds in parts.items():
             if not isinstance(getattr(self, name), kinds):
                 kind = " or ".join(kind.__name__ for kind in kinds)
@@ -259,6 +238,8 @@ class TrainConfig:
                 raise TypeError(f"{name} must be a tuple of {getattr(kind, '__name__', 'numbers')}; got {items!r}")
         if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
+        real("divisor", self.divisor, "a number of at least 1", at_least=1, array=False)
+        whole("warm_up", self.warm_up, "a number of epochs", at_least=0)
         whole("epochs", self.epochs, "a number of epochs", at_least=1)
         whole("batch_size", self.batch_size, "a number of images", at_least=1)
         whole("repetitions", self.repetitions, "a number of crops", at_least=1)
@@ -284,13 +265,19 @@ class TrainConfig:
     def build_network(self, num_classes: int, input_size: Sequence[int]) -> nn.Module:
         """The network for images of ``input_size`` (channels, rows, columns), with weights drawn from the seed.
 
-        PyTorch's global generator stays as before.
+        The network has the feedback weights, and the state of the phases. PyTorch's global generator stays as before.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return self.network.build(num_classes, tuple(input_size))
+            model = self.network.build(num_classes, tuple(input_size))
+        if self.feedback is not None:
+            model = self.feedback.build(model, tuple(input_size), self.seed)
+        for every in self.phases:
+            every.phase.prepare(model)
+        return model
 
     def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0: divided by 4 at every milestone."""
+        """The learning rate of an epoch, counted from 0: divided at every milestone, smaller while warming up."""
         passed = sum(epoch >= round(milestone * self.epochs, 9) for milestone in self.milestones)
-        return self.optimizer.learning_rate / 4**passed
+        warm = min(1.0, (epoch + 1) / self.warm_up) if self.warm_up else 1.0
+        return warm * (self.optimizer.learning_rate / self.divisor**passed)

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import miniature, paper_tables
+from bioshare.train import feedback_tables, miniature, paper_tables
 from bioshare.train.config import AdamW, Convolutional, Every, LocallyConnected, TrainConfig
 from bioshare.train.phases import (
     CircuitOptions,
@@ -54,13 +54,14 @@ class Experiment:
 
     Attributes:
         name: "table1/cifar10/lc-ws10" or "sleep/cifar10/lc-ws10-ideal": table, dataset, row.
-        setting: configuration without phases, in the setting of the table; seed 0.
+        setting: configuration without sleep, in the setting of the table; seed 0. Further phases follow the sleep.
         every: interval of the phase in batches, ws(n); None for a network that never shares.
         sleep: options of the phase, see `bioshare.train.phases.PHASES`.
         paper: the paper's numbers.
         home: the name under which the tables show the runs first. Rows of one home are the same runs: Table 4 shows
             the runs of Table 1 again, Table 7 their ranges, Table 10 their hyperparameters.
         count, first: as for `bioshare.train.config.Every`.
+        references: rows in place of the table's references.
     """
 
     name: str
@@ -71,14 +72,15 @@ class Experiment:
     home: str
     count: Literal["epoch", "run"] = "epoch"
     first: int = 0
+    references: tuple[str, ...] = ()
 
     @property
     def config(self) -> TrainConfig:
         """The configuration of the run with seed 0."""
         if self.every is None:
             return self.setting
-        phase = phase_of(self.sleep, self.setting.seed)
-        return dataclasses.replace(self.setting, phases=(Every(self.every, phase, self.count, self.first),))
+        first = Every(self.every, phase_of(self.sleep, self.setting.seed), self.count, self.first)
+        return dataclasses.replace(self.setting, phases=(first, *self.setting.phases))
 
     @property
     def table(self) -> TableName:
@@ -131,6 +133,10 @@ TABLES: dict[TableName, PaperTable] = {
     "sleep": PaperTable("accuracy", 4, note="Table 1; simulated sleep is not in the paper"),
     "small": PaperTable("accuracy", "16 x 16", note="Table 1 at 32 x 32, 50,000 images", references=("conv", "lc")),
     **{name: PaperTable("accuracy", "16 x 16", 3, note, ("lc", "lc-ws10")) for name, note in miniature.STUDIES.items()},
+    "moskovitz": PaperTable("accuracy", 4, 1, "Table 1 of Moskovitz et al. 2018", ("bp",)),
+    "akrout": PaperTable("accuracy", "ImageNet", 1, "Sec. 6 of Akrout et al. 2019", ("bp",)),
+    "feedback": PaperTable("accuracy", "16 x 16", 3, "ways in which errors travel back", ("conv",)),
+    "night": PaperTable("accuracy", "16 x 16", 3, "sleep and feedback", ("bp", "conv")),
 }
 
 SMALL: dict[str, Any] = {"batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
@@ -205,6 +211,12 @@ def _experiments() -> Iterable[Experiment]:
             paper = table_1["cifar10", row].paper if ("cifar10", row) in table_1 else Paper()
             home = homes.setdefault((mini.setting.dataset_name, row), name)
             yield Experiment(name, mini.setting, mini.every, mini.sleep, paper, home, mini.count, mini.first)
+    for table, feedback_rows in feedback_tables.TABLES.items():
+        for row, one in feedback_rows.items():
+            name = f"{table}/{one.setting.dataset_name}/{row}"
+            home = homes.setdefault((one.setting, one.every), name)
+            paper = Paper(one.top1, top1_diff=one.top1_diff)
+            yield Experiment(name, one.setting, one.every, InstantSharing(), paper, home, references=one.references)
 
 
 def _trained(setting: int | str, number: int) -> dict[tuple[str, str], Experiment]:

@@ -80,6 +80,8 @@ class Run:
         self.compiled: nn.Module = torch.compile(self.model) if config.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
         self.forward = processes.parallel(self.compiled) if processes.world > 1 else self.compiled
         self.optimizer = config.optimizer.build(self.model)
+        if config.feedback is not None:
+            config.feedback.attach(self.model, self.optimizer)
         half_types = {"fp16": torch.float16, "bf16": torch.bfloat16}
         self.dtype = half_types.get(
             "fp16" if config.precision == "auto" and processes.device.type == "cuda" else config.precision

@@ -138,7 +138,9 @@ class RunFiles:
                 "network": saved.network == self.network,
                 "epoch": saved.epoch == len(run.history.epochs) <= run.config.epochs,
                 "batch": saved.batch <= len(run.batches),
-                "moments": saved.epoch == saved.batch == 0 or any(name.startswith("optimizer.") for name in tensors),
+                "moments": saved.epoch == saved.batch == 0
+                or any(name.startswith("optimizer.") for name in tensors)
+                or getattr(run.config.optimizer, "momentum", 1) == 0,
                 "sums": (sums.shape, sums.dtype) == (run.sums.shape, run.sums.dtype) and sums[IMAGES] == images,
             }
             if not all(fits.values()):

@@ -22,7 +22,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from bioshare.checks import real, whole
 from bioshare.cli import path
 from bioshare.train.config import (
-    AdamW,
     Convolutional,
     DatasetName,
     Every,
@@ -117,7 +116,7 @@ def read_options(
     _add_fields(parser, "the experiment", TrainConfig, vars(setting), skipped)
     choices = parser.add_argument_group("parts of the experiment, each with options of its own")
     sleep = next(word for word, kind in PHASES.items() if kind is type(row.sleep))
-    layers = next(word for word, kind in LAYERS.items() if kind is type(setting.network))
+    layers = next((word for word, kind in LAYERS.items() if kind is type(setting.network)), "the table's")
     images = f"training and test images: {', '.join(get_args(DatasetName))}, or images of your own from `prepare`"
     for flag, name, allowed, default, text in (
         ("--dataset", "source", None, setting.dataset_name, images),
@@ -133,7 +132,7 @@ def read_options(
     choices.add_argument("--every", type=every, metavar="N", default=SUPPRESS, help=text)
     _add_fields(parser, "--every", Every, vars(row), skipped)
     _add_fields(parser, "--layers", LocallyConnected, vars(setting.network), skipped)
-    _add_fields(parser, "optimiser", AdamW, vars(setting.optimizer), skipped)
+    _add_fields(parser, "optimiser", type(setting.optimizer), vars(setting.optimizer), skipped)
     _add_fields(parser, "--dataset imagenet", ImageNet, vars(setting.dataset), skipped)
     for word, kind in PHASES.items():
         defaults = vars(row.sleep) if word == sleep else {}
@@ -212,8 +211,11 @@ def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, 
     if source == "digits":  # 1,437 images of 8 x 8 pixels: smaller batches, and the padding's share of an image
         smaller = {"batch_size": DIGITS_BATCH * setting.repetitions, "padding": setting.padding * 8 // 32}
         setting = dataclasses.replace(setting, **smaller)
-    assert isinstance(setting.network, Convolutional | LocallyConnected)  # in every experiment
-    network: Any = LAYERS[given["layers"]](setting.network.architecture) if "layers" in given else setting.network
+    network: Any = setting.network
+    if "layers" in given:
+        if not isinstance(network, Convolutional | LocallyConnected):
+            raise ValueError(f"--layers has no use in {row.name}, whose network is {network}")
+        network = LAYERS[given["layers"]](network.architecture)
     parts = {"dataset": setting.dataset, "network": network, "optimizer": setting.optimizer}
     config = dataclasses.replace(changed(setting), **{name: changed(part) for name, part in parts.items()})
     used |= {"source", "layers", "every"} & given.keys()
@@ -223,7 +225,7 @@ def configured(row: Experiment, given: Mapping[str, Any]) -> tuple[TrainConfig, 
     sleep = changed(PHASES[given["sleep"]]() if "sleep" in given else row.sleep)
     used |= {"sleep", "count", "first"} & given.keys()
     phase = Every(every, phase_of(sleep, config.seed), given.get("count", row.count), given.get("first", row.first))
-    return dataclasses.replace(config, phases=(phase,)), used
+    return dataclasses.replace(config, phases=(phase, *config.phases)), used
 
 
 def check_used(given: Mapping[str, Any], used: set[str], rows: str) -> None:

@@ -152,7 +152,7 @@ def table_report(rows: Sequence[Experiment], results: RowResults) -> str:
 def _accuracies(experiment: Experiment, quantity: str, results: RowResults) -> list[str]:
     """Accuracy and paired differences to the references, ours and the paper's difference to conv."""
     ours, differences = _by_seed(results, experiment.row, quantity), []
-    for reference in TABLES[experiment.table].references:
+    for reference in experiment.references or TABLES[experiment.table].references:
         other = _by_seed(results, reference, quantity) if reference != experiment.row else {}
         seeds = ours.keys() & other.keys()
         differences.append(paired_difference([ours[seed] for seed in seeds], [other[seed] for seed in seeds]) or "-")

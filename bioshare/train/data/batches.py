@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep", "pool"]
+Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep", "pool", "feedback"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 

@@ -1,0 +1,85 @@
+"""Feedback weights of the network of a run, in place of backpropagation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from bioshare.checks import choice, real
+from bioshare.nn import with_direct_feedback, with_feedback
+from bioshare.nn.feedback import feedback_layers
+from bioshare.train.data.batches import seed_at
+
+
+class Feedback:
+    """Base of the ways in which errors travel back; None in a configuration is backpropagation."""
+
+    def build(self, model: nn.Module, input_size: tuple[int, ...], seed: int) -> nn.Module:
+        """The model with feedback weights drawn from the run's seed."""
+        raise NotImplementedError
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Change what an optimiser does before every step, where needed."""
+
+
+@dataclass(frozen=True)
+class FeedbackWeights(Feedback):
+    """Feedback weights in every layer (`bioshare.nn.with_feedback`), random unless phases of the run change them.
+
+    Attributes:
+        init: feedback weights at the start: "fan-out", "weights" or "zeros".
+        noise: noise in the signal from which weights learn, see `bioshare.nn.feedback.Feedback`.
+        backpropagates: send errors through the weights in spite of the feedback weights: with ``noise`` or
+            ``alignment``, the controls "BP + noise" and "BP + alignment" of Moskovitz et al. (2018).
+        alignment: factor lambda of a pull of the weights to the feedback weights, the gradient of
+            lambda |W - B|^2 (Moskovitz et al. 2018, Eq. 9).
+    """
+
+    init: Literal["fan-out", "weights", "zeros"] = "fan-out"
+    noise: float = 0.0
+    backpropagates: bool = False
+    alignment: float = 0.0
+
+    def __post_init__(self) -> None:
+        choice("init", self.init, ("fan-out", "weights", "zeros"))
+        choice("backpropagates", self.backpropagates, (True, False))
+        for name in ("noise", "alignment"):
+            real(name, getattr(self, name), "a finite number of at least 0", at_least=0, array=False)
+
+    def build(self, model: nn.Module, input_size: tuple[int, ...], seed: int) -> nn.Module:
+        model = with_feedback(model, self.init, seed_at("feedback", seed), noise=self.noise)
+        for _, layer in feedback_layers(model):
+            layer.backpropagates = self.backpropagates
+        return model
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if not self.alignment:
+            return
+
+        @torch.no_grad()
+        def pull(*_: object) -> None:
+            for _, layer in feedback_layers(model):
+                if layer.weight.grad is not None:
+                    layer.weight.grad.add_(layer.weight - layer.feedback, alpha=2 * self.alignment)
+
+        optimizer.register_step_pre_hook(pull)
+
+
+@dataclass(frozen=True)
+class DirectFeedback(Feedback):
+    """Direct feedback alignment (`bioshare.nn.with_direct_feedback`).
+
+    Attributes:
+        dense: signals go from every layer to all layers below, not from the last layer alone.
+    """
+
+    dense: bool = False
+
+    def __post_init__(self) -> None:
+        choice("dense", self.dense, (True, False))
+
+    def build(self, model: nn.Module, input_size: tuple[int, ...], seed: int) -> nn.Module:
+        return with_direct_feedback(model, input_size, self.dense, seed_at("feedback", seed))

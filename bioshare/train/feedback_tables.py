@@ -1,0 +1,230 @@
+"""Tables of networks that learn without weight transport: those of two papers, and two of our own for two cores.
+
+"moskovitz" is Table 1 of Moskovitz, Litwin-Kumar and Abbott (2018), "akrout" the errors in the text of Akrout et al.
+(2019), Sec. 6. "feedback" compares the ways in which errors travel back in a small convolutional network, and "night"
+{convolutional, locally connected, locally connected asleep} x {backpropagation and others}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bioshare.bridge import FixedNorms, FixedSigns, KolenPollack, Mirror, Phase, SignSymmetry
+from bioshare.nn import moskovitz, resnet18, resnet50
+from bioshare.train import miniature
+from bioshare.train.config import (
+    SGD,
+    Adam,
+    Convolutional,
+    DirectFeedback,
+    Every,
+    Feedback,
+    FeedbackWeights,
+    Network,
+    TrainConfig,
+)
+
+BACK = FeedbackWeights()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way in which errors travel back, and the phases after every step that make it so.
+
+    Attributes:
+        feedback: None for backpropagation.
+        phases: phases after every step, in order.
+        from_part: the first phase begins after this part of the training.
+    """
+
+    feedback: Feedback | None = None
+    phases: tuple[Phase, ...] = ()
+    from_part: float = 0.0
+
+    def applied(self, setting: TrainConfig, batches: int) -> TrainConfig:
+        """A configuration with this method; ``batches`` are the batches of an epoch."""
+        start = round(self.from_part * setting.epochs * batches)
+        firsts = [start if number == 0 else 0 for number in range(len(self.phases))]
+        phases = tuple(Every(1, phase, "run", first) for phase, first in zip(self.phases, firsts, strict=True))
+        return replace(setting, feedback=self.feedback, phases=(*setting.phases, *phases))
+
+
+MIRROR = Mirror(samples=128, first_updates=100)
+"""As many Gaussian inputs of every layer as images of a batch: two thirds of the time of a training step."""
+
+METHODS: dict[str, Method] = {
+    "bp": Method(),
+    "fa": Method(BACK),
+    "init": Method(BACK, (SignSymmetry("init"),)),
+    "sn": Method(BACK, (SignSymmetry("norm"),)),
+    "kp": Method(BACK, (KolenPollack(),)),
+    "mirror": Method(BACK, (MIRROR,)),
+    "dfa": Method(DirectFeedback()),
+}
+"""Methods of the tables "feedback" and "night"."""
+
+SIGNS = FixedSigns()
+MOSKOVITZ_METHODS: dict[str, Method] = {
+    "bp": Method(),
+    "bp-noise": Method(FeedbackWeights("weights", noise=1.0, backpropagates=True)),
+    "bp-alignment": Method(FeedbackWeights(backpropagates=True, alignment=0.001)),
+    "fa": Method(BACK),
+    "init-ei": Method(BACK, (SIGNS, SignSymmetry("init")), from_part=0.05),
+    "init": Method(BACK, (SignSymmetry("init"),)),
+    "sn": Method(BACK, (SignSymmetry("norm"),)),
+    "dfa": Method(DirectFeedback()),
+    "dense-fa": Method(DirectFeedback(dense=True)),
+    "bp-const": Method(FeedbackWeights(backpropagates=True), (FixedNorms(),)),
+    "const": Method(BACK, (FixedNorms(), SignSymmetry("norm"))),
+    "const-ei": Method(BACK, (SIGNS, FixedNorms(), SignSymmetry("norm")), from_part=0.05),
+}
+"""Rows of Moskovitz' Table 1. The signs are fixed after 5 % of the training, before the norms."""
+
+MOSKOVITZ_ERRORS = """
+              cifar-1  cifar-2  imagenet-2
+bp            17.2     11.0     45.5
+bp-noise      17.4     11.0     46.0
+bp-alignment  17.4     11.2     45.9
+fa            26.6     35.6     94.5
+init-ei       18.9     17.8     67.8
+init          17.6     13.1     60.1
+sn            17.7     12.6     54.4
+dfa           28.6     -        -
+dense-fa      16.9     -        -
+bp-const      -        -        46.9
+const         -        -        51.2
+const-ei      -        -        66.1
+"""
+"""Top-1 errors of Moskovitz' Table 1, per cent, of the networks for data sets that bioshare prepares."""
+
+AKROUT_ERRORS = """
+           resnet18  resnet50
+bp         30.1      22.9
+fa         97.4      98.9
+sn         39.2      33.8
+mirror     30.2      23.4
+"""
+"""Top-1 errors in the text of Akrout's Sec. 6, per cent; sign symmetry with |B| as there is not said, here "sn"."""
+
+
+@dataclass(frozen=True)
+class PlainNetwork(Network):
+    """A network of Moskovitz et al. (2018).
+
+    Attributes:
+        name: name of the network, see `bioshare.nn.moskovitz`.
+    """
+
+    name: Any = "cifar-1"
+
+    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> Any:
+        return moskovitz(self.name, num_classes, input_size)
+
+
+@dataclass(frozen=True)
+class AkroutNetwork(Network):
+    """A residual network of Akrout et al. (2019), with batch normalisation after the ReLU.
+
+    Attributes:
+        depth: 18 or 50.
+    """
+
+    depth: int = 18
+
+    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> Any:
+        if self.depth == 18:
+            return resnet18(num_classes, 1.0, input_size[0], norm_after=True)
+        return resnet50(num_classes, 1.0, input_size[0], norm_after=True)
+
+
+@dataclass(frozen=True)
+class FeedbackRow:
+    """A row of a table of feedback.
+
+    Attributes:
+        setting: configuration without sleep.
+        references: rows for paired differences.
+        every: interval of instant sharing; None for never.
+        top1: the paper's accuracy in per cent, or None.
+        top1_diff: the paper's difference to backpropagation.
+    """
+
+    setting: TrainConfig
+    references: tuple[str, ...]
+    every: int | None = None
+    top1: float | None = None
+    top1_diff: float | None = None
+
+
+def _rows(
+    printed: str, methods: Mapping[str, Method], settings: Mapping[str, tuple[TrainConfig, int]]
+) -> dict[str, FeedbackRow]:
+    """Rows of a table of printed errors; the settings by column, with the batches of an epoch."""
+    first, *lines = printed.strip("\n").splitlines()
+    rows: dict[str, FeedbackRow] = {}
+    for index, column in enumerate(first.split()):
+        errors = {name: numbers[index] for name, *numbers in map(str.split, lines) if numbers[index] != "-"}
+        setting, batches = settings[column]
+        for name, error in errors.items():
+            top1, difference = round(100 - float(error), 1), round(float(errors["bp"]) - float(error), 1)
+            applied = methods[name].applied(setting, batches)
+            rows[f"{column}-{name}"] = FeedbackRow(applied, (f"{column}-bp",), None, top1, difference)
+    return rows
+
+
+def _moskovitz() -> dict[str, FeedbackRow]:
+    small: dict[str, Any] = {"batch_size": 128, "padding": 4}
+    every_30 = tuple(epoch / 154 for epoch in range(30, 154, 30))
+    settings = {
+        # 24 x 24 crops in the paper; here all 32 x 32 pixels of shifted images
+        "cifar-1": TrainConfig(
+            "cifar10", PlainNetwork("cifar-1"), Adam(5e-4), None, every_30, 1 / 0.8, epochs=154, **small
+        ),
+        "cifar-2": TrainConfig(
+            "cifar10", PlainNetwork("cifar-2"), SGD(0.05, 1e-3), None, (120 / 256, 240 / 256), 10.0, epochs=256, **small
+        ),
+        "imagenet-2": TrainConfig(
+            "imagenet", PlainNetwork("imagenet-2"), Adam(1e-4), None, (), epochs=100, batch_size=256, padding=0
+        ),
+    }
+    batches = {"cifar-1": 391, "cifar-2": 391, "imagenet-2": 5005}
+    return _rows(MOSKOVITZ_ERRORS, MOSKOVITZ_METHODS, {name: (one, batches[name]) for name, one in settings.items()})
+
+
+def _akrout() -> dict[str, FeedbackRow]:
+    steps, warm_up = (32 / 90, 62 / 90, 82 / 90), 6
+    setting = lambda depth: TrainConfig(
+        "imagenet", AkroutNetwork(depth), SGD(0.8), None, steps, 10.0, warm_up, epochs=90, batch_size=2048, padding=0
+    )
+    methods = METHODS | {"mirror": Method(BACK, (Mirror(samples=2048, first_updates=1251),))}
+    return _rows(AKROUT_ERRORS, methods, {f"resnet{depth}": (setting(depth), 626) for depth in (18, 50)})
+
+
+def _small(network: str, row: str) -> TrainConfig:
+    """The setting of the tables in miniature, at half the length."""
+    setting = replace(miniature.SETTING, epochs=30, optimizer=miniature.OPTIMIZERS[row])
+    return replace(setting, network=Convolutional("resnet8")) if network == "conv" else setting
+
+
+def _named(network: str, method: str) -> str:
+    return network if method == "bp" else f"{network}-{method}"
+
+
+TABLES: dict[str, dict[str, FeedbackRow]] = {
+    "moskovitz": _moskovitz(),
+    "akrout": _akrout(),
+    "feedback": {
+        _named("conv", name): FeedbackRow(method.applied(_small("conv", "conv"), miniature.BATCHES), ("conv",))
+        for name, method in METHODS.items()
+    },
+    "night": {
+        _named(row, name): FeedbackRow(
+            METHODS[name].applied(_small(row.split("-")[0], row), miniature.BATCHES), (row, _named("conv", name)), every
+        )
+        for row, every in (("conv", None), ("lc", None), ("lc-ws10", 10))
+        for name in ("bp", "fa", "sn", "kp", "mirror")
+    },
+}
+"""Rows by table and name."""

@@ -1,0 +1,104 @@
+"""Optimisers of a run: small objects that make PyTorch's for a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bioshare.checks import choice, real
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Base of the optimisers of a run.
+
+    Attributes:
+        learning_rate: learning rate before the first milestone.
+        weight_decay: weight decay.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        real("learning_rate", self.learning_rate, "a finite rate > 0", above=0, array=False)
+        real("weight_decay", self.weight_decay, "a finite number >= 0", at_least=0, array=False)
+
+    def make(self, parameters: Any, **options: Any) -> torch.optim.Optimizer:
+        """PyTorch's optimiser of parameters."""
+        raise NotImplementedError
+
+    def build(self, model: nn.Module, capturable: bool | None = None) -> torch.optim.Optimizer:
+        """The fused optimiser of a model's parameters.
+
+        Args:
+            model: the network, on its device.
+            capturable: keep the learning rate in a tensor beside the weights, so that a CUDA graph can hold the step;
+                None for True on a GPU only.
+        """
+        device = next(model.parameters()).device
+        capturable = device.type == "cuda" if capturable is None else capturable
+        optimizer = self.make(model.parameters(), capturable=capturable)
+        if capturable:
+            for group in optimizer.param_groups:
+                group["lr"] = torch.full((), self.learning_rate, device=device)
+        return optimizer
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """The optimiser of Pogodin et al. (2021).
+
+    Attributes:
+        learning_rate: learning rate before the first milestone.
+        weight_decay: decoupled weight decay.
+    """
+
+    weight_decay: float = 1e-2
+
+    def make(self, parameters: Any, **options: Any) -> torch.optim.AdamW:
+        return torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True, **options)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """The optimiser of Moskovitz et al. (2018), with L2 regularisation.
+
+    Attributes:
+        learning_rate: learning rate before the first milestone.
+        weight_decay: factor of the L2 regularisation.
+    """
+
+    def make(self, parameters: Any, **options: Any) -> torch.optim.Adam:
+        return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True, **options)
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """The optimiser of Akrout et al. (2019), with Nesterov momentum and L2 regularisation.
+
+    Attributes:
+        learning_rate: learning rate before the first milestone.
+        weight_decay: factor of the L2 regularisation.
+        momentum: momentum.
+        nesterov: Nesterov's form of the momentum.
+    """
+
+    learning_rate: float = 0.1
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("momentum", self.momentum, "a number from 0 to 1, without 1", at_least=0, below=1, array=False)
+        choice("nesterov", self.nesterov, (True, False))
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; got 0")
+
+    def make(self, parameters: Any, **options: Any) -> torch.optim.SGD:
+        own = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
+        return torch.optim.SGD(parameters, self.learning_rate, fused=True, **own)  # a fused step needs no "capturable"
