@@ -18,7 +18,7 @@ from bioshare.train.config import AdamW, Convolutional, Every, ImageData, ImageN
             {"network": "resnet20"},
             "network must be an object of type Convolutional or LocallyConnected or Network; got 'resnet20'",
         ),
-        ({"optimizer": 0.1}, "optimizer must be an object of type AdamW; got 0.1"),
+        ({"optimizer": 0.1}, "optimizer must be an object of type AdamW or Adam or SGD; got 0.1"),
         ({"flip": "yes"}, "flip must be one of None, True, False; got 'yes'"),
         ({"compile": 1}, "compile must be one of True, False; got 1"),
         ({"validation": "x"}, "validation must be one of True, False; got 'x'"),

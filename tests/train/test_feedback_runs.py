@@ -1,0 +1,163 @@
+"""Runs whose errors travel back through feedback weights: resumed to the bit, in two processes, and by name."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_runs import assert_same_ending, interrupt, run
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from bioshare.bridge import InstantSharing, KolenPollack, Mirror, SignSymmetry
+from bioshare.nn import to_locally_connected
+from bioshare.nn.feedback import feedback_layers
+from bioshare.train.config import (
+    SGD,
+    Adam,
+    AdamW,
+    DirectFeedback,
+    Every,
+    FeedbackWeights,
+    Network,
+    TrainConfig,
+)
+from bioshare.train.experiments import EXPERIMENTS, TABLES, find
+from bioshare.train.feedback_tables import METHODS, MOSKOVITZ_METHODS, Method
+from bioshare.train.fitting import trained_network
+from bioshare.train.stored import config_of, config_text
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallNetwork(Network):
+    """Two convolutions and a dense layer, perhaps locally connected."""
+
+    local: bool = True
+
+    def build(self, num_classes, input_size):
+        model = nn.Sequential(
+            nn.Conv2d(input_size[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, 1),
+            nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, num_classes),
+        )  # fmt: skip
+        return to_locally_connected(model, input_size) if self.local else model
+
+
+CONFIG = TrainConfig(
+    dataset="digits", network=SmallNetwork(), epochs=2, batch_size=32, train_images=150, padding=1,
+    optimizer=AdamW(1e-2),
+)  # fmt: skip
+
+SMALL_MIRROR = Mirror(samples=16, first_updates=2)
+WAYS = {
+    "fixed": (AdamW(1e-2), Method(FeedbackWeights())),
+    "noise": (SGD(0.02), Method(FeedbackWeights("weights", noise=1.0, backpropagates=True))),
+    "alignment": (Adam(1e-2), Method(FeedbackWeights(backpropagates=True, alignment=0.01))),
+    "signs": (Adam(1e-2), METHODS["sn"]),
+    "kolen-pollack": (SGD(0.02, 0.05), METHODS["kp"]),
+    "mirror": (SGD(0.02, momentum=0.0, nesterov=False), Method(FeedbackWeights(), (SMALL_MIRROR,))),
+    "dense": (AdamW(1e-2), Method(DirectFeedback(dense=True))),
+    "signs and norms": (Adam(1e-2), MOSKOVITZ_METHODS["const-ei"]),
+}
+
+
+def configured(way, **changes):
+    """A configuration that sleeps every third step and has a way for errors to travel back."""
+    optimizer, method = WAYS[way]
+    asleep = dataclasses.replace(
+        CONFIG, phases=(Every(3, InstantSharing(feedback=way == "mirror")),), optimizer=optimizer
+    )
+    return dataclasses.replace(method.applied(asleep, batches=5), **changes)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(way, tmp_path):
+    config = configured(way)
+    run(tmp_path / "whole", config)
+    interrupt(tmp_path / "stopped", 7, config)
+    run(tmp_path / "stopped", config, resume=True)
+    assert_same_ending(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_configuration_is_stored_and_its_network_comes_back(way, tmp_path):
+    config = configured(way, epochs=1, train_images=64)
+    assert config_of(config_text(config), tmp_path) == config
+    run(tmp_path, config)
+    model = trained_network(tmp_path)
+    x = torch.ones(1, 1, 8, 8)
+    assert torch.equal(model.eval()(x), trained_network(tmp_path).eval()(x))
+
+
+def test_alignment_is_a_term_of_the_loss():
+    """The pull in front of a step is the gradient of lambda |W - B|^2."""
+    config = dataclasses.replace(
+        CONFIG, feedback=FeedbackWeights(backpropagates=True, alignment=0.3), network=SmallNetwork(False)
+    )
+    x, y = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+    models = [config.build_network(10, (1, 8, 8)) for _ in range(2)]
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
+    config.feedback.attach(models[0], optimizers[0])
+    for model, optimizer, factor in zip(models, optimizers, (0, 0.3), strict=True):
+        penalty = sum((layer.weight - layer.feedback).square().sum() for _, layer in feedback_layers(model))
+        (cross_entropy(model(x), y) + factor * penalty).backward()
+        optimizer.step()
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_learning_rates_warm_up_and_fall():
+    config = TrainConfig(optimizer=SGD(0.8), milestones=(32 / 90, 62 / 90, 82 / 90), divisor=10.0, warm_up=6, epochs=90)
+    rates = [config.learning_rate(epoch) for epoch in range(90)]
+    assert rates[:6] == pytest.approx([0.8 * n / 6 for n in range(1, 7)])
+    assert [rates[n] for n in (6, 31, 32, 61, 62, 81, 82, 89)] == pytest.approx(
+        [0.8, 0.8, 0.08, 0.08, 8e-3, 8e-3, 8e-4, 8e-4]
+    )
+
+
+def test_feedback_weights_are_drawn_from_the_seed_of_the_run():
+    networks = [
+        dataclasses.replace(CONFIG, feedback=FeedbackWeights(), seed=seed).build_network(10, (1, 8, 8))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(networks[0][3].feedback, networks[1][3].feedback)
+    assert not torch.equal(networks[0][3].feedback, networks[2][3].feedback)
+    plain = CONFIG.build_network(10, (1, 8, 8))
+    assert torch.equal(plain[3].weight, networks[0][3].weight)
+
+
+def test_phases_prepare_the_network():
+    made = lambda *phases: dataclasses.replace(
+        CONFIG, feedback=FeedbackWeights(), phases=tuple(Every(1, phase) for phase in phases)
+    ).build_network(10, (1, 8, 8))
+    assert torch.equal(made(SignSymmetry())[3].feedback.sign(), made()[3].weight.sign())
+    assert hasattr(made(KolenPollack())[3], "difference")
+    assert not torch.equal(made(SMALL_MIRROR)[3].feedback, made()[3].feedback)
+
+
+def test_the_tables_have_the_numbers_and_settings_of_the_papers():
+    row = find("moskovitz/cifar10/cifar-2-init-ei")
+    assert (row.paper.top1, row.paper.top1_diff) == (82.2, -6.8)
+    assert row.setting.optimizer == SGD(0.05, 1e-3)
+    (signs, symmetry) = row.config.phases
+    assert (signs.first, symmetry.first, signs.count) == (round(0.05 * 256 * 391), 0, "run")
+    assert find("akrout/imagenet/resnet50-mirror").paper.top1 == 76.6
+    night = [name.split("/")[2] for name in EXPERIMENTS if name.startswith("night/")]
+    assert len(night) == 15
+    row = find("night/cifar10-16/lc-ws10-mirror")
+    assert [type(every.phase) for every in row.config.phases] == [InstantSharing, Mirror]
+    assert [every.n for every in row.config.phases] == [10, 1]
+    assert row.references == ("lc-ws10", "conv-mirror")
+    assert find("night/cifar10-16/conv-fa").home == find("feedback/cifar10-16/conv-fa").home
+    assert {"moskovitz", "akrout", "feedback", "night"} <= TABLES.keys()
+
+
+def test_bad_parts_are_refused():
+    with pytest.raises(TypeError, match="feedback must be an object of type FeedbackWeights or DirectFeedback"):
+        dataclasses.replace(CONFIG, feedback="random")
+    with pytest.raises(ValueError, match="alignment must be a finite number of at least 0; got -1"):
+        FeedbackWeights(alignment=-1)
+    with pytest.raises(ValueError, match="nesterov needs a momentum above 0"):
+        SGD(momentum=0)
+    with pytest.raises(ValueError, match="model must have feedback weights"):
+        dataclasses.replace(CONFIG, phases=(Every(1, KolenPollack()),)).build_network(10, (1, 8, 8))
+    with pytest.raises(ValueError, match="divisor must be a number of at least 1; got 0"):
+        dataclasses.replace(CONFIG, divisor=0)
