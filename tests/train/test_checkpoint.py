@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from bioshare.files import locked
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
 
@@ -195,7 +196,8 @@ def test_a_kill_inside_a_write_leaves_the_last_or_the_new_checkpoint(tmp_path, n
     found, metadata = checkpoint.read(path)
     assert metadata == {"epoch": epoch}
     assert_same(found, SAMPLE if epoch == 1 else {"x": torch.zeros(6)})
-    checkpoint.write(path, SAMPLE, {"epoch": 3})  # what the dead one left is in nobody's way
+    with locked(tmp_path, path.name):  # as a run has it: what the dead one left is in nobody's way
+        checkpoint.write(path, SAMPLE, {"epoch": 3})
     assert checkpoint.read_metadata(path) == {"epoch": 3}
     assert list(tmp_path.iterdir()) == [path]
 

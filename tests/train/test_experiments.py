@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import miniature, paper_tables
+from bioshare.train import feedback_tables, miniature, paper_tables
 from bioshare.train.commands.sweep import grid_points, grid_search, searched
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching, printed_numbers
@@ -20,9 +20,9 @@ def test_every_table_has_all_its_rows():
         **dict.fromkeys((1, 4, 5, 7, 8, 10, 11), with_repetitions),
         **dict.fromkeys((3, 6, 9), without),
         **{2: 5, 12: 9, "sleep": 31},
-        **{name: len(table) for name, table in miniature.TABLES.items()},
+        **{name: len(table) for name, table in (miniature.TABLES | feedback_tables.TABLES).items()},
     }
-    assert list(TABLES) == [*range(1, 13), "sleep", *miniature.TABLES]
+    assert list(TABLES) == [*range(1, 13), "sleep", *miniature.TABLES, *feedback_tables.TABLES]
 
 
 @EVERY_TABLE
@@ -117,7 +117,8 @@ def test_tables_that_show_the_same_runs_have_the_same_configurations():
 def test_distinct_homes_are_distinct_runs():
     homes = {one.home: one.config for one in EXPERIMENTS.values()}
     rows = {row for table in miniature.TABLES.values() for row in table}
-    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + len(rows)
+    feedback = {row for table in feedback_tables.TABLES.values() for row in table}
+    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + len(rows) + len(feedback)
 
 
 def test_a_row_of_one_name_is_the_same_run_in_all_tables_in_miniature():
