@@ -68,6 +68,10 @@ def convolution():
     return nn.Sequential(nn.Conv2d(1, 2, 2))
 
 
+def with_feedback():
+    return bs.nn.with_feedback(layer())
+
+
 def sleeping(**options):
     return bs.Sleep(STEADY, RULE, GAUSSIAN, 3, **options)
 
@@ -154,6 +158,14 @@ CALLS = {
     "bridge.LearnedGroups": dict,
     "bridge.LearnedGroups.__call__": lambda: dict(self=bs.bridge.LearnedGroups(2), model=layer()),
     "bridge.PhaseHook": lambda: dict(phase=bs.InstantSharing(), model=layer()),
+    "Mirror": dict,
+    "Mirror.exact": dict,
+    "Mirror.__call__": lambda: dict(self=bs.Mirror(samples=2), model=with_feedback()),
+    "SignSymmetry": dict,
+    "SignSymmetry.__call__": lambda: dict(self=bs.SignSymmetry(), model=with_feedback()),
+    "KolenPollack": dict,
+    "bridge.FixedSigns": dict,
+    "bridge.FixedNorms": dict,
     "bridge.modules": lambda: dict(layer=layer()),
     "bridge.renew_statistics": lambda: dict(model=nn.BatchNorm1d(1), batches=[torch.ones(2, 1)]),
     "bridge.to_periodic": lambda: dict(model=layer(), tolerance=math.inf),
@@ -170,6 +182,13 @@ CALLS = {
     "nn.to_convolutional": lambda: dict(model=layer(), tolerance=math.inf),
     "nn.to_locally_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
     "nn.conversion_table": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
+    "nn.resnet50": lambda: dict(num_classes=2, width=1 / 64),
+    "nn.moskovitz": lambda: dict(name="cifar-1", input_size=(3, 8, 8)),
+    "nn.with_feedback": lambda: dict(model=convolution()),
+    "nn.without_feedback": lambda: dict(model=with_feedback()),
+    "nn.backpropagating": lambda: dict(model=with_feedback()),
+    "nn.with_direct_feedback": lambda: dict(model=nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), input_size=(4,)),
+    "nn.angles": lambda: dict(model=with_feedback(), x=torch.ones(1, 1, 4, 4), loss=torch.sum),
     "nn.with_lateral_centring": lambda: dict(
         model=nn.Sequential(bs.nn.LocallyConnected2d(1, 2, 2, input_size=5), nn.BatchNorm2d(2))
     ),
@@ -181,6 +200,10 @@ CALLS = {
     "config.Convolutional": dict,
     "config.LocallyConnected": dict,
     "config.AdamW": dict,
+    "config.Adam": dict,
+    "config.SGD": dict,
+    "config.FeedbackWeights": dict,
+    "config.DirectFeedback": dict,
     "config.Every": lambda: dict(n=1, phase=bs.InstantSharing()),
     "setting.Setting": dict,
 }
@@ -189,13 +212,14 @@ RESULTS = [
     "SleepRun",
     "MirrorMap",
     "MirrorRun",
+    "MirrorReport",
     "DivergenceError",
     "LayerReport",
     "SleepReport",
     "PhaseReport",
     "SharingModule",
 ]
-BASES = ["Border", "Phase", "Stimulus", "Network", "Control", "LayerMean", "Shrinking"]
+BASES = ["Border", "Phase", "Stimulus", "Network", "Optimizer", "Feedback", "Control", "LayerMean", "Shrinking"]
 TESTED_WITH_TRAINING = ["evaluate", "fit", "trained_network"]
 HOMES = {"controls": controls, "setting": setting, "functional": functional, "config": config}
 ARRAYS = """angle forgetting samples tau_noise turn theory.mirror_angle.inputs theory.mirror_angle.updates
@@ -203,17 +227,18 @@ ARRAYS = """angle forgetting samples tau_noise turn theory.mirror_angle.inputs t
 RIGHT = {
     "None": """bias covariance device dtype feedback flip gain gate inhibition inputs keep layers neurons optimizer
         plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width""",
-    "True": "bias centred compile flip inhibitory_bias measure progress rectified rescale shuffle validation",
+    "True": """backpropagates bias centred compile dense dropout feedback flip inhibitory_bias measure nesterov
+        norm_after progress rectified rescale shuffle validation""",
     "text": "name path",
     "inf": "alpha theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
-    "0": """age_above age_below alpha baseline bias decay first gamma groups_seed images_seed inhibitory_bias
-        keep_first learning_rate mean momentum noise padding pool_seed power rate scale seed sigma silence
-        smallest spread start std steps table turn wait weight_decay""",
-    "2.5": """alpha amplitude angle baseline bias decay dt gain gamma inhibitory_bias learning_rate mean memory
+    "0": """age_above age_below alignment alpha baseline bias decay first first_updates gamma groups_seed
+        images_seed inhibitory_bias keep_first learning_rate mean momentum noise padding pool_seed power rate
+        scale seed sigma silence smallest spread start std steps table turn wait warm_up weight_decay""",
+    "2.5": """alignment alpha amplitude angle baseline bias decay divisor dt floor gain gamma inhibitory_bias learning_rate mean memory
         noise offset period power rate samples scale sigma std table tau tau_crosstalk tau_noise times
         tolerance turn weight_decay width""",
-    "5e-324": """alpha baseline bias decay gamma inhibitory_bias learning_rate mean momentum noise power rate scale
+    "5e-324": """alignment alpha baseline bias decay floor gamma inhibitory_bias learning_rate mean momentum noise power rate scale
         sigma spread std table turn weight_decay""",
     "empty": "record",
     "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate

@@ -14,19 +14,7 @@ from torch import Tensor, nn
 
 from bioshare.bridge.phase import Phase
 from bioshare.checks import choice, real
-from bioshare.nn.feedback import feedback_layers
-
-
-def checked_feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """The layers with feedback of a model, in order.
-
-    Raises:
-        ValueError: there is none.
-    """
-    layers = feedback_layers(model)
-    if not layers:
-        raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
-    return layers
+from bioshare.nn.feedback import check_feedback, feedback_layers
 
 
 class FeedbackPhase(Phase):
@@ -34,7 +22,7 @@ class FeedbackPhase(Phase):
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError for a model without feedback weights."""
-        checked_feedback_layers(model)
+        check_feedback(model)
 
     @property
     def capturable(self) -> bool:
@@ -108,7 +96,8 @@ class KolenPollack(FeedbackPhase):
 
     def prepare(self, model: nn.Module) -> None:
         """Store W_0 - B_0 and d in buffers of the layers, before the first step of the optimiser."""
-        for _, layer in checked_feedback_layers(model):
+        check_feedback(model)
+        for _, layer in feedback_layers(model):
             layer.register_buffer("difference", layer.weight.detach() - layer.feedback)
             # d and its velocity, in float64: differences of d stay exact over many steps
             layer.register_buffer(
@@ -117,7 +106,8 @@ class KolenPollack(FeedbackPhase):
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError for a model that was not prepared."""
-        for name, layer in checked_feedback_layers(model):
+        super().check(model)
+        for name, layer in feedback_layers(model):
             if not hasattr(layer, "difference"):
                 raise ValueError(f"layer {name!r} lacks W_0 - B_0: call KolenPollack().prepare(model) before training")
 
@@ -206,12 +196,14 @@ class FixedNorms(FeedbackPhase):
 
     def prepare(self, model: nn.Module) -> None:
         """Store the norms of the weights in buffers of the layers."""
-        for _, layer in checked_feedback_layers(model):
+        check_feedback(model)
+        for _, layer in feedback_layers(model):
             layer.register_buffer("initial_norm", layer.weight.detach().norm())
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError for a model that was not prepared."""
-        for name, layer in checked_feedback_layers(model):
+        super().check(model)
+        for name, layer in feedback_layers(model):
             if not hasattr(layer, "initial_norm"):
                 raise ValueError(f"layer {name!r} lacks |W_0|: call FixedNorms().prepare(model) before training")
 

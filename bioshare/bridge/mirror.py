@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.phase import Phase, seed_for
-from bioshare.checks import choice, real, whole
+from bioshare.bridge.phase import Phase, check_call, seed_for
+from bioshare.checks import choice, flag, real, whole
 from bioshare.circuit.stimuli import derived
-from bioshare.nn.feedback import Feedback, connected, degrees, feedback_layers
+from bioshare.nn.feedback import Feedback, check_feedback, connected, degrees, feedback_layers
 
 AT_ONCE = 256
 """Number of inputs that pass a layer at a time."""
@@ -129,8 +129,8 @@ class Mirror(Phase):
         choice("decay_in", self.decay_in, ("rate", "step"))
         choice("noise", self.noise, ("gaussian", "orthogonal", "grid"))
         choice("activation", self.activation, ("relu", "linear"))
-        choice("centred", self.centred, (True, False))
-        choice("rescale", self.rescale, (True, False))
+        flag("centred", self.centred)
+        flag("rescale", self.rescale)
         if self.forgetting > 1:
             raise ValueError(
                 f"decay must leave a part of B at every update, or nothing at 1; got {self.forgetting:g} with "
@@ -145,6 +145,8 @@ class Mirror(Phase):
     @staticmethod
     def exact(activation: Literal["relu", "linear"] = "relu", sigma: float = 1.0) -> Mirror:
         """A mirror of one update with the grid, which ends at B = W to rounding, in 2 K presentations."""
+        choice("activation", activation, ("relu", "linear"))
+        sigma = float(real("sigma", sigma, "a positive number", above=0, array=False))
         rate = (2.0 if activation == "relu" else 1.0) / sigma**2
         return Mirror(rate, 1.0, "step", "grid", sigma=sigma, activation=activation)
 
@@ -169,6 +171,7 @@ class Mirror(Phase):
         Raises:
             ValueError: the model has no feedback weights, or a layer cannot see this noise.
         """
+        check_call(progress, measure, optimizer, keep)
         self.check(model)
         seed = seed_for(model, seed)
         layers = mirrored_layers(model)
@@ -187,8 +190,7 @@ class Mirror(Phase):
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError for a model without feedback, or with a layer whose taps a grid cannot tell apart."""
-        if not feedback_layers(model):
-            raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
+        check_feedback(model)
         for name, layer in mirrored_layers(model):
             sizes = zip(getattr(layer, "kernel_size", ()), getattr(layer, "dilation", ()), strict=True)
             if self.noise != "gaussian" and any(math.gcd(k, d) > 1 for k, d in sizes):

@@ -29,7 +29,7 @@ from bioshare.bridge.moments import Moments, Treatment
 from bioshare.bridge.norms import mean_ratio, rms_ratio
 from bioshare.bridge.phase import Phase, check_call, seed_for
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
-from bioshare.checks import choice, real, whole
+from bioshare.checks import choice, flag, real, whole
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
 
@@ -63,7 +63,7 @@ class Sharing(Phase):
         names = () if self.layers is None else self.layers
         if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
             raise TypeError(f'layers must be a tuple of names, such as ("stages.0.*",), or None; got {self.layers!r}')
-        choice("feedback", self.feedback, (True, False))
+        flag("feedback", self.feedback)
 
     def __call__(
         self,

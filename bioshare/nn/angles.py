@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bioshare.nn.feedback import backpropagating, connected, degrees, feedback_layers
+from bioshare.checks import shown, takes
+from bioshare.nn.feedback import backpropagating, check_feedback, connected, degrees, feedback_layers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -110,8 +111,11 @@ def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleR
         >>> [round(row.signal, 3) for row in report.layers]
         [0.0, 0.0]
     """
-    if not feedback_layers(model):
-        raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
+    check_feedback(model)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, a batch of inputs; got {shown(x)}")
+    if not takes(loss, x):
+        raise TypeError(f"loss must be a function of the model's output; got {shown(loss)}")
     model = copy.deepcopy(model)  # a pass in training mode changes statistics
     layers = feedback_layers(model)
     fed, signals = _signals(model, layers, x, loss)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import choice, whole
+from bioshare.checks import flag, shown, whole
 from bioshare.nn.feedback import (
     WITH_FEEDBACK,
     FeedbackConv2d,
     FeedbackLinear,
     FeedbackLocallyConnected2d,
+    check_module,
     with_feedback,
 )
 from bioshare.nn.locally_connected import LocallyConnected2d
@@ -115,8 +116,13 @@ def with_direct_feedback(
         >>> model[2].direct0.shape
         torch.Size([2, 3])
     """
-    choice("dense", dense, (True, False))
+    flag("dense", dense)
     whole("seed", seed, "a non-negative integer", at_least=0)
+    check_module(model)
+    if not isinstance(input_size, tuple | list):
+        raise TypeError(f"input_size must be the shape of one input, such as (3, 32, 32); got {shown(input_size)}")
+    for size in input_size:
+        whole("input_size", size, "the shape of one input, whole numbers", at_least=1)
     model = with_feedback(model, seed=seed) if dense else copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     layers, sizes = _in_order(model, input_size)
@@ -158,6 +164,10 @@ def _in_order(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Any],
     parameter = next(model.parameters())
     try:
         model.eval()(torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"input_size must be the shape of one input of the model; got {input_size}: {error}"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

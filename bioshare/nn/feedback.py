@@ -11,13 +11,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import choice, real, whole
+from bioshare.checks import choice, real, shown, whole
 from bioshare.nn.locally_connected import LocallyConnected2d, padded_product
 from bioshare.nn.paths import ConvolutionalProduct, LinearProduct, TwoPaths
 
@@ -146,6 +146,7 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
     choice("init", init, get_args(Start))
     whole("seed", seed, "a non-negative integer", at_least=0)
     noise = float(real("noise", noise, "a finite number of at least 0", at_least=0, array=False))
+    check_module(model)
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     layers: list[Any] = [module for module in model.modules() if isinstance(module, tuple(WITH_FEEDBACK))]
@@ -168,6 +169,7 @@ def without_feedback(model: nn.Module) -> nn.Module:
         >>> without_feedback(with_feedback(nn.Linear(4, 3)))
         Linear(in_features=4, out_features=3, bias=True)
     """
+    check_module(model)
     model = copy.deepcopy(model)
     plain = {with_feedback: kind for kind, with_feedback in WITH_FEEDBACK.items()}
     for _, layer in feedback_layers(model):
@@ -176,17 +178,35 @@ def without_feedback(model: nn.Module) -> nn.Module:
     return model
 
 
+def check_module(model: object) -> None:
+    """Raise TypeError for a model that is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {shown(model)}")
+
+
+def check_feedback(model: nn.Module) -> None:
+    """Raise TypeError for a model that is no module, and ValueError for a model without feedback weights."""
+    check_module(model)
+    if not feedback_layers(model):
+        raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
+
+
 def feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """The layers with feedback of a model, by name, in the order of ``model.modules()``."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, Feedback)]
 
 
-@contextmanager
-def backpropagating(model: nn.Module) -> Iterator[None]:
+def backpropagating(model: nn.Module) -> AbstractContextManager[None]:
     """Let the learning signal go through the weights until the end of the block: gradients are those of the loss.
 
     Angles compare with these gradients, and curvature needs them: a field that feedback makes is no gradient.
     """
+    check_module(model)
+    return _backpropagating(model)
+
+
+@contextmanager
+def _backpropagating(model: nn.Module) -> Iterator[None]:
     layers = [(layer, layer.backpropagates) for _, layer in feedback_layers(model)]
     try:
         for layer, _ in layers:

@@ -10,13 +10,14 @@ exporters get a third form, plain operations of PyTorch (`bioshare.nn.plain`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from bioshare.checks import whole
+from bioshare.checks import shown, whole
 from bioshare.nn import batched, forms, plain
 from bioshare.nn.forms import prefer as prefer
 from bioshare.nn.paths import TwoPaths
@@ -70,6 +71,11 @@ def locally_connected2d(
         raise ValueError(
             f"bias must be (out, H_out, W_out), {weight.shape[2], *weight.shape[:2]}; got {tuple(bias.shape)}"
         )
+    if feedback is not None and (not isinstance(feedback, Tensor) or feedback.shape != weight.shape):
+        expected = f"a tensor in the shape of weight, {tuple(weight.shape)}"
+        raise TypeError(f"feedback must be {expected}; got {shown(feedback)}")
+    if type(noise) not in (float, int) or not 0 <= noise < math.inf or (noise and feedback is None):
+        raise TypeError(f"noise must be a finite number of at least 0, and 0 without feedback; got {shown(noise)}")
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

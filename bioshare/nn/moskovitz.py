@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from bioshare.checks import choice, whole
+from bioshare.checks import choice, flag, shown, whole
 
 Name = Literal["mnist", "cifar-1", "cifar-2", "imagenet-1", "imagenet-2"]
 
@@ -47,6 +47,9 @@ def moskovitz(
     """
     choice("name", name, get_args(Name))
     whole("num_classes", num_classes, "a whole number", at_least=1)
+    flag("dropout", dropout)
+    if not isinstance(input_size, tuple | list) or len(input_size) != 3:
+        raise TypeError(f"input_size must be (channels, rows, columns); got {shown(input_size)}")
     channels, *size = (whole("input_size", n, "(channels, rows, columns)", at_least=1) for n in input_size)
     layers, flat = nn.Sequential(), False
 

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from bioshare.checks import choice, real, whole
+from bioshare.checks import flag, real, whole
 
 
 def cifar_resnet(depth: int = 20, num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> ResNet:
@@ -91,7 +91,7 @@ def _imagenet_resnet(
 ) -> ResNet:
     whole("num_classes", num_classes, "a whole number", at_least=1)
     whole("in_channels", in_channels, "a whole number", at_least=1)
-    choice("norm_after", norm_after, (True, False))
+    flag("norm_after", norm_after)
     first = _channels(64, width)
     norm, activation = nn.BatchNorm2d(first), nn.ReLU(inplace=not norm_after)
     stem = nn.Sequential(

@@ -269,9 +269,10 @@ class TrainConfig:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = self.network.build(num_classes, tuple(input_size))
+            channels, rows, columns = input_size
+            model = self.network.build(num_classes, (channels, rows, columns))
         if self.feedback is not None:
-            model = self.feedback.build(model, tuple(input_size), self.seed)
+            model = self.feedback.build(model, input_size, self.seed)
         for every in self.phases:
             every.phase.prepare(model)
         return model

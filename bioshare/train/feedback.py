@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from bioshare.checks import choice, real
+from bioshare.checks import choice, flag, real
 from bioshare.nn import with_direct_feedback, with_feedback
 from bioshare.nn.feedback import feedback_layers
 from bioshare.train.data.batches import seed_at
@@ -17,7 +18,7 @@ from bioshare.train.data.batches import seed_at
 class Feedback:
     """Base of the ways in which errors travel back; None in a configuration is backpropagation."""
 
-    def build(self, model: nn.Module, input_size: tuple[int, ...], seed: int) -> nn.Module:
+    def build(self, model: nn.Module, input_size: Sequence[int], seed: int) -> nn.Module:
         """The model with feedback weights drawn from the run's seed."""
         raise NotImplementedError
 
@@ -45,11 +46,11 @@ class FeedbackWeights(Feedback):
 
     def __post_init__(self) -> None:
         choice("init", self.init, ("fan-out", "weights", "zeros"))
-        choice("backpropagates", self.backpropagates, (True, False))
+        flag("backpropagates", self.backpropagates)
         for name in ("noise", "alignment"):
             real(name, getattr(self, name), "a finite number of at least 0", at_least=0, array=False)
 
-    def build(self, model: nn.Module, input_size: tuple[int, ...], seed: int) -> nn.Module:
+    def build(self, model: nn.Module, input_size: Sequence[int], seed: int) -> nn.Module:
         model = with_feedback(model, self.init, seed_at("feedback", seed), noise=self.noise)
         for _, layer in feedback_layers(model):
             layer.backpropagates = self.backpropagates
@@ -60,7 +61,7 @@ class FeedbackWeights(Feedback):
             return
 
         @torch.no_grad()
-        def pull(*_: object) -> None:
+        def pull(*_: Any) -> None:
             for _, layer in feedback_layers(model):
                 if layer.weight.grad is not None:
                     layer.weight.grad.add_(layer.weight - layer.feedback, alpha=2 * self.alignment)
@@ -79,7 +80,7 @@ class DirectFeedback(Feedback):
     dense: bool = False
 
     def __post_init__(self) -> None:
-        choice("dense", self.dense, (True, False))
+        flag("dense", self.dense)
 
-    def build(self, model: nn.Module, input_size: tuple[int, ...], seed: int) -> nn.Module:
-        return with_direct_feedback(model, input_size, self.dense, seed_at("feedback", seed))
+    def build(self, model: nn.Module, input_size: Sequence[int], seed: int) -> nn.Module:
+        return with_direct_feedback(model, tuple(input_size), self.dense, seed_at("feedback", seed))

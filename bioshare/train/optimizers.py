@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bioshare.checks import choice, real
+from bioshare.checks import flag, real
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         real("momentum", self.momentum, "a number from 0 to 1, without 1", at_least=0, below=1, array=False)
-        choice("nesterov", self.nesterov, (True, False))
+        flag("nesterov", self.nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0; got 0")
 

@@ -60,7 +60,7 @@ def test_a_mirrored_network_learns_from_the_gradient(locally_connected):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = angles(model, x, squares)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(80 < row.weight < 100 for row in random.layers[:-1])
+    assert all(60 < row.weight < 120 for row in random.layers[:-1])  # some layers are small
     Mirror.exact()(model)
     exact = angles(model, x, squares)
     assert all(row.weight < 1e-5 for row in exact.layers[1:])
