@@ -61,7 +61,7 @@ class FeedbackWeights(Feedback):
             return
 
         @torch.no_grad()
-        def pull(*_: Any) -> None:
+        def pull(*arguments: Any) -> None:
             for _, layer in feedback_layers(model):
                 if layer.weight.grad is not None:
                     layer.weight.grad.add_(layer.weight - layer.feedback, alpha=2 * self.alignment)
