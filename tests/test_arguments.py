@@ -235,10 +235,12 @@ RIGHT = {
     "0": """age_above age_below alignment alpha baseline bias decay first first_updates gamma groups_seed
         images_seed inhibitory_bias keep_first learning_rate mean momentum noise padding pool_seed power rate
         scale seed sigma silence smallest spread start std steps table turn wait warm_up weight_decay""",
-    "2.5": """alignment alpha amplitude angle baseline bias decay divisor dt floor gain gamma inhibitory_bias learning_rate mean memory
+    "2.5": """alignment alpha amplitude angle baseline bias decay divisor dt floor gain gamma
+        inhibitory_bias learning_rate mean memory
         noise offset period power rate samples scale sigma std table tau tau_crosstalk tau_noise times
         tolerance turn weight_decay width""",
-    "5e-324": """alignment alpha baseline bias decay floor gamma inhibitory_bias learning_rate mean momentum noise power rate scale
+    "5e-324": """alignment alpha baseline bias decay floor gamma inhibitory_bias
+        learning_rate mean momentum noise power rate scale
         sigma spread std table turn weight_decay""",
     "empty": "record",
     "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate
@@ -251,7 +253,7 @@ RIGHT = {
         power rate sigma std stimuli stimulus tau tau_crosstalk value w_init weights """
     + ARRAYS,
 }
-"""Arguments (some of a single call) for which a value can be right; elsewhere an odd value that is accepted is a fault."""
+"""Arguments (some of a single call) for which a value can be right; an odd value accepted elsewhere is a fault."""
 
 CALLED = {("config.ImageData", "name"): "dataset", ("config.Every", "n"): "every"}
 """Names of arguments in messages, where the command line has another word than the field."""
