@@ -49,7 +49,7 @@ def test_scalar_parameters_seed_and_versions_are_attributes(grid):
     attributes = grid.to_xarray().attrs
     expected = {
         "circuit": "RateCircuit", "tau": 10.0, "bias": 0.5, "dt": 1.0, "duration": 12.0, "momentum": 0.9,
-        "learning_rate": "InverseDecay(scale=0.01, offset=100)", "seed": 11, "presentations": 9, "interrupted": 0,
+        "learning_rate": "InverseDecay(scale=0.01, offset=100.0)", "seed": 11, "presentations": 9, "interrupted": 0,
         "stimulus": "Gaussian(noise=0.1, mean=0.0, std=1.0)", "python": platform.python_version(),
         "bioshare": bs.__version__, "numpy": np.__version__, "xarray": xr.__version__,
         "torch": importlib.metadata.version("torch"), "brian2": importlib.metadata.version("brian2"),
