@@ -1,8 +1,8 @@
 """Closed forms of the weight mirror (Akrout et al. 2019): scale, angle and lag of B, and the circuit in time.
 
 B <- (1 - L) B + rate mean(y x^T) over the inputs x of an update, with y = phi(W x), W (N, K) and x ~ N(0, std^2 I).
-A `bioshare.Mirror` makes updates from ``samples`` inputs; in a `bioshare.MirrorCircuit` a presentation is an update from
-a single input. Both know L as ``forgetting``. Arguments may be arrays and broadcast.
+A `bioshare.Mirror` makes updates from ``samples`` inputs; in a `bioshare.MirrorCircuit` a presentation is an update
+from a single input. Both know L as ``forgetting``. Arguments may be arrays and broadcast.
 """
 
 from __future__ import annotations
