@@ -17,17 +17,27 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 """Errors of a file system that has no fsync or no locks; a full or broken disk has other numbers."""
 
 
-def expanded(path: os.PathLike[str] | str) -> Path:
+def expanded(path: os.PathLike[str] | str, name: str = "path") -> Path:
     """A path with a leading ~ replaced by the home folder, and $NAME or ${NAME} by variables of the environment.
 
+    Args:
+        path: the path.
+        name: the argument's name in messages.
+
     Raises:
-        ValueError: the path names a user or a variable that does not exist.
+        TypeError: the path is neither text nor a `pathlib.Path`.
+        ValueError: the path is empty, or names a user or a variable that does not exist.
     """
-    text = os.path.expandvars(os.path.expanduser(path))
+    given = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(given, str):
+        raise TypeError(f"{name} must be text or a pathlib.Path; got {given!r:.80}")
+    if not given:
+        raise ValueError(f'{name} must not be empty; the current folder is "."')
+    text = os.path.expandvars(os.path.expanduser(given))
     unknown = re.search(r"^~[^/\\]*|\$(\w+|\{\w+\})", text)
     if unknown:
         raise ValueError(
-            f"path must name users and variables that exist; {path} has {unknown[0]}. Write the folder out"
+            f"{name} must name users and variables that exist; {path} has {unknown[0]}. Write the folder out"
         )
     return Path(text)
 

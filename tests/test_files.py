@@ -118,6 +118,19 @@ def test_a_user_or_a_variable_that_does_not_exist_is_no_name_of_a_folder(text):
         expanded(text)
 
 
+@pytest.mark.parametrize("path", [None, 0, 5, True, b"runs", [], ["runs"], {}, 1.5, object()])
+def test_what_is_neither_text_nor_a_path_is_refused_by_name(path):
+    with pytest.raises(TypeError, match=r"^folder must be text or a pathlib.Path; got "):
+        expanded(path, "folder")
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path):
+    with pytest.raises(ValueError, match=r'^path must not be empty; the current folder is "\."$'):
+        expanded("")
+    with os.scandir(tmp_path.parent) as entries:  # the operating system's own paths are paths, too
+        assert tmp_path in {expanded(entry) for entry in entries}
+
+
 def failing(code):
     def fails(*arguments, **options):
         raise OSError(code, os.strerror(code))
