@@ -5,7 +5,6 @@ A layer of 16 channels (3 x 3 kernels) and a linear readout learn scikit-learn's
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from convergence import HERE, save_figure
@@ -13,6 +12,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import bioshare as bs
+from bioshare.cli import path
 
 STEPS, BATCH, CANVAS, CHANNEL = 600, 32, 14, 9
 
@@ -20,7 +20,7 @@ STEPS, BATCH, CANVAS, CHANNEL = 600, 32, 14, 9
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the picture")
+    parser.add_argument("--out", type=path, default=HERE, help="folder of the picture")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     model = trained_model(args.seed)

@@ -26,6 +26,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from bioshare import cli
 from bioshare.text import mean_and_deviation, number, paired_difference
 from bioshare.train.results import read_result, seconds_spent
 
@@ -46,8 +47,10 @@ GAP = 0.052
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="files of `python -m bioshare table`")
-    parser.add_argument("--to", type=Path, default=Path("column"), help="path without an ending (default: %(default)s)")
+    parser.add_argument("files", nargs="+", type=cli.path, help="files of `python -m bioshare table`")
+    parser.add_argument(
+        "--to", type=cli.path, default=Path("column"), help="path without an ending (default: %(default)s)"
+    )
     args = parser.parse_args(arguments)
     try:
         rows, paper, notes = read(args.files)

@@ -6,7 +6,6 @@ The curve of the cycle is the lower panel of Fig. 3, from the data of fig3.py. A
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +14,8 @@ from convergence import AMBER, HERE, NAVY, RUST, save_figure
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ArrowStyle, Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from bioshare.cli import path
 
 Point = tuple[float, float]
 
@@ -29,7 +30,7 @@ PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pictures")
+    parser.add_argument("--out", type=path, default=HERE, help="folder of the pictures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     plt.rcParams["font.size"] = 10

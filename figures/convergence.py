@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import bioshare as bs
+from bioshare.cli import path
 
 HERE = Path(__file__).parent
 plt.style.use("bioshare.figure")
@@ -35,7 +36,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--engine", default="exact", choices=["exact", "brian2", "loop"])
     parser.add_argument("--quick", action="store_true", help="2 runs, a tenth of the presentations, into draft/")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder of the pictures and data (default: next to this script)")
+    parser.add_argument("--out", type=path, help="folder of the pictures and data (default: next to this script)")
     args = parser.parse_args()
     args.runs, args.shorten = (2, 10) if args.quick else (RUNS, 1)
     args.out = args.out or (HERE / "draft" if args.quick else HERE)

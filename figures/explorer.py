@@ -8,13 +8,14 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 import bioshare as bs
+from bioshare.cli import path
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the picture")
+    parser.add_argument("--out", type=path, default=HERE, help="folder of the picture")
     args = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:

@@ -7,7 +7,6 @@ grids of Fig. 3B, 150 ms each. The axes begin at the end of the first sleep.
 
 import argparse
 import copy
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +18,7 @@ from torch import nn
 
 import bioshare as bs
 from bioshare.bridge import neg_log_snr
+from bioshare.cli import path
 
 STEPS, ROUNDS, CYCLES, BATCH = 60, 5, 4, 32
 
@@ -26,7 +26,7 @@ STEPS, ROUNDS, CYCLES, BATCH = 60, 5, 4, 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the picture and the data")
+    parser.add_argument("--out", type=path, default=HERE, help="folder of the picture and the data")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     data = train_and_sleep(args.seed)

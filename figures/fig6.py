@@ -25,6 +25,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from bioshare.bridge import InstantSharing
+from bioshare.cli import path
 from bioshare.train.commands.options import TIME_UP
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.fitting import fit
@@ -59,12 +60,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the paper's size; needs a prepared data set")
     parser.add_argument("--dataset", default="cifar10", help="of --full, such as cifar10-jpeg (default: %(default)s)")
-    parser.add_argument("--data", type=Path, help="of --full: folder of the prepared data sets")
-    parser.add_argument("--to", type=Path, help="of --full: folder of the runs (default: runs/fig6)")
+    parser.add_argument("--data", type=path, help="of --full: folder of the prepared data sets")
+    parser.add_argument("--to", type=path, help="of --full: folder of the runs (default: runs/fig6)")
     parser.add_argument("--minutes", type=float, help="of --full: stop after that time, with checkpoints")
     parser.add_argument("--quick", action="store_true", help="a third of the epochs, into draft/")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder of the picture and the data (default: next to this script)")
+    parser.add_argument("--out", type=path, help="folder of the picture and the data (default: next to this script)")
     args = parser.parse_args(arguments)
     if args.minutes is not None and not (args.full and args.minutes > 0):
         parser.error(f"--minutes must be above 0, and goes with --full; got {args.minutes:g}")

@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from bioshare import cli
+
 HERE = Path(__file__).parent
 WIDGETS = "application/vnd.jupyter.widget-view+json"
 
@@ -18,7 +20,7 @@ WIDGETS = "application/vnd.jupyter.widget-view+json"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of file names, such as 03 (default: all)")
-    parser.add_argument("--out", type=Path, default=HERE / "notebooks", help="folder of the notebooks with outputs")
+    parser.add_argument("--out", type=cli.path, default=HERE / "notebooks", help="folder of the notebooks with outputs")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for path in sorted((HERE.parent / "notebooks").glob("*.ipynb")):

@@ -21,6 +21,8 @@ from convergence import HERE
 from forest import GREY, forest
 from matplotlib.colors import to_hex
 
+from bioshare.cli import path
+
 CURVES = ("conv", "lc", "lc-4reps", "lc-ws1", "lc-ws10", "lc-ws100", "lc-ws10-alpha10")
 """Rows whose curves are drawn."""
 REFERENCE = "lc"
@@ -28,8 +30,8 @@ REFERENCE = "lc"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, default=[HERE / "small.nc"], help="default: next to this script")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the picture (default: next to this script)")
+    parser.add_argument("files", nargs="*", type=path, default=[HERE / "small.nc"], help="default: next to this script")
+    parser.add_argument("--out", type=path, default=HERE, help="folder of the picture (default: next to this script)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, too")
     args = parser.parse_args(arguments)
     try:

@@ -21,6 +21,7 @@ from forest import GREY, differences, forest, standard_error
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bioshare.cli import path
 from bioshare.train.miniature import SPREADS
 
 BLUE = "#5f9ac9"
@@ -75,8 +76,8 @@ Rows = dict[str, xr.Dataset]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, help="such as figures/early.nc")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pictures (default: next to this script)")
+    parser.add_argument("files", nargs="+", type=path, help="such as figures/early.nc")
+    parser.add_argument("--out", type=path, default=HERE, help="folder of the pictures (default: next to this script)")
     args = parser.parse_args(arguments)
     try:
         tables = {study_of(path): read([path])[0] for path in args.files}

@@ -257,8 +257,9 @@ def checked_layers(model: nn.Module, chosen: Chosen = None) -> Layers:
         if "weight" not in dict(layer.named_parameters(recurse=False)):
             raise TypeError(
                 f"layer {name!r} must have a weight that is a Parameter; got one that is computed from others, in "
-                "which shared weights have no place. Take the parametrization or weight_norm off "
-                "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)"
+                "which shared weights have no place. Take the parametrization, weight_norm or pruning off "
+                "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm, "
+                "torch.nn.utils.prune.remove)"
             )
         if (owner := owners.setdefault(id(layer.weight), name)) != name:
             raise ValueError(

@@ -20,7 +20,7 @@ from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.recording import NO_SAMPLES, Sampling
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.stimuli import Stimulus, generators
-from bioshare.progress import is_wanted
+from bioshare.progress import shows_bar
 
 DIVERGED = 1e8
 """Growth of a weight, as a multiple of the largest initial weight, beyond which a sleep has diverged."""
@@ -167,7 +167,7 @@ def reported(progress: Progress, presentations: int) -> Iterator[Callable[[int],
     if not isinstance(progress, bool):
         yield progress
         return
-    with tqdm(total=presentations, delay=2, disable=not is_wanted(progress), unit="presentation") as bar:
+    with tqdm(total=presentations, delay=2, disable=not shows_bar(progress), unit="presentation") as bar:
         yield lambda done: bar.update(done - bar.n)
 
 

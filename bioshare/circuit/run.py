@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.saved import names_itself, saved_circuit, saved_rule, saved_stimulus
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.circuit.views import sleep_figure, sleep_table
+from bioshare.files import expanded
 from bioshare.machine import versions
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class SleepRun:
 
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"path must be the name of a file; got {shown(path)}")
-        data = xr.load_dataset(Path(path).expanduser())
+        data = xr.load_dataset(expanded(path))
         if not {"neg_log_snr", "weights", "r_inh"} <= set(data) or "circuit" not in data.attrs:
             raise ValueError(f"path must be a file of SleepRun.to_xarray().to_netcdf(path); got {path}")
         names = ("weights", "neg_log_snr", "mean_norm", "mean_drift", "presentation", "summed_rate", "r", "r_inh")

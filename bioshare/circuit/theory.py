@@ -206,7 +206,10 @@ def max_dt(alpha: ArrayLike, tau: ArrayLike) -> Array:
 
 
 def max_alpha(dt: ArrayLike, tau: ArrayLike) -> Array:
-    """The inhibition beyond the stability of forward Euler of Eq. 8 with the step ``dt``: 2 tau / dt - 1."""
+    """The inhibition beyond the stability of forward Euler of Eq. 8 with the step ``dt``: 2 tau / dt - 1.
+
+    A limit of 0 or less, for a step of 2 tau or more, leaves no inhibition that is stable.
+    """
     dt, tau = arguments.positive_time("dt", dt), arguments.positive_time("tau", tau)
     leading_axes({"dt": dt.shape, "tau": tau.shape})
     return 2 * tau / dt - 1

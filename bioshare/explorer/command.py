@@ -122,6 +122,8 @@ def server_command(notebook: Path, port: int, browser: bool, ip: str = LOCAL) ->
         "Voila.port": port,
         "Voila.open_browser": browser and ip == LOCAL,
     }
+    if os.name != "nt":  # sockets in the folder of this user alone, where other users can't even read
+        settings["KernelManager.transport"] = "ipc"
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, "-m", "bioshare.explorer.server", str(notebook), *options]
 

@@ -20,7 +20,7 @@ from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.simulate import simulate
 from bioshare.explorer.result import NOW
 from bioshare.explorer.setting import MOMENTUM, SLIDERS, Setting
-from bioshare.progress import is_wanted
+from bioshare.progress import shows_bar
 
 PAGE_ALPHAS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 PAGE_GAMMAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1)
@@ -124,7 +124,7 @@ def compute_page_data(setting: Setting, progress: Progress = True) -> PageData:
     axes = page_axes(setting)
     rates, noises, alphas, gammas = (axis.tolist() for axis in axes.values())
     index, reasons, sleeps = [], [], []
-    with tqdm(total=count_sleeps(setting), disable=not is_wanted(progress is True), desc="sleeps", smoothing=0) as bar:
+    with tqdm(total=count_sleeps(setting), disable=not shows_bar(progress is True), desc="sleeps", smoothing=0) as bar:
         tell = (lambda done: bar.update(done - bar.n)) if isinstance(progress, bool) else progress
         for rate, noise in product(rates, noises):
             plane = setting.moved(learning_rate=rate, noise=noise)

@@ -16,7 +16,6 @@ from bioshare.nn.feedback import backpropagating, check_feedback, connected, deg
 
 if TYPE_CHECKING:
     import xarray as xr
-    from matplotlib.axes import Axes
 
 MEANINGS = {
     "weight": "angle between feedback weights and weights",
@@ -76,7 +75,7 @@ class AngleReport:
         }
         return xr.Dataset(variables, {"layer": [row["name"] for row in rows]})
 
-    def draw(self, ax: Axes | None = None) -> Axes:
+    def draw(self, ax: Any = None) -> Any:
         """Draw all angles over the layers, on axes of Matplotlib or new ones."""
         import matplotlib.pyplot as plt
 

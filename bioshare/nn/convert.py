@@ -188,7 +188,7 @@ def replaceable_layers(
         if any(hooks) or more or "forward" in vars(layer):
             raise TypeError(
                 f"{label} has hooks, a reparametrised weight, buffers or layers of its own, which would be lost; "
-                "remove them"
+                "remove them (a pruned weight by torch.nn.utils.prune.remove)"
             )
         if any(holders[id(parameter)] > 1 for parameter in layer.parameters()):
             raise TypeError(f"{label} shares a parameter with another layer; the two would part. Use one layer twice")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from bioshare.checks import choice, real, shown, whole
 from bioshare.nn.locally_connected import LocallyConnected2d, padded_product
-from bioshare.nn.paths import ConvolutionalProduct, LinearProduct, TwoPaths
+from bioshare.nn.paths import ConvolutionalProduct, LinearProduct, Pair, two_paths
+
+torch.fx.wrap("padded_product")  # a single step in graphs from this file, too
 
 Start = Literal["fan-out", "weights", "zeros"]
 
@@ -62,9 +64,7 @@ class FeedbackLinear(Feedback, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        x, weight, path = _cast(input, self.weight, self.path())
-        y = TwoPaths.apply(x, weight, path, LinearProduct(), self.noise)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return feedback_linear(input, self.weight, self.bias, self.path(), self.noise)
 
     def input_shape(self) -> tuple[int, ...]:
         return (self.in_features,)
@@ -77,14 +77,12 @@ class FeedbackConv2d(Feedback, nn.Conv2d):
     """A `torch.nn.Conv2d` with feedback weights (out, in / groups, kh, kw)."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x, padding = input if input.ndim == 4 else input[None], self.padding
-        if isinstance(padding, str) or self.padding_mode != "zeros":
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x, padding = nn.functional.pad(x, self._reversed_padding_repeated_twice, mode), (0, 0)
-        product = ConvolutionalProduct(self.stride, padding, self.dilation, self.groups)  # pyright: ignore[reportArgumentType]
-        y = TwoPaths.apply(*_cast(x, weight, self.path()), product, self.noise)
-        y = y if bias is None else y + bias[:, None, None].to(y.dtype)
-        return y if input.ndim == 4 else y[0]
+        if isinstance(self.padding, str) or self.padding_mode != "zeros":
+            pad, padding = tuple(self._reversed_padding_repeated_twice), (0, 0)
+        else:
+            pad, padding = None, self.padding
+        geometry = pad, self.padding_mode, padding, self.stride, self.dilation, self.groups
+        return feedback_convolution(input, weight, bias, self.path(), self.noise, *geometry)  # pyright: ignore[reportArgumentType]
 
     def input_shape(self) -> tuple[int, ...]:
         rows, columns = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
@@ -196,7 +194,7 @@ def feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, Feedback)]
 
 
-def backpropagating(model: nn.Module) -> AbstractContextManager[None]:
+def backpropagating(model: nn.Module) -> Any:
     """Let the learning signal go through the weights until the end of the block: gradients are those of the loss.
 
     Angles compare with these gradients, and curvature needs them: a field that feedback makes is no gradient.
@@ -248,6 +246,39 @@ def _drawn(layer: Any, init: Start, generator: torch.Generator) -> Tensor:
         return feedback.zero_()
     std = fan_out(layer.weight, getattr(layer, "groups", 1)) ** -0.5
     return feedback.copy_(torch.randn(layer.weight.shape, generator=generator, dtype=torch.float32).mul_(std))
+
+
+@torch.fx.wrap  # single steps in the graphs of torch.fx, which does not trace a function of autograd
+def feedback_linear(x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor, noise: float) -> Tensor:
+    """The product of a `FeedbackLinear`."""
+    x, weight, path = _cast(x, weight, path)
+    y = two_paths(x, weight, path, LinearProduct(), noise)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+@torch.fx.wrap
+def feedback_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    path: Tensor,
+    noise: float,
+    pad: tuple[int, int, int, int] | None,
+    padding_mode: str,
+    padding: Pair,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    """The product of a `FeedbackConv2d`, after the padding of a mode."""
+    images = x if x.ndim == 4 else x[None]
+    if pad is not None:
+        images = nn.functional.pad(images, pad, "constant" if padding_mode == "zeros" else padding_mode)
+    product = ConvolutionalProduct(stride, padding, dilation, groups)
+    images, weight, path = _cast(images, weight, path)
+    y = two_paths(images, weight, path, product, noise)
+    y = y if bias is None else y + bias[:, None, None].to(y.dtype)
+    return y if x.ndim == 4 else y[0]
 
 
 def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:

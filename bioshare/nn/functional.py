@@ -20,7 +20,7 @@ from torch import Tensor
 from bioshare.checks import shown, whole
 from bioshare.nn import batched, forms, plain
 from bioshare.nn.forms import prefer as prefer
-from bioshare.nn.paths import TwoPaths
+from bioshare.nn.paths import two_paths
 from bioshare.nn.plan import ProductPlan
 from bioshare.nn.plan import physical as physical
 
@@ -86,7 +86,7 @@ def locally_connected2d(
     if feedback is None:
         y = _product("forward", x, weight, [*plan])
     else:
-        y = TwoPaths.apply(x, weight, feedback.to(weight.dtype), LocallyConnectedProduct(plan), noise)
+        y = two_paths(x, weight, feedback.to(weight.dtype), LocallyConnectedProduct(plan), noise)
     return y if bias is None else y + bias.to(y.dtype)
 
 

@@ -28,6 +28,7 @@ class LocallyConnected1d(LocallyConnected2d):
 
     Attributes:
         weight: (1, L_out, out, in / groups, 1, k); ``weight[0, p, :, :, 0]`` is the kernel at position p.
+            The functions of `torch.nn.init` draw far too small weights, see `LocallyConnected2d`.
         bias: (out, 1, L_out), or None.
         output_size: (1, L_out).
 

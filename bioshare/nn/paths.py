@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 Pair = tuple[int, int]
 
@@ -106,3 +107,17 @@ class TwoPaths(torch.autograd.Function):
             dy = dy + ctx.noise * dy.std() * torch.randn_like(dy)
         dw = ctx.product.weight_gradient(x, dy, feedback) if by_weight else None
         return dx, dw, None, None, None
+
+
+def two_paths(x: Tensor, weight: Tensor, feedback: Tensor, product: Product, noise: float) -> Tensor:
+    """Return y = op(x, W), whose backward pass goes through the feedback weights.
+
+    Raises:
+        NotImplementedError: forward-mode differentiation.
+    """
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            "a layer with feedback weights has no forward-mode derivative: its backward pass is not the derivative of "
+            "its forward pass. Use reverse mode, or bioshare.nn.without_feedback(model)"
+        )
+    return TwoPaths.apply(x, weight, feedback, product, noise)

@@ -64,31 +64,51 @@ class PeriodicConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
-        if x.ndim == 3:
-            return PeriodicConv2d.forward(self, x[None])[0]  # a subclass may take inputs of another form
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        x = nn.functional.pad(x, self.padding, mode)
-        period, taps = self.weight.shape[:2], self.weight.shape[4:]
-        sizes, spans = [], []  # of the output, and of the input to each kernel, along both axes
-        for n, p, k, s, d in zip(x.shape[2:], period, taps, self.stride, self.dilation, strict=True):
-            reach = d * (k - 1) + 1
-            sizes.append((n - reach) // s + 1)
-            spans.append(((sizes[-1] - 1) // p) * s * p + reach)
-        ends = [(p - 1) * s + span - n for n, p, s, span in zip(x.shape[2:], period, self.stride, spans, strict=True)]
-        # zeros at the end, if need be, so that all kernels have as many positions; positions in excess are cut off
-        x = nn.functional.pad(x, (0, max(0, ends[1]), 0, max(0, ends[0])))
-        step = self.stride[0] * period[0], self.stride[1] * period[1]
-        parts = []
-        for i, j in itertools.product(*map(range, period)):
-            top, left = i * self.stride[0], j * self.stride[1]
-            bias = None if self.bias is None else self.bias[i, j]
-            part = x[:, :, top : top + spans[0], left : left + spans[1]]
-            parts.append(nn.functional.conv2d(part, self.weight[i, j], bias, step, 0, self.dilation, self.groups))
-        y = rearrange(torch.stack(parts), "(i j) b o h w -> b o (h i) (w j)", i=period[0])
-        return y[:, :, : sizes[0], : sizes[1]]
+        geometry = self.padding_mode, self.padding, self.stride, self.dilation, self.groups
+        return periodic_product(x, self.weight, self.bias, *geometry)
+
+    def __prepare_scriptable__(self) -> None:
+        """Refuse `torch.jit.script`, which cannot read the layer."""
+        raise TypeError(f"{type(self).__name__} can't be scripted; use torch.export.export or torch.jit.trace instead")
 
     def extra_repr(self) -> str:
         """Return the shape of the kernels, and the arguments."""
         names = "stride", "padding", "dilation", "groups", "padding_mode"
         options = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"weight={tuple(self.weight.shape)}, bias={self.bias is not None}, {options}"
+
+
+@torch.fx.wrap  # a single step in the graphs of torch.fx, since a tracer has no sizes to compute with
+def periodic_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding_mode: str,
+    padding: tuple[int, int, int, int],
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    """Apply the kernels of a period in turn."""
+    if x.ndim == 3:
+        return periodic_product(x[None], weight, bias, padding_mode, padding, stride, dilation, groups)[0]
+    mode = "constant" if padding_mode == "zeros" else padding_mode
+    x = nn.functional.pad(x, padding, mode)
+    period, taps = weight.shape[:2], weight.shape[4:]
+    sizes, spans = [], []  # of the output, and of the input to each kernel, along both axes
+    for n, p, k, s, d in zip(x.shape[2:], period, taps, stride, dilation, strict=True):
+        reach = d * (k - 1) + 1
+        sizes.append((n - reach) // s + 1)
+        spans.append(((sizes[-1] - 1) // p) * s * p + reach)
+    ends = [(p - 1) * s + span - n for n, p, s, span in zip(x.shape[2:], period, stride, spans, strict=True)]
+    # zeros at the end, if need be, so that all kernels have as many positions; positions in excess are cut off
+    x = nn.functional.pad(x, (0, max(0, ends[1]), 0, max(0, ends[0])))
+    step = stride[0] * period[0], stride[1] * period[1]
+    parts = []
+    for i, j in itertools.product(*map(range, period)):
+        top, left = i * stride[0], j * stride[1]
+        offsets = None if bias is None else bias[i, j]
+        part = x[:, :, top : top + spans[0], left : left + spans[1]]
+        parts.append(nn.functional.conv2d(part, weight[i, j], offsets, step, 0, dilation, groups))
+    y = rearrange(torch.stack(parts), "(i j) b o h w -> b o (h i) (w j)", i=period[0])
+    return y[:, :, : sizes[0], : sizes[1]]

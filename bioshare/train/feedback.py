@@ -36,7 +36,7 @@ class FeedbackWeights(Feedback):
         backpropagates: send errors through the weights in spite of the feedback weights: with ``noise`` or
             ``alignment``, the controls "BP + noise" and "BP + alignment" of Moskovitz et al. (2018).
         alignment: factor lambda of a pull of the weights to the feedback weights, the gradient of
-            lambda |W - B|^2 (Moskovitz et al. 2018, Eq. 9).
+            ``lambda |W - B|^2`` (Moskovitz et al. 2018, Eq. 9).
     """
 
     init: Literal["fan-out", "weights", "zeros"] = "fan-out"

@@ -276,6 +276,21 @@ def test_transforms_of_torch_func_pass_through_the_feedback():
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("locally_connected", [False, True])
+def test_a_layer_is_one_step_of_a_graph_of_torch_fx(locally_connected):
+    model, x = with_feedback(small_network(locally_connected)).eval(), draw(2, 3, 9, 8)
+    graph = torch.fx.symbolic_trace(model)
+    assert torch.equal(graph(x), model(x))
+    assert sum(node.op == "call_function" for node in graph.graph.nodes) == 5
+    assert largest_difference(gradients(graph, x)[1][1:], gradients(model, x)[1][1:]) == 0
+
+
+def test_forward_mode_is_refused_in_words():
+    model = with_feedback(nn.Linear(2, 2))
+    with pytest.raises(NotImplementedError, match="its backward pass is not the derivative of its forward pass"):
+        torch.func.jvp(model, (torch.ones(1, 2),), (torch.ones(1, 2),))
+
+
 def test_curvature_is_that_of_the_loss_while_backpropagating():
     model = seeded(lambda: nn.Sequential(LocallyConnected2d(1, 2, 2, input_size=4), nn.Tanh(), nn.Conv2d(2, 1, 2)))
     x, ours = draw(1, 1, 4, 4, seed=1), with_feedback(model)

@@ -74,3 +74,13 @@ def test_the_layer_is_differentiable_in_every_way():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         PeriodicConv2d(**({"weight": torch.ones(2, 2, 4, 2, 3, 3)} | arguments))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_torch_fx_sees_one_step_and_a_script_is_refused():
+    layer = PeriodicConv2d(torch.randn(2, 3, 4, 2, 3, 3), padding=(1, 1, 1, 1))
+    graph, x = torch.fx.symbolic_trace(layer), torch.randn(2, 2, 7, 8)
+    assert torch.equal(graph(x), layer(x))
+    torch.testing.assert_close(graph(x[0]), layer(x)[0])
+    with pytest.raises(TypeError, match=r"can't be scripted; use torch\.export\.export"):
+        torch.jit.script(layer)
