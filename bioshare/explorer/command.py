@@ -23,7 +23,9 @@ from bioshare.explorer.setting import SLIDERS, SYMBOLS, WHOLE, Setting
 from bioshare.explorer.words import TITLE
 
 HERE = Path(__file__).parent
-LOCAL, PREFIX = "localhost", "bioshare-explore-"
+LOCAL, PREFIX = "localhost", "bioshare-"
+SHORT = 38
+"""Longest path of a folder that leaves room for the names of sockets: 65 of at least 103 characters."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +124,8 @@ def server_command(notebook: Path, port: int, browser: bool, ip: str = LOCAL) ->
         "Voila.port": port,
         "Voila.open_browser": browser and ip == LOCAL,
     }
-    if os.name != "nt":  # sockets in the folder of this user alone, where other users can't even read
-        settings["KernelManager.transport"] = "ipc"
+    if os.name != "nt" and len(str(notebook.parent)) <= SHORT:
+        settings["KernelManager.transport"] = "ipc"  # in a folder of this user, where others can't even read
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [sys.executable, "-m", "bioshare.explorer.server", str(notebook), *options]
 

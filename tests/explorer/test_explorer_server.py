@@ -234,6 +234,22 @@ def test_the_browser_is_opened_by_a_file_so_that_the_token_is_in_no_command_and_
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such sockets")
+def test_nobody_else_can_read_what_a_kernel_publishes():
+    """The sockets of a kernel lie in the folder of the user; the one port takes lines from child processes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        served = Served(Path(folder), "--no-browser").wait()
+        assert served.get(f"?token={served.token}")[0] == 200
+        (kernel,) = served.kernels()
+        (connection,) = (json.loads(file.read_text()) for file in served.folder.rglob("kernel-*.json"))
+        assert connection["transport"] == "ipc"
+        assert connection["ip"].startswith(folder)
+        ports = [one for one in psutil.Process(kernel).net_connections("tcp") if one.status == "LISTEN"]
+        assert len(ports) <= 1
+        ended(served, [served.process.pid], signal.SIGTERM)
+
+
+@pytest.mark.slow
 def test_a_page_takes_moves_of_its_own_origin_alone_and_ends_with_the_killed_command(tmp_path):
     served = Served(tmp_path, "--no-browser", "--presentations", "100").wait()
     status, _, text = served.get(f"?token={served.token}", Sec_Fetch_Dest="document")
