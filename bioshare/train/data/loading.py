@@ -32,10 +32,11 @@ def load(name: str, folder: Path | str | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: the data set was not prepared; gives the command.
+        TypeError: ``folder`` is no path.
         ValueError: the name is unknown, or the file is damaged or of another form; names the file and the command.
     """
     path = prepared_file(name, folder)
-    if name not in get_args(DatasetName) and not path.exists():
+    if not isinstance(name, str) or (name not in get_args(DatasetName) and not path.exists()):
         raise ValueError(
             f"name must be one of {', '.join(get_args(DatasetName))}; got {name!r}. For images of your own, make "
             f"{path} by: python -m bioshare prepare {name} --from FOLDER --side PIXELS"

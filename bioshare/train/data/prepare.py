@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import bioshare
-from bioshare.checks import whole
+from bioshare.checks import flag, whole
 from bioshare.cli import positive
 from bioshare.files import check_writable, expanded
 from bioshare.progress import shows_bar
@@ -94,12 +94,17 @@ def prepare(
     Raises:
         FileNotFoundError: there is no ``path``.
         PermissionError: ``folder`` can't be written.
+        TypeError: ``path`` or ``folder`` is no path, ``source`` no `Source`, or ``progress`` not True or False.
         ValueError: the name is unknown, or the source is damaged or of another form. Nothing was written.
         ChildProcessError: a decoding process was killed. Nothing was written.
     """
-    if source is not None and name not in SOURCES:
+    if source is not None and not isinstance(source, Source):
+        raise TypeError(f"source must be own_images(side) or another Source; got {source!r:.80}")
+    flag("progress", progress)
+    known = isinstance(name, str) and name in SOURCES
+    if source is not None and not known:
         OwnImages(name)  # checks the name
-    elif name not in SOURCES:
+    elif not known:
         detail = "digits needs no preparation" if name == "digits" else f"got {name!r}"
         own = "Images of your own need their size, --side PIXELS"
         raise ValueError(f"name must be one of {', '.join(SOURCES)}; {detail}. {own}")

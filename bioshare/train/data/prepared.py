@@ -17,6 +17,7 @@ import math
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bioshare.files import expanded, locked, os_error, replacing
+from bioshare.files import FolderInUseError, expanded, locked, os_error, replacing
+from bioshare.progress import say
 from bioshare.train.data.datasets import IMAGENET_STATISTICS, PARTS, USAGES, Dataset
 
 
 def prepared_file(name: str, folder: Path | str | None = None) -> Path:
-    """Path of a prepared data set, in ``folder``, $BIOSHARE_DATA or ``data``."""
-    return expanded(folder or os.environ.get("BIOSHARE_DATA") or "data") / f"{name}.safetensors"
+    """Path of a prepared data set, in ``folder``; None for $BIOSHARE_DATA, or ``data``."""
+    if folder is None:
+        place = expanded(os.environ.get("BIOSHARE_DATA") or "data", "BIOSHARE_DATA")
+    else:
+        place = expanded(folder, "folder")
+    return place / f"{name}.safetensors"
 
 
 def write_prepared(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -41,7 +47,13 @@ def write_prepared(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
     """
     text = json.dumps(facts)
     checksum = _checksum(_dataset(tensors, json.loads(text)), text)
-    with locked(path.parent, path.name, seconds=math.inf), replacing(path) as temporary:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path.parent, path.name))
+        except FolderInUseError:
+            say(f"another process uses {path.parent}; {path.name} is written when that process leaves the folder")
+            stack.enter_context(locked(path.parent, path.name, seconds=math.inf))
+        temporary = stack.enter_context(replacing(path))
         try:
             save_file(dict(tensors), temporary, {"bioshare": text, "checksum": checksum})
         except SafetensorError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from einops import rearrange
@@ -19,6 +20,9 @@ from tqdm import tqdm
 from bioshare.train.data.datasets import check_classes, check_labels
 from bioshare.train.data.images import Encoded, decode_all
 from bioshare.train.data.reading import naming, text_in
+
+MOST_HEADER_BYTES = 2000
+"""Longest header of a NumPy array of one axis, far longer than NumPy's own 128."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,7 @@ class Contents:
     folder: Path | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A published form of a data set.
 
@@ -158,10 +163,12 @@ class JpegArrays:
 
     def read(self, path: Path, bar: tqdm) -> Contents:
         digest = checksum(path)
-        names = "classes", *(f"{part}_{kind}" for part in self.images for kind in ("jpeg", "end", "label"))
-        most = max(2**20, sum(self.images.values()) * (3 * self.side**2 + 2**14))  # JPEG files with long headers
+        most = {"classes": 2**20}  # bytes
+        for part, count in self.images.items():
+            most[f"{part}_end"] = most[f"{part}_label"] = 2**20 + 8 * count
+            most[f"{part}_jpeg"] = 2**20 + count * (3 * self.side**2 + 2**14)  # JPEG files with long headers
         with naming(path, f"is not a whole .npz file, which must be {self.form}"), zipfile.ZipFile(path) as archive:
-            arrays = {name: _array(archive, name, most) for name in names}
+            arrays = {name: _array(archive, name, most[name]) for name in most}
         if arrays["classes"].dtype.kind != "U":
             raise ValueError(f"{path}: classes must be text; got the type {arrays['classes'].dtype}")
         classes = tuple(map(str, arrays["classes"]))
@@ -196,8 +203,10 @@ class JpegArrays:
 def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
     """An array of one axis; the header is compared with the number of bytes before more is read."""
     with archive.open(f"{name}.npy") as file:
-        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(file)]
-        shape, _, dtype = read_header(file)
+        start = io.BytesIO(file.read(MOST_HEADER_BYTES))  # NumPy would read a header of any length
+        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[read_magic(start)]
+        shape, _, dtype = read_header(start)
+        file.seek(start.tell())
         size = archive.getinfo(f"{name}.npy").file_size - file.tell()
         if len(shape) != 1 or dtype.hasobject or not shape[0] * dtype.itemsize == size <= most:
             raise ValueError(

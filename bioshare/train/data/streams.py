@@ -42,6 +42,8 @@ class ImageFiles:
     ends: np.ndarray
 
     def __post_init__(self) -> None:
+        if not isinstance(self.folder, str) or not self.folder:
+            raise ValueError(f"folder must be text, and not empty; got {self.folder!r:.80}")
         for name, expected in (("names", np.uint8), ("starts", np.int64), ("ends", np.int64)):
             array = getattr(self, name)
             if array.dtype != expected or array.ndim != 1:

@@ -23,6 +23,7 @@ RNG = np.random.default_rng(5)
 TWO = ImageFolder("two classes", 2, 64, {"train": 4, "test": 2})
 STREAMED = replace(SOURCES["imagenet"], classes=2, images={"train": 4, "test": 2})
 NPZ = replace(SOURCES["cifar10-jpeg"], classes=3, images={"train": 4, "test": 2})
+LARGE = replace(NPZ, side=10_000)
 CIFAR = replace(SOURCES["cifar10"], sha256=None, classes=3, images={"train": 10, "test": 2})
 
 
@@ -261,7 +262,10 @@ def test_arrays_of_another_kind_are_refused(tmp_path, fault):
     assert_refused(rf"in\.npz.*{match}", "cifar10-jpeg", path, tmp_path / "data", NPZ)
 
 
-@pytest.mark.parametrize("shape", ["(10000000000000,)", f"({10**30},)", "(-4,)", "(4.0,)", "(1, 2", "('a',)"])
+SHAPES = "(10000000000000,)", f"({10**30},)", "(-4,)", "(4.0,)", "(1, 2", "('a',)", f"({9000 * '-'}4,)", 9000 * "("
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids="{:.20}".format)
 def test_a_header_that_claims_another_shape_is_refused(tmp_path, shape):
     path = tmp_path / "in.npz"
     np.savez(path, **arrays())
@@ -350,16 +354,18 @@ def zeros(path, name, header=b""):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory needs Linux")
 def test_archives_that_unpack_to_much_are_refused_in_little_memory(tmp_path):
-    image, classes, labels, archive = (tmp_path / name for name in ("image.zip", "list.zip", "in.npz", "in.tar.gz"))
+    names = "image.zip", "list.zip", "in.npz", "ends.npz", "header.npz", "in.tar.gz"
+    image, classes, labels, ends, head, archive = (tmp_path / name for name in names)
     zip_of(image, {name: data for name, data in files().items() if name != "train/a/0.png"})
     zeros(image, "train/a/0.png")
     zeros(zip_of(classes, files()), "wnids.txt")
-    members = arrays()
-    del members["train_label"]
-    np.savez(labels, **members)
     size = MEGABYTES * 2**20 // 8
     header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({size},), }}".encode().ljust(117) + b"\n"
-    zeros(labels, "train_label.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+    header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    longer = b"\x93NUMPY\x02\x00" + struct.pack("<I", MEGABYTES * 2**20)  # nothing but a header
+    for path, name, first in ((labels, "train_label", header), (ends, "train_end", header), (head, "classes", longer)):
+        np.savez(path, **{key: array for key, array in arrays().items() if key != name})
+        zeros(path, f"{name}.npy", first)
     with gzip.open(archive, "wb", 1) as stream:
         member = tarfile.TarInfo("cifar-10-batches-bin/batches.meta.txt")
         member.size = MEGABYTES * 2**20
@@ -367,7 +373,7 @@ def test_archives_that_unpack_to_much_are_refused_in_little_memory(tmp_path):
         for _ in range(MEGABYTES):
             stream.write(bytes(2**20))
     cases = [f"tinyimagenet {image} TWO", f"tinyimagenet {classes} TWO", f"cifar10-jpeg {labels} NPZ"]
-    cases.append(f"cifar10 {archive} CIFAR")
+    cases += [f"cifar10-jpeg {ends} LARGE", f"cifar10-jpeg {head} NPZ", f"cifar10 {archive} CIFAR"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", BOMBS, *cases],
@@ -378,6 +384,6 @@ def test_archives_that_unpack_to_much_are_refused_in_little_memory(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert all(line.startswith(f"refused {case.split()[1]}") for line, case in zip(lines, cases, strict=True))
     assert not (tmp_path / "data").exists()

@@ -1,10 +1,14 @@
 """A folder of one's own images: prepared, loaded and trained on by name."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from bioshare import __main__ as command_line
+from bioshare.files import locked
 from bioshare.train import TrainConfig
 from bioshare.train.config import ImageData, OwnImages
 from bioshare.train.data import load, training_batches
@@ -98,3 +102,35 @@ def test_a_mistake_is_one_line_with_the_remedy(flowers, tmp_path, monkeypatch, c
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
+
+
+def test_a_folder_in_use_is_waited_for_and_a_line_says_so(flowers, tmp_path):
+    words = ["-m", "bioshare", "prepare", "flowers", "--from", flowers, "--side", "8", "--to", tmp_path / "data"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with locked(tmp_path / "data"):
+        process = subprocess.Popen([sys.executable, *map(str, words)], **pipes)
+        line = process.stderr.readline()
+        assert line.startswith(f"another process uses {tmp_path}/data; flowers.safetensors is written when")
+        assert not (tmp_path / "data" / "flowers.safetensors").exists()
+    assert process.communicate(timeout=60) == (f"{tmp_path}/data/flowers.safetensors\n", "")
+    assert (process.returncode, load("flowers", tmp_path / "data").classes) == (0, ("daisy", "rose"))
+
+
+NO_PATHS = None, 5, True, [], {}, b"x"
+ODD = {
+    "path": (NO_PATHS, "path must be text or a pathlib.Path; got"),
+    "folder": ((0, *NO_PATHS[1:]), "folder must be text or a pathlib.Path; got"),
+    "source": (("cifar10", 0, 8, {}, [], True, ImageData), r"source must be own_images\(side\) or another Source; got"),
+    "progress": (("no", None, 0, 2), "progress must be True or False; got"),
+    "name": ((None, 5, {}, [], b"x", np.ones((2, 2))), "name must be a word that no known data set has; got"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_argument_of_another_type_is_refused_by_name(flowers, tmp_path, name):
+    good = {"name": "flowers", "path": flowers, "folder": tmp_path / "data", "source": own_images(8)}
+    values, match = ODD[name]
+    for value in values:
+        with pytest.raises((TypeError, ValueError), match=match):
+            prepare(**good | {name: value})
+    assert not (tmp_path / "data").exists()

@@ -226,6 +226,31 @@ def test_an_index_of_files_is_read_and_dots_in_names_are_no_harm(tmp_path):
         assert len(file.metadata()["checksum"]) == 8
 
 
+@pytest.mark.parametrize("folder", [None, 5, [], {}, "", True])
+def test_the_folder_of_an_index_is_text_that_is_not_empty(tmp_path, folder):
+    path = tmp_path / "imagenet.safetensors"
+    unchecked(path, index(), INDEX | {"folder": folder})
+    refused(path, "folder must be text, and not empty; got")
+
+
+@pytest.mark.parametrize("folder", [0, 5, True, [], {}, b"x", 1.5])
+def test_a_folder_that_is_no_path_is_refused_by_name(folder):
+    with pytest.raises(TypeError, match=r"folder must be text or a pathlib\.Path; got"):
+        data.load("digits", folder)
+
+
+@pytest.mark.parametrize("name", [None, 5, [], {}, b"digits", np.ones((2, 2))])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(ValueError, match="name must be one of cifar10, "):
+        data.load(name)
+
+
+def test_a_variable_in_bioshare_data_is_named(monkeypatch):
+    monkeypatch.setenv("BIOSHARE_DATA", "$NO_SUCH_VARIABLE/data")
+    with pytest.raises(ValueError, match=r"BIOSHARE_DATA must name users and variables that exist"):
+        data.load("cifar10")
+
+
 def test_images_that_moved_are_missed_at_once(tmp_path):
     write_prepared(tmp_path / "imagenet.safetensors", index(), INDEX | {"folder": str(tmp_path / "gone")})
     with pytest.raises(FileNotFoundError, match=r"leads to images in .*gone, which isn't there"):
