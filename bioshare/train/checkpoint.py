@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bioshare.files import os_error, replacing
-from bioshare.train.stored import UnreadableRunError
+from bioshare.train.stored import UnreadableRunError, check_file
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -36,12 +36,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UnreadableRunError: the file is damaged, or is no checkpoint.
     """
+    check_file(path)
     with naming(path), safe_open(path, "pt") as file:
         header = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not iterable
         if _checksum(header["metadata"], tensors) != header["checksum"]:
             raise ValueError("its checksum is not that of its contents")
-        return tensors, json.loads(header["metadata"])
+        return tensors, _parsed(header["metadata"])
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -50,8 +51,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         UnreadableRunError: the file is damaged, or is no checkpoint.
     """
+    check_file(path)
     with naming(path), safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {})["metadata"])
+        return _parsed((file.metadata() or {})["metadata"])
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata must be a JSON object")
+    return metadata
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -111,7 +120,7 @@ def naming(path: Path) -> Iterator[None]:
     """A block in which an error due to the contents of a checkpoint becomes an UnreadableRunError with the path."""
     try:
         yield
-    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise UnreadableRunError(
             f"{path} is damaged, or no checkpoint of bioshare: {error}. Put a copy in its place, or move it away to "
             "train from the start"

@@ -36,7 +36,7 @@ from bioshare.train.distributed import joined_processes
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.results import RESULT, complete
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
-from bioshare.train.saving import CHECKPOINT, TRIAL, Position, RunFiles, check_images, postponing
+from bioshare.train.saving import CHECKPOINT, TRIAL, Position, RunFiles, check_images, check_prepared_images, postponing
 from bioshare.train.stored import check_same, config_of, config_text
 
 LOOK_EVERY = {"cpu": 1, "cuda": 50}
@@ -119,6 +119,8 @@ def fit(
     if finished is not None:
         if own:
             check_images(config, folder, finished.attrs.get("images"), own.checksum)
+        else:
+            check_prepared_images(config, folder, finished, data)  # pyright: ignore[reportArgumentType]
         return finished
     with ExitStack() as stack:
         # the device with its stream and graphs, random generators, the data and the network
@@ -142,6 +144,7 @@ def fit(
         processes.wait()
         finished = _check_folder(config, folder, resume)
         if finished is not None:
+            check_images(config, folder, finished.attrs.get("images"), dataset.checksum)
             return finished
         files = RunFiles(run, folder, network, dataset.checksum)
         files.restore()

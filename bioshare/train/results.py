@@ -21,7 +21,7 @@ from bioshare.checks import whole
 from bioshare.files import replacing
 from bioshare.machine import processor, versions
 from bioshare.train.config import TrainConfig
-from bioshare.train.stored import UnreadableRunError, check_same, config_of, config_text
+from bioshare.train.stored import UnreadableRunError, check_file, check_same, config_of, config_text
 
 RESULT = "result.nc"
 """Name of the file of a result in the folder of a run."""
@@ -199,6 +199,7 @@ def read_result(path: Path, sealed: bool = True) -> xr.Dataset:
     Raises:
         UnreadableRunError: the file is damaged, or has no checksum.
     """
+    check_file(path)
     data = path.read_bytes()  # HDF5 would lock the file
     length = len(_seal(b""))
     data, seal = data[:-length], data[-length:]
@@ -233,15 +234,16 @@ def complete(folder: Path, config: TrainConfig | None = None, longer: bool = Fal
 
     Raises:
         ValueError: the folder holds a run of another configuration.
-        UnreadableRunError: the result is damaged, or was written by another version of bioshare.
+        UnreadableRunError: the result is damaged, lacks a quantity, or was written by another version of bioshare.
     """
-    path = folder / RESULT
-    if not path.exists():
+    if not (path := folder / RESULT).exists():
         return None
     result = read_result(path)
     if config:
         check_same(config, result.attrs.get("config"), path, longer)
     epochs = (config or config_of(result.attrs.get("config"), path)).epochs
+    if lacking := [name for name in MEANINGS if name not in result or result[name].dims != ("epoch",)]:
+        raise UnreadableRunError(f"{path} must have {', '.join(lacking)} for every epoch. Move it away")
     return result if result.sizes["epoch"] == epochs else None
 
 
@@ -262,8 +264,8 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
         _per_epoch(result, axes).expand_dims({name: [value] for name, value in zip(axes, key, strict=True)})
         for key, result in results.items()
     ]
-    combined = xr.combine_by_coords(runs, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
-    stacked = cast(xr.Dataset, combined)
+    how: Any = {"join": "outer", "compat": "no_conflicts", "combine_attrs": "drop_conflicts"}
+    stacked = cast(xr.Dataset, xr.combine_by_coords(runs, **how))
     stacked.attrs |= shared_config(results.values())
     epochs = range(1, max(result.sizes["epoch"] for result in results.values()) + 1)
     wanted = {name: np.array(values) for name, values in {**axes, "epoch": epochs}.items()}  # text, not objects

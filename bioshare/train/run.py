@@ -57,7 +57,7 @@ class Run:
         seconds, asleep: time spent on the batches of this epoch, and the part of that time spent in phases.
         history: the epochs before.
         graphs: replayed functions, "learn" and "test"; empty for ordinary steps.
-        infinite: names of buffers that are infinite by design, such as the mask of an attention.
+        infinite: first values of buffers that are infinite by design, such as the mask of an attention; by name.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Run:
         self.count = config.phases[0].count if config.phases else "epoch"  # of the batches to measure
         borders = [every.phase.border for every in config.phases if hasattr(every.phase, "border")]  # pyright: ignore[reportAttributeAccessIssue]
         self.border: Border = borders[0] if borders else "share"
-        self.infinite: set[str] = set()
+        self.infinite: dict[str, Tensor] = {}
         self.locally_connected = any(isinstance(module, LocallyConnected2d) for module in self.model.modules())
         self.rate: float | None = None
         self.graphs: dict[str, Replayed] = {}
@@ -226,13 +226,19 @@ class Run:
         return totals
 
     def check_finite(self) -> None:
-        """Raise TrainingDivergedError if a weight, buffer or moment isn't finite; all processes have the same."""
+        """Raise TrainingDivergedError if a weight, buffer or moment isn't finite; all processes have the same.
+
+        Elements that are infinite by design must keep their first values.
+        """
         tensors = checkpoint.state(self.model, self.optimizer)
-        fine = torch.stack([t.isfinite().all() for name, t in tensors.items() if name not in self.infinite])
+        finite = {name: tensor.isfinite() for name, tensor in tensors.items()}
+        for name in self.infinite.keys() & finite:
+            finite[name] |= tensors[name].isclose(self.infinite[name], rtol=0, atol=0, equal_nan=True)
+        fine = torch.stack([elements.all() for elements in finite.values()])
         if fine.all():
             return
         self.totals()  # a loss that wasn't finite came first
-        name = [name for name in tensors if name not in self.infinite][int(fine.logical_not().nonzero()[0])]
+        name = list(finite)[int(fine.logical_not().nonzero()[0])]
         subject = "a moment of the optimiser" if name.startswith("optimizer.") else "a buffer"
         weights = {f"model.{name}" for name, _ in self.model.named_parameters()}
         raise self._divergence("a weight" if name in weights else subject, self.steps - 1, f" ({name})")
@@ -245,12 +251,18 @@ class Run:
         return TrainingDivergedError(text, epoch, step, rate)
 
     def finish_epoch(self, tests: Batches) -> None:
-        """Test the network, whose statistics are renewed if a phase came last, and go on to the next epoch."""
+        """Test the network, whose statistics are renewed if a phase came last, and go on to the next epoch.
+
+        Raises:
+            TrainingDivergedError: a loss isn't finite, also of the test; in all processes.
+        """
         start = time.perf_counter()
         if any(every.n > 1 and self._due(every.n, every.count, every.first) for every in self.config.phases):
             self._renew_statistics()
         test = evaluate(self.compiled, tests, self.dtype, self.processes, self.graphs.get("test"))
         loss, correct, images, _ = self.totals().tolist()
+        if not math.isfinite(test["test_loss"]):
+            raise self._divergence("the loss of the test images", self.steps - 1)
         if self.record_snr is None:
             self._measure()
         self.history.epochs.append(

@@ -16,6 +16,8 @@ from bioshare.checks import real, whole
 from bioshare.progress import say
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
+from bioshare.train.data import load
+from bioshare.train.data.prepared import has_checksum, prepared_file
 from bioshare.train.results import RESULT, History, write_result
 from bioshare.train.run import FINITE, IMAGES, Run
 from bioshare.train.stored import check_same, config_text
@@ -82,7 +84,7 @@ class RunFiles:
         self.run, self.folder, self.network, self.images = run, folder, network, images
         self.saved, self.published = time.monotonic(), float("-inf")
         buffers = run.model.named_buffers()
-        run.infinite = {f"model.{name}" for name, buffer in buffers if not buffer.isfinite().all()}
+        run.infinite = {f"model.{name}": buffer.clone() for name, buffer in buffers if not buffer.isfinite().all()}
 
     def try_out(self) -> None:
         """Write a checkpoint and delete it: whatever can't be saved fails before the training."""
@@ -187,6 +189,18 @@ def check_images(config: TrainConfig, folder: Path, before: object, now: str) ->
             f"the images of {config.dataset_name} must be those of the run in {folder}: their checksum was {before} "
             f"and is now {now}. Prepare the same images, or take another folder (--to)"
         )
+
+
+def check_prepared_images(config: TrainConfig, folder: Path, result: xr.Dataset, data: Path | str | None) -> None:
+    """Check that the prepared images, if there, are those of a finished run; equal checksums spare reading the images.
+
+    Raises:
+        ValueError: the images are different, or the prepared file is damaged.
+    """
+    before = result.attrs.get("images")
+    path = prepared_file(config.dataset_name, data)
+    if path.is_file() and not has_checksum(path, before):
+        check_images(config, folder, before, load(config.dataset_name, data).checksum)
 
 
 @contextmanager

@@ -28,6 +28,12 @@ class UnreadableRunError(ValueError):
     """A file of a run is damaged, or was written by another version of bioshare."""
 
 
+def check_file(path: Path) -> None:
+    """Check that a file of a run, if there, is a regular file: a named pipe would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise UnreadableRunError(f"{path} must be a regular file, no folder, named pipe or device. Move it away")
+
+
 STORABLE: list[type] = [
     *(
         parts.ImageData,
@@ -91,7 +97,7 @@ def config_of(text: object, path: Path) -> TrainConfig:
     try:
         fields = json.loads(text)  # pyright: ignore[reportArgumentType]
         version = fields.pop("format", 1)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnreadableRunError(older) from error
     if version != FORMAT:
         newer = f"{path} was written by a newer version of bioshare (format {version}; this version has {FORMAT}); "
@@ -115,8 +121,11 @@ def config_of(text: object, path: Path) -> TrainConfig:
         return known[name](**{field: decoded(item) for field, item in value.items()})
 
     try:
-        return decoded(fields)
-    except (TypeError, KeyError) as error:
+        config = decoded(fields)
+        if not isinstance(config, TrainConfig):
+            raise TypeError(f"config must be a TrainConfig; got {config!r:.80}")
+        return config
+    except (TypeError, KeyError, RecursionError) as error:
         raise UnreadableRunError(f"{older} ({error})") from error
     except ValueError as error:
         raise UnreadableRunError(f"{path} can't be read: {error}") from error

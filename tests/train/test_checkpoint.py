@@ -15,6 +15,7 @@ from torch import nn
 from bioshare.files import locked
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
+from bioshare.train.stored import UnreadableRunError
 
 DTYPES = torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool
 
@@ -151,6 +152,17 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
     save_file(SAMPLE, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors is damaged, or no checkpoint"):
         checkpoint.read(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("read", [checkpoint.read, checkpoint.read_metadata])
+@pytest.mark.parametrize("text", ["[" * 60_000 + "]" * 60_000, "[1]", "null", "5", "no JSON"])
+def test_metadata_of_another_kind_are_refused(tmp_path, read, text):
+    from safetensors.torch import save_file
+
+    path, tensors = tmp_path / "checkpoint.safetensors", {"a": torch.ones(1)}
+    save_file(tensors, path, {"metadata": text, "checksum": checkpoint._checksum(text, tensors)})
+    with pytest.raises(UnreadableRunError, match=f"{path} is damaged.*Put a copy in its place"):
+        read(path)
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import resource
 import time
 
@@ -122,6 +123,11 @@ FOREIGN = {
     "a field of the configuration that is unknown": edited({"brand_new": 3}),
     "no configuration": edited(config=None),
     "a configuration that is refused": edited({"epochs": 0}),
+    "a configuration of another class": edited(config=json.dumps({"format": FORMAT, "type": "AdamW"})),
+    "a configuration nested without end": edited(config="[" * 60_000 + "]" * 60_000),
+    "a configuration nested deeply": edited(
+        config=json.dumps({"format": FORMAT, "type": "TrainConfig"})[:-1] + ', "phases": ' + "[" * 900 + "]" * 900 + "}"
+    ),
     "no epoch": edited(epoch=None),
     "epoch beyond the end": edited(epoch=3),
     "epoch that is not the history's": edited(epoch=2),
@@ -139,6 +145,7 @@ FOREIGN = {
     "history without layers": in_history(lambda history: history.pop("layers")),
     "history of a layer too many": in_history(lambda history: history["layers"].append("9")),
     "history without top1": in_history(lambda history: history["epochs"][0].pop("top1")),
+    "history of numbers": in_history(lambda history: history.update(epochs=[1])),
     "history with a text": in_history(lambda history: history["epochs"][0].update(top1="90")),
     "negative count of phases": in_history(lambda history: history.update(sharings=-1)),
     "no moments": without("optimizer."),
@@ -271,6 +278,52 @@ def test_a_buffer_that_is_infinite_by_design_is_saved(tmp_path, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "resnet20", masked)
     run(tmp_path)
     assert weights(tmp_path)["model.mask"].tolist() == [0, -math.inf]
+    for place, number in ((0, math.nan), (0, -math.inf), (1, math.nan), (1, math.inf)):
+        with monkeypatch.context() as patch:
+            take = training.Run.step
+
+            def step(self, x, y, take=take, place=place, number=number):
+                take(self, x, y)
+                self.model.mask[place] = number
+
+            patch.setattr(training.Run, "step", step)
+            with pytest.raises(TrainingDivergedError, match=r"a buffer is no longer finite.*model\.mask"):
+                run(tmp_path / f"{place} {number}")
+            assert not (tmp_path / f"{place} {number}" / CHECKPOINT).exists()
+
+
+def test_a_test_loss_that_is_not_finite_reaches_no_file(tmp_path, monkeypatch):
+    class Overflow(torch.nn.Module):
+        def forward(self, x):
+            return x if self.training or first else x * math.inf
+
+    first = True
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", lambda *sizes, **options: tiny(*sizes, **options).append(Overflow()))
+    take = training.Run.finish_epoch
+
+    def finish_epoch(self, tests):
+        nonlocal first
+        first = self.epoch == 0
+        take(self, tests)
+
+    monkeypatch.setattr(training.Run, "finish_epoch", finish_epoch)
+    with pytest.raises(TrainingDivergedError, match=r"the loss of the test images is no longer finite in epoch 2"):
+        run(tmp_path, checkpoint_every=0)
+    metadata = checkpoint.read_metadata(tmp_path / CHECKPOINT)
+    assert [metadata["epoch"], metadata["batch"]] == [1, 5]
+    assert all(math.isfinite(epoch["test_loss"]) for epoch in metadata["history"]["epochs"])
+    assert np.isfinite(read_result(tmp_path / RESULT).test_loss).all()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", [CHECKPOINT, RESULT])
+def test_a_named_pipe_or_a_folder_in_the_place_of_a_file_is_refused(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(UnreadableRunError, match=rf"{name} must be a regular file.*Move it away"):
+        run(tmp_path, resume=True)
+    if name == CHECKPOINT:
+        with pytest.raises(UnreadableRunError, match=rf"{name} must be a regular file.*Move it away"):
+            trained_network(tmp_path)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 
 from bioshare.train.config import TrainConfig
-from bioshare.train.results import complete, gather, write_result
-from bioshare.train.stored import config_text
+from bioshare.train.results import MEANINGS, complete, gather, write_result
+from bioshare.train.stored import UnreadableRunError, config_text
 
 
 def result(*top1, **attributes):
@@ -66,12 +66,17 @@ def test_a_gathered_dataset_survives_the_disk(tmp_path):
         xr.testing.assert_identical(again.load(), stacked)
 
 
+def whole(*top1, **attributes):
+    """A result with every quantity."""
+    return result(*top1, **attributes).assign({name: ("epoch", list(top1)) for name in MEANINGS})
+
+
 def test_only_a_complete_run_of_the_same_configuration_is_taken(tmp_path):
     config = TrainConfig(epochs=2)
     assert complete(tmp_path, config) is None
-    write_result(tmp_path / "result.nc", result(1.0, config=config_text(config)))
+    write_result(tmp_path / "result.nc", whole(1.0, config=config_text(config)))
     assert complete(tmp_path, config) is None
-    write_result(tmp_path / "result.nc", result(1.0, 2.0, config=config_text(config)))
+    write_result(tmp_path / "result.nc", whole(1.0, 2.0, config=config_text(config)))
     found = complete(tmp_path, config)
     assert found is not None
     assert found["top1"].values.tolist() == [1.0, 2.0]
@@ -96,9 +101,25 @@ def test_a_result_of_an_older_version_is_refused_by_name(tmp_path):
 
 def test_a_complete_run_of_any_configuration(tmp_path):
     assert complete(tmp_path) is None
-    write_result(tmp_path / "result.nc", result(1.0, config=config_text(TrainConfig(epochs=2, seed=5))))
+    write_result(tmp_path / "result.nc", whole(1.0, config=config_text(TrainConfig(epochs=2, seed=5))))
     assert complete(tmp_path) is None
-    write_result(tmp_path / "result.nc", result(1.0, 2.0, config=config_text(TrainConfig(epochs=2, seed=5))))
+    write_result(tmp_path / "result.nc", whole(1.0, 2.0, config=config_text(TrainConfig(epochs=2, seed=5))))
     found = complete(tmp_path)
     assert found is not None
     assert found["top1"].values.tolist() == [1.0, 2.0]
+
+
+FORMS = {
+    "no accuracy": lambda found: found.drop_vars("top1"),
+    "an accuracy that is one number": lambda found: found.assign(top1=1.0),
+    "no epochs": lambda found: found.isel(epoch=0),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_file_of_another_form_is_no_complete_run(tmp_path, form):
+    config = TrainConfig(epochs=2)
+    write_result(tmp_path / "result.nc", FORMS[form](whole(1.0, 2.0, config=config_text(config))))
+    for one in (config, None):
+        with pytest.raises(UnreadableRunError, match=r"result\.nc must have .*top1.* for every epoch\. Move it away"):
+            complete(tmp_path, one)

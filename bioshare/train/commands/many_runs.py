@@ -16,9 +16,10 @@ from bioshare.progress import say
 from bioshare.train.commands.options import TIME_UP, Computing
 from bioshare.train.data import load
 from bioshare.train.fitting import CHECKPOINT
-from bioshare.train.results import complete
+from bioshare.train.results import RESULT, complete
 from bioshare.train.runs import Job, Outcomes, run_all
-from bioshare.train.stored import UnreadableRunError
+from bioshare.train.saving import check_prepared_images
+from bioshare.train.stored import UnreadableRunError, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,22 +55,26 @@ class ManyRuns(Computing):
             whole("workers", self.workers, "a number of runs", at_least=1)
 
     def outcomes(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
-        """Train the jobs, or read the results of the finished ones; a damaged file is the failure of one job.
+        """Train the jobs, or read the results of the finished ones.
+
+        A damaged file, or a result of images that differ from the prepared ones, is the failure of one job.
 
         Raises:
-            ValueError: a folder holds a run of another configuration, or the form of the products doesn't exist here.
-                Nothing was trained.
+            ValueError: a folder holds a run of another configuration, or the form of the products doesn't exist here;
+                nothing was trained. Or results of one data set are of different images.
             FileNotFoundError: a data set is missing. Nothing was trained.
         """
+        outcomes = self._train(jobs, run)
+        _check_same_images(jobs, outcomes)
+        return outcomes
+
+    def _train(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
         outcomes = Outcomes()
         for job in jobs:
-            try:
-                result = complete(job.folder, None if self.show else job.config)
-            except UnreadableRunError as error:
-                result = str(error)
-                if self.fitting.get("progress", True):
-                    say(f"{job.name}: {error}")
-            outcomes.add(job.name, result)
+            ending = self._before(job)
+            outcomes.add(job.name, ending)
+            if isinstance(ending, str) and self.fitting.get("progress", True):
+                say(f"{job.name}: {ending}")
         if self.show:
             return outcomes
         missing = [job for job in jobs if job.name not in outcomes.results | outcomes.failures]
@@ -89,6 +94,19 @@ class ManyRuns(Computing):
         seconds = self.minutes and 60 * self.minutes
         trained = run_all(missing, run, seconds=seconds, **how, **fitting)
         return Outcomes(outcomes.results | trained.results, outcomes.failures | trained.failures, trained.time_up)
+
+    def _before(self, job: Job) -> xr.Dataset | str | None:
+        """The result of a finished run, or the fault of a file in words."""
+        try:
+            result = complete(job.folder, None if self.show else job.config)
+        except UnreadableRunError as error:
+            return str(error)
+        if result is not None and not self.show:
+            try:
+                check_prepared_images(job.config, job.folder, result, self.fitting.get("data"))
+            except ValueError as error:
+                return str(error)
+        return result
 
     def _discard(self, job: Job) -> None:
         """Delete the checkpoint of a finished run, if asked for."""
@@ -115,3 +133,18 @@ class ManyRuns(Computing):
             raise SystemExit(TIME_UP)
         if outcomes.failures:
             raise SystemExit(1)
+
+
+def _check_same_images(jobs: Sequence[Job], outcomes: Outcomes) -> None:
+    """Check that all results of one data set are of the same images; raises ValueError with two folders."""
+    first: dict[str, tuple[Path, object]] = {}
+    for job in jobs:
+        if job.name in outcomes.results:
+            facts = outcomes.results[job.name].attrs
+            dataset = config_of(facts.get("config"), job.folder / RESULT).dataset_name
+            folder, images = first.setdefault(dataset, (job.folder, facts.get("images")))
+            if facts.get("images") != images:
+                raise ValueError(
+                    f"the images of {dataset} must be the same in all runs: their checksum is {images} in {folder} "
+                    f"and {facts.get('images')} in {job.folder}. Move the runs of other images away"
+                )

@@ -5,7 +5,7 @@ import xarray as xr
 
 from bioshare import __main__ as command_line
 from bioshare.train.commands import sweep, table
-from bioshare.train.results import read_result, write_result
+from bioshare.train.results import MEANINGS, read_result, write_result
 from bioshare.train.stored import config_text
 
 TABLE = ["table", "1", "--dataset", "cifar10", "--rows", "conv", "lc", "--seeds", "2", "--epochs", "1"]
@@ -13,7 +13,8 @@ SWEEP = ["sweep", "table1/cifar10/conv", "--epochs", "1"]
 
 
 def fit(config, folder, **_):
-    found = xr.Dataset({"top1": ("epoch", [50.0 + config.seed])}, attrs={"config": config_text(config)})
+    values = {name: ("epoch", [50.0 + config.seed]) for name in MEANINGS}
+    found = xr.Dataset(values, attrs={"config": config_text(config)})
     write_result(folder / "result.nc", found)
     return found
 

@@ -10,7 +10,7 @@ from bioshare.train.commands.sweep import grid_points, searched
 from bioshare.train.config import Every
 from bioshare.train.experiments import find
 from bioshare.train.phases import CircuitOptions
-from bioshare.train.results import write_result
+from bioshare.train.results import MEANINGS, write_result
 from bioshare.train.runs import Outcomes
 from bioshare.train.stored import config_text
 
@@ -21,7 +21,8 @@ ACCURACY = {(5e-3, 1e-4): 30.0, (1e-3, 1e-2): 40.0}
 
 def fit(config, folder, **_):
     top1 = ACCURACY.get((config.optimizer.learning_rate, config.optimizer.weight_decay), 20.0) + config.seed
-    found = xr.Dataset({"top1": ("epoch", [top1] * config.epochs)}, attrs={"config": config_text(config)})
+    values = {name: ("epoch", [top1] * config.epochs) for name in MEANINGS}
+    found = xr.Dataset(values, attrs={"config": config_text(config)})
     write_result(folder / "result.nc", found)
     return found
 

@@ -12,7 +12,7 @@ from bioshare.train.commands import many_runs, table
 from bioshare.train.config import Every, ImageData, LocallyConnected
 from bioshare.train.experiments import find, matching
 from bioshare.train.phases import CircuitOptions, IdealOptions
-from bioshare.train.results import write_result
+from bioshare.train.results import MEANINGS, write_result
 from bioshare.train.runs import Outcomes
 from bioshare.train.stored import config_text
 
@@ -29,9 +29,9 @@ def accuracy(config):
 
 def fit(config, folder, **_):
     top1 = [accuracy(config)] * config.epochs
-    found = xr.Dataset(
-        {"top1": ("epoch", top1), "top5": ("epoch", [20 + x for x in top1])}, attrs={"config": config_text(config)}
-    )
+    values = {name: ("epoch", [0.0] * config.epochs) for name in MEANINGS}
+    values |= {"top1": ("epoch", top1), "top5": ("epoch", [20 + x for x in top1])}
+    found = xr.Dataset(values, attrs={"config": config_text(config)})
     write_result(folder / "result.nc", found)
     return found
 
