@@ -35,8 +35,8 @@ class SignSymmetry(FeedbackPhase):
     """Give feedback weights the signs of the weights (sign-concordant feedback, uSF of Moskovitz et al. 2018).
 
     Args:
-        scale: "init" keeps the sizes of the feedback weights, B = |B_0| sign(W) (Eq. 4); "norm" gives all the same
-            size and the layer the norm of its weights, B = |W| sign(W) / |sign(W)| (Eq. 5).
+        scale: "init" keeps the sizes of the feedback weights, ``B = |B_0| sign(W)`` (Eq. 4); "norm" gives all the same
+            size and the layer the norm of its weights, ``B = |W| sign(W) / |sign(W)|`` (Eq. 5).
 
     A weight of exactly 0 has no sign: B is 0 with "norm", and keeps the sign of the 0 with "init".
 
