@@ -100,6 +100,8 @@ def _plain(name: str, value: Any, expected: str, milliseconds: bool) -> Any:
     """
     if isinstance(value, list | tuple):
         return [_plain(name, one, expected, milliseconds) for one in value]
+    if isinstance(value, bytearray):  # NumPy would read numbers in it, unlike in bytes
+        raise TypeError(f"{name} must be {expected}; got {shown(value)}")
     if np.ma.is_masked(value):
         raise ValueError(
             f"{name} must have no masked elements; set them first, as in {name}.filled(0). {name} is {expected}"
@@ -193,12 +195,12 @@ def flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False; got {shown(value)}")
 
 
-def takes(function: Any, *arguments: Any) -> bool:
+def takes(function: Any, *arguments: Any, **options: Any) -> bool:
     """Return True for a function, but no class, that can be called with the arguments."""
     if not callable(function) or isinstance(function, type):
         return False
     try:
-        inspect.signature(function).bind(*arguments)
+        inspect.signature(function).bind(*arguments, **options)
     except TypeError:
         return False
     except ValueError:  # compiled functions without a signature

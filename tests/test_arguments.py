@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ import torch
 from torch import nn
 
 import bioshare as bs
-from bioshare.bridge import controls
+from bioshare.bridge import controls, gradient
 from bioshare.explorer import setting
 from bioshare.nn import functional
-from bioshare.train import config
+from bioshare.train import config, data, runs
+from bioshare.train.fitting import CHECKPOINT
 
 ODD = {
     "None": None,
@@ -52,6 +54,9 @@ ODD = {
     "sparse tensor": torch.eye(3).to_sparse(),
     "bfloat16 tensor": torch.ones(4, 3, dtype=torch.bfloat16),
     "learning tensor": torch.ones(2, 7, requires_grad=True),
+    "bytearray": bytearray([2, 3]),
+    "two flags": (True, True),
+    "text and -1": ("", -1),
 }
 
 W, X = np.random.default_rng(0).normal(1, 1, (4, 3)), np.random.default_rng(1).normal(size=(5, 3))
@@ -77,6 +82,8 @@ def sleeping(**options):
 
 
 MAP = bs.sleep_map(X, STEADY, RULE)
+DIGITS, TRAINING, CPU = data.load("digits"), config.TrainConfig(dataset="digits"), torch.device("cpu")
+TESTS = data.test_batches(DIGITS, config.TrainConfig(dataset="digits"), CPU)
 CALLS = {
     "simulate": lambda: dict(weights=W, stimuli=X, circuit=STEADY, rule=RULE),
     "simulate drawn": lambda: dict(weights=W, stimuli=GAUSSIAN, circuit=RATE, rule=RULE, presentations=2, seed=0),
@@ -206,7 +213,20 @@ CALLS = {
     "config.DirectFeedback": dict,
     "config.Every": lambda: dict(n=1, phase=bs.InstantSharing()),
     "setting.Setting": dict,
+    "gradient.differentiable_sleep": lambda: dict(weights=torch.tensor(W), stimuli=X, circuit=STEADY, rule=RULE),
+    "data.training_batches": lambda: dict(dataset=DIGITS, config=TRAINING, device=CPU),
+    "data.test_batches": lambda: dict(dataset=DIGITS, config=TRAINING, device=CPU),
+    "train.evaluate": lambda: dict(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), batches=TESTS),
+    "train.trained_network": lambda: dict(folder=ODD["text"]),
+    "train.fit": lambda: dict(config=TRAINING, folder=ODD["text"]),
+    "runs.run_all": lambda: dict(jobs=[], fit=lambda config, folder, **options: None),
 }
+STOPPED = {
+    "train.fit": "folder must have no run in it|checkpoint.* is damaged",
+    "runs.run_all": "jobs must not be empty",
+}
+STOPPED |= {"train.trained_network": "is damaged"}
+"""Words of the error that ends a call with good arguments, before a training that would take long."""
 RESULTS = [
     "SleepMap",
     "SleepRun",
@@ -220,28 +240,32 @@ RESULTS = [
     "SharingModule",
 ]
 BASES = ["Border", "Phase", "Stimulus", "Network", "Optimizer", "Feedback", "Control", "LayerMean", "Shrinking"]
-TESTED_WITH_TRAINING = ["evaluate", "fit", "trained_network"]
+TESTED_WITH_DATA = ["Batches", "Dataset", "load", "own_data"]
 HOMES = {"controls": controls, "setting": setting, "functional": functional, "config": config}
+HOMES |= {"gradient": gradient, "data": data, "runs": runs}
 ARRAYS = """angle forgetting samples tau_noise turn theory.mirror_angle.inputs theory.mirror_angle.updates
     theory.mirror_samples.inputs"""
 RIGHT = {
     "None": """bias covariance device dtype feedback flip gain gate inhibition inputs keep layers neurons optimizer
-        plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width""",
+        plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width
+        count data graphs processes record_snr scheduler seconds workers
+        gradient.differentiable_sleep.alpha gradient.differentiable_sleep.gamma
+        gradient.differentiable_sleep.learning_rate""",
     "True": """backpropagates bias centred compile dense dropout feedback flip inhibitory_bias measure nesterov
-        norm_after progress rectified rescale shuffle validation""",
-    "text": "name path",
-    "inf": "alpha theory.mirror_angle.updates tolerance",
+        graphs norm_after progress rectified rescale resume shuffle tensorboard validation""",
+    "text": "data name path scheduler",
+    "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
-    "0": """age_above age_below alignment alpha baseline bias decay first first_updates gamma groups_seed
+    "0": """age_above age_below alignment alpha baseline bias checkpoint_every decay first first_updates gamma groups_seed
         images_seed inhibitory_bias keep_first learning_rate mean momentum noise padding pool_seed power rate
-        scale seed sigma silence smallest spread start std steps table turn wait warm_up weight_decay""",
-    "2.5": """alignment alpha amplitude angle baseline bias decay divisor dt floor gain gamma
+        rank scale seconds seed sigma silence smallest spread start std steps table turn wait warm_up weight_decay""",
+    "2.5": """alignment alpha amplitude angle baseline bias checkpoint_every decay divisor dt floor gain gamma
         inhibitory_bias learning_rate mean memory
-        noise offset period power rate samples scale sigma std table tau tau_crosstalk tau_noise times
+        noise offset period power rate samples scale seconds sigma std table tau tau_crosstalk tau_noise times
         tolerance turn weight_decay width""",
-    "5e-324": """alignment alpha baseline bias decay floor gamma inhibitory_bias
+    "5e-324": """alignment alpha baseline bias checkpoint_every decay floor gamma inhibitory_bias
         learning_rate mean momentum noise power rate scale
-        sigma spread std table turn weight_decay""",
+        seconds sigma spread std table turn weight_decay""",
     "empty": "record",
     "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate
         sigma std stimuli tau tau_crosstalk w_init weights """
@@ -287,9 +311,13 @@ def fault(call, name, kind):
         returned = called(call, **{name: ODD[kind]})
     except (TypeError, ValueError) as error:
         named = re.search(rf"\b{CALLED.get((call, name), name)}\b", str(error))
-        return None if named else f"an error without the name: {error}"
+        if named:
+            return None
+        if not re.search(STOPPED.get(call, "(?!)"), str(error)):
+            return f"an error without the name: {error}"
+        returned = None
     except FileNotFoundError:
-        return None if name == "path" else "no file"
+        return None if name in ("path", "folder") else "no file"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if not {name, f"{call}.{name}"} & set(RIGHT.get(kind, "").split()):
@@ -304,21 +332,40 @@ def test_an_odd_argument_is_right_or_refused_by_name(call, name):
     assert not faults
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if call not in ("SleepRun.load", "explore")])
+@pytest.fixture(autouse=True, scope="module")
+def folder_with_a_run(tmp_path_factory):
+    """The current folder holds a run by the name that is an odd value, so that no call of `fit` trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("runs"))
+        Path(ODD["text"]).mkdir()
+        Path(ODD["text"], CHECKPOINT).touch()
+        yield
+
+
+NO_FILE = "SleepRun.load", "explore"
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in (*NO_FILE, *STOPPED)])
 def test_the_good_call_is_good(call):
     called(call)
 
 
+@pytest.mark.parametrize("call", STOPPED)
+def test_a_good_call_that_would_train_ends_at_the_last_check(call):
+    with pytest.raises(ValueError, match=STOPPED[call].split("|")[0]):
+        called(call)
+
+
 def test_every_public_function_and_class_is_among_the_calls():
     seen = {function_of(call) for call in CALLS}
-    for module in (bs, bs.theory, bs.rules, bs.stimuli, bs.bridge, bs.nn, bs.train, config, controls):
+    for module in (bs, bs.theory, bs.rules, bs.stimuli, bs.bridge, bs.nn, bs.train, data, config, controls):
         public = getattr(module, "__all__", None) or [
             name
             for name, value in vars(module).items()
             if getattr(value, "__module__", "") == module.__name__ and name[0] != "_"
         ]
         missing = {name for name in public if callable(getattr(module, name)) and getattr(module, name) not in seen}
-        assert missing <= {*RESULTS, *BASES, *TESTED_WITH_TRAINING}
+        assert missing <= {*RESULTS, *BASES, *TESTED_WITH_DATA}
 
 
 @pytest.mark.parametrize(
@@ -328,6 +375,10 @@ def test_every_public_function_and_class_is_among_the_calls():
         (lambda: bs.Sleep.rate_circuit(times=1e9)(layer()), "presentations"),
         (lambda: GAUSSIAN.draw(10**12, 9, seed=0), "presentations"),
         (lambda: bs.RateCircuit(dt=1e-9), "dt"),
+        (lambda: bs.nn.resnet18(width=1e99), "width"),
+        (lambda: bs.nn.cifar_resnet(width=1e9), "width"),
+        (lambda: bs.Mirror.exact(sigma=1e99), "sigma"),
+        (lambda: bs.Mirror.exact("linear", 1e-50), "sigma"),
         (lambda: bs.simulate(1e200 * W, X, STEADY, RULE), "weights"),
         (lambda: bs.simulate(1e30 * W, X, STEADY, RULE, bs.Exact("float32")), "weights"),
     ],

@@ -147,6 +147,8 @@ class Mirror(Phase):
         """A mirror of one update with the grid, which ends at B = W to rounding, in 2 K presentations."""
         choice("activation", activation, ("relu", "linear"))
         sigma = float(real("sigma", sigma, "a positive number", above=0, array=False))
+        if not 1e-49 <= sigma <= 1e49:
+            raise ValueError(f"sigma must be from 1e-49 to 1e49, since the rate has its square; got {sigma:g}")
         rate = (2.0 if activation == "relu" else 1.0) / sigma**2
         return Mirror(rate, 1.0, "step", "grid", sigma=sigma, activation=activation)
 

@@ -33,13 +33,16 @@ def seed_for(model: nn.Module, seed: int | None) -> int:
 
 
 def check_call(progress: Progress, measure: bool, optimizer: object, keep: object) -> None:
-    """Raise TypeError if options of a call are of the wrong kind."""
+    """Raise TypeError or ValueError if options of a call are of the wrong kind."""
     check_progress(progress)
     flag("measure", measure)
     if not isinstance(optimizer, torch.optim.Optimizer | None):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer or None; got {shown(optimizer)}")
-    if keep is not None and not isinstance(keep, tuple):
-        raise TypeError(f"keep must be a layer's name and the number of an output channel; got {shown(keep)}")
+    if keep is not None:
+        expected = "a layer's name and the number of an output channel, such as ('stages.0.0.conv1', 0)"
+        if not isinstance(keep, tuple) or len(keep) != 2 or not isinstance(keep[0], str):
+            raise TypeError(f"keep must be {expected}; got {shown(keep)}")
+        whole("keep", keep[1], expected, at_least=0)
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,13 @@ class SleepRun:
 
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"path must be the name of a file; got {shown(path)}")
-        data = xr.load_dataset(expanded(path))
+        expected = "path must be a file of SleepRun.to_xarray().to_netcdf(path)"
+        try:
+            data = xr.load_dataset(expanded(path))
+        except ValueError as error:
+            raise ValueError(f"{expected}; {error}") from error
         if not {"neg_log_snr", "weights", "r_inh"} <= set(data) or "circuit" not in data.attrs:
-            raise ValueError(f"path must be a file of SleepRun.to_xarray().to_netcdf(path); got {path}")
+            raise ValueError(f"{expected}; got {path}")
         names = ("weights", "neg_log_snr", "mean_norm", "mean_drift", "presentation", "summed_rate", "r", "r_inh")
         arrays: dict[str, Any] = {name: data[name].values for name in names}
         recorded = {name: data[f"{name}_recorded"].values for name in RECORDABLE if f"{name}_recorded" in data}

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from bioshare.checks import flag, real, whole
+from bioshare.checks import check_memory, flag, real, whole
 
 
 def cifar_resnet(depth: int = 20, num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> ResNet:
@@ -225,6 +225,7 @@ def _channels(usual: int, width: float) -> int:
     channels = usual * float(real("width", width, expected, above=0, array=False))
     if not channels.is_integer():
         raise ValueError(f"width must be {expected}; got {width!r}")
+    check_memory("width", 9 * channels**2, "the weights of the first stage")
     return int(channels)
 
 

@@ -18,11 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bioshare.checks import shown
+
 if TYPE_CHECKING:
     from bioshare.train.graph import CudaRecording
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of the environment in which torchrun names a process, the number of processes and their meeting point."""
+DEVICES = 'device must be "auto", "cpu", "cuda" or a GPU such as "cuda:0"'
 
 
 @dataclass(frozen=True)
@@ -165,20 +168,33 @@ def _torchrun() -> tuple[int, int, int]:
 
 def _device(device: str | torch.device, local_rank: int) -> torch.device:
     """The device of a process; a GPU without a number has the number of the local rank."""
-    message = f'device must be "auto", "cpu", "cuda" or a GPU such as "cuda:0"; got {str(device)!r}'
-    try:
-        wanted = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError:
-        raise ValueError(message) from None
-    if wanted.type not in ("cpu", "cuda"):
-        raise ValueError(message)
+    wanted = device_named(device)
     if wanted.type == "cpu":
         return wanted
     index = local_rank if wanted.index is None else wanted.index
     count = torch.cuda.device_count()
     if index >= count:
-        raise ValueError(f"{message}. PyTorch sees {count} GPUs here, and process {local_rank} wants one")
+        raise ValueError(
+            f"{DEVICES}; got {str(device)!r}. PyTorch sees {count} GPUs here, and process {local_rank} wants one"
+        )
     return torch.device("cuda", index)
+
+
+def device_named(device: str | torch.device) -> torch.device:
+    """The device of a name, which may be missing here; "auto" is a GPU if there is one, and the CPU otherwise.
+
+    Raises:
+        TypeError, ValueError: no CPU and no GPU has this name.
+    """
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"{DEVICES}; got {shown(device)}")
+    try:
+        named = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        named = None
+    if named is None or named.type not in ("cpu", "cuda"):
+        raise ValueError(f"{DEVICES}; got {str(device)!r}")
+    return named
 
 
 class Stopwatch:

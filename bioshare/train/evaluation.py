@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bioshare.checks import choice, shown, takes
 from bioshare.train.data import Batches
 from bioshare.train.distributed import Processes
 
@@ -32,7 +33,18 @@ def evaluate(
 
     Returns:
         test_loss (mean cross entropy), top1 and top5 (%), over the images of all processes.
+
+    Raises:
+        TypeError, ValueError: an argument is of another kind.
     """
+    for name, value, kind in (("model", model, nn.Module), ("batches", batches, Batches)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}; got {shown(value)}")
+    choice("dtype", dtype, (None, torch.bfloat16, torch.float16))
+    if not isinstance(processes, Processes | None):
+        raise TypeError(f"processes must be a Processes or None; got {shown(processes)}")
+    if count is not None and not takes(count, None, None):
+        raise TypeError(f"count must be a function of images and labels, or None; got {shown(count)}")
     mode, sums = model.training, torch.zeros(4, dtype=torch.float64)
     model.eval()
     for x, y in batches.epoch(0):

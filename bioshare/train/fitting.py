@@ -16,14 +16,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
-from bioshare.checks import choice, real, whole
+from bioshare.checks import choice, flag, real, shown, whole
 from bioshare.files import check_writable, expanded, locked
 from bioshare.nn.forms import Form
 from bioshare.nn.functional import prefer
@@ -32,7 +32,7 @@ from bioshare.train import checkpoint
 from bioshare.train.config import OwnImages, TrainConfig
 from bioshare.train.data import Batches, load, test_batches, training_batches
 from bioshare.train.data.own import own_data
-from bioshare.train.distributed import joined_processes
+from bioshare.train.distributed import device_named, joined_processes
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.results import RESULT, complete
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
@@ -104,7 +104,13 @@ def fit(
         Interrupted: SIGTERM, SIGUSR1, SIGHUP or Ctrl-C; a checkpoint holds everything so far.
         TimeUpError: ``seconds`` are over; a checkpoint holds everything so far.
     """
-    begun, folder = time.monotonic(), expanded(folder)
+    begun, folder = time.monotonic(), expanded(folder, "folder")
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"config must be a TrainConfig; got {shown(config)}")
+    device_named(device)
+    for name, value in {"resume": resume, "progress": progress, "tensorboard": tensorboard}.items():
+        flag(name, value)
+    choice("form", form, get_args(Form))
     real("checkpoint_every", checkpoint_every, "a number of seconds >= 0", at_least=0, infinite=True, array=False)
     real("seconds", 0 if seconds is None else seconds, "a number of seconds >= 0", at_least=0, array=False)
     whole("record_snr", 1 if record_snr is None else record_snr, "None or a number of batches", at_least=1)
@@ -280,7 +286,7 @@ def trained_network(folder: Path | str) -> nn.Module:
             fit(config, "run")
             evaluate(trained_network("run"), test_batches(load("digits"), config, torch.device("cpu")))
     """
-    path = expanded(folder) / CHECKPOINT
+    path = expanded(folder, "folder") / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; folder must be one that fit has trained in")
     tensors, metadata = checkpoint.read(path)

@@ -22,11 +22,12 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from bioshare.checks import whole
+from bioshare.checks import flag, real, shown, takes, whole
 from bioshare.files import FolderInUseError, expanded, locked
 from bioshare.progress import one_line, say, shows_bar
 from bioshare.train.config import TrainConfig
 from bioshare.train.dask_workers import GOES_ON, DaskWorkers
+from bioshare.train.distributed import device_named
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.run_process import RunProcess
 
@@ -52,7 +53,7 @@ class Job:
     def of(home: str, config: TrainConfig, root: Path | str) -> Job:
         """The run of a configuration in the folder root/home/seedN."""
         name = f"{home}/seed{config.seed}"
-        return Job(name, config, expanded(root).absolute() / name)
+        return Job(name, config, expanded(root, "root").absolute() / name)
 
 
 @dataclass
@@ -117,14 +118,25 @@ def run_all(
         options: further arguments of ``fit``; ``checkpoint_every`` is `CHECKPOINT_EVERY` by default.
 
     Raises:
-        ValueError: two jobs have one name or one folder, the scheduler does not answer, or a worker of the scheduler
-            has several threads. Nothing was trained.
+        TypeError, ValueError: an argument is of another kind, two jobs have one name or one folder, the scheduler does
+            not answer, or a worker of the scheduler has several threads. Nothing was trained.
         ConnectionError: the scheduler is gone, or has had no worker for minutes.
         Interrupted: a signal.
     """
+    real("seconds", 0 if seconds is None else seconds, "None or a number of seconds >= 0", at_least=0, array=False)
+    at_once = None if workers is None else whole("workers", workers, "a number of runs", at_least=1)
+    whole("threads", 1 if threads is None else threads, "None or a number of threads", at_least=1)
+    device_named(device)
+    flag("progress", progress)
+    if not isinstance(scheduler, str | None):
+        raise TypeError(f"scheduler must be the address of a Dask scheduler, or None; got {shown(scheduler)}")
+    if not takes(done, None):
+        raise TypeError(f"done must be a function of a job; got {shown(done)}")
+    given = dict.fromkeys(["resume", "progress", "device", "checkpoint_every", *options])
+    if not takes(fit, None, None, **given | ({} if seconds is None else {"seconds": None})):
+        raise TypeError(f"fit must be a function of a configuration, a folder, {', '.join(given)}; got {shown(fit)}")
     _check_jobs(jobs)
     until = None if seconds is None else time.time() + seconds
-    at_once = None if workers is None else whole("workers", workers, "a number of runs", at_least=1)
     if scheduler is None:
         at_once = min(at_once or default_workers(device), len(jobs))
         threads = threads or max(1, torch.get_num_threads() // at_once)
@@ -194,6 +206,8 @@ def own_device(device: str, slot: int) -> str:
 
 
 def _check_jobs(jobs: Sequence[Job]) -> None:
+    if not isinstance(jobs, Sequence) or not all(isinstance(job, Job) for job in jobs):
+        raise TypeError(f"jobs must be a list of Job; got {shown(jobs)}")
     if not jobs:
         raise ValueError("jobs must not be empty")
     for values in ([job.name for job in jobs], [str(job.folder) for job in jobs]):

@@ -1,5 +1,6 @@
 """Running statistics of normalisations after a sleep, against means over the batches."""
 
+import numpy as np
 import pytest
 import torch
 from small_layers import assert_agree
@@ -106,3 +107,8 @@ def test_batches_of_another_form_are_refused(batches, got):
     with pytest.raises(TypeError, match=f"batches must be tensors of inputs, .* got {got}"):
         renew_statistics(model, batches)
     assert model[0].running_mean.item() == 0
+
+
+def test_an_array_without_axes_is_no_batches():
+    with pytest.raises(TypeError, match="batches must be a list of inputs, or a DataLoader; got ndarray"):
+        renew_statistics(nn.BatchNorm1d(1), np.array(2.0))

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bioshare.checks import shown, whole
 from bioshare.train.config import DatasetName, ImageNet, TrainConfig
 from bioshare.train.data.batches import Batches, DecodedBatches, seeded
 from bioshare.train.data.datasets import DIGITS_FOR_TRAINING, Dataset, pixel_statistics
 from bioshare.train.data.prepared import prepared_file, read_prepared
+from bioshare.train.distributed import device_named
 
 
 def load(name: str, folder: Path | str | None = None) -> Dataset:
@@ -68,9 +70,11 @@ def training_batches(
             the numbers differ by one image at most, and may be 0 in a small batch.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: ``config`` asks for more images than there are, or for more padding than TinyImageNet has;
             ``rank`` isn't below ``world``.
     """
+    device = _checked(dataset, config, device, rank, world)
     chosen = np.arange(len(dataset.train_labels))
     if config.validation:
         chosen = np.setdiff1d(chosen, _held_out(dataset))
@@ -89,12 +93,24 @@ def test_batches(dataset: Dataset, config: TrainConfig, device: torch.device, ra
 
     Images are not padded; the network sees the centre of larger images. The arguments are as for `training_batches`.
     """
+    device = _checked(dataset, config, device, rank, world)
     chosen = _held_out(dataset) if config.validation else np.arange(len(dataset.test_labels))
     part = "train" if config.validation else "test"
     return _batches(dataset, part, chosen, config, device, rank=rank, world=world)
 
 
 test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] (nor where it is imported)
+
+
+def _checked(dataset: object, config: object, device: str | torch.device, rank: int, world: int) -> torch.device:
+    """The device; raise TypeError or ValueError for an argument of another kind."""
+    for name, value, kind in (("dataset", dataset, Dataset), ("config", config, TrainConfig)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}; got {shown(value)}")
+    last = whole("world", world, "a number of processes", at_least=1) - 1
+    if whole("rank", rank, "the number of a process", at_least=0) > last:
+        raise ValueError(f"rank must be from 0 to world - 1 = {last}; got {rank}")
+    return device_named(device)
 
 
 def _batches(
@@ -108,8 +124,6 @@ def _batches(
     **fields: Any,
 ) -> Batches:
     """The batches of the chosen training or test images, with further fields of `Batches`."""
-    if not 0 <= fields["rank"] < fields["world"]:
-        raise ValueError(f"rank must be from 0 to world - 1 = {fields['world'] - 1}; got {fields['rank']}")
     images, labels = getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels")
     if len(chosen) < len(images):
         images, labels = images[chosen], labels[chosen]
