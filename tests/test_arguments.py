@@ -224,8 +224,8 @@ CALLS = {
 STOPPED = {
     "train.fit": "folder must have no run in it|checkpoint.* is damaged",
     "runs.run_all": "jobs must not be empty",
+    "train.trained_network": "is damaged",
 }
-STOPPED |= {"train.trained_network": "is damaged"}
 """Words of the error that ends a call with good arguments, before a training that would take long."""
 RESULTS = [
     "SleepMap",
@@ -253,12 +253,13 @@ RIGHT = {
         gradient.differentiable_sleep.learning_rate""",
     "True": """backpropagates bias centred compile dense dropout feedback flip inhibitory_bias measure nesterov
         graphs norm_after progress rectified rescale resume shuffle tensorboard validation""",
-    "text": "data name path scheduler",
+    "text": "data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
-    "0": """age_above age_below alignment alpha baseline bias checkpoint_every decay first first_updates gamma groups_seed
-        images_seed inhibitory_bias keep_first learning_rate mean momentum noise padding pool_seed power rate
-        rank scale seconds seed sigma silence smallest spread start std steps table turn wait warm_up weight_decay""",
+    "0": """age_above age_below alignment alpha baseline bias checkpoint_every decay first first_updates gamma
+        groups_seed images_seed inhibitory_bias keep_first learning_rate mean momentum noise padding pool_seed
+        power rate rank scale seconds seed sigma silence smallest spread start std steps table turn wait
+        warm_up weight_decay""",
     "2.5": """alignment alpha amplitude angle baseline bias checkpoint_every decay divisor dt floor gain gamma
         inhibitory_bias learning_rate mean memory
         noise offset period power rate samples scale seconds sigma std table tau tau_crosstalk tau_noise times

@@ -32,7 +32,7 @@ def seed_for(model: nn.Module, seed: int | None) -> int:
     return number
 
 
-def check_call(progress: Progress, measure: bool, optimizer: object, keep: object) -> None:
+def check_call(progress: Progress, measure: bool, optimizer: object, keep: object = None) -> None:
     """Raise TypeError or ValueError if options of a call are of the wrong kind."""
     check_progress(progress)
     flag("measure", measure)

@@ -29,7 +29,7 @@ from bioshare.bridge.moments import Moments, Treatment
 from bioshare.bridge.norms import mean_ratio, rms_ratio
 from bioshare.bridge.phase import Phase, check_call, seed_for
 from bioshare.bridge.report import KeptChannel, LayerReport, SleepReport, measure_groups, medians
-from bioshare.checks import choice, flag, real
+from bioshare.checks import choice, flag, real, whole
 from bioshare.nn import LocallyConnected2d
 from bioshare.nn.functional import physical
 
@@ -91,7 +91,7 @@ class Sharing(Phase):
             DivergenceError: a simulated sleep diverges. No weight has changed, except in a relayed or noisy sleep,
                 where the layers before the diverging layer have slept.
         """
-        check_call(progress, measure, optimizer, keep)
+        check_call(progress, measure, optimizer)
         moments = None if self.moments == "keep" else Moments.of(self.moments, optimizer)
         layers = self._checked_layers(model)
         if keep is not None:
@@ -232,13 +232,16 @@ class InstantSharing(Sharing):
         return [Averaging(GroupMeans.of_layer(layer, self.border), self.spread) for _, layer in layers]
 
 
-def _check_channel(keep: tuple[str, int], layers: Mapping[str, LocallyConnected2d]) -> None:
-    """Raise ValueError if ``keep`` names no layer and channel."""
+def _check_channel(keep: object, layers: Mapping[str, LocallyConnected2d]) -> None:
+    """Raise TypeError or ValueError if ``keep`` names no layer and channel."""
+    expected = "keep must be a layer's name and the number of an output channel, such as ('stages.0.0.conv1', 0)"
+    if not isinstance(keep, tuple) or len(keep) != 2 or not isinstance(keep[0], str):
+        raise TypeError(f"{expected}; got {keep!r}")
     name, channel = keep
     if name not in layers:
         near = ", ".join(map(repr, difflib.get_close_matches(name, layers, cutoff=0.0)))
         raise ValueError(f"keep must name a locally connected layer of the model; got {name!r}. Nearest: {near}")
     channels = layers[name].out_channels
     expected = f"an output channel of layer {name!r} (0 to {channels - 1})"
-    if channel >= channels:
+    if whole("keep", channel, expected, at_least=0) >= channels:
         raise ValueError(f"keep must have {expected}; got {channel}")

@@ -37,9 +37,10 @@ def evaluate(
     Raises:
         TypeError, ValueError: an argument is of another kind.
     """
-    for name, value, kind in (("model", model, nn.Module), ("batches", batches, Batches)):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}; got {shown(value)}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {shown(model)}")
+    if not callable(getattr(batches, "epoch", None)):
+        raise TypeError(f"batches must be Batches, as from bioshare.train.data.test_batches; got {shown(batches)}")
     choice("dtype", dtype, (None, torch.bfloat16, torch.float16))
     if not isinstance(processes, Processes | None):
         raise TypeError(f"processes must be a Processes or None; got {shown(processes)}")

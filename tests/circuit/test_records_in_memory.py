@@ -13,7 +13,8 @@ import bioshare as bs
 def sleep(presentations):
     w_init = np.random.default_rng(0).normal(1, 1, (100, 100, 2, 1))
     x = np.random.default_rng(1).normal(size=(presentations, 1))
-    circuit, rule = bs.SteadyState(np.linspace(1, 10, 100)[:, None]), bs.Hebbian(np.linspace(0.01, 0.1, 100), 0.0, 1e-3)
+    circuit = bs.SteadyState(np.linspace(1, 10, 100)[:, None])
+    rule = bs.Hebbian(np.linspace(0.01, 0.1, 100), learning_rate=1e-3)
     return bs.simulate(w_init, x, circuit, rule, engine=bs.Exact(threads=1), progress=False)
 
 sleep(2)  # imports and compiles
