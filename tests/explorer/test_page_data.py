@@ -162,6 +162,7 @@ def test_snapshots_are_records_and_both_end_with_the_sleep(presentations):
 @pytest.mark.parametrize(("disabled", "shown"), [("", True), ("1", False)])
 def test_the_bar_of_a_page_is_switched_off_by_the_environment(monkeypatch, capsys, disabled, shown):
     monkeypatch.setenv("TQDM_DISABLE", disabled)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr(page_data, "_simulate_stable", lambda settings, tell: ["diverged"] * len(settings))
     with pytest.raises(ValueError, match="must have a stable one near it"):
         compute_page_data(SETTING, progress=True)

@@ -41,7 +41,7 @@ def test_means_of_half_types_are_single(dtype, atol):
 
 
 def test_a_period_must_be_two_whole_numbers():
-    with pytest.raises(ValueError, match=r"^period must be a pair of whole numbers, at least 1; got 0$"):
+    with pytest.raises(ValueError, match=r"^period must be a whole number or a pair of them, at least 1; got 0$"):
         LateralCentring2d((3, 0))
 
 

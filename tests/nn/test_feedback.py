@@ -285,6 +285,7 @@ def test_a_layer_is_one_step_of_a_graph_of_torch_fx(locally_connected):
     assert largest_difference(gradients(graph, x)[1][1:], gradients(model, x)[1][1:]) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # by PyTorch itself
 def test_forward_mode_is_refused_in_words():
     model = with_feedback(nn.Linear(2, 2))
     with pytest.raises(NotImplementedError, match="its backward pass is not the derivative of its forward pass"):

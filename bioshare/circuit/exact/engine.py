@@ -71,12 +71,12 @@ class Exact:
         except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
             got = shown(self.device)
             raise ValueError(f'device must be one that torch can use here, like "cpu"; got {got}') from error
-        if torch.device(self.device).type == "meta":
-            raise ValueError('device must be one that computes, like "cpu"; got "meta", which has no values')
 
     @torch.no_grad()
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep chunk by chunk."""
+        if torch.device(self.device).type == "meta":
+            raise ValueError('device must be one that computes, like "cpu"; got "meta", which has no values')
         start = time.perf_counter()
         if problem.bound > (largest := float(np.finfo(self.dtype).max) ** 0.5):
             raise ValueError(

@@ -36,7 +36,7 @@ def test_list_prints_names_hyperparameters_and_the_papers_numbers(capsys):
 def test_list_prints_every_experiment(capsys):
     assert command_line.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("table") for line in lines) == 283
+    assert sum(line.startswith("table") for line in lines) == 227
     assert sum(line.startswith("sleep/") for line in lines) == 31
 
 
