@@ -40,7 +40,7 @@ class DaskWorkers:
         try:
             with ThreadPoolExecutor(1) as thread:  # a notebook has a running loop in its own
                 thread.submit(asyncio.run, _shake_hands(address)).result()
-            self.client = Client(address, timeout=CONNECT)
+            self.client = Client(address, timeout=CONNECT, set_as_default=False)
         except Exception as error:  # an answer in another protocol raises anything
             raise ValueError(
                 f"scheduler must be the address of a running Dask scheduler, such as tls://host:8786; got {address!r}, "

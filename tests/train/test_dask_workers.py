@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+from dask import config as dask_config
 
 from bioshare.train import dask_workers
 from bioshare.train.config import TrainConfig
@@ -120,6 +121,9 @@ def test_workers_and_a_scheduler_that_are_gone_for_good_are_a_line_each(tmp_path
     shown = capfd.readouterr().err
     assert shown.count(f"warning: whoever reaches {address} can run programs as you") == 2
     assert shown.count(f"{address} has no worker; waiting for one, at most 0.3 s") == 1
+    assert (
+        dask_config.get("scheduler", None) is None
+    )  # computations of the program do not go to a scheduler that is gone
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
