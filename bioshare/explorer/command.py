@@ -113,8 +113,7 @@ def server_command(notebook: Path, port: int, browser: bool, ip: str = LOCAL) ->
     """The command that starts the server with the settings of voila/voila.json.
 
     In these settings, a kernel ends two minutes after its page is closed. A closed tab ends a kernel at once, without a
-    token against forged requests, hence no check of this token: Jupyter compares the origin. ``ws_ping_timeout`` avoids
-    a warning.
+    token against forged requests, hence no check of this token: Jupyter compares the origin.
     """
     settings = {
         "ExplorerServer.folder": notebook.parent,

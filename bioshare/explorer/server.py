@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import shutil
 import threading
@@ -62,6 +63,7 @@ class ExplorerServer(Voila):
         """Settings of tornado; a local server has local names, so that no name of another site can lead to the page."""
         self.voila_configuration.prelaunch_hook = only_pages
         settings: Any = super().init_settings()
+        logging.getLogger("tornado.general").setLevel(logging.ERROR)  # it takes Jupyter's ms for s, and warns
         settings["jinja2_env"].loader.searchpath.insert(0, str(HERE / "voila" / "templates" / "bioshare"))
         return {**settings, "allow_remote_access": not is_local(self.ip)}
 

@@ -112,10 +112,10 @@ def wait_for(port, server):
 
 @pytest.fixture(scope="module")
 def page(address):
-    """The page, which must neither complain nor ask another host for anything."""
+    """The page, which must neither complain, nor lose its kernel, nor ask another host for anything."""
     from playwright.sync_api import sync_playwright
 
-    errors, requested = [], []
+    errors, requested, websockets = [], [], []
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1200, "height": 1250})
@@ -123,12 +123,14 @@ def page(address):
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requested.append(request.url))
+        page.on("websocket", lambda websocket: websockets.append(websocket.url))
         page.goto(address)
         page.wait_for_selector(".bioshare-panels canvas")
         until(lambda: shows(page, START))
         yield page
         chromium.close()
     assert errors == []
+    assert len(websockets) == 1
     assert [url for url in requested if not url.startswith((address.split("?")[0], "data:", "blob:"))] == []
 
 
