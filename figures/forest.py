@@ -49,9 +49,8 @@ def forest(
         axes.text(-0.02, height, note, va="top", fontsize=7.5, color=GREY, **beside)
     if not known:
         axes.text(0.5, 0.5, f"no seed in common with {label(reference)} yet", transform=axes.transAxes, ha="center")
-    axes.set(
-        ylim=(max(len(known), 1) - 0.5, -0.5 - APART), yticks=[], xlabel=f"difference to {label(reference)}, points"
-    )
+    name = label(reference).removeprefix("LC, ")
+    axes.set(ylim=(max(len(known), 1) - 0.5, -0.5 - APART), yticks=[], xlabel=f"difference to {name}, points")
 
 
 def differences(runs: xr.Dataset, reference: xr.Dataset) -> np.ndarray:

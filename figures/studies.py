@@ -34,6 +34,7 @@ TEXTS = {
     "lc-ws10-copy": ("equal start", "the same kernel at all positions before training"),
     "lc-ws10-late": ("late", "shares in the second half of training only"),
     "lc-ws10-share-moments": ("moments shared", "AdamW's moments become group means, too"),
+    "lc-ws10-share-moments-scale": ("both", "moments shared; kernels at the padding scaled, not shared"),
     "lc-ws10-reset-moments": ("moments reset", "AdamW's moments become 0 at every sharing"),
     "lc-ws10-last-batch": ("sharing before the test", "the last batch of an epoch shares"),
     "lc-ws10-run": ("counted over the run", "every tenth batch, across the ends of epochs"),
