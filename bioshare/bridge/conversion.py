@@ -9,8 +9,8 @@ from torch import nn
 
 from bioshare.bridge.geometry import modules
 from bioshare.checks import real
-from bioshare.nn import LocallyConnected1d, LocallyConnected2d, PeriodicConv1d, PeriodicConv2d
-from bioshare.nn.convert import position_mean, replaceable_layers
+from bioshare.nn import LocallyConnected1d, LocallyConnected2d, PatchwiseLinear, PeriodicConv1d, PeriodicConv2d
+from bioshare.nn.convert import position_mean, replaceable_layers, shared_layer
 
 
 def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
@@ -19,7 +19,7 @@ def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     After sharing, the kernels of a layer repeat with the period of the modules: a 3 x 3 layer has nine kernels, and no
     convolution computes the same function. The copy computes the same function at the cost and nearly the size of a
     convolution: nine kernels in place of a kernel for every position. For a `LocallyConnected1d` the layer is a
-    `PeriodicConv1d`.
+    `PeriodicConv1d`, and for a `PatchwiseLinear`, whose tokens form a single module, a `torch.nn.Linear`.
 
     Args:
         model: a model after `bioshare.InstantSharing`, or an ideal sleep, with ``border="share"``.
@@ -43,8 +43,9 @@ def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
-    layers = replaceable_layers(model, LocallyConnected2d, (LocallyConnected2d, LocallyConnected1d))
-    return copy.deepcopy(model, {id(layer): _periodic(label, layer, limit) for label, layer in layers.items()})
+    layers = replaceable_layers(model, LocallyConnected2d, (LocallyConnected2d, LocallyConnected1d, PatchwiseLinear))
+    made = lambda label, layer: (shared_layer if isinstance(layer, PatchwiseLinear) else _periodic)(label, layer, limit)
+    return copy.deepcopy(model, {id(layer): made(label, layer) for label, layer in layers.items()})
 
 
 @torch.no_grad()

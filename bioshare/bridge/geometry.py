@@ -39,7 +39,10 @@ well. The authors' code shares the border where groups are averaged, and keeps t
 
 
 class Geometry(NamedTuple):
-    """Geometry of a layer: pairs of (rows, columns); ``padding`` counts the rows at the top and columns at the left."""
+    """Geometry of a layer: pairs of (rows, columns); ``padding`` counts the rows at the top and columns at the left.
+
+    The first ``class_tokens`` rows belong to no module.
+    """
 
     channels: int
     kernel_size: tuple[int, int]
@@ -49,6 +52,7 @@ class Geometry(NamedTuple):
     input_size: tuple[int, int]
     output_size: tuple[int, int]
     border: Border
+    class_tokens: int = 0
 
     @classmethod
     def of(cls, layer: LocallyConnected2d, border: Border) -> Geometry:
@@ -56,7 +60,8 @@ class Geometry(NamedTuple):
         left, _, top, _ = layer.pad
         names = "kernel_size", "stride", "dilation", "input_size", "output_size"
         pairs = {name: tuple(getattr(layer, name)) for name in names}
-        return cls(layer.weight.shape[3], padding=(top, left), border=border, **pairs)
+        tokens = getattr(layer, "class_tokens", 0)  # of a PatchwiseLinear
+        return cls(layer.weight.shape[3], padding=(top, left), border=border, class_tokens=tokens, **pairs)
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,9 @@ def _along_axis(geometry: Geometry, axis: int) -> list[tuple[slice, list[int]]]:
     """The modules along an axis: their positions, and the phase of the pattern seen by each tap there."""
     names = "output_size", "input_size", "kernel_size", "stride", "dilation", "padding"
     outputs, size, kernel, stride, dilation, padding = (getattr(geometry, name)[axis] for name in names)
-    first, stop = 0, outputs
+    first, stop = geometry.class_tokens if axis == 0 else 0, outputs
     if geometry.border != "share":
-        first, stop = -(-padding // stride), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
+        first, stop = max(first, -(-padding // stride)), (size - 1 - (kernel - 1) * dilation + padding) // stride + 1
     phases = lambda start: [(start * stride - padding + i * dilation) % kernel for i in range(kernel)]
     period = kernel // math.gcd(kernel, stride)
     return [(slice(start, max(start, stop), period), phases(start)) for start in range(first, first + period)]

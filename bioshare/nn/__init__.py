@@ -14,6 +14,10 @@ from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected
 from bioshare.nn.moskovitz import moskovitz as moskovitz
 from bioshare.nn.one_dimensional import LocallyConnected1d as LocallyConnected1d
 from bioshare.nn.one_dimensional import PeriodicConv1d as PeriodicConv1d
+from bioshare.nn.patch_networks import MLPMixer as MLPMixer
+from bioshare.nn.patch_networks import SelfAttention as SelfAttention
+from bioshare.nn.patch_networks import VisionTransformer as VisionTransformer
+from bioshare.nn.patchwise import PatchwiseLinear as PatchwiseLinear
 from bioshare.nn.periodic import PeriodicConv2d as PeriodicConv2d
 from bioshare.nn.resnet import cifar_resnet as cifar_resnet
 from bioshare.nn.resnet import resnet18 as resnet18
@@ -24,8 +28,12 @@ __all__ = [
     "LateralCentring2d",
     "LocallyConnected1d",
     "LocallyConnected2d",
+    "MLPMixer",
+    "PatchwiseLinear",
     "PeriodicConv1d",
     "PeriodicConv2d",
+    "SelfAttention",
+    "VisionTransformer",
     "angles",
     "backpropagating",
     "cifar_resnet",

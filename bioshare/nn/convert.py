@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from bioshare.checks import choice, real, whole
+from bioshare.checks import choice, flag, real, whole
 from bioshare.nn.locally_connected import Layout, LocallyConnected2d
 from bioshare.nn.one_dimensional import LocallyConnected1d
+from bioshare.nn.patchwise import PatchwiseLinear, check_attention, tokens_seen
 from bioshare.nn.probe import input_sizes
 from bioshare.nn.sizes import ConversionTable
 
@@ -25,6 +26,8 @@ Layers = dict[str, Any]
 
 COUNTERPARTS: dict[Any, Any] = {nn.Conv1d: LocallyConnected1d, nn.Conv2d: LocallyConnected2d}
 """Locally connected layers by the class of the convolution."""
+LINEAR: dict[Any, Any] = {nn.Linear: PatchwiseLinear}
+"""The layer without sharing for a linear layer that sees tokens."""
 
 WRAPPERS = "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"
 """Classes of PyTorch around a model on several devices, by name, since some are expensive to import."""
@@ -37,6 +40,8 @@ def to_locally_connected(
     keep_first: int = 0,
     *,
     layout: Layout = "contiguous",
+    linear: bool = False,
+    class_tokens: int = 0,
 ) -> nn.Module:
     """Copy a model with every `torch.nn.Conv2d` replaced by a `LocallyConnected2d`; the model itself doesn't change.
 
@@ -55,10 +60,14 @@ def to_locally_connected(
         input_size: (channels, rows, columns) of one input, or (channels, length) of a sequence.
         init: "independent" draws a new kernel at every position from torch's default generator; "copy" puts
             the convolution's kernel at every position, for a copy with the same function.
-        keep_first: number of convolutions to keep, in the order of ``model.modules()`` (1 for the paper's networks
-            with a convolutional first layer).
+        keep_first: number of convolutions (with ``linear`` of all layers to replace) to keep, in the order of
+            ``model.modules()`` (1 for the paper's networks with a convolutional first layer).
         layout: order of the weights in memory: "contiguous" for every PyTorch tool, or "channels_last" for speed, see
             `LocallyConnected2d`.
+        linear: True to replace every `torch.nn.Linear` that sees tokens (batch, N, D) by a `PatchwiseLinear`, too. A
+            linear layer that sees (batch, D), as a classifier does, stays, and so do position embeddings.
+        class_tokens: number of tokens before those of patches, as the class token of a vision transformer. Each keeps a
+            matrix that it shares with no other token.
 
     Returns:
         The locally connected copy, with copies of all other layers and their parameters; a layer in two places of
@@ -67,8 +76,9 @@ def to_locally_connected(
     Raises:
         TypeError: a layer is a convolution of another class, lazy, compiled, has hooks or a reparametrised weight,
             or shares a parameter with another layer; or the model is wrapped for several processes, or sharded.
-        ValueError: the model does not run on such an input without data, or a convolution gets no input, or inputs
-            of different sizes.
+            With ``linear``, a `torch.nn.MultiheadAttention`, whose matrices are in no layer.
+        ValueError: the model does not run on such an input without data, or a layer gets no input, or inputs of
+            different sizes; or a linear layer sees tokens in another form.
         MemoryError: the weights need more memory than there is.
 
     Example:
@@ -77,7 +87,7 @@ def to_locally_connected(
     """
     choice("init", init, ("independent", "copy"))
     choice("layout", layout, get_args(Layout))
-    convs, layers = _without_data(model, input_size, keep_first, layout)
+    convs, layers = _without_data(model, input_size, keep_first, layout, linear, class_tokens)
     table = ConversionTable.of(model, convs, layers)  # first, so that no time is lost on a model that is too large
     if table.layers_bytes > _memory() and "cpu" in {conv.weight.device.type for conv in convs.values()}:
         raise MemoryError(table.too_large("this machine has"))
@@ -90,14 +100,16 @@ def to_locally_connected(
     return copy.deepcopy(model, copies)
 
 
-def conversion_table(model: nn.Module, input_size: tuple[int, ...], keep_first: int = 0) -> ConversionTable:
+def conversion_table(
+    model: nn.Module, input_size: tuple[int, ...], keep_first: int = 0, *, linear: bool = False
+) -> ConversionTable:
     """Tell the parameters and the memory of a model before and after `to_locally_connected`, at no cost.
 
     Every position gets a kernel, so a layer grows by the number of positions. The sizes come from shapes alone, also
     for a model on PyTorch's meta device; no weights are made.
 
     Args:
-        model, input_size, keep_first: as for `to_locally_connected`.
+        model, input_size, keep_first, linear: as for `to_locally_connected`.
 
     Returns:
         The table: printed with a row for every layer, the sum, and the memory of a training.
@@ -115,15 +127,15 @@ def conversion_table(model: nn.Module, input_size: tuple[int, ...], keep_first: 
         weights, gradients and AdamW's two moments: 7.08 MB
         (without activations)
     """
-    return ConversionTable.of(model, *_without_data(model, input_size, keep_first))
+    return ConversionTable.of(model, *_without_data(model, input_size, keep_first, linear=linear))
 
 
 def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """Copy a model with every `LocallyConnected2d` replaced by a `torch.nn.Conv2d`; the model itself doesn't change.
 
     The convolution gets the mean over positions of the kernels (and biases), to the last bit where all positions agree.
-    A `LocallyConnected1d` becomes a `torch.nn.Conv1d`. As in `to_locally_connected`, make the optimiser from the copy,
-    afterwards.
+    A `LocallyConnected1d` becomes a `torch.nn.Conv1d`, and a `PatchwiseLinear` a `torch.nn.Linear`. As in
+    `to_locally_connected`, make the optimiser from the copy, afterwards.
 
     Args:
         model: any module with locally connected layers.
@@ -144,8 +156,8 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
-    layers = replaceable_layers(model, LocallyConnected2d, COUNTERPARTS.values())
-    return copy.deepcopy(model, {id(layer): _convolutional(label, layer, limit) for label, layer in layers.items()})
+    layers = replaceable_layers(model, LocallyConnected2d, (COUNTERPARTS | LINEAR).values())
+    return copy.deepcopy(model, {id(layer): shared_layer(label, layer, limit) for label, layer in layers.items()})
 
 
 def sharded(module: nn.Module) -> bool:
@@ -155,7 +167,10 @@ def sharded(module: nn.Module) -> bool:
 
 
 def replaceable_layers(
-    model: nn.Module, kind: type[nn.Module], expected: Collection[type[nn.Module]], keep_first: int = 0
+    model: nn.Module,
+    kind: type[nn.Module] | tuple[type[nn.Module], ...],
+    expected: Collection[type[nn.Module]],
+    keep_first: int = 0,
 ) -> Layers:
     """Return the layers of a kind by their names in errors, all but the first; a layer in two places comes once.
 
@@ -178,8 +193,9 @@ def replaceable_layers(
     holders = Counter(id(p) for module in modules.values() for p in module._parameters.values())
     for label, layer in layers.items():
         if type(layer) not in expected:
+            *names, last = (cls.__name__ for cls in expected)
             raise TypeError(
-                f"{label} is a {type(layer).__name__}; only {' and '.join(cls.__name__ for cls in expected)} have "
+                f"{label} is a {type(layer).__name__}; only {', '.join(names)} and {last} have "
                 "counterparts, not their subclasses or other convolutions. Replace that layer by hand, or keep it: "
                 "convert the parts of the model without it, and put the copies in their places"
             )
@@ -196,27 +212,45 @@ def replaceable_layers(
 
 
 def _without_data(
-    model: nn.Module, input_size: tuple[int, ...], keep_first: int, layout: Layout = "contiguous"
+    model: nn.Module,
+    input_size: tuple[int, ...],
+    keep_first: int,
+    layout: Layout = "contiguous",
+    linear: bool = False,
+    class_tokens: int = 0,
 ) -> tuple[Layers, Layers]:
-    """Return the convolutions to replace, and the locally connected layers on the meta device, both by name."""
+    """Return the layers to replace, and the locally connected layers on the meta device, both by name."""
     keep_first = whole("keep_first", keep_first, "a number of convolutions", at_least=0)
-    convs = replaceable_layers(model, _ConvNd, COUNTERPARTS, keep_first)
+    class_tokens = whole("class_tokens", class_tokens, "a number of tokens", at_least=0)
+    flag("linear", linear)
+    kinds, known = ((_ConvNd, nn.Linear), COUNTERPARTS | LINEAR) if linear else ((_ConvNd,), COUNTERPARTS)
+    if linear:
+        check_attention(model)
+    elif class_tokens:
+        raise ValueError(f"class_tokens must be 0 without linear=True; got {class_tokens}")
+    convs = replaceable_layers(model, kinds, known, keep_first)
     expected, lengths = "(channels, rows, columns) of one input, whole numbers", (3,)
-    if not convs or nn.Conv1d in map(type, convs.values()):
+    if linear or not convs or nn.Conv1d in map(type, convs.values()):
         expected, lengths = f"(channels, length) or {expected}", (2, 3)
     if not isinstance(input_size, Sequence) or len(input_size) not in lengths:
         raise ValueError(f"input_size must be {expected}; got {input_size!r}")
     for size in input_size:
         whole("input_size", size, expected, at_least=1)
     sizes = input_sizes(model, convs, input_size) if convs else {}
-    return convs, {
-        label: _counterpart(partial(COUNTERPARTS[type(conv)], input_size=sizes[label], layout=layout), conv)
-        for label, conv in convs.items()
-    }
+    layers: Layers = {}
+    for label, conv in convs.items():
+        if not isinstance(conv, nn.Linear):
+            kind = partial(COUNTERPARTS[type(conv)], input_size=sizes[label], layout=layout)
+            layers[label] = _counterpart(kind, conv)
+        elif tokens := tokens_seen(label, conv, sizes[label]):
+            shape = tokens, conv.in_features, conv.out_features, conv.bias is not None
+            new = PatchwiseLinear(*shape, class_tokens, device="meta", dtype=conv.weight.dtype)
+            layers[label] = _like(new, conv)
+    return {label: convs[label] for label in layers}, layers
 
 
 @torch.no_grad()
-def _filled(layer: LocallyConnected2d, conv: nn.Conv1d | nn.Conv2d, init: str) -> LocallyConnected2d:
+def _filled(layer: LocallyConnected2d, conv: nn.Conv1d | nn.Conv2d | nn.Linear, init: str) -> LocallyConnected2d:
     """Give a layer without data memory next to the convolution, and its first weights."""
     layer.to_empty(device=conv.weight.device)
     if init == "independent":
@@ -235,9 +269,15 @@ def _memory() -> float:
 
 
 @torch.no_grad()
-def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv1d | nn.Conv2d:
-    (kind,) = (kind for kind, counterpart in COUNTERPARTS.items() if type(layer) is counterpart)
-    conv = _counterpart(kind, layer).to_empty(device=layer.weight.device)
+def shared_layer(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv1d | nn.Conv2d | nn.Linear:
+    """Make the convolution or linear layer with the mean weights of a locally connected layer."""
+    if isinstance(layer, PatchwiseLinear):
+        sizes, dtype = (layer.in_channels, layer.out_channels, layer.bias is not None), layer.weight.dtype
+        conv = _like(nn.Linear(*sizes, device="meta", dtype=dtype), layer)
+    else:
+        (kind,) = (kind for kind, counterpart in COUNTERPARTS.items() if type(layer) is counterpart)
+        conv = _counterpart(kind, layer)
+    conv = conv.to_empty(device=layer.weight.device)
     conv.weight.copy_(position_mean(f"{label}.weight", layer.weight, tolerance).view_as(conv.weight))
     if layer.bias is not None:
         conv.bias.copy_(position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
@@ -245,11 +285,15 @@ def _convolutional(label: str, layer: LocallyConnected2d, tolerance: float) -> n
 
 
 def _counterpart(kind: Callable[..., Any], old: Any) -> Any:
-    """Make a layer with the arguments, the mode and requires_grad of a layer, on the meta device, without values."""
+    """Make a layer with the arguments of a layer, on the meta device, without values."""
     names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
     axes = 1 if isinstance(old, LocallyConnected1d) else 2  # a sequence has no rows
     options = {name: size[-axes:] if isinstance(size := getattr(old, name), tuple) else size for name in names}
-    new = kind(**options, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+    return _like(kind(**options, bias=old.bias is not None, device="meta", dtype=old.weight.dtype), old)
+
+
+def _like(new: Any, old: Any) -> Any:
+    """Give a new layer the mode and requires_grad of a layer."""
     for name, parameter in new.train(old.training).named_parameters():
         parameter.requires_grad_(getattr(old, name).requires_grad)
     return new

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 
 def input_sizes(model: nn.Module, convs: Mapping[str, Any], input_size: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the rows and columns, or the length, of every convolution's input, from a pass without data."""
+    """Return the rows and columns, or the length, of every convolution's input, from a pass without data.
+
+    For a linear layer, return the whole shape of the input, with a batch of one.
+    """
     # a copy on the meta device without hooks; memo has the copies of all objects by the id of the original
     memo: dict[int, Any] = {}
     for module in model.modules():

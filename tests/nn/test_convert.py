@@ -291,7 +291,9 @@ class Special(LocallyConnected2d):
 
 
 def test_what_cannot_become_a_convolution_is_named():
-    with pytest.raises(TypeError, match="model is a Special; only LocallyConnected1d and LocallyConnected2d have"):
+    with pytest.raises(
+        TypeError, match="model is a Special; only LocallyConnected1d, LocallyConnected2d and PatchwiseLinear have"
+    ):
         to_convolutional(Special(1, 1, 1, input_size=2))
     layer = LocallyConnected2d(1, 1, 1, input_size=2)
     layer.register_forward_hook(lambda *_: None)
