@@ -180,6 +180,16 @@ CALLS = {
     "nn.LocallyConnected2d": lambda: dict(in_channels=2, out_channels=2, kernel_size=2, input_size=4),
     "nn.LocallyConnected2d.forward": lambda: dict(self=layer(), x=torch.ones(1, 1, 4, 4)),
     "nn.LocallyConnected1d": lambda: dict(in_channels=2, out_channels=2, kernel_size=2, input_size=4),
+    "nn.PatchwiseLinear": lambda: dict(patches=2, in_features=3, out_features=2),
+    "nn.PatchwiseLinear.forward": lambda: dict(
+        self=bs.nn.PatchwiseLinear(2, 3, 2, class_tokens=1), x=torch.ones(1, 2, 3)
+    ),
+    "nn.SelfAttention": lambda: dict(features=4, heads=2),
+    "nn.VisionTransformer": lambda: dict(input_size=(1, 4, 4), patch=2, features=4, depth=1, heads=1),
+    "nn.MLPMixer": lambda: dict(input_size=(1, 4, 4), patch=2, features=4, depth=1),
+    "nn.to_locally_connected of tokens": lambda: dict(
+        model=nn.Sequential(nn.Linear(3, 2)), input_size=(4, 3), linear=True, class_tokens=1
+    ),
     "nn.PeriodicConv1d": lambda: dict(weight=torch.ones(1, 2, 2, 1, 1, 3)),
     "nn.LateralCentring2d": lambda: dict(period=(2, 2)),
     "nn.PeriodicConv2d": lambda: dict(weight=torch.ones(2, 2, 2, 1, 3, 3)),
@@ -251,12 +261,14 @@ RIGHT = {
         count data graphs processes record_snr scheduler seconds workers
         gradient.differentiable_sleep.alpha gradient.differentiable_sleep.gamma
         gradient.differentiable_sleep.learning_rate""",
-    "True": """backpropagates bias centred compile dense dropout feedback flip inhibitory_bias measure nesterov
+    "True": """backpropagates bias centred compile dense dropout class_token feedback flip inhibitory_bias linear measure
+        nesterov
         graphs norm_after progress rectified rescale resume shuffle tensorboard validation""",
     "text": "data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
-    "0": """age_above age_below alignment alpha baseline bias checkpoint_every decay first first_updates gamma
+    "0": """age_above age_below alignment alpha baseline bias checkpoint_every class_tokens decay first
+        first_updates gamma
         groups_seed images_seed inhibitory_bias keep_first learning_rate mean momentum noise padding pool_seed
         power rate rank scale seconds seed sigma silence smallest spread start std steps table turn wait
         warm_up weight_decay""",

@@ -16,8 +16,8 @@ COLOURS = "cividis"
 """Colour map with dark blue, grey at 0, and yellow: lightness grows with the weight, so grey prints keep the sign."""
 
 
-def draw_mosaics(before: NDArray, after: NDArray, title: str) -> Figure:
-    """Draw two mosaics of kernels (H, W, kh, kw), before and after a sleep.
+def draw_mosaics(before: NDArray, after: NDArray, title: str, names: tuple[str, str] = ("row", "column")) -> Figure:
+    """Draw two mosaics of kernels (H, W, kh, kw), before and after a sleep; ``names`` are those of the axes.
 
     Lines enclose kh x kw positions: these tiles are equal when the positions of each module have equal weights. Both
     panels share a linear scale, centred on 0, that suits the weights after sleep, often a tenth of the weights
@@ -30,8 +30,8 @@ def draw_mosaics(before: NDArray, after: NDArray, title: str) -> Figure:
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     images = [_show(axes, kernels, limit) for axes, kernels in zip(panels, (before, after), strict=True)]
     for axes, name in zip(panels, PANELS, strict=True):
-        axes.set(title=name, xlabel="column")
-    panels[0].set_ylabel("row")
+        axes.set(title=name, xlabel=names[1])
+    panels[0].set_ylabel(names[0])
     clipped = max(np.abs(before).max(), np.abs(after).max()) > limit
     extend = "both" if clipped else "neither"
     figure.colorbar(images[0], ax=panels, label="weight", extend=extend, extendfrac=0.03, aspect=30, pad=0.02)

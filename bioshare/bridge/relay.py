@@ -25,14 +25,18 @@ SMALL = 1e-300
 class Relay:
     """The patterns of a network's layers, from input to output.
 
-    The lateral connections of a layer make the layer's activity repeat with the period of the kernel: a number per
-    output channel and module. This activity is a pattern for the nearest later layer with equal kernel size and as
-    many input channels: the mean drive of each group, after the group's sleep, in response to the layer's pattern;
-    standardised over the presentations, rectified, and scaled until |x|^2 of every active pattern is the stimulus'
-    mean (|x|^2 would vary tenfold in layers whose drives rise and fall together). All remaining layers see drawn
-    patterns, as the first layer sees patterns from the retina.
+    The lateral connections of a layer make the layer's activity repeat with the period of the modules, k / gcd(k,
+    stride): a number per output channel and module. This activity is a pattern for the nearest later layer with as many
+    input channels and with a kernel of this period, or of the size of the layer's kernel: the mean drive of each group,
+    after the group's sleep, in response to the layer's pattern; standardised over the presentations, rectified, and
+    scaled until |x|^2 of every active pattern is the stimulus' mean (|x|^2 would vary tenfold in layers whose drives
+    rise and fall together). All remaining layers see drawn patterns, as the first layer sees patterns from the retina.
 
     If all layers sleep at the same time, the activity is the response of the groups as changed so far.
+
+    In a network of patches with a matrix for every token, the activity of all tokens is equal, and survives a whole
+    block: softmax attention over equal tokens returns the value vector, so the projection sees the activity of the
+    value layer. Layers named "query" or "key", whose activity sets the weights of an attention only, relay nothing.
 
     Args:
         stimulus: source of drawn patterns.
@@ -53,22 +57,25 @@ class Relay:
         # the last layer with its patterns, by kernel size and number of channels
         self.sources: dict[tuple[tuple[int, ...], int], tuple[LocallyConnected2d, Array]] = {}
 
-    def patterns(self, layer: LocallyConnected2d, seed: int) -> Array:
+    def patterns(self, layer: LocallyConnected2d, seed: int, name: str = "") -> Array:
         """Return the patterns (P, K) of the layer that sleeps next, after the sleep of the layer before."""
         kernel, inputs = tuple(layer.kernel_size), inputs_of(layer)
         source = self.sources.get((kernel, layer.in_channels)) if layer.groups == 1 else None
         if source:
-            patterns = self._activity(*source) * np.sqrt(self.stimulus.power(inputs))
+            patterns = self._activity(*source, kernel) * np.sqrt(self.stimulus.power(inputs))
         else:
             patterns = self.stimulus.draw(self.presentations, inputs, seed=seed)
-        self.sources[kernel, layer.out_channels] = layer, patterns
+        if name.rpartition(".")[2] not in ("query", "key"):
+            period = tuple(k // math.gcd(k, s) for k, s in zip(kernel, layer.stride, strict=True))
+            for size in {kernel, period}:
+                self.sources[size, layer.out_channels] = layer, patterns
         return patterns
 
-    def _activity(self, layer: LocallyConnected2d, patterns: Array) -> Array:
-        """The activity of a layer in response to the patterns: (P, out x kh x kw), of length 1 or silent."""
-        x, (kh, kw) = torch.from_numpy(patterns), layer.kernel_size
+    def _activity(self, layer: LocallyConnected2d, patterns: Array, size: tuple[int, ...]) -> Array:
+        """The activity of a layer, (P, out x rows x columns) for size = (rows, columns), of length 1 or silent."""
+        x = torch.from_numpy(patterns)
         change = self.change_of(layer) if self.change_of else None
-        drives = x.new_zeros(len(x), layer.out_channels, kh, kw)  # modules without neurons are silent
+        drives = x.new_zeros(len(x), layer.out_channels, *size)  # modules without neurons are silent
         for module in modules(layer, self.border, smallest=1):
             mean = module.groups(layer.weight.detach()).cpu().double().mean(1)  # mu, (out, K)
             if change and module.neurons > 1:
@@ -87,9 +94,9 @@ def relayed_maps(
 ) -> Iterator[LinearSleep]:
     """Yield the map of every layer, simulated after the sleep of the layers before; ``length`` takes K to P."""
     relay = Relay(stimulus, max(length(inputs_of(layer)) for _, layer in layers), border)
-    for _, layer in layers:
+    for name, layer in layers:
         inputs = inputs_of(layer)
-        yield simulated(layer, relay.patterns(layer, derived(seed, inputs))[: length(inputs)])
+        yield simulated(layer, relay.patterns(layer, derived(seed, inputs), name)[: length(inputs)])
 
 
 def simultaneous_maps(
@@ -103,8 +110,8 @@ def simultaneous_maps(
         counts = {layer: until(layer, part + 1) - until(layer, part) for _, layer in layers}
         relay = Relay(stimulus, max(counts.values()), border, asleep if part else None)
         more = {
-            layer: relay.patterns(layer, derived(seed, inputs_of(layer), part))[:count]
-            for layer, count in counts.items()
+            layer: relay.patterns(layer, derived(seed, inputs_of(layer), part), name)[: counts[layer]]
+            for name, layer in layers
         }
         seen = {layer: np.concatenate([seen[layer], x]) if part else x for layer, x in more.items()}
     return [asleep(layer) for layer in seen]

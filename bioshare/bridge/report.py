@@ -194,6 +194,8 @@ class SleepReport:
     def draw(self, inputs: int = 0) -> Figure:
         """Draw the kept channel's kernels at all positions before and after sleep; ``draw().savefig(path)`` works.
 
+        For a `bioshare.nn.PatchwiseLinear`, all weights of the output: a row for every token, a column for every input.
+
         Args:
             inputs: number of the input channel within the output channel's group.
 
@@ -213,10 +215,16 @@ class SleepReport:
         if whole("inputs", inputs, expected, at_least=0) >= channels:
             raise ValueError(f"inputs must be {expected}; got {inputs}")
         title = f"layer {row.label}: output channel {self.kept.channel}, input channel {inputs}"
+        both = [weights.double().numpy() for weights in (self.kept.before, self.kept.after)]
+        names = "row", "column"
+        if both[0].shape[1] == math.prod(both[0].shape[3:]) == 1:  # (tokens, 1, inputs, 1, 1)
+            title, names = title.partition(", ")[0], ("token", "input")
+            before, after = (weights.swapaxes(1, 2)[:, :, 0] for weights in both)
+        else:
+            before, after = (weights[:, :, inputs] for weights in both)
         if not math.isnan(row.neg_log_snr_before):
             title += f"\n-log SNR of the layer: {row.neg_log_snr_before:.2f} to {row.neg_log_snr_after:.2f}"
-        before, after = (weights[:, :, inputs].double().numpy() for weights in (self.kept.before, self.kept.after))
-        return picture.draw_mosaics(before, after, title)
+        return picture.draw_mosaics(before, after, title, names)
 
     def _costs(self) -> dict[str, Any]:
         """Costs of the maps by name."""

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -232,7 +232,7 @@ def _without_data(
     expected, lengths = "(channels, rows, columns) of one input, whole numbers", (3,)
     if linear or not convs or nn.Conv1d in map(type, convs.values()):
         expected, lengths = f"(channels, length) or {expected}", (2, 3)
-    if not isinstance(input_size, Sequence) or len(input_size) not in lengths:
+    if not isinstance(input_size, tuple | list) or len(input_size) not in lengths:
         raise ValueError(f"input_size must be {expected}; got {input_size!r}")
     for size in input_size:
         whole("input_size", size, expected, at_least=1)
