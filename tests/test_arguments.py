@@ -261,9 +261,8 @@ RIGHT = {
         count data graphs processes record_snr scheduler seconds workers
         gradient.differentiable_sleep.alpha gradient.differentiable_sleep.gamma
         gradient.differentiable_sleep.learning_rate""",
-    "True": """backpropagates bias centred compile dense dropout class_token feedback flip inhibitory_bias linear measure
-        nesterov
-        graphs norm_after progress rectified rescale resume shuffle tensorboard validation""",
+    "True": """backpropagates bias centred class_token compile dense dropout feedback flip inhibitory_bias linear
+        measure nesterov graphs norm_after progress rectified rescale resume shuffle tensorboard validation""",
     "text": "data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
