@@ -12,11 +12,11 @@ import torch.multiprocessing as mp
 import xarray as xr
 from torch import nn
 
-from bioshare.bridge import InstantSharing
+from bioshare.bridge import InstantSharing, Mirror
 from bioshare.nn import LateralCentring2d, LocallyConnected2d, resnet20, to_locally_connected, with_lateral_centring
 from bioshare.train import checkpoint
 from bioshare.train.batch_norm import SynchronousBatchNorm2d
-from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
+from bioshare.train.config import AdamW, Every, FeedbackWeights, LocallyConnected, TrainConfig
 from bioshare.train.data import Batches, load, training_batches
 from bioshare.train.distributed import Processes, joined_processes
 from bioshare.train.fitting import CHECKPOINT, RESULT, fit
@@ -32,6 +32,15 @@ CONFIG = TrainConfig(
 
 SLEEP = CircuitOptions(presentations=1, pool=2, moments="share")
 ASLEEP = dataclasses.replace(CONFIG, phases=(Every(2, phase_of(SLEEP, CONFIG.seed), "run"),))
+BOTH_NIGHTS = dataclasses.replace(
+    CONFIG,
+    feedback=FeedbackWeights(),
+    phases=(
+        Every(2, dataclasses.replace(phase_of(SLEEP, 0), feedback=True), "run"),
+        Every(1, Mirror(samples=8), "run"),
+    ),
+)
+"""The circuit shares weights and feedback weights, and a mirror learns the feedback weights."""
 
 
 def two_processes(work, folder, *arguments):
@@ -52,8 +61,7 @@ def _in_process(rank, work, folder, port, *arguments):
 
 def train_in_double(rank, folder, config):
     """All steps of a run in float64: the state after them."""
-    torch.manual_seed(0)
-    model = to_locally_connected(resnet20(10, 1), (1, 8, 8)).double()
+    model = config.build_network(10, (1, 8, 8)).double()
     with joined_processes("cpu") as process:
         assert (process.rank, process.world) == ((0, 1) if folder is None else (rank, 2))
         return steps_in_double(model, config, process)
@@ -67,7 +75,7 @@ def steps_in_double(model, config, process):
     return checkpoint.state(run.model, run.optimizer) | {"sums": run.totals()[:FINITE]}
 
 
-@pytest.fixture(scope="module", params=[CONFIG, ASLEEP], ids=["instant", "asleep"])
+@pytest.fixture(scope="module", params=[CONFIG, ASLEEP, BOTH_NIGHTS], ids=["instant", "asleep", "mirror"])
 def trained(request, tmp_path_factory):
     """What one process with the whole batches has after all steps, what two have, and how close they must come.
 
@@ -76,7 +84,7 @@ def trained(request, tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         alone = train_in_double(0, None, request.param)
     both = two_processes(train_in_double, tmp_path_factory.mktemp("double"), request.param)
-    return alone, both, 1e-8 if request.param is ASLEEP else 1e-10
+    return alone, both, 1e-10 if request.param is CONFIG else 1e-8
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(trained):
