@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from bioshare.bridge import InstantSharing, Mirror
-from bioshare.nn import LateralCentring2d, LocallyConnected2d, resnet20, to_locally_connected, with_lateral_centring
+from bioshare.nn import LateralCentring2d, LocallyConnected2d, with_lateral_centring
 from bioshare.train import checkpoint
 from bioshare.train.batch_norm import SynchronousBatchNorm2d
 from bioshare.train.config import AdamW, Every, FeedbackWeights, LocallyConnected, TrainConfig
