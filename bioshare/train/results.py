@@ -21,6 +21,7 @@ from bioshare.checks import whole
 from bioshare.files import replacing
 from bioshare.machine import processor, versions
 from bioshare.train.config import TrainConfig
+from bioshare.train.signals import Signals
 from bioshare.train.stored import UnreadableRunError, check_file, check_same, config_of, config_text
 
 RESULT = "result.nc"
@@ -37,7 +38,7 @@ MEANINGS = {
     "seconds": "wall-clock time of the epoch's training",
     "sleep_seconds": "part of the training time spent in phases",
     "images_per_second": "training images per second, repetitions included",
-    "test_seconds": "wall-clock time of the test after the epoch, and of measuring -log SNR there",
+    "test_seconds": "wall-clock time of the test after the epoch, and of measuring -log SNR and angles there",
 }
 """Quantities of an epoch and their meanings, in the order of the dataset."""
 
@@ -64,6 +65,7 @@ class History:
         layers: names of the layers whose -log SNR is measured.
         snr: measurements of -log SNR: steps of the optimiser so far, whether right after a phase, values by layer.
         drifts: measurements of phases: steps of the optimiser so far, and the `DRIFTS`, each by layer.
+        signals: angles of the learning signals of a network with feedback weights.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -71,6 +73,7 @@ class History:
     layers: list[str] = field(default_factory=list)
     snr: list[tuple[int, bool, list[float]]] = field(default_factory=list)
     drifts: list[tuple[int, list[list[float]]]] = field(default_factory=list)
+    signals: Signals = field(default_factory=Signals)
 
     def add_snr(self, steps: int, shared: bool, values: Mapping[str, float]) -> None:
         """Add -log SNR by layer, after so many steps of the optimiser, before or right after a phase."""
@@ -98,11 +101,12 @@ class History:
             "snr.steps": torch.tensor(steps, dtype=torch.int64),
             "snr.shared": torch.tensor(shared, dtype=torch.bool),
             "snr.values": torch.tensor(values, dtype=torch.float64).view(len(steps), layers),
-        }
+        } | self.signals.tensors()
 
     def facts(self) -> dict[str, Any]:
         """All but the measurements, in the types of JSON."""
-        return {"epochs": self.epochs, "sharings": self.sharings, "layers": self.layers}
+        facts = {"epochs": self.epochs, "sharings": self.sharings, "layers": self.layers}
+        return facts | self.signals.facts()
 
     @classmethod
     def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
@@ -115,7 +119,9 @@ class History:
             list(zip(*(tensors[name].tolist() for name in names), strict=True))
             for names in (("snr.steps", "snr.shared", "snr.values"), ("drift.steps", "drift.values"))
         )
-        history = cls(**facts, snr=snr, drifts=drifts)
+        own = {name: value for name, value in facts.items() if name != "feedback_layers"}
+        signals = Signals.restored(facts.get("feedback_layers", []), tensors, len(facts["epochs"]))
+        history = cls(**own, snr=snr, drifts=drifts, signals=signals)
         whole("sharings", history.sharings, "a number of phases", at_least=0)
         layers = len(history.layers)
         shapes = {"snr.values": (len(snr), layers), "drift.values": (len(drifts), len(DRIFTS), layers)}
@@ -140,6 +146,9 @@ class History:
         """
         for name, value in self.epochs[-1].items():
             writer.add_scalar(name, value, len(self.epochs))
+        for name, value in self.signals.scalars():
+            if math.isfinite(value):
+                writer.add_scalar(name, value, len(self.epochs))
         measured = [(steps, f"neg_log_snr{'_shared' * shared}", values) for steps, shared, values in self.snr]
         measured += [(steps, name, row) for steps, rows in self.drifts for name, row in zip(DRIFTS, rows, strict=True)]
         for steps, name, values in measured:
@@ -149,8 +158,9 @@ class History:
         writer.flush()
 
     def to_xarray(self, config: TrainConfig, device: torch.device) -> xr.Dataset:
-        """The history with the axes epoch (1 for the first), and where known snr_step, layer and sleep_step.
+        """The history with the axes epoch (1 for the first), and others where something was measured.
 
+        The others are feedback_layer (angles), snr_step and layer (-log SNR), and sleep_step (drifts of phases).
         Attributes are the configuration as one JSON text, the versions, the machine and the date.
         """
         variables: dict[str, Any] = {
@@ -158,6 +168,9 @@ class History:
             for name, meaning in MEANINGS.items()
         }
         coordinates: dict[str, Any] = {"epoch": np.arange(1, len(self.epochs) + 1)}
+        if angles := self.signals.variables(len(self.epochs)):
+            variables |= angles
+            coordinates["feedback_layer"] = self.signals.layers
         if self.snr:
             tensors = {name: tensor.numpy() for name, tensor in self.tensors().items()}
             steps, shared, table = (tensors[f"snr.{name}"] for name in ("steps", "shared", "values"))

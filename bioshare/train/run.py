@@ -18,13 +18,14 @@ from bioshare.bridge import Border, neg_log_snr, renew_statistics
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
 from bioshare.train.batch_norm import check_single_image
-from bioshare.train.config import Every, TrainConfig
+from bioshare.train.config import Every, FeedbackWeights, TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.batches import seed_at
 from bioshare.train.distributed import Processes, Stopwatch
 from bioshare.train.evaluation import evaluate, scores_counted
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.results import History
+from bioshare.train.signals import IMAGES as SIGNAL_IMAGES
 
 if TYPE_CHECKING:
     from bioshare.train.graph import CudaRecording, Replayed
@@ -265,6 +266,9 @@ class Run:
             raise self._divergence("the loss of the test images", self.steps - 1)
         if self.record_snr is None:
             self._measure()
+        if isinstance(self.config.feedback, FeedbackWeights):
+            x, y = next(self.batches.epoch(0, 0))
+            self.history.signals.measure(self.model, x[:SIGNAL_IMAGES], y[:SIGNAL_IMAGES])
         self.history.epochs.append(
             {
                 "train_loss": loss / images,

@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
-from tiny_runs import assert_same_ending, interrupt, run
+import xarray as xr
+from tiny_runs import assert_same_ending, interrupt, run, weights
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bioshare.bridge import InstantSharing, KolenPollack, Mirror, SignSymmetry
-from bioshare.nn import to_locally_connected
+from bioshare.nn import angles, to_locally_connected, with_feedback
 from bioshare.nn.feedback import feedback_layers
 from bioshare.train.config import (
     SGD,
@@ -21,9 +23,11 @@ from bioshare.train.config import (
     Network,
     TrainConfig,
 )
+from bioshare.train.data import load, training_batches
 from bioshare.train.experiments import EXPERIMENTS, TABLES, find
 from bioshare.train.feedback_tables import METHODS, MOSKOVITZ_METHODS, Method
 from bioshare.train.fitting import trained_network
+from bioshare.train.signals import NAMES, Signals
 from bioshare.train.stored import config_of, config_text
 
 
@@ -161,3 +165,74 @@ def test_bad_parts_are_refused():
         dataclasses.replace(CONFIG, phases=(Every(1, KolenPollack()),)).build_network(10, (1, 8, 8))
     with pytest.raises(ValueError, match="divisor must be a number of at least 1; got 0"):
         dataclasses.replace(CONFIG, divisor=0)
+
+
+def test_the_last_angles_of_a_result_are_those_of_the_trained_network(tmp_path):
+    config = configured("mirror")
+    result = run(tmp_path, config)
+    names = ["0", "3", "7"]
+    assert result["feedback_layer"].values.tolist() == names
+    assert result["weight_angle"].dims == ("epoch", "feedback_layer")
+    assert result["weight_angle"].shape == (2, 3)
+    batches = training_batches(load("digits"), config, torch.device("cpu"))
+    x, y = next(batches.epoch(0, 0))
+    model = trained_network(tmp_path).train()
+    report = angles(model, x[:32], lambda scores: cross_entropy(scores, y[:32])).to_xarray()
+    for field, name in NAMES.items():
+        np.testing.assert_allclose(result[name].isel(epoch=-1), report[field], rtol=0, atol=1e-4)
+    with xr.open_dataset(tmp_path / "result.nc") as stored:
+        xr.testing.assert_equal(stored.load(), result)
+
+
+def test_measured_angles_leave_the_training_as_it_is(tmp_path, monkeypatch):
+    config = configured("mirror")
+    run(tmp_path / "measured", config)
+    monkeypatch.setattr(Signals, "measure", lambda *arguments: None)
+    plain = run(tmp_path / "plain", config)
+    assert "weight_angle" not in plain
+    measured, others = weights(tmp_path / "measured"), weights(tmp_path / "plain")
+    assert measured.keys() - others.keys() == {"signals"}
+    for name, tensor in others.items():
+        torch.testing.assert_close(measured[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_run_from_before_the_angles_goes_on(tmp_path, monkeypatch):
+    config = configured("mirror")
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "measure", lambda *arguments: None)
+        interrupt(tmp_path, 7, config)
+    result = run(tmp_path, config, resume=True)
+    assert result["weight_angle"].isnull().all("feedback_layer").values.tolist() == [True, False]
+
+
+def test_signs_keep_the_norm_of_the_weights_and_controls_learn_from_the_gradient(tmp_path):
+    signs = run(tmp_path / "signs", configured("signs"))
+    dense = signs.sel(feedback_layer="7")  # without padding, so that no weights are left out
+    np.testing.assert_allclose(dense["weight_ratio"], 1, rtol=0, atol=1e-5)
+    control = run(tmp_path / "control", configured("alignment"))
+    np.testing.assert_allclose(control["signal_angle"], 0, rtol=0, atol=1e-2)
+
+
+def test_a_layer_that_is_used_twice_is_trained_without_angles(capsys):
+    once, signals = nn.Linear(3, 3), Signals()
+    model = with_feedback(nn.Sequential(once, once))
+    for _ in range(2):
+        signals.measure(model, torch.ones(2, 3), torch.zeros(2, dtype=torch.long))
+    assert signals.variables(2) == {}
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("no angles of the learning signals are recorded: layer '0' must") == 1
+
+
+def test_measurements_of_another_form_are_refused():
+    values = {"signals": torch.zeros(1, len(NAMES), 2)}
+    assert Signals.restored(["a", "b"], values, 1).layers == ["a", "b"]
+    for layers, epochs in ((["a"], 1), (["a", "b"], 0)):
+        with pytest.raises(ValueError, match="history must have the angles of"):
+            Signals.restored(layers, values, epochs)
+
+
+def test_tensorboard_gets_the_angles_of_an_epoch(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = run(tmp_path, configured("fixed", epochs=1), tensorboard=True)
+    seen = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert seen.Scalars("weight_angle/3")[-1].value == pytest.approx(float(result["weight_angle"][0, 1]), abs=1e-4)

@@ -1,0 +1,92 @@
+"""Angles of the learning signals over a training with feedback weights: one measurement of all layers an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bioshare.nn.angles import MEANINGS, angles
+from bioshare.progress import say
+
+IMAGES = 32
+"""Images of a measurement, the first of the run's first batch; a measurement takes as long as some 150 images."""
+
+NAMES = {name: name if name.endswith("ratio") else f"{name}_angle" for name in MEANINGS}
+"""Variables of a result by the field of `bioshare.nn.angles.LayerAngles`."""
+
+
+@dataclass
+class Signals:
+    """Angles and ratios of norms of the layers with feedback weights, epoch by epoch.
+
+    Attributes:
+        layers: names of the layers; empty before the first measurement.
+        values: for every measured epoch, the quantities in `NAMES`, each by layer.
+        possible: False after a measurement that the network does not allow.
+    """
+
+    layers: list[str] = field(default_factory=list)
+    values: list[list[list[float]]] = field(default_factory=list)
+    possible: bool = True
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Measure a network at the end of an epoch; the network and all random generators stay as they are.
+
+        A network with a layer that is used twice in a pass has no such angles: a warning says so, once.
+        """
+        if not self.possible:
+            return
+        try:
+            rows = angles(model, x, partial(cross_entropy, target=y)).layers
+        except ValueError as error:
+            self.possible = False
+            say(f"warning: no angles of the learning signals are recorded: {error}")
+            return
+        self.layers = [row.name for row in rows]
+        self.values.append([[getattr(row, name) for row in rows] for name in NAMES])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The measurements, (epochs, quantities, layers); empty without a measurement."""
+        return {"signals": torch.tensor(self.values, dtype=torch.float64)} if self.values else {}
+
+    def facts(self) -> dict[str, list[str]]:
+        """Names of the layers, in the types of JSON; empty without a measurement."""
+        return {"feedback_layers": self.layers} if self.values else {}
+
+    @classmethod
+    def restored(cls, layers: list[str], tensors: Mapping[str, Tensor], epochs: int) -> Signals:
+        """The measurements of so many epochs from `facts` and `tensors`.
+
+        Raises:
+            ValueError: the measurements are not of these layers, or of more epochs.
+        """
+        values = tensors.get("signals", torch.empty(0, len(NAMES), len(layers)))
+        if values.shape[1:] != (len(NAMES), len(layers)) or len(values) > epochs:
+            raise ValueError(f"history must have the angles of {len(layers)} layers for at most {epochs} epochs")
+        return cls(layers, values.tolist())
+
+    def variables(self, epochs: int) -> dict[str, Any]:
+        """Variables of a data set along epoch and feedback_layer; NaN for epochs without a measurement."""
+        if not self.values:
+            return {}
+        missing = np.full((epochs - len(self.values), len(NAMES), len(self.layers)), math.nan)
+        table = np.concatenate([missing, self.values])
+        units = {field: {} if field.endswith("ratio") else {"units": "degrees"} for field in NAMES}
+        return {
+            name: (("epoch", "feedback_layer"), table[:, index], {"long_name": MEANINGS[field]} | units[field])
+            for index, (field, name) in enumerate(NAMES.items())
+        }
+
+    def scalars(self) -> Iterator[tuple[str, float]]:
+        """Names and values of the last measurement, for TensorBoard."""
+        for name, row in zip(NAMES.values(), self.values[-1] if self.values else (), strict=False):
+            for layer, value in zip(self.layers, row, strict=True):
+                yield f"{name}/{layer}", value
