@@ -155,8 +155,8 @@ def _signals(
 
 
 def _measured(name: str, layer: Any, x: Tensor, signal: Tensor, gradient: Tensor) -> LayerAngles:
-    seen = connected(layer) > 0
-    b, w = layer.feedback[seen], layer.weight.detach()[seen]
+    seen = connected(layer).flatten().nonzero()[:, 0]  # once for both, in the order of a mask
+    b, w = (weights.detach().flatten().index_select(0, seen) for weights in (layer.feedback, layer.weight))
     x = x.requires_grad_()
     with torch.enable_grad():
         (down,) = torch.autograd.grad(layer(x), x, signal)

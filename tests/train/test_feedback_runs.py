@@ -177,7 +177,7 @@ def test_the_last_angles_of_a_result_are_those_of_the_trained_network(tmp_path):
     batches = training_batches(load("digits"), config, torch.device("cpu"))
     x, y = next(batches.epoch(0, 0))
     model = trained_network(tmp_path).train()
-    report = angles(model, x[:32], lambda scores: cross_entropy(scores, y[:32])).to_xarray()
+    report = angles(model, x[:16], lambda scores: cross_entropy(scores, y[:16])).to_xarray()
     for field, name in NAMES.items():
         np.testing.assert_allclose(result[name].isel(epoch=-1), report[field], rtol=0, atol=1e-4)
     with xr.open_dataset(tmp_path / "result.nc") as stored:
