@@ -17,7 +17,7 @@ from bioshare.nn.angles import MEANINGS, angles
 from bioshare.progress import say
 
 IMAGES = 16
-"""Images of a measurement, the first of the run's first batch; a measurement takes as long as some 80 images, and longer by the number of weights."""
+"""Images of a measurement: the first of the first batch of the run."""
 
 NAMES = {name: name if name.endswith("ratio") else f"{name}_angle" for name in MEANINGS}
 """Variables of a result by the field of `bioshare.nn.angles.LayerAngles`."""

@@ -54,9 +54,8 @@ def test_three_layers_by_hand():
 
 @pytest.mark.parametrize("locally_connected", [False, True])
 def test_a_mirrored_network_learns_from_the_gradient(locally_connected):
-    net = cifar_resnet(8, 10, width=0.25)
-    net = to_locally_connected(net, (3, 8, 8)) if locally_connected else net
-    model, x = with_feedback(seeded(lambda: net)), draw(8, 3, 8, 8)
+    convert = (lambda net: to_locally_connected(net, (3, 8, 8))) if locally_connected else (lambda net: net)
+    model, x = with_feedback(seeded(lambda: convert(cifar_resnet(8, 10, width=0.25)))), draw(8, 3, 8, 8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = angles(model, x, squares)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
