@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bioshare.bench.harness import BenchTable, add_common_options, turns
-from bioshare.bench.networks import NETWORKS, TrainingStep, add_network_options, bench_network
+from bioshare.bench.networks import NETWORKS, NetworkForm, TrainingStep, add_network_options, bench_network
 from bioshare.bridge import Mirror
 from bioshare.cli import positive
 from bioshare.nn import with_direct_feedback, with_feedback
@@ -42,7 +42,8 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "layers but the first\n"
     )
     table, image = BenchTable(FEEDBACK_COLUMNS), (3, side, side)
-    for title, form in (("conv", "conv"), ("LC", "auto")):
+    forms: dict[str, NetworkForm] = {"conv": "conv", "LC": "auto"}
+    for title, form in forms.items():
         make = partial(bench_network, arguments.network, form, device, side)
         mirrored = with_feedback(make())
         steps = {
