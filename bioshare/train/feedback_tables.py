@@ -199,7 +199,16 @@ def _akrout() -> dict[str, FeedbackRow]:
         "imagenet", AkroutNetwork(depth), SGD(0.8), None, steps, 10.0, warm_up, epochs=90, batch_size=2048, padding=0
     )
     methods = METHODS | {"mirror": Method(BACK, (Mirror(samples=2048, first_updates=1251),))}
-    return _rows(AKROUT_ERRORS, methods, {f"resnet{depth}": (setting(depth), 626) for depth in (18, 50)})
+    rows = _rows(AKROUT_ERRORS, methods, {f"resnet{depth}": (setting(depth), 626) for depth in (18, 50)})
+    changes: dict[str, dict[str, Any]] = {
+        "sn": {"optimizer": SGD(0.5)},  # App. C.1: the best rate of a grid search
+        # App. C.2: the 1251 updates are the paper's first two epochs, so that its epochs 3 to 90 are learned
+        "mirror": {"epochs": 88, "milestones": tuple((epoch - 2) / 88 for epoch in (32, 62, 82))},
+    }
+    return {
+        name: replace(row, setting=replace(row.setting, **changes.get(name.split("-")[1], {})))
+        for name, row in rows.items()
+    }
 
 
 def _small(network: str, row: str) -> TrainConfig:

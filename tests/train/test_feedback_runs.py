@@ -154,6 +154,16 @@ def test_the_tables_have_the_numbers_and_settings_of_the_papers():
     assert {"moskovitz", "akrout", "feedback", "night"} <= TABLES.keys()
 
 
+def test_akrouts_schedules_are_those_of_appendix_c():
+    rates = {name: find(f"akrout/imagenet/resnet50-{name}").config for name in ("bp", "sn", "mirror")}
+    assert [rates["sn"].learning_rate(epoch) for epoch in (6, 32)] == pytest.approx([0.5, 0.05])
+    plain, mirror = rates["bp"], rates["mirror"]
+    # the rate of a mirror network grows over epochs 3 to 8, and shrinks after the same epochs as of backpropagation
+    ours = [mirror.learning_rate(epoch - 3) for epoch in (3, 8, 32, 33, 62, 63, 82, 83, 90)]
+    assert ours[:2] == pytest.approx([plain.learning_rate(0), 0.8])
+    assert ours[2:] == pytest.approx([plain.learning_rate(epoch - 1) for epoch in (32, 33, 62, 63, 82, 83, 90)])
+
+
 def test_bad_parts_are_refused():
     with pytest.raises(TypeError, match="feedback must be an object of type FeedbackWeights or DirectFeedback"):
         dataclasses.replace(CONFIG, feedback="random")

@@ -67,7 +67,16 @@ GRIDS = {
 
 
 def grid_search(experiment: Experiment) -> GridSearch:
-    """The axes and the schedule of an experiment's grid search."""
+    """The axes and the schedule of an experiment's grid search.
+
+    Raises:
+        ValueError: the row has the settings of a paper without a grid search.
+    """
+    if experiment.table in ("moskovitz", "akrout"):
+        raise ValueError(
+            f"{experiment.name} has the settings that its paper prints, and no grid search; a row of the tables "
+            '"feedback" and "night" has the grid of its network'
+        )
     name, network = experiment.setting.dataset_name, experiment.setting.network
     first = "1st-layer-conv" if getattr(network, "keep_first", 0) else "lc"
     kind = "conv" if isinstance(network, Convolutional) else first

@@ -120,3 +120,18 @@ def test_a_real_sweep_on_workers(tmp_path, monkeypatch, capsys):
     with xr.open_dataset("runs/sweep/table5-tinyimagenet-lc.nc", engine="h5netcdf") as dataset:
         assert dataset["top1"].notnull().all()
         assert json.loads(dataset.attrs["shared_config"])["validation"] is True
+
+
+def test_networks_with_feedback_keep_their_way_of_learning_in_the_grid(trained):
+    assert command_line.main(["sweep", "feedback/cifar10-16/conv-kp"]) == 0
+    assert len(trained) == 10
+    row = find("feedback/cifar10-16/conv-kp").config
+    assert {job.config.phases for job in trained} == {row.phases}
+    assert {(job.config.feedback, job.config.validation) for job in trained} == {(row.feedback, True)}
+
+
+@pytest.mark.parametrize("name", ["akrout/imagenet/resnet18-fa", "moskovitz/cifar10/cifar-1-sn"])
+def test_settings_that_a_paper_prints_have_no_grid(trained, name, capsys):
+    assert command_line.main(["sweep", name]) != 0
+    assert "has the settings that its paper prints, and no grid search" in capsys.readouterr().err
+    assert trained == []
