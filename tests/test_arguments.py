@@ -202,6 +202,9 @@ CALLS = {
     "nn.resnet50": lambda: dict(num_classes=2, width=1 / 64),
     "nn.moskovitz": lambda: dict(name="cifar-1", input_size=(3, 8, 8)),
     "nn.with_feedback": lambda: dict(model=convolution()),
+    "nn.with_feedback_past_norms": lambda: dict(
+        model=bs.nn.with_feedback(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))), input_size=(4,)
+    ),
     "nn.without_feedback": lambda: dict(model=with_feedback()),
     "nn.backpropagating": lambda: dict(model=with_feedback()),
     "nn.with_direct_feedback": lambda: dict(model=nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), input_size=(4,)),

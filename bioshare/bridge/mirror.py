@@ -80,7 +80,8 @@ class Mirror(Phase):
 
     with the mean over all inputs at which a weight sees no padding. For x of variance sigma^2 the expectation of B in
     the end is rate sigma^2 E[phi'] / L times W; E[phi'] is 1 / 2 for a ReLU and 1 for linear neurons. A B of the first
-    layer would have no effect, and stays.
+    layer would have no effect, and stays. With `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation
+    are mirrored together, with the mean and beta of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
 
     Args:
         rate: learning rate.
@@ -219,7 +220,7 @@ class Mirror(Phase):
 
     def _correlation(self, layer: Feedback, generator: torch.Generator) -> Tensor:
         """The mean of (y - mean(y)) x^T for every weight, 0 for a weight that sees nothing but padding."""
-        weight = layer.weight.detach().requires_grad_()
+        weight = layer.mirrored().requires_grad_()
         total, number = torch.zeros_like(weight), 0
         x_sum, y_sum = (weight.new_zeros(()) for _ in range(2))
         for x in self._inputs(layer, generator):
@@ -284,5 +285,5 @@ def _hebbian(layer: Feedback, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _compared(layer: Feedback) -> tuple[float, float]:
     """The angle between B and W in degrees, and the norm of B over the norm of W, over connected weights."""
     seen = connected(layer) > 0
-    b, w = layer.feedback[seen].double(), layer.weight.detach()[seen].double()
+    b, w = layer.feedback[seen].double(), layer.mirrored()[seen].double()
     return degrees(b, w), float(b.norm() / w.norm())

@@ -14,6 +14,7 @@ from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected
 from bioshare.nn.moskovitz import moskovitz as moskovitz
 from bioshare.nn.one_dimensional import LocallyConnected1d as LocallyConnected1d
 from bioshare.nn.one_dimensional import PeriodicConv1d as PeriodicConv1d
+from bioshare.nn.past_norms import with_feedback_past_norms as with_feedback_past_norms
 from bioshare.nn.patch_networks import MLPMixer as MLPMixer
 from bioshare.nn.patch_networks import SelfAttention as SelfAttention
 from bioshare.nn.patch_networks import VisionTransformer as VisionTransformer
@@ -46,6 +47,7 @@ __all__ = [
     "to_locally_connected",
     "with_direct_feedback",
     "with_feedback",
+    "with_feedback_past_norms",
     "with_lateral_centring",
     "without_feedback",
 ]

@@ -156,11 +156,9 @@ def _signals(
 
 def _measured(name: str, layer: Any, x: Tensor, signal: Tensor, gradient: Tensor) -> LayerAngles:
     seen = connected(layer).flatten().nonzero()[:, 0]  # once for both, in the order of a mask
-    b, w = (weights.detach().flatten().index_select(0, seen) for weights in (layer.feedback, layer.weight))
+    b, w = (weights.detach().flatten().index_select(0, seen) for weights in (layer.feedback, layer.mirrored()))
     x = x.requires_grad_()
     with torch.enable_grad():
-        (down,) = torch.autograd.grad(layer(x), x, signal)
-        with backpropagating(layer):
-            (right,) = torch.autograd.grad(layer(x), x, signal)
+        down, right = layer.sent_down(x, signal)
     ratios = (float(a.double().norm() / b.double().norm()) for a, b in ((b, w), (signal, gradient)))
     return LayerAngles(name, degrees(b, w), degrees(signal, gradient), degrees(down, right), *ratios)

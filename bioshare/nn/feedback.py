@@ -45,6 +45,23 @@ class Feedback(nn.Module):
         """The weights of the backward pass."""
         return self.weight.detach() if self.backpropagates else self.feedback
 
+    def mirrored(self) -> Tensor:
+        """The weights that a mirror lets B learn."""
+        return self.weight.detach()
+
+    def sent_down(self, x: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """The signals that B and W send below from the same signal at the outputs; x needs a gradient."""
+        (down,) = torch.autograd.grad(self(x), x, signal)
+        with backpropagating(self):
+            (right,) = torch.autograd.grad(self(x), x, signal)
+        return down, right
+
+    def drop_feedback(self) -> None:
+        """Become the plain layer."""
+        layer: Any = self
+        layer.__class__ = next(plain for plain in WITH_FEEDBACK if isinstance(self, plain))
+        del layer.feedback, layer.backpropagates, layer.noise
+
     @property
     def receptive_field(self) -> tuple[int, ...]:
         """Axes of the inputs of a neuron: (in,) or (in / groups, kh, kw)."""
@@ -169,10 +186,8 @@ def without_feedback(model: nn.Module) -> nn.Module:
     """
     check_module(model)
     model = copy.deepcopy(model)
-    plain = {with_feedback: kind for kind, with_feedback in WITH_FEEDBACK.items()}
     for _, layer in feedback_layers(model):
-        del layer.feedback, layer.backpropagates, layer.noise
-        layer.__class__ = plain[type(layer)]
+        layer.drop_feedback()
     return model
 
 

@@ -1,0 +1,200 @@
+"""Feedback past normalisation: the feedback weights stand for a layer and the batch normalisation behind it.
+
+No synapse tells a layer the standard deviations by which its outputs are divided. The learning signal for the layer
+below leaves from behind the normalisation and goes through the feedback weights alone, and a mirror lets the feedback
+weights learn gamma / sigma times W (Akrout et al. 2019, Sec. C.3). A layer's own W, gamma and beta learn as ever.
+
+The signal goes down by a connection without a value, z - stop(z) with z = op(x, B), which adds 0 behind the norm.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bioshare.checks import shown, whole
+from bioshare.nn.feedback import (
+    Feedback,
+    FeedbackConv2d,
+    FeedbackLinear,
+    FeedbackLocallyConnected2d,
+    check_feedback,
+    feedback_layers,
+)
+
+
+class PastNorm(Feedback):
+    """Base of layers with feedback whose signal goes past the norm behind; `with_feedback_past_norms` makes these.
+
+    Attributes:
+        norm: the norm, in a tuple, since the norm is no part of the layer.
+        silent: connection without a value, from the layer's forward pass to the norm's.
+    """
+
+    norm: tuple[Any]
+    silent: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer to an input that gets no signal, and leave the connection to the norm."""
+        self.silent = None
+        if input.requires_grad and not self.backpropagates:
+            z = self.applied(input, self.feedback)
+            self.silent, input = z - z.detach(), input.detach()
+        return super().forward(input)
+
+    def applied(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Apply weights in place of the layer's own to any input of the layer, without a bias."""
+        return self.product(x, weight)
+
+    def mirrored(self) -> Tensor:
+        """Weights of the layer and the norm together, gamma / sigma W with the running variance of the norm."""
+        (norm,) = self.norm
+        gain = (norm.running_var + norm.eps).rsqrt()
+        gain = gain if norm.weight is None else gain * norm.weight.detach()
+        after = 1 if self.weight.ndim == 2 else 3  # axes behind the output channels
+        return self.weight.detach() * gain.view(-1, *[1] * after)
+
+    def sent_down(self, x: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """The signals below from the same signal behind the norm: through B, and through norm and weights as fixed."""
+        down, right = (
+            torch.autograd.grad(self.applied(x, weight), x, signal)[0] for weight in (self.feedback, self.mirrored())
+        )
+        return down, right
+
+    def drop_feedback(self) -> None:
+        (norm,) = self.norm
+        norm.__class__ = PLAIN_NORMS[type(norm)]
+        del norm.below, self.norm, self.silent
+        super().drop_feedback()
+
+
+class PastNormLinear(PastNorm, FeedbackLinear):
+    """A `FeedbackLinear` in front of a `torch.nn.BatchNorm1d`."""
+
+
+class PastNormConv2d(PastNorm, FeedbackConv2d):
+    """A `FeedbackConv2d` in front of a `torch.nn.BatchNorm2d`."""
+
+    def applied(self, x: Tensor, weight: Tensor) -> Tensor:
+        return nn.Conv2d._conv_forward(self, x, weight, None)
+
+
+class PastNormLocallyConnected2d(PastNorm, FeedbackLocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """A `FeedbackLocallyConnected2d` in front of a `torch.nn.BatchNorm2d`."""
+
+
+class PassedNorm(nn.Module):
+    """Base of norms behind a `PastNorm`.
+
+    Attributes:
+        below: the layer, in a tuple, since the layer is no part of the norm.
+    """
+
+    below: tuple[Any]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise, and add the connection without a value."""
+        y = super().forward(input)  # pyright: ignore[reportAttributeAccessIssue]
+        silent, self.below[0].silent = self.below[0].silent, None
+        return y if silent is None else y + silent
+
+
+class PassedBatchNorm1d(PassedNorm, nn.BatchNorm1d):
+    """A `torch.nn.BatchNorm1d` behind a layer whose feedback goes past the norm."""
+
+
+class PassedBatchNorm2d(PassedNorm, nn.BatchNorm2d):
+    """A `torch.nn.BatchNorm2d` behind a layer whose feedback goes past the norm."""
+
+
+PAST_NORMS = {
+    FeedbackLinear: PastNormLinear,
+    FeedbackConv2d: PastNormConv2d,
+    FeedbackLocallyConnected2d: PastNormLocallyConnected2d,
+}
+"""Layers whose feedback goes past a norm by the layers with feedback."""
+PASSED_NORMS = {nn.BatchNorm1d: PassedBatchNorm1d, nn.BatchNorm2d: PassedBatchNorm2d}
+"""Norms that feedback goes past by the plain norms."""
+PLAIN_NORMS = {passed: plain for plain, passed in PASSED_NORMS.items()}
+
+
+def with_feedback_past_norms(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
+    """Copy a model with feedback; the learning signal goes past every batch normalisation right behind a layer.
+
+    A `bioshare.Mirror` of the copy lets B learn gamma / sigma W, layer and norm together, and the signal is multiplied
+    by no standard deviation on its way down. With B = gamma / sigma W the signal is the gradient of the loss at fixed
+    statistics: in training, backpropagation also takes the mean of the signal off, and its projection to the
+    normalised outputs. W, gamma and beta learn from the same signal as behind any norm.
+
+    Args:
+        model: a model with feedback (`with_feedback`), with norms that keep running statistics. A norm with another
+            step between the layer and the norm, such as a ReLU, stays as it is.
+        input_size: shape of one input, such as (3, 32, 32).
+
+    Returns:
+        The copy, with the same function and the same names of parameters and buffers. A forward pass costs one more
+        product for every such layer.
+
+    Raises:
+        TypeError: model is no module, or input_size no shape.
+        ValueError: the model has no feedback weights, does not run on such an input, or has no norm behind a layer.
+
+    Example:
+        >>> from bioshare.nn import with_feedback
+        >>> model = with_feedback(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)))
+        >>> with_feedback_past_norms(model, (4,))[0]
+        PastNormLinear(in_features=4, out_features=3, bias=True)
+    """
+    check_feedback(model)
+    if not isinstance(input_size, tuple | list):
+        raise TypeError(f"input_size must be the shape of one input, such as (3, 32, 32); got {shown(input_size)}")
+    for size in input_size:
+        whole("input_size", size, "the shape of one input, whole numbers", at_least=1)
+    model = copy.deepcopy(model)
+    for layer, norm in _pairs(model, tuple(input_size)):
+        layer.__class__, norm.__class__ = PAST_NORMS[type(layer)], PASSED_NORMS[type(norm)]
+        layer.norm, layer.silent, norm.below = (norm,), None, (layer,)
+    return model
+
+
+@torch.no_grad()
+def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any]]:
+    """The layers whose output is the input of a norm, with the norms."""
+    outputs: list[tuple[Any, Tensor]] = []
+    pairs: list[tuple[Any, Any]] = []
+
+    def after(layer: Any, module: nn.Module, args: Any, output: Tensor) -> None:
+        outputs.append((layer, output))
+
+    def before(norm: Any, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        pairs.extend((layer, norm) for layer, output in outputs if output is args[0])
+
+    hooks = [layer.register_forward_hook(partial(after, layer)) for _, layer in feedback_layers(model)]
+    norms = [m for m in model.modules() if type(m) in PASSED_NORMS and m.running_var is not None]
+    hooks += [norm.register_forward_pre_hook(partial(before, norm)) for norm in norms]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        like = next(model.parameters())
+        model.eval()(torch.zeros(1, *input_size, dtype=like.dtype, device=like.device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"input_size must be the shape of one input of the model; got {input_size}: {error}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    if not pairs:
+        raise ValueError(
+            "model must have a BatchNorm1d or BatchNorm2d with running statistics right behind a layer with feedback; "
+            "there is none. Without norms the feedback of with_feedback(model) is all there is"
+        )
+    for layer, norm in pairs:
+        if sum(norm is other for _, other in pairs) > 1 or sum(layer is other for other, _ in pairs) > 1:
+            raise ValueError("model must use every layer in front of a norm, and every norm, once in a forward pass")
+    return pairs
