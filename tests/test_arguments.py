@@ -150,6 +150,7 @@ CALLS = {
     "MirrorMap.__call__": lambda: dict(self=bs.mirror_map(X, MIRROR), weights=W),
     "SleepMap.__call__": lambda: dict(self=MAP, weights=W),
     "SleepRun.load": lambda: dict(path="no file"),
+    "MirrorRun.load": lambda: dict(path="no file"),
     "explore": dict,
     "neg_log_snr": lambda: dict(model=layer()),
     "Sleep": lambda: dict(circuit=STEADY, rule=RULE, stimulus=GAUSSIAN, presentations=3),
@@ -357,7 +358,7 @@ def folder_with_a_run(tmp_path_factory):
         yield
 
 
-NO_FILE = "SleepRun.load", "explore"
+NO_FILE = "SleepRun.load", "MirrorRun.load", "explore"
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call not in (*NO_FILE, *STOPPED)])

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bioshare.checks import Array, shown
+from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.labels import labels, named_axes
 from bioshare.circuit.problem import Engine, Outcome, Problem
 from bioshare.circuit.recording import RECORDABLE
 from bioshare.circuit.rules import Hebbian
-from bioshare.circuit.saved import names_itself, saved_circuit, saved_rule, saved_stimulus
+from bioshare.circuit.saved import loaded, names_itself, saved_circuit, saved_rule, saved_stimulus
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.circuit.views import sleep_figure, sleep_table
-from bioshare.files import expanded
 from bioshare.machine import versions
 
 if TYPE_CHECKING:
@@ -156,17 +155,7 @@ class SleepRun:
         Raises:
             ValueError: the file has no sleep.
         """
-        import xarray as xr
-
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be the name of a file; got {shown(path)}")
-        expected = "path must be a file of SleepRun.to_xarray().to_netcdf(path)"
-        try:
-            data = xr.load_dataset(expanded(path))
-        except ValueError as error:
-            raise ValueError(f"{expected}; {error}") from error
-        if not {"neg_log_snr", "weights", "r_inh"} <= set(data) or "circuit" not in data.attrs:
-            raise ValueError(f"{expected}; got {path}")
+        data = loaded(path, "SleepRun", ("neg_log_snr", "weights", "r_inh"))
         names = ("weights", "neg_log_snr", "mean_norm", "mean_drift", "presentation", "summed_rate", "r", "r_inh")
         arrays: dict[str, Any] = {name: data[name].values for name in names}
         recorded = {name: data[f"{name}_recorded"].values for name in RECORDABLE if f"{name}_recorded" in data}

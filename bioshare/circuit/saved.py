@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bioshare.checks import shown
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
+from bioshare.circuit.mirror.circuit import MirrorCircuit
 from bioshare.circuit.rules import Gated, Hebbian, InverseDecay, InverseSqrtDecay, Schedule, Tabulated
 from bioshare.circuit.stimuli import Gaussian, Grid, Stimulus
+from bioshare.files import expanded
 
 if TYPE_CHECKING:
     import xarray as xr
 
 SCHEDULES = {schedule.__name__: schedule for schedule in (InverseDecay, InverseSqrtDecay, Gated)}
 STIMULI = {"Gaussian": Gaussian, "Grid": Grid}
+
+
+def loaded(path: str | os.PathLike[str], run: str, variables: tuple[str, ...]) -> xr.Dataset:
+    """The data of a stored run, with the given variables, or an error that names the path."""
+    import xarray as xr
+
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be the name of a file; got {shown(path)}")
+    expected = f"path must be a file of {run}.to_xarray().to_netcdf(path)"
+    try:
+        data = xr.load_dataset(expanded(path))
+    except ValueError as error:
+        raise ValueError(f"{expected}; {error}") from error
+    if not set(variables) <= set(data) or "circuit" not in data.attrs:
+        raise ValueError(f"{expected}; got {path}")
+    return data
 
 
 def built(text: str, classes: dict[str, Any]) -> Any:
@@ -29,6 +49,14 @@ def built(text: str, classes: dict[str, Any]) -> Any:
     except (SyntaxError, ValueError, TypeError):
         pass
     return None
+
+
+def saved_mirror_circuit(data: xr.Dataset) -> MirrorCircuit:
+    """The circuit of a stored mirror; a gate as long as a presentation is none."""
+    parameters: dict[str, Any] = {
+        field.name: _parameter(data, field.name) for field in dataclasses.fields(MirrorCircuit)
+    }
+    return MirrorCircuit(**parameters)
 
 
 def saved_circuit(data: xr.Dataset) -> Circuit:

@@ -171,6 +171,31 @@ def test_labelled_axes_units_and_netcdf(tmp_path):
         xr.testing.assert_identical(read.load(), data)
 
 
+@pytest.mark.parametrize("gate", [None, 5.0])
+def test_a_mirror_comes_back_from_a_file(gate, tmp_path):
+    circuit = dataclasses.replace(SMALL, tau=np.array([[[10.0]], [[20.0]]]), rate=np.array([0.01, 0.02]), gate=gate)
+    w, stimulus = normal(0, 2, 3, 2, 3, 4), bs.stimuli.gaussian()
+    run = bs.simulate_mirror(w, stimulus, circuit, record_every=2, presentations=7, seed=3)
+    run.to_xarray().to_netcdf(tmp_path / "mirror.nc")
+    back = bs.MirrorRun.load(tmp_path / "mirror.nc")
+    for name in ("weights", *STATE):
+        assert np.array_equal(getattr(back, name), getattr(run, name), equal_nan=True), name
+    assert (back.engine, back.stimulus, back.seed, back.presentations) == ("exact", stimulus, 3, 7)
+    again = bs.simulate_mirror(back.weights, back.stimulus, back.circuit, presentations=7, seed=back.seed)
+    assert_close(again.feedback, run.feedback, atol=1e-12)
+    of_array = bs.simulate_mirror(normal(0, 3, 4), normal(1, 5, 4), SMALL)
+    of_array.to_xarray().to_netcdf(tmp_path / "array.nc")
+    back = bs.MirrorRun.load(tmp_path / "array.nc")
+    assert (back.stimulus, back.seed) == (None, None)
+    assert repr(back) == repr(of_array)
+
+
+def test_a_file_without_a_mirror_is_refused(tmp_path):
+    xr.Dataset({"weights": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc")
+    with pytest.raises(ValueError, match=r"^path must be a file of MirrorRun"):
+        bs.MirrorRun.load(tmp_path / "other.nc")
+
+
 def test_the_figure_has_the_records_as_lines():
     circuit = dataclasses.replace(SMALL, rate=np.array([0.01, 0.02]))
     run = bs.simulate_mirror(normal(0, 3, 4), normal(1, 5, 4), circuit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from bioshare.checks import Array, choice
 from bioshare.circuit.labels import labels, named_axes
 from bioshare.circuit.mirror.circuit import MirrorCircuit
 from bioshare.circuit.mirror.problem import Inputs, angle_and_ratio, prepare_mirror
+from bioshare.circuit.saved import loaded, saved_mirror_circuit, saved_stimulus
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.circuit.views import mirror_figure
 from bioshare.machine import versions
@@ -38,7 +40,7 @@ class MirrorRun:
         y, below, above: rates after the last time step of the forward neurons (..., N), and of the feedback cells (...,
             K) and (..., N).
         circuit, engine: the arguments.
-        stimulus, seed: source of the inputs; None for an array of inputs.
+        stimulus, seed: source of the inputs; None for an array of inputs; the text of a function in a run from a file.
         presentations: number of presentations.
     """
 
@@ -52,7 +54,7 @@ class MirrorRun:
     above: Array
     circuit: MirrorCircuit
     engine: str
-    stimulus: Stimulus | None
+    stimulus: Stimulus | str | None
     seed: int | None
     presentations: int
 
@@ -87,6 +89,26 @@ class MirrorRun:
             {name: (dims, getattr(self, name), describe(name)) for name, dims in axes.items()},
             {name: (*entry, describe(name)) for name, entry in coordinates.items()},
             attributes | versions("numpy", "brian2", "xarray"),
+        )
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> MirrorRun:
+        """The run of a netCDF file written by ``run.to_xarray().to_netcdf(path)``, see `bioshare.SleepRun.load`.
+
+        Raises:
+            ValueError: the file has no mirror.
+        """
+        data = loaded(path, "MirrorRun", ("weights", "feedback", "above"))
+        names = ("weights", "feedback", "angle", "ratio", "presentation", "y", "below", "above")
+        arrays: dict[str, Any] = {name: data[name].values for name in names}
+        seed = data.attrs["seed"]
+        return MirrorRun(
+            **arrays,
+            circuit=saved_mirror_circuit(data),
+            engine=data.attrs["engine"],
+            stimulus=saved_stimulus(data),
+            seed=None if isinstance(seed, str) else int(seed),
+            presentations=int(data.attrs["presentations"]),
         )
 
     def plot(self) -> Figure:
