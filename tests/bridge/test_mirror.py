@@ -225,3 +225,12 @@ def test_bad_arguments_are_refused():
     model = with_feedback(nn.Sequential(nn.Linear(2, 2), nn.Conv2d(1, 1, 2, dilation=2)))
     with pytest.raises(ValueError, match=r"layer '1' has kernel_size=\(2, 2\) and dilation=\(2, 2\)"):
         Mirror.exact()(model)
+
+
+def test_a_grid_of_one_sign_mirrors_the_positive_weights_alone(monkeypatch):
+    """Without inputs of the other sign, and without a baseline, a rectified neuron is silent at negative weights."""
+    layer, k = dense(12, outputs=6), 12
+    monkeypatch.setattr(Mirror, "_inputs", lambda *_: iter([torch.eye(k, dtype=torch.float64)]))
+    found = k * Mirror(noise="grid", centred=False)._correlation(layer, torch.Generator())
+    assert (found - layer.weight.detach().clamp(min=0)).abs().max() < 1e-14
+    assert (layer.weight < 0).any()

@@ -311,3 +311,23 @@ def test_bad_arguments_are_refused():
         with_feedback(nn.MultiheadAttention(4, 2))
     with pytest.raises(TypeError, match="got the subclass FeedbackLinear"):
         with_feedback(with_feedback(nn.Linear(2, 2)))
+
+
+def test_a_convolution_is_a_dense_layer_with_dense_feedback():
+    """Matrices of W and of B, column by column from unit images, in a dense layer with feedback."""
+    conv = with_feedback(seeded(lambda: nn.Conv2d(2, 4, 3, (2, 1), (1, 0), (1, 2), 2, bias=False)), seed=5)
+    units, x = torch.eye(2 * 6 * 7, dtype=torch.float64).view(-1, 2, 6, 7), draw(3, 2, 6, 7, seed=1)
+    matrix = lambda weight: nn.functional.conv2d(units, weight, None, (2, 1), (1, 0), (1, 2), 2).flatten(1).T.detach()
+    dense = with_feedback(nn.Linear(84, len(matrix(conv.weight)), bias=False).double())
+    with torch.no_grad():
+        dense.weight.copy_(matrix(conv.weight))
+        dense.feedback.copy_(matrix(conv.feedback))
+    value, (dx, dw) = gradients(conv, x)
+    of_dense, (dense_dx, dense_dw) = gradients(dense, x.flatten(1))
+    torch.testing.assert_close(value, of_dense, rtol=0, atol=1e-11)
+    torch.testing.assert_close(dx.flatten(1), dense_dx, rtol=0, atol=1e-12)
+    kernel = conv.weight.detach().clone().requires_grad_()
+    (tied,) = torch.autograd.grad(
+        (nn.functional.conv2d(units, kernel, None, (2, 1), (1, 0), (1, 2), 2).flatten(1).T * dense_dw).sum(), kernel
+    )
+    torch.testing.assert_close(dw, tied, rtol=0, atol=1e-11)
