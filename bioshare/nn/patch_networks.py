@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from bioshare.checks import flag, shown, whole
 
-ImageSize = tuple[int, int, int]
-
 
 class SelfAttention(nn.Module):
     """Multi-head softmax attention with a linear layer each for queries, keys, values and the projection.
@@ -95,7 +93,7 @@ class PatchNetwork(nn.Module):
         norm, classifier: the last layers; the classifier is shared by construction, since it sees one vector.
     """
 
-    def __init__(self, input_size: ImageSize, patch: int, features: int, num_classes: int) -> None:
+    def __init__(self, input_size: tuple[int, int, int], patch: int, features: int, num_classes: int) -> None:
         super().__init__()
         if not isinstance(input_size, tuple | list) or len(input_size) != 3:
             raise TypeError(f"input_size must be (channels, rows, columns); got {shown(input_size)}")
@@ -142,7 +140,7 @@ class VisionTransformer(PatchNetwork):
     def __init__(
         self,
         num_classes: int = 10,
-        input_size: ImageSize = (3, 32, 32),
+        input_size: tuple[int, int, int] = (3, 32, 32),
         patch: int = 4,
         features: int = 64,
         depth: int = 2,
@@ -187,7 +185,7 @@ class MLPMixer(PatchNetwork):
     def __init__(
         self,
         num_classes: int = 10,
-        input_size: ImageSize = (3, 32, 32),
+        input_size: tuple[int, int, int] = (3, 32, 32),
         patch: int = 4,
         features: int = 64,
         depth: int = 2,
