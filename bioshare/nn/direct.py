@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import flag, shown, whole
+from bioshare.checks import flag, whole
 from bioshare.nn.feedback import (
     WITH_FEEDBACK,
     FeedbackConv2d,
@@ -23,6 +23,7 @@ from bioshare.nn.feedback import (
     with_feedback,
 )
 from bioshare.nn.locally_connected import LocallyConnected2d
+from bioshare.nn.probe import run_once
 
 
 class DirectFeedback(nn.Module):
@@ -119,10 +120,6 @@ def with_direct_feedback(
     flag("dense", dense)
     whole("seed", seed, "a non-negative integer", at_least=0)
     check_module(model)
-    if not isinstance(input_size, tuple | list):
-        raise TypeError(f"input_size must be the shape of one input, such as (3, 32, 32); got {shown(input_size)}")
-    for size in input_size:
-        whole("input_size", size, "the shape of one input, whole numbers", at_least=1)
     model = with_feedback(model, seed=seed) if dense else copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     layers, sizes = _in_order(model, input_size)
@@ -160,19 +157,7 @@ def _in_order(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Any],
                 f"layers must be Linear, Conv2d or LocallyConnected2d; got the subclass {type(layer).__name__}"
             )
     hooks = [layer.register_forward_hook(note) for layer in probe]
-    training = {module: module.training for module in model.modules()}
-    parameter = next(model.parameters())
-    try:
-        model.eval()(torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device))
-    except RuntimeError as error:
-        raise ValueError(
-            f"input_size must be the shape of one input of the model; got {input_size}: {error}"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in training.items():
-            module.training = mode
+    run_once(model, input_size, hooks)
     if len(layers) < 2:
         raise ValueError(f"model must have two layers for feedback to jump; got {len(layers)}")
     return layers, sizes

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bioshare.checks import shown, whole
 from bioshare.nn.feedback import (
     Feedback,
     FeedbackConv2d,
@@ -25,6 +24,7 @@ from bioshare.nn.feedback import (
     check_feedback,
     feedback_layers,
 )
+from bioshare.nn.probe import run_once
 
 
 class PastNorm(Feedback):
@@ -150,18 +150,13 @@ def with_feedback_past_norms(model: nn.Module, input_size: tuple[int, ...]) -> n
         PastNormLinear(in_features=4, out_features=3, bias=True)
     """
     check_feedback(model)
-    if not isinstance(input_size, tuple | list):
-        raise TypeError(f"input_size must be the shape of one input, such as (3, 32, 32); got {shown(input_size)}")
-    for size in input_size:
-        whole("input_size", size, "the shape of one input, whole numbers", at_least=1)
     model = copy.deepcopy(model)
-    for layer, norm in _pairs(model, tuple(input_size)):
+    for layer, norm in _pairs(model, input_size):
         layer.__class__, norm.__class__ = PAST_NORMS[type(layer)], PASSED_NORMS[type(norm)]
         layer.norm, layer.silent, norm.below = (norm,), None, (layer,)
     return model
 
 
-@torch.no_grad()
 def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any]]:
     """The layers whose output is the input of a norm, with the norms."""
     outputs: list[tuple[Any, Tensor]] = []
@@ -176,19 +171,7 @@ def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any
     hooks = [layer.register_forward_hook(partial(after, layer)) for _, layer in feedback_layers(model)]
     norms = [m for m in model.modules() if type(m) in PASSED_NORMS and m.running_var is not None]
     hooks += [norm.register_forward_pre_hook(partial(before, norm)) for norm in norms]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        like = next(model.parameters())
-        model.eval()(torch.zeros(1, *input_size, dtype=like.dtype, device=like.device))
-    except RuntimeError as error:
-        raise ValueError(
-            f"input_size must be the shape of one input of the model; got {input_size}: {error}"
-        ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
-        for hook in hooks:
-            hook.remove()
+    run_once(model, input_size, hooks)
     if not pairs:
         raise ValueError(
             "model must have a BatchNorm1d or BatchNorm2d with running statistics right behind a layer with feedback; "

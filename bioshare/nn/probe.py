@@ -1,4 +1,4 @@
-"""Sizes of the inputs to a model's layers, from a forward pass without data."""
+"""Sizes and order of a model's layers, from one forward pass."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from bioshare.checks import shown, whole
 
 
 def input_sizes(model: nn.Module, convs: Mapping[str, Any], input_size: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -48,3 +51,29 @@ def input_sizes(model: nn.Module, convs: Mapping[str, Any], input_size: Sequence
             got = f"inputs of the sizes {sorted(sizes)}" if sizes else "no input"
             raise ValueError(f"{label} must get inputs of one size in a forward pass; got {got}")
     return {label: sizes.pop() for label, sizes in seen.items()}
+
+
+@torch.no_grad()
+def run_once(model: nn.Module, input_size: tuple[int, ...], hooks: Sequence[RemovableHandle]) -> None:
+    """Run a model on one input of zeros in evaluation mode, restore the modes, and remove the hooks that looked on.
+
+    Raises:
+        TypeError, ValueError: ``input_size`` is not the shape of an input of the model.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        if not isinstance(input_size, tuple | list):
+            raise TypeError(f"input_size must be the shape of one input, such as (3, 32, 32); got {shown(input_size)}")
+        for size in input_size:
+            whole("input_size", size, "the shape of one input, whole numbers", at_least=1)
+        like = next(model.parameters())
+        model.eval()(torch.zeros(1, *input_size, dtype=like.dtype, device=like.device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"input_size must be the shape of one input of the model; got {input_size}: {error}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+        for hook in hooks:
+            hook.remove()

@@ -65,10 +65,10 @@ def test_a_finished_run_is_returned_for_images_of_the_run_alone(tmp_path, change
 
 def test_a_finished_run_is_returned_without_reading_the_images(tmp_path, monkeypatch):
     prepare(tmp_path, 0)
-    run(tmp_path / "run", OURS, data=tmp_path)
+    result = run(tmp_path / "run", OURS, data=tmp_path)
     for module in (fitting, saving):
         monkeypatch.setattr(module, "load", lambda *_: pytest.fail("the images are read"))
-    run(tmp_path / "run", OURS, data=tmp_path, resume=True)
+    assert run(tmp_path / "run", OURS, data=tmp_path, resume=True).identical(result)
 
 
 def test_a_run_that_another_process_finished_before_the_lock_with_other_images_is_refused(tmp_path, monkeypatch):
