@@ -199,6 +199,7 @@ CALLS = {
     "nn.resnet18": lambda: dict(num_classes=2, width=1 / 64),
     "nn.to_convolutional": lambda: dict(model=layer(), tolerance=math.inf),
     "nn.to_locally_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
+    "nn.to_fully_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
     "nn.conversion_table": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
     "nn.resnet50": lambda: dict(num_classes=2, width=1 / 64),
     "nn.moskovitz": lambda: dict(name="cifar-1", input_size=(3, 8, 8)),

@@ -10,6 +10,7 @@ from bioshare.nn.direct import with_direct_feedback as with_direct_feedback
 from bioshare.nn.feedback import backpropagating as backpropagating
 from bioshare.nn.feedback import with_feedback as with_feedback
 from bioshare.nn.feedback import without_feedback as without_feedback
+from bioshare.nn.fully_connected import to_fully_connected as to_fully_connected
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
 from bioshare.nn.moskovitz import moskovitz as moskovitz
 from bioshare.nn.one_dimensional import LocallyConnected1d as LocallyConnected1d
@@ -44,6 +45,7 @@ __all__ = [
     "resnet20",
     "resnet50",
     "to_convolutional",
+    "to_fully_connected",
     "to_locally_connected",
     "with_direct_feedback",
     "with_feedback",

@@ -1,0 +1,142 @@
+"""Convolutional and locally connected networks made fully connected (d'Ascoli et al. 2019)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from bioshare.checks import flag, machine_memory, whole
+from bioshare.nn.convert import _counterpart, _like, replaceable_layers
+from bioshare.nn.locally_connected import LocallyConnected2d, check_input
+from bioshare.nn.probe import input_sizes
+from bioshare.nn.sizes import readable
+
+
+class FullyConnected2d(nn.Module):
+    """A dense layer between images: every output of every channel sees every pixel of every channel.
+
+    Args:
+        layer: a locally connected layer with the sizes, on PyTorch's meta device or with data.
+        padded_columns: True for columns also of the padding around the image, as in d'Ascoli et al. (2019).
+
+    Attributes:
+        weight: (out H_out W_out, in H W), with the rows and columns of the padded image with ``padded_columns``.
+        bias: (out H_out W_out), or None.
+    """
+
+    def __init__(self, layer: LocallyConnected2d, padded_columns: bool) -> None:
+        super().__init__()
+        self.in_channels, self.input_size = layer.in_channels, layer.input_size
+        self.out_channels, self.output_size = layer.out_channels, layer.output_size
+        self.pad = layer.pad if padded_columns else (0, 0, 0, 0)
+        self.padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        left, right, top, bottom = self.pad
+        pixels = (self.input_size[0] + top + bottom) * (self.input_size[1] + left + right)
+        outputs = self.out_channels * math.prod(self.output_size)
+        empty = partial(torch.empty, device="meta", dtype=layer.weight.dtype)
+        self.weight = nn.Parameter(empty(outputs, self.in_channels * pixels))
+        self.register_parameter("bias", None if layer.bias is None else nn.Parameter(empty(outputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
+        check_input(x, self.in_channels, *self.input_size)
+        images = x[None] if x.ndim == 3 else x
+        images = nn.functional.pad(images, self.pad, self.padding_mode) if any(self.pad) else images
+        y = nn.functional.linear(images.flatten(1), self.weight, self.bias)
+        y = y.unflatten(1, (self.out_channels, *self.output_size))
+        return y[0] if x.ndim == 3 else y
+
+    def extra_repr(self) -> str:
+        """Return the channels and sizes."""
+        sizes = f"input_size={self.input_size}, output_size={self.output_size}"
+        return f"{self.in_channels}, {self.out_channels}, {sizes}, bias={self.bias is not None}"
+
+
+def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_columns: bool = False) -> nn.Module:
+    """Copy a model with every convolution replaced by a dense layer with the same function.
+
+    Every `torch.nn.Conv2d` and `LocallyConnected2d` becomes a layer with a weight from every pixel of every channel to
+    every output; weights outside the kernels start at 0, and can be trained (d'Ascoli et al. 2019). The step between,
+    without sharing but with the local connections alone, is `to_locally_connected` with ``init="copy"``. Make the
+    optimiser from the copy, afterwards.
+
+    Args:
+        model: any module of `torch.nn.Conv2d`, `LocallyConnected2d` and layers other than convolutions.
+        input_size: (channels, rows, columns) of one input.
+        padded_columns: True for weights also from the pixels of the padding, as in the code of d'Ascoli et al. Zeros of
+            the padding leave such weights without gradients.
+
+    Returns:
+        The fully connected copy: ``weight`` (out H_out W_out, in H W) and ``bias`` (out H_out W_out).
+
+    Raises:
+        TypeError: `to_locally_connected` would refuse the model, or a layer is not two-dimensional.
+        ValueError: the model does not run on such an input without data, or a layer gets no input, or inputs of
+            different sizes.
+        MemoryError: the weights need more memory than the machine has.
+
+    Example:
+        >>> to_fully_connected(nn.Conv2d(1, 4, 3), input_size=(1, 8, 8)).weight.shape
+        torch.Size([144, 64])
+    """
+    flag("padded_columns", padded_columns)
+    layers = replaceable_layers(model, (_ConvNd, LocallyConnected2d), (nn.Conv2d, LocallyConnected2d))
+    expected = "(channels, rows, columns) of one input, whole numbers"
+    if not isinstance(input_size, tuple | list) or len(input_size) != 3:
+        raise ValueError(f"input_size must be {expected}; got {input_size!r}")
+    for size in input_size:
+        whole("input_size", size, expected, at_least=1)
+    sizes = input_sizes(model, layers, input_size) if layers else {}
+    local = {
+        label: _counterpart(partial(LocallyConnected2d, input_size=sizes[label][-2:]), layer)
+        for label, layer in layers.items()
+    }
+    dense = {label: _like(FullyConnected2d(layer, padded_columns), layers[label]) for label, layer in local.items()}
+    needed = sum(p.numel() * p.element_size() for layer in dense.values() for p in layer.parameters())
+    if needed > machine_memory() and "cpu" in {layer.weight.device.type for layer in layers.values()}:
+        raise MemoryError(
+            f"the {len(dense)} fully connected layers need {readable(needed)} for their weights, more than this "
+            "machine has. Take a smaller input_size, fewer channels, or bioshare.nn.to_locally_connected"
+        )
+    return copy.deepcopy(model, {id(old): _placed(dense[label], local[label], old) for label, old in layers.items()})
+
+
+@torch.no_grad()
+def _placed(dense: FullyConnected2d, local: LocallyConnected2d, old: nn.Conv2d | LocallyConnected2d) -> nn.Module:
+    """Give a dense layer memory next to a layer, and its weights: one scatter for every tap of every group."""
+    dense.to_empty(device=old.weight.device)
+    dense.weight.zero_()
+    if dense.bias is not None and old.bias is not None:
+        bias = old.bias if old.bias.ndim == 3 else old.bias[:, None, None]
+        dense.bias.copy_(bias.expand(-1, *local.output_size).flatten())
+    kernels = old.weight.expand(local.weight.shape).flatten(0, 1)  # (P, out, in / groups, kh, kw)
+    source = pixels(local, bool(any(dense.pad))).to(old.weight.device)
+    groups, positions = local.groups, len(kernels)
+    shape = groups, local.out_channels // groups, positions, groups, local.in_channels // groups, -1
+    blocks, (rows, columns) = dense.weight.view(shape), local.output_size
+    (down, right), (dh, dw) = local.stride, local.dilation
+    for a in range(local.kernel_size[0]):
+        for b in range(local.kernel_size[1]):
+            seen = source[a * dh :: down, b * dw :: right][:rows, :columns].flatten()
+            inside = (seen >= 0).nonzero()[:, 0]
+            for group, taps in enumerate(kernels[inside, :, :, a, b].chunk(groups, 1)):
+                blocks[group, :, :, group][:, inside, :, seen[inside]] += taps
+    return dense
+
+
+def pixels(local: LocallyConnected2d, padded_columns: bool) -> Tensor:
+    """Return the column of every pixel of the padded image, -1 without a column."""
+    left, right, top, bottom = local.pad
+    rows, columns = local.input_size
+    if padded_columns:
+        shape = rows + top + bottom, columns + left + right
+        return torch.arange(math.prod(shape)).view(shape)
+    numbers = torch.arange(rows * columns, dtype=torch.float64).view(1, 1, rows, columns)
+    if local.padding_mode == "zeros":
+        return nn.functional.pad(numbers, local.pad, value=-1)[0, 0].long()
+    return nn.functional.pad(numbers, local.pad, mode=local.padding_mode)[0, 0].long()
