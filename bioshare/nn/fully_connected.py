@@ -109,6 +109,8 @@ def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_col
 @torch.no_grad()
 def _placed(dense: FullyConnected2d, local: LocallyConnected2d, old: nn.Conv2d | LocallyConnected2d) -> nn.Module:
     """Give a dense layer memory next to a layer, and its weights: one scatter for every tap of every group."""
+    if old.weight.is_meta:
+        return dense
     dense.to_empty(device=old.weight.device)
     dense.weight.zero_()
     if dense.bias is not None and old.bias is not None:

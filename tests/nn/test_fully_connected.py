@@ -51,5 +51,5 @@ def test_sizes_of_the_vanilla_cnn_of_the_paper(padded, weights):
 
 
 def test_too_large_a_network_is_refused_with_its_memory():
-    with pytest.raises(MemoryError, match=r"need 16,777\.22 GB .* more than this machine has"):
+    with pytest.raises(MemoryError, match=r"need 17,584\.67 GB .* more than this machine has"):
         to_fully_connected(nn.Conv2d(1, 1, 1, bias=False), (1, 1448, 1448))
