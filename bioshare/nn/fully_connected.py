@@ -29,6 +29,9 @@ class FullyConnected2d(nn.Module):
         bias: (out H_out W_out), or None.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(self, layer: LocallyConnected2d, padded_columns: bool) -> None:
         super().__init__()
         self.in_channels, self.input_size = layer.in_channels, layer.input_size
@@ -92,10 +95,10 @@ def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_col
     for size in input_size:
         whole("input_size", size, expected, at_least=1)
     sizes = input_sizes(model, layers, input_size) if layers else {}
-    local = {
-        label: _counterpart(partial(LocallyConnected2d, input_size=sizes[label][-2:]), layer)
-        for label, layer in layers.items()
-    }
+    local: dict[str, LocallyConnected2d] = {}
+    for label, layer in layers.items():
+        rows, columns = sizes[label][-2:]
+        local[label] = _counterpart(partial(LocallyConnected2d, input_size=(rows, columns)), layer)
     dense = {label: _like(FullyConnected2d(layer, padded_columns), layers[label]) for label, layer in local.items()}
     needed = sum(p.numel() * p.element_size() for layer in dense.values() for p in layer.parameters())
     if needed > machine_memory() and "cpu" in {layer.weight.device.type for layer in layers.values()}:

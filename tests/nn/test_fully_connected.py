@@ -1,5 +1,7 @@
 """A fully connected copy computes the function of the convolutional or locally connected network."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,8 +32,9 @@ def test_the_copy_has_the_scores_of_the_network(size, mode, padded, init, **opti
 
 def test_the_copies_gradients_add_up_and_a_step_moves_their_mean_by_one_over_the_positions():
     torch.manual_seed(0)
+    conv: Any
     conv, x = nn.Conv2d(2, 3, 3, bias=False).double(), torch.randn(4, 2, 6, 6, dtype=torch.float64)
-    dense = to_fully_connected(conv, (2, 6, 6))
+    dense: Any = to_fully_connected(conv, (2, 6, 6))
     for layer in (conv, dense):
         layer(x).square().sum().backward()
     grad = dense.weight.grad.view(3, 4, 4, 2, 6, 6)
@@ -45,7 +48,7 @@ def test_sizes_of_the_vanilla_cnn_of_the_paper(padded, weights):
     convs = nn.Conv2d(3, 64, 4, 2, 2), nn.Conv2d(64, 64, 5, 1, 2), nn.Conv2d(64, 64, 3, 1, 1)
     pool = lambda: nn.MaxPool2d(3, 2)
     model = nn.Sequential(convs[0], pool(), convs[1], pool(), convs[2], pool()).to("meta")
-    dense = to_fully_connected(model, (3, 32, 32), padded)
+    dense: Any = to_fully_connected(model, (3, 32, 32), padded)
     assert sum(dense[i].weight.numel() for i in (0, 2, 4)) == weights
     assert [layer.output_size[0] ** 2 for layer in (dense[0], dense[2], dense[4])] == [289, 64, 9]
 
