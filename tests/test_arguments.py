@@ -267,7 +267,8 @@ RIGHT = {
         gradient.differentiable_sleep.alpha gradient.differentiable_sleep.gamma
         gradient.differentiable_sleep.learning_rate""",
     "True": """backpropagates bias centred class_token compile dense dropout feedback flip inhibitory_bias linear
-        measure nesterov graphs norm_after padded_columns progress rectified rescale resume shuffle tensorboard validation""",
+        measure nesterov graphs norm_after padded_columns progress rectified rescale resume shuffle
+        tensorboard validation""",
     "text": "data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
