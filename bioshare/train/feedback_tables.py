@@ -17,6 +17,7 @@ from bioshare.train import miniature
 from bioshare.train.config import (
     SGD,
     Adam,
+    AdamW,
     Convolutional,
     DirectFeedback,
     Every,
@@ -211,29 +212,31 @@ def _akrout() -> dict[str, FeedbackRow]:
     }
 
 
-def _small(network: str, row: str) -> TrainConfig:
-    """The setting of the tables in miniature, at half the length."""
-    setting = replace(miniature.SETTING, epochs=30, optimizer=miniature.OPTIMIZERS[row])
-    return replace(setting, network=Convolutional("resnet8")) if network == "conv" else setting
+CHOSEN: dict[str, AdamW] = {}
+"""The best points of the grid searches by row (``python -m bioshare sweep night/cifar10-16/lc-kp``); a row that lacks
+has the learning rate and the weight decay of the network with backpropagation, as in `miniature.OPTIMIZERS`."""
 
 
-def _named(network: str, method: str) -> str:
-    return network if method == "bp" else f"{network}-{method}"
+def _small(network: str, method: str) -> tuple[str, TrainConfig]:
+    """The name of a row, and the setting: of the tables in miniature, at half the length."""
+    row = network if method == "bp" else f"{network}-{method}"
+    optimizer = CHOSEN.get(row, miniature.OPTIMIZERS[network])
+    own = {"network": Convolutional("resnet8")} if network == "conv" else {}
+    setting = replace(miniature.SETTING, epochs=30, optimizer=optimizer, **own)
+    return row, METHODS[method].applied(setting, miniature.BATCHES)
 
 
 TABLES: dict[str, dict[str, FeedbackRow]] = {
     "moskovitz": _moskovitz(),
     "akrout": _akrout(),
     "feedback": {
-        _named("conv", name): FeedbackRow(method.applied(_small("conv", "conv"), miniature.BATCHES), ("conv",))
-        for name, method in METHODS.items()
+        row: FeedbackRow(setting, ("conv",)) for row, setting in (_small("conv", method) for method in METHODS)
     },
     "night": {
-        _named(row, name): FeedbackRow(
-            METHODS[name].applied(_small(row.split("-")[0], row), miniature.BATCHES), (row, _named("conv", name)), every
-        )
-        for row, every in (("conv", None), ("lc", None), ("lc-ws10", 10))
-        for name in ("bp", "fa", "sn", "kp", "mirror")
+        row: FeedbackRow(setting, (network, _small("conv", method)[0]), every)
+        for network, every in (("conv", None), ("lc", None), ("lc-ws10", 10))
+        for method in ("bp", "fa", "sn", "kp", "mirror")
+        for row, setting in (_small(network, method),)
     },
 }
 """Rows by table and name."""

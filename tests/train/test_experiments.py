@@ -178,6 +178,9 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("table12/imagenet/lc/1st-layer-conv", 5, 20, [10, 15]),
         ("small/cifar10-16/conv", 10, 15, [7.5, 11.25]),
         ("small/cifar10-16/lc-ws1", 10, 15, [7.5, 11.25]),
+        ("feedback/cifar10-16/conv", 4, 6, [3, 4.5]),
+        ("night/cifar10-16/lc-ws10-mirror", 4, 6, [3, 4.5]),
+        ("night/cifar10-16/lc-kp", 6, 6, [3, 4.5]),
     ],
 )
 def test_the_grids_of_the_appendix(name, points, epochs, drops):

@@ -13,6 +13,8 @@ from torch.nn.functional import cross_entropy
 from bioshare.bridge import InstantSharing, KolenPollack, Mirror, SignSymmetry
 from bioshare.nn import angles, to_locally_connected, with_feedback
 from bioshare.nn.feedback import feedback_layers
+from bioshare.train import feedback_tables
+from bioshare.train.commands.sweep import grid_points
 from bioshare.train.config import (
     SGD,
     Adam,
@@ -152,6 +154,15 @@ def test_the_tables_have_the_numbers_and_settings_of_the_papers():
     assert row.references == ("lc-ws10", "conv-mirror")
     assert find("night/cifar10-16/conv-fa").home == find("feedback/cifar10-16/conv-fa").home
     assert {"moskovitz", "akrout", "feedback", "night"} <= TABLES.keys()
+
+
+def test_chosen_rates_are_points_of_the_grids_and_those_of_the_rows(monkeypatch):
+    monkeypatch.setitem(feedback_tables.CHOSEN, "lc-ws10-kp", AdamW(5e-3, 0.1))
+    for row, chosen in feedback_tables.CHOSEN.items():
+        network, _, method = row.rpartition("-")
+        name, setting = feedback_tables._small(*((network, method) if method in METHODS else (row, "bp")))
+        assert (name, setting.optimizer) == (row, chosen)
+        assert chosen in grid_points(EXPERIMENTS.get(f"night/cifar10-16/{row}") or find(f"feedback/cifar10-16/{row}"))
 
 
 def test_akrouts_schedules_are_those_of_appendix_c():

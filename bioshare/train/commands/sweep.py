@@ -9,6 +9,7 @@ from statistics import fmean
 
 import xarray as xr
 
+from bioshare.bridge import KolenPollack
 from bioshare.text import aligned, mean_and_deviation
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
@@ -49,6 +50,7 @@ class GridSearch:
 _CIFAR = {"weight_decays": (1e-2, 1e-4), "epochs": 200, "milestones": (100 / 200, 150 / 200)}
 _TINY = {"weight_decays": (1e-2, 1e-4), "epochs": 50, "milestones": (25 / 50, 37 / 50)}
 _SMALL = {"weight_decays": (1e-2, 1e-4), "epochs": 15, "milestones": (0.5, 0.75)}
+_FEEDBACK = {"epochs": 6, "milestones": (0.5, 0.75)}
 _IMAGENET = {"epochs": 20, "milestones": (10 / 20, 15 / 20)}
 GRIDS = {
     ("cifar", "conv"): GridSearch((1e-1, 5e-2, 1e-2, 5e-3), **_CIFAR),
@@ -58,6 +60,10 @@ GRIDS = {
     ("cifar10-16", "lc"): GridSearch(
         (5e-3, 2e-3, 1e-3, 5e-4, 1e-4, 5e-5), **_SMALL, skipped=((5e-3, 1e-4), (2e-3, 1e-4))
     ),
+    ("feedback", "conv"): GridSearch((1e-2, 5e-3, 2e-3, 1e-3), (1e-4,), **_FEEDBACK),
+    ("feedback", "lc"): GridSearch((5e-3, 2e-3, 1e-3, 5e-4), (1e-2,), **_FEEDBACK),
+    ("kolen-pollack", "conv"): GridSearch((1e-2, 5e-3, 2e-3, 1e-3), (1e-1, 1e-2), **_FEEDBACK),
+    ("kolen-pollack", "lc"): GridSearch((5e-3, 2e-3, 1e-3), (1e-1, 1e-2), **_FEEDBACK),
     ("tinyimagenet", "conv"): GridSearch((5e-3, 1e-3, 5e-4), **_TINY),
     ("tinyimagenet", "lc"): GridSearch((1e-3, 5e-4), **_TINY),
     ("imagenet", "conv"): GridSearch((1e-3, 5e-4), (1e-2, 1e-4, 1e-6), **_IMAGENET),
@@ -69,17 +75,23 @@ GRIDS = {
 def grid_search(experiment: Experiment) -> GridSearch:
     """The axes and the schedule of an experiment's grid search.
 
+    Rows of the tables "feedback" and "night" have short grids of their own, with the weight decay of the network, and
+    for Kolen-Pollack, which aligns by weight decay, two larger ones.
+
     Raises:
         ValueError: the row has the settings of a paper without a grid search.
     """
     if experiment.table in ("moskovitz", "akrout"):
         raise ValueError(
-            f"{experiment.name} has the settings that its paper prints, and no grid search; a row of the tables "
-            '"feedback" and "night" has the grid of its network'
+            f"{experiment.name} has the settings that its paper prints, and no grid search; the rows of the tables "
+            '"feedback" and "night" have one'
         )
     name, network = experiment.setting.dataset_name, experiment.setting.network
     first = "1st-layer-conv" if getattr(network, "keep_first", 0) else "lc"
     kind = "conv" if isinstance(network, Convolutional) else first
+    if experiment.table in ("feedback", "night"):
+        aligning = any(isinstance(every.phase, KolenPollack) for every in experiment.setting.phases)
+        return GRIDS["kolen-pollack" if aligning else "feedback", kind]
     return GRIDS["cifar" if name in ("cifar10", "cifar100") else name, kind]
 
 
