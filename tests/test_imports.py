@@ -102,7 +102,9 @@ def test_the_engines_never_import_each_other():
 
 
 def test_only_the_engines_of_brian_import_brian2():
-    assert importers("brian2") == {"bioshare.circuit.brian", "bioshare.circuit.mirror.brian"}
+    engines = {"bioshare.circuit.brian", "bioshare.circuit.mirror.brian"}
+    assert importers("brian2") == engines | {"bioshare.circuit.own_equations"}
+    assert importers("bioshare.circuit.own_equations") == {"bioshare.circuit.brian"}
 
 
 def test_only_the_exact_engine_imports_numba():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -21,16 +20,13 @@ from typing import Any
 import brian2 as b2
 import numpy as np
 from brian2.core.base import BrianObjectException
-from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_FUNCTIONS, DEFAULT_UNITS
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import RuntimeDevice, reset_device, set_device
-from brian2.equations.equations import EquationError
-from brian2.utils.stringtools import get_identifiers
 
 from bioshare.checks import real, whole
 from bioshare.circuit import equations
 from bioshare.circuit.circuits import RateCircuit
-from bioshare.circuit.own_equations import check_names, first_cause
+from bioshare.circuit.own_equations import check_equations, check_plasticity, first_cause
 from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights
 from bioshare.progress import is_wanted
 
@@ -38,10 +34,6 @@ STEP = 1
 """Order of the Euler steps in Brian2's "groups" slot; the sums into a group have the order before. Both equations of
 Eq. 8 see the old state: z and r_mean are summed, then, in alphabetical order of the groups, r steps, then r_inh. In the
 steady state z_mean is summed after z: the neurons come an order before the inhibition."""
-
-
-BUILT_IN = {*DEFAULT_CONSTANTS, *DEFAULT_FUNCTIONS, *DEFAULT_UNITS, "t", "dt", "t_in_timesteps", "i", "N"}
-"""Names with a meaning in every equation of Brian2."""
 
 # No warning about objects of a sleep that had an error before it could run.
 logging.getLogger("brian2.core.base.unused_brian_object").addFilter(
@@ -99,12 +91,12 @@ class Brian2:
         for name in ("neurons", "inhibition", "plasticity"):
             if not isinstance(given := getattr(self, name), str | None):
                 raise TypeError(f"{name} must be None or text in Brian2's language; got {given!r}")
-        _check_equations("neurons", self.neurons, "r", equations.NEURON)
-        _check_equations("inhibition", self.inhibition, "r_inh", equations.INHIBITORY)
-        if self.plasticity is not None and not re.search(r"\bw\s*[-+*/]?=", self.plasticity):
-            raise ValueError(f'plasticity must change w, as in "w += m"; got {self.plasticity!r}')
+        if self.neurons is not None:
+            check_equations("neurons", self.neurons, "r", equations.NEURON)
+        if self.inhibition is not None:
+            check_equations("inhibition", self.inhibition, "r_inh", equations.INHIBITORY)
         if self.plasticity is not None:
-            _check_statements(self.plasticity, self.neurons or equations.NEURONS)
+            check_plasticity(self.plasticity, self.neurons or equations.NEURONS)
 
     def _check_problem(self, problem: Problem) -> None:
         """Raise for equations of your own without a RateCircuit, and for inputs or records larger than ``memory``."""
@@ -175,33 +167,6 @@ def _check_compiler() -> None:
             'g++ and make ("apt install g++ make", "conda install cxx-compiler make", Xcode\'s command line tools), or '
             'take Brian2(target="runtime"), which does without a compiler'
         )
-
-
-def _check_statements(given: str, neurons: str) -> None:
-    """Raise where a plasticity has a name that no synapse knows."""
-    of_neuron = set(b2.Equations(neurons + equations.NEURON).names)
-    of_synapse = set(b2.Equations(equations.SYNAPSES).names) - {"z_post"}
-    offered = of_synapse | {"x_pre", "eta", "t", "dt"} | {f"{name}_post" for name in of_neuron}
-    statements = [line.split("#")[0].strip() for line in given.splitlines()]
-    local = set(re.findall(r"^\s*(\w+)\s*=", given, re.MULTILINE))  # a statement may define a name
-    known = BUILT_IN | offered | of_neuron | local | {"i", "j", "N_pre", "N_post", "N_incoming", "N_outgoing"}
-    check_names("plasticity", {line: get_identifiers(line) for line in statements if line}, known, offered)
-
-
-def _check_equations(name: str, given: str | None, variable: str, declared: str) -> None:
-    """Raise where equations have an error, or do not define ``variable``."""
-    if given is None:
-        return
-    try:
-        parsed = b2.Equations(given + declared)
-    except (EquationError, SyntaxError) as error:
-        raise ValueError(f"{name} must be equations in Brian2's language; got {given!r}: {error}") from error
-    if variable not in parsed.diff_eq_names | parsed.subexpr_names:
-        raise ValueError(f'{name} must say what {variable} is, as in "d{variable}/dt = ... : 1"; got {given!r}')
-    if parsed.is_stochastic:
-        raise ValueError(f"{name} must have no xi: noise is the stimulus's, stimuli.noise, from a seed; got {given!r}")
-    used = {str(equation): equation.identifiers for equation in parsed.values() if equation.expr is not None}
-    check_names(name, used, BUILT_IN | set(parsed.names), [*parsed.names, "t", "dt"])
 
 
 def _report(elapsed: Any, completed: float, start: Any, duration: Any) -> None:
