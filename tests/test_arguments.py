@@ -73,6 +73,10 @@ def convolution():
     return nn.Sequential(nn.Conv2d(1, 2, 2))
 
 
+def dense():
+    return bs.nn.to_fully_connected(nn.Conv2d(1, 2, 2), (1, 4, 4))
+
+
 def with_feedback():
     return bs.nn.with_feedback(layer())
 
@@ -200,6 +204,11 @@ CALLS = {
     "nn.to_convolutional": lambda: dict(model=layer(), tolerance=math.inf),
     "nn.to_locally_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
     "nn.to_fully_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
+    "nn.deviation": lambda: dict(model=layer()),
+    "nn.locality": lambda: dict(layer=layer()),
+    "nn.keeping": lambda: dict(model=layer(), part="local"),
+    "nn.draw_filter": lambda: dict(layer=dense()),
+    "nn.draw_block": lambda: dict(layer=dense()),
     "nn.conversion_table": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
     "nn.resnet50": lambda: dict(num_classes=2, width=1 / 64),
     "nn.moskovitz": lambda: dict(name="cifar-1", input_size=(3, 8, 8)),
@@ -261,8 +270,8 @@ HOMES |= {"gradient": gradient, "data": data, "runs": runs}
 ARRAYS = """angle forgetting samples tau_noise turn theory.mirror_angle.inputs theory.mirror_angle.updates
     theory.mirror_samples.inputs"""
 RIGHT = {
-    "None": """bias covariance device dtype feedback flip gain gate inhibition inputs keep layers neurons optimizer
-        plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width
+    "None": """ax before bias covariance device dtype feedback flip gain gate inhibition inputs keep layers neurons
+        optimizer plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width
         count data graphs processes record_snr scheduler seconds workers
         gradient.differentiable_sleep.alpha gradient.differentiable_sleep.gamma
         gradient.differentiable_sleep.learning_rate""",
@@ -272,9 +281,10 @@ RIGHT = {
     "text": "data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean",
-    "0": """age_above age_below alignment alpha baseline bias checkpoint_every class_tokens decay first
+    "0": """age_above age_below alignment alpha baseline bias channel checkpoint_every class_tokens decay first
         first_updates gamma
-        groups_seed images_seed inhibitory_bias keep_first learning_rate mean momentum noise padding pool_seed
+        groups_seed images_seed inhibitory_bias input_channel output_channel
+        keep_first learning_rate mean momentum noise padding pool_seed
         power rate rank scale seconds seed sigma silence smallest spread start std steps table turn wait
         warm_up weight_decay""",
     "2.5": """alignment alpha amplitude angle baseline bias checkpoint_every decay divisor dt floor gain gamma

@@ -6,10 +6,15 @@ from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
 from bioshare.nn.convert import conversion_table as conversion_table
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
+from bioshare.nn.deviation import deviation as deviation
+from bioshare.nn.deviation import keeping as keeping
+from bioshare.nn.deviation import locality as locality
 from bioshare.nn.direct import with_direct_feedback as with_direct_feedback
 from bioshare.nn.feedback import backpropagating as backpropagating
 from bioshare.nn.feedback import with_feedback as with_feedback
 from bioshare.nn.feedback import without_feedback as without_feedback
+from bioshare.nn.filter_picture import draw_block as draw_block
+from bioshare.nn.filter_picture import draw_filter as draw_filter
 from bioshare.nn.fully_connected import to_fully_connected as to_fully_connected
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
 from bioshare.nn.moskovitz import moskovitz as moskovitz
@@ -40,6 +45,11 @@ __all__ = [
     "backpropagating",
     "cifar_resnet",
     "conversion_table",
+    "deviation",
+    "draw_block",
+    "draw_filter",
+    "keeping",
+    "locality",
     "moskovitz",
     "resnet18",
     "resnet20",

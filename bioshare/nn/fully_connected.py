@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -27,6 +28,7 @@ class FullyConnected2d(nn.Module):
     Attributes:
         weight: (out H_out W_out, in H W), with the rows and columns of the padded image with ``padded_columns``.
         bias: (out H_out W_out), or None.
+        image_size: rows and columns of the image that the weights see, the padded one with ``padded_columns``.
     """
 
     weight: nn.Parameter
@@ -36,13 +38,15 @@ class FullyConnected2d(nn.Module):
         super().__init__()
         self.in_channels, self.input_size = layer.in_channels, layer.input_size
         self.out_channels, self.output_size = layer.out_channels, layer.output_size
-        self.pad = layer.pad if padded_columns else (0, 0, 0, 0)
+        self.kernel_size, self.stride, self.dilation = layer.kernel_size, layer.stride, layer.dilation
+        self.groups, self.kernel_pad, self.padded_columns = layer.groups, layer.pad, padded_columns
         self.padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        self.pad = layer.pad if padded_columns else (0, 0, 0, 0)
         left, right, top, bottom = self.pad
-        pixels = (self.input_size[0] + top + bottom) * (self.input_size[1] + left + right)
+        self.image_size = self.input_size[0] + top + bottom, self.input_size[1] + left + right
         outputs = self.out_channels * math.prod(self.output_size)
         empty = partial(torch.empty, device="meta", dtype=layer.weight.dtype)
-        self.weight = nn.Parameter(empty(outputs, self.in_channels * pixels))
+        self.weight = nn.Parameter(empty(outputs, self.in_channels * math.prod(self.image_size)))
         self.register_parameter("bias", None if layer.bias is None else nn.Parameter(empty(outputs)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,6 +57,38 @@ class FullyConnected2d(nn.Module):
         y = nn.functional.linear(images.flatten(1), self.weight, self.bias)
         y = y.unflatten(1, (self.out_channels, *self.output_size))
         return y[0] if x.ndim == 3 else y
+
+    def taps(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield the number of every tap of a kernel, the positions whose tap sees a pixel, and the pixels (n,), (n,).
+
+        Positions and pixels are numbered row by row. Zeros around the image have no pixels without padded columns.
+        """
+        left, right, top, bottom = self.kernel_pad
+        rows, columns = self.input_size
+        if self.padded_columns:
+            shape = rows + top + bottom, columns + left + right
+            numbers = torch.arange(math.prod(shape)).view(shape)
+        else:
+            inside = torch.arange(rows * columns, dtype=torch.float64).view(1, 1, rows, columns)
+            fill = {"value": -1} if self.padding_mode == "constant" else {}
+            numbers = nn.functional.pad(inside, self.kernel_pad, self.padding_mode, **fill)[0, 0].long()
+        (down, across), (dh, dw) = self.stride, self.dilation
+        for tap in range(math.prod(self.kernel_size)):
+            a, b = divmod(tap, self.kernel_size[1])
+            seen = numbers[a * dh :: down, b * dw :: across][: self.output_size[0], : self.output_size[1]].flatten()
+            positions = (seen >= 0).nonzero()[:, 0]
+            yield tap, positions, seen[positions]
+
+    def blocks(self) -> Tensor:
+        """View the weights as (groups, out / groups, positions, groups, in / groups, pixels)."""
+        per_group = self.out_channels // self.groups, self.in_channels // self.groups
+        sizes = per_group[0], math.prod(self.output_size), self.groups, per_group[1]
+        return self.weight.view(self.groups, *sizes, math.prod(self.image_size))
+
+    def filter(self, channel: int, row: int, column: int) -> Tensor:
+        """View the weights of one output, from all pixels, (in, rows, columns)."""
+        output = (channel * self.output_size[0] + row) * self.output_size[1] + column
+        return self.weight[output].view(self.in_channels, *self.image_size)
 
     def extra_repr(self) -> str:
         """Return the channels and sizes."""
@@ -119,29 +155,9 @@ def _placed(dense: FullyConnected2d, local: LocallyConnected2d, old: nn.Conv2d |
     if dense.bias is not None and old.bias is not None:
         bias = old.bias if old.bias.ndim == 3 else old.bias[:, None, None]
         dense.bias.copy_(bias.expand(-1, *local.output_size).flatten())
-    kernels = old.weight.expand(local.weight.shape).flatten(0, 1)  # (P, out, in / groups, kh, kw)
-    source = pixels(local, bool(any(dense.pad))).to(old.weight.device)
-    groups, positions = local.groups, len(kernels)
-    shape = groups, local.out_channels // groups, positions, groups, local.in_channels // groups, -1
-    blocks, (rows, columns) = dense.weight.view(shape), local.output_size
-    (down, right), (dh, dw) = local.stride, local.dilation
-    for a in range(local.kernel_size[0]):
-        for b in range(local.kernel_size[1]):
-            seen = source[a * dh :: down, b * dw :: right][:rows, :columns].flatten()
-            inside = (seen >= 0).nonzero()[:, 0]
-            for group, taps in enumerate(kernels[inside, :, :, a, b].chunk(groups, 1)):
-                blocks[group, :, :, group][:, inside, :, seen[inside]] += taps
+    kernels = old.weight.expand(local.weight.shape).flatten(0, 1).flatten(-2)  # (positions, out, in / groups, taps)
+    blocks = dense.blocks()
+    for tap, positions, pixels in dense.taps():
+        for group, values in enumerate(kernels[positions, :, :, tap].chunk(dense.groups, 1)):
+            blocks[group, :, :, group][:, positions, :, pixels] += values  # some paddings show a pixel to several taps
     return dense
-
-
-def pixels(local: LocallyConnected2d, padded_columns: bool) -> Tensor:
-    """Return the column of every pixel of the padded image, -1 without a column."""
-    left, right, top, bottom = local.pad
-    rows, columns = local.input_size
-    if padded_columns:
-        shape = rows + top + bottom, columns + left + right
-        return torch.arange(math.prod(shape)).view(shape)
-    numbers = torch.arange(rows * columns, dtype=torch.float64).view(1, 1, rows, columns)
-    if local.padding_mode == "zeros":
-        return nn.functional.pad(numbers, local.pad, value=-1)[0, 0].long()
-    return nn.functional.pad(numbers, local.pad, mode=local.padding_mode)[0, 0].long()
