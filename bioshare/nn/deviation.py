@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -188,7 +188,7 @@ def locality(layer: Unshared) -> Tensor:
     return mask
 
 
-def keeping(model: nn.Module, part: Literal["local", "off-local"]) -> AbstractContextManager[None]:
+def keeping(model: nn.Module, part: Literal["local", "off-local"]) -> Any:
     """Keep one part of a model's weights within a block, and put all weights back at the end (d'Ascoli et al., Fig. 5).
 
     Biases of locally and fully connected layers count as local. All other layers stay as they are.
