@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import feedback_tables, miniature, paper_tables
+from bioshare.train import feedback_tables, miniature, paper_tables, patch_tables
 from bioshare.train.config import AdamW, Convolutional, Every, LocallyConnected, TrainConfig
 from bioshare.train.phases import (
     CircuitOptions,
@@ -100,14 +100,14 @@ class PaperTable:
 
     Attributes:
         shows: quantity in the cells.
-        setting: padding 0, 4 or 8 of CIFAR and TinyImageNet; ImageNet; or the small setting.
+        setting: padding 0, 4 or 8 of CIFAR and TinyImageNet; ImageNet; or a small setting.
         runs: number of seeds in the paper, and by default.
         note: a remark for the title.
         references: rows from which the table shows differences over the same seeds.
     """
 
     shows: Literal["accuracy", "max - min", "hyperparameters"]
-    setting: int | Literal["ImageNet", "16 x 16"]
+    setting: int | Literal["ImageNet", "16 x 16", "small images"]
     runs: int = 5
     note: str = ""
     references: tuple[str, ...] = ("conv",)
@@ -137,6 +137,7 @@ TABLES: dict[TableName, PaperTable] = {
     "akrout": PaperTable("accuracy", "ImageNet", 1, "Sec. 6 of Akrout et al. 2019", ("bp",)),
     "feedback": PaperTable("accuracy", "16 x 16", 3, "ways in which errors travel back", ("conv",)),
     "night": PaperTable("accuracy", "16 x 16", 3, "sleep and feedback", ("bp", "conv")),
+    "patches": PaperTable("accuracy", "small images", 3, "networks of patches, Appendix A.4", ("shared", "unshared")),
 }
 
 SMALL: dict[str, Any] = {"batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
@@ -217,6 +218,11 @@ def _experiments() -> Iterable[Experiment]:
             home = homes.setdefault((one.setting, one.every), name)
             paper = Paper(one.top1, top1_diff=one.top1_diff)
             yield Experiment(name, one.setting, one.every, InstantSharing(), paper, home, references=one.references)
+    for dataset, patch_rows in patch_tables.ROWS.items():
+        for row, one in patch_rows.items():
+            name, kind = f"patches/{dataset}/{row}", row.split("-")[0]
+            references = kind, f"{kind}-unshared"
+            yield Experiment(name, one.setting, one.every, one.sleep, Paper(), name, references=references)
 
 
 def _trained(setting: int | str, number: int) -> dict[tuple[str, str], Experiment]:

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import feedback_tables, miniature, paper_tables
+from bioshare.train import feedback_tables, miniature, paper_tables, patch_tables
 from bioshare.train.commands.sweep import grid_points, grid_search, searched
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching, printed_numbers
@@ -21,8 +21,9 @@ def test_every_table_has_all_its_rows():
         **dict.fromkeys((3, 6, 9), without),
         **{2: 5, 12: 9, "sleep": 31},
         **{name: len(table) for name, table in (miniature.TABLES | feedback_tables.TABLES).items()},
+        "patches": 2 * 14,
     }
-    assert list(TABLES) == [*range(1, 13), "sleep", *miniature.TABLES, *feedback_tables.TABLES]
+    assert list(TABLES) == [*range(1, 13), "sleep", *miniature.TABLES, *feedback_tables.TABLES, "patches"]
 
 
 @EVERY_TABLE
@@ -118,7 +119,8 @@ def test_distinct_homes_are_distinct_runs():
     homes = {one.home: one.config for one in EXPERIMENTS.values()}
     rows = {row for table in miniature.TABLES.values() for row in table}
     feedback = {row for table in feedback_tables.TABLES.values() for row in table}
-    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + len(rows) + len(feedback)
+    patches = sum(map(len, patch_tables.ROWS.values()))
+    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + len(rows) + len(feedback) + patches
 
 
 def test_a_row_of_one_name_is_the_same_run_in_all_tables_in_miniature():
@@ -181,6 +183,8 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("feedback/cifar10-16/conv", 4, 6, [3, 4.5]),
         ("night/cifar10-16/lc-ws10-mirror", 4, 6, [3, 4.5]),
         ("night/cifar10-16/lc-kp", 6, 6, [3, 4.5]),
+        ("patches/cifar10-16/vit", 4, 10, [5, 7.5]),
+        ("patches/digits/mixer-ws10", 4, 10, [5, 7.5]),
     ],
 )
 def test_the_grids_of_the_appendix(name, points, epochs, drops):

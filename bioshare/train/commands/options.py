@@ -132,6 +132,8 @@ def read_options(
     choices.add_argument("--every", type=every, metavar="N", default=SUPPRESS, help=text)
     _add_fields(parser, "--every", Every, vars(row), skipped)
     _add_fields(parser, "--layers", LocallyConnected, vars(setting.network), skipped)
+    if not isinstance(setting.network, Convolutional | LocallyConnected):
+        _add_fields(parser, "the network", type(setting.network), vars(setting.network), skipped)
     _add_fields(parser, "optimiser", type(setting.optimizer), vars(setting.optimizer), skipped)
     _add_fields(parser, "--dataset imagenet", ImageNet, vars(setting.dataset), skipped)
     for word, kind in PHASES.items():

@@ -51,6 +51,7 @@ _CIFAR = {"weight_decays": (1e-2, 1e-4), "epochs": 200, "milestones": (100 / 200
 _TINY = {"weight_decays": (1e-2, 1e-4), "epochs": 50, "milestones": (25 / 50, 37 / 50)}
 _SMALL = {"weight_decays": (1e-2, 1e-4), "epochs": 15, "milestones": (0.5, 0.75)}
 _FEEDBACK = {"epochs": 6, "milestones": (0.5, 0.75)}
+_PATCHES = GridSearch((5e-3, 2e-3, 1e-3, 5e-4), (1e-2,), epochs=10, milestones=(0.5, 0.75))
 _IMAGENET = {"epochs": 20, "milestones": (10 / 20, 15 / 20)}
 GRIDS = {
     ("cifar", "conv"): GridSearch((1e-1, 5e-2, 1e-2, 5e-3), **_CIFAR),
@@ -86,6 +87,8 @@ def grid_search(experiment: Experiment) -> GridSearch:
             f"{experiment.name} has the settings that its paper prints, and no grid search; the rows of the tables "
             '"feedback" and "night" have one'
         )
+    if experiment.table == "patches":
+        return _PATCHES
     name, network = experiment.setting.dataset_name, experiment.setting.network
     first = "1st-layer-conv" if getattr(network, "keep_first", 0) else "lc"
     kind = "conv" if isinstance(network, Convolutional) else first

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from bioshare.text import aligned, mean_and_deviation, number, paired_difference
-from bioshare.train import miniature
+from bioshare.train import feedback_tables, miniature
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
     COPIES,
@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_text = (
         "1 to 8, or 12, of the paper's; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` "
         "searches. Or one of our own: sleep, whose sleep is simulated; or in miniature, for two cores: "
-        f"{', '.join(miniature.TABLES)}"
+        f"{', '.join(miniature.TABLES)}; patches, a vision transformer and an MLP-Mixer without shared weights; or "
+        f"networks without weight transport: {', '.join(feedback_tables.TABLES)}"
     )
     add_words(parser, "table", {"dest": "table", "choices": names, "metavar": "TABLE", "help": help_text})
 
