@@ -85,6 +85,7 @@ def sleeping(**options):
     return bs.Sleep(STEADY, RULE, GAUSSIAN, 3, **options)
 
 
+PAIRS = [(torch.ones(2, 1, 4, 4), torch.zeros(2, 2, 3, 3))]
 MAP = bs.sleep_map(X, STEADY, RULE)
 DIGITS, TRAINING, CPU = data.load("digits"), config.TrainConfig(dataset="digits"), torch.device("cpu")
 TESTS = data.test_batches(DIGITS, config.TrainConfig(dataset="digits"), CPU)
@@ -204,6 +205,9 @@ CALLS = {
     "nn.to_convolutional": lambda: dict(model=layer(), tolerance=math.inf),
     "nn.to_locally_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
     "nn.to_fully_connected": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
+    "nn.top_eigenvalue": lambda: dict(model=layer(), batches=PAIRS, loss=nn.functional.mse_loss),
+    "nn.gradient_norm": lambda: dict(model=layer(), batches=PAIRS, loss=nn.functional.mse_loss),
+    "nn.interpolated": lambda: dict(first=layer(), second=layer(), part=0.5),
     "nn.deviation": lambda: dict(model=layer()),
     "nn.locality": lambda: dict(layer=layer()),
     "nn.keeping": lambda: dict(model=layer(), part="local"),
@@ -282,19 +286,19 @@ RIGHT = {
         tensorboard validation""",
     "text": "data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
-    "-1": "baseline bias inhibitory_bias mean",
+    "-1": "baseline bias inhibitory_bias mean nn.interpolated.part",
     "0": """age_above age_below alignment alpha baseline bias channel checkpoint_every class_tokens decay first
         first_updates gamma
         groups_seed images_seed inhibitory_bias input_channel output_channel
-        keep_first learning_rate mean momentum noise padding pool_seed
+        keep_first learning_rate mean momentum nn.interpolated.part noise padding pool_seed
         power rate rank scale seconds seed sigma silence smallest spread start std steps table turn wait
         warm_up weight_decay""",
     "2.5": """alignment alpha amplitude angle baseline bias checkpoint_every decay divisor dt floor gain gamma
-        inhibitory_bias learning_rate mean memory
+        inhibitory_bias learning_rate mean memory nn.interpolated.part
         noise offset period power rate samples scale seconds sigma std table tau tau_crosstalk tau_noise times
         tolerance turn weight_decay width""",
     "5e-324": """alignment alpha baseline bias checkpoint_every decay floor gamma inhibitory_bias
-        learning_rate mean momentum noise power rate scale
+        learning_rate mean momentum nn.interpolated.part noise power rate scale
         seconds sigma spread std table turn weight_decay""",
     "empty": "record",
     "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate

@@ -6,6 +6,9 @@ from bioshare.nn.centring import with_lateral_centring as with_lateral_centring
 from bioshare.nn.convert import conversion_table as conversion_table
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
+from bioshare.nn.curvature import gradient_norm as gradient_norm
+from bioshare.nn.curvature import interpolated as interpolated
+from bioshare.nn.curvature import top_eigenvalue as top_eigenvalue
 from bioshare.nn.deviation import deviation as deviation
 from bioshare.nn.deviation import keeping as keeping
 from bioshare.nn.deviation import locality as locality
@@ -48,6 +51,8 @@ __all__ = [
     "deviation",
     "draw_block",
     "draw_filter",
+    "gradient_norm",
+    "interpolated",
     "keeping",
     "locality",
     "moskovitz",
@@ -57,6 +62,7 @@ __all__ = [
     "to_convolutional",
     "to_fully_connected",
     "to_locally_connected",
+    "top_eigenvalue",
     "with_direct_feedback",
     "with_feedback",
     "with_feedback_past_norms",

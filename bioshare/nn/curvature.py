@@ -1,0 +1,217 @@
+"""The loss around a network: norm of the gradient, largest eigenvalue of the Hessian, and paths to another network.
+
+All are of the mean loss over a data set that the caller states, with the model in evaluation mode (d'Ascoli et al.
+2019, Sec. 4.2 and Appendix C).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+
+from bioshare.checks import choice, real, shown, takes, whole
+from bioshare.nn.feedback import Feedback
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TopEigenvalue:
+    """The largest eigenvalue of a Hessian.
+
+    Attributes:
+        value: the eigenvalue, with sign.
+        residual: |H v - value v| for the unit vector v found; an eigenvalue lies within this distance of the value.
+        products: number of products of the Hessian with a vector that were needed.
+        vector: the eigenvector, a tensor for every parameter by name.
+    """
+
+    value: float
+    residual: float
+    products: int
+    vector: dict[str, Tensor]
+
+    def __str__(self) -> str:
+        return f"{self.value:.6g}, residual {self.residual:.2g} ({self.products} products)"
+
+
+def top_eigenvalue(
+    model: nn.Module, batches: Batches, loss: Loss, tolerance: float = 1e-4, vectors: int = 20, seed: int = 0
+) -> TopEigenvalue:
+    """Find the largest eigenvalue of the Hessian of the mean loss, by Lanczos with Hessian-vector products.
+
+    A product with a vector u is the derivative of the gradient along u, H u = d(grad . u) / d theta, in one more
+    backward pass over all batches. A power iteration would find the eigenvalue of the largest size, perhaps a negative
+    one, and is slow where the next eigenvalue is near.
+
+    Args:
+        model: the model, without feedback weights. Dropout is off meanwhile, and normalisations keep their statistics.
+        batches: a list of (inputs, labels), read once for every product; all images count the same.
+        loss: function of the model's output and labels to the mean loss of a batch.
+        tolerance: largest residual as a fraction of the eigenvalue.
+        vectors: number of vectors as long as all parameters that Lanczos keeps, in float64.
+        seed: seed of the first vector.
+
+    Raises:
+        TypeError, ValueError: an argument is of another kind, or the model has feedback weights.
+        scipy.sparse.linalg.ArpackNoConvergence: the tolerance is too small for the precision of the parameters.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> data = [(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))]
+        >>> round(top_eigenvalue(model, data, nn.functional.mse_loss).value, 6)  # the mean of 2 x x^T
+        9.0
+    """
+    batches, parameters = _checked(model, batches, loss)
+    real("tolerance", tolerance, "a fraction above 0", above=0, array=False)
+    whole("vectors", vectors, "a number of vectors", at_least=3)
+    whole("seed", seed, "a non-negative integer", at_least=0)
+    sizes, count = [p.numel() for p in parameters.values()], 0
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += 1
+        like = next(iter(parameters.values()))
+        parts = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(like).split(sizes)
+        u = [part.view(p.shape) for part, p in zip(parts, parameters.values(), strict=True)]
+        total = [torch.zeros_like(p) for p in parameters.values()]
+        images = 0
+        for x, y in batches:
+            gradient = torch.autograd.grad(loss(model(x), y) * len(y), [*parameters.values()], create_graph=True)
+            along = torch.stack([(g * one).sum() for g, one in zip(gradient, u, strict=True)]).sum()
+            rows = torch.autograd.grad(along, [*parameters.values()], materialize_grads=True)
+            total = [before + row for before, row in zip(total, rows, strict=True)]
+            images += len(y)
+        return torch.cat([one.flatten() for one in total]).double().cpu().numpy() / images
+
+    size = sum(sizes)
+    hessian: Any = LinearOperator((size, size), product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
+    start = np.random.default_rng(seed).standard_normal(size)
+    with _evaluating(model):
+        options: Any = {"v0": start, "ncv": min(vectors, size), "tol": tolerance, "maxiter": 1000}
+        values, found = eigsh(hessian, 1, which="LA", **options)
+        residual = float(np.linalg.norm(product(found[:, 0]) - values[0] * found[:, 0]))
+    parts = torch.from_numpy(found[:, 0].copy()).split(sizes)
+    vector = {name: part.view(p.shape) for part, (name, p) in zip(parts, parameters.items(), strict=True)}
+    return TopEigenvalue(float(values[0]), residual, count, vector)
+
+
+def gradient_norm(model: nn.Module, batches: Batches, loss: Loss) -> float:
+    """Measure the norm of the gradient of the mean loss over all batches.
+
+    Args:
+        model, batches, loss: as for `top_eigenvalue`.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.ones_(model.weight)
+        >>> gradient_norm(model, [(torch.ones(2, 1), torch.zeros(2, 1))], nn.functional.mse_loss)
+        2.0
+    """
+    batches, parameters = _checked(model, batches, loss)
+    total = [torch.zeros_like(p) for p in parameters.values()]
+    with _evaluating(model):
+        for x, y in batches:
+            value = loss(model(x), y) * len(y)
+            gradient = torch.autograd.grad(value, [*parameters.values()], materialize_grads=True)
+            total = [before + one for before, one in zip(total, gradient, strict=True)]
+    images = sum(len(y) for _, y in batches)
+    squares = (torch.linalg.vector_norm(one, dtype=torch.float64) ** 2 for one in total)
+    return float(sum(squares) ** 0.5) / images
+
+
+def _checked(model: nn.Module, batches: Batches, loss: Loss) -> tuple[Sequence[tuple[Tensor, Tensor]], dict[str, Any]]:
+    """Return the batches as a list, and the parameters that learn, by name."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {shown(model)}")
+    if any(isinstance(module, Feedback) for module in model.modules()):
+        raise ValueError("model must have no feedback weights, whose signals are no gradient; use without_feedback")
+    expected = "a list of batches (inputs, labels), tensors of one length"
+    if not isinstance(batches, Iterable) or isinstance(batches, Tensor | str | bytes):
+        raise TypeError(f"batches must be {expected}; got {shown(batches)}")
+    batches = list(batches)
+    for batch in batches:
+        pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(one, Tensor) for one in batch)
+        if not pair or batch[0].ndim == 0 or batch[1].ndim == 0 or len(batch[0]) != len(batch[1]):
+            raise TypeError(f"batches must be {expected}; got {shown(batch)}")
+    if not batches:
+        raise ValueError(f"batches must be {expected}; got none")
+    if not takes(loss, None, None):
+        raise TypeError(f"loss must be a function of the model's output and labels; got {shown(loss)}")
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ValueError("model must have parameters that require gradients; there are none")
+    return batches, parameters
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """A block with the model in evaluation mode and with gradients; the modes come back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.enable_grad():
+            model.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def interpolated(
+    first: nn.Module, second: nn.Module, part: float, of: Literal["weights", "outputs"] = "weights"
+) -> nn.Module:
+    """Make the network at a part of the way from one network to another (d'Ascoli et al. 2019, Appendix C).
+
+    Args:
+        first, second: two models with the same parameters and buffers; for "outputs", with the same inputs.
+        part: 0 for the first, 1 for the second; further numbers lie beyond.
+        of: "weights" for (1 - part) theta_1 + part theta_2, a copy of the first; "outputs" for the mean
+            (1 - part) f_1(x) + part f_2(x) of the outputs of both.
+
+    Raises:
+        TypeError, ValueError: an argument is of another kind, or the models have different parameters.
+
+    Example:
+        >>> ones, zeros = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> for model, value in ((ones, 1.0), (zeros, 0.0)):
+        ...     _ = [nn.init.constant_(p, value) for p in model.parameters()]
+        >>> interpolated(ones, zeros, 0.25).weight.item()
+        0.75
+    """
+    for name, model in (("first", first), ("second", second)):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{name} must be a torch.nn.Module; got {shown(model)}")
+    real("part", part, "a number, 0 for the first model and 1 for the second", array=False)
+    choice("of", of, ("weights", "outputs"))
+    if of == "outputs":
+        return MeanOutput(first, second, part)
+    ours, theirs = first.state_dict(), second.state_dict()
+    if {name: one.shape for name, one in ours.items()} != {name: one.shape for name, one in theirs.items()}:
+        raise ValueError("second must have the parameters and buffers of first, by name and shape")
+    between = copy.deepcopy(first)
+    with torch.no_grad():
+        for name, one in between.state_dict().items():
+            if one.is_floating_point():
+                one.copy_((1 - part) * ours[name] + part * theirs[name])
+    return between
+
+
+class MeanOutput(nn.Module):
+    """Weighted mean of the outputs of two models."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, part: float) -> None:
+        super().__init__()
+        self.first, self.second, self.part = first, second, part
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (1 - part) first(x) + part second(x)."""
+        return (1 - self.part) * self.first(x) + self.part * self.second(x)
