@@ -63,7 +63,7 @@ def top_eigenvalue(
 
     Raises:
         TypeError, ValueError: an argument is of another kind, or the model has feedback weights.
-        scipy.sparse.linalg.ArpackNoConvergence: the tolerance is too small for the precision of the parameters.
+        RuntimeError: Lanczos did not converge; the tolerance is too small for the precision of the parameters.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
