@@ -29,6 +29,7 @@ figures: .venv/notebook
 	$(BIN)/python figures/asleep.py
 	$(BIN)/python figures/concepts.py
 	$(if $(wildcard figures/small.nc),$(BIN)/python figures/small.py)
+	$(foreach table,$(wildcard figures/feedback.nc figures/signs.nc),$(BIN)/python figures/angles.py $(table) &&) true
 	$(if $(STUDIES),$(BIN)/python figures/studies.py $(STUDIES))
 
 explore: .venv/notebook

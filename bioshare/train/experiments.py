@@ -138,6 +138,7 @@ TABLES: dict[TableName, PaperTable] = {
     "feedback": PaperTable("accuracy", "16 x 16", 3, "ways in which errors travel back", ("conv",)),
     "night": PaperTable("accuracy", "16 x 16", 3, "sleep and feedback", ("bp", "conv")),
     "patches": PaperTable("accuracy", "small images", 3, "networks of patches, Appendix A.4", ("shared", "unshared")),
+    "signs": PaperTable("accuracy", "16 x 16", 3, "signs fixed from a part of the training on", ("never",)),
 }
 
 SMALL: dict[str, Any] = {"batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}

@@ -1,8 +1,9 @@
 """Tables of networks that learn without weight transport: those of two papers, and two of our own for two cores.
 
 "moskovitz" is Table 1 of Moskovitz, Litwin-Kumar and Abbott (2018), "akrout" the errors in the text of Akrout et al.
-(2019), Sec. 6. "feedback" compares the ways in which errors travel back in a small convolutional network, and "night"
-{convolutional, locally connected, locally connected asleep} x {backpropagation and others}.
+(2019), Sec. 6. "feedback" compares the ways in which errors travel back in a small convolutional network, "night"
+{convolutional, locally connected, locally connected asleep} x {backpropagation and others}, and "signs" fixes the signs
+of all weights from different times on (Fig. 5 of Moskovitz et al.).
 """
 
 from __future__ import annotations
@@ -82,6 +83,12 @@ MOSKOVITZ_METHODS: dict[str, Method] = {
     "const-ei": Method(BACK, (SIGNS, FixedNorms(), SignSymmetry("norm")), from_part=0.05),
 }
 """Rows of Moskovitz' Table 1. The signs are fixed after 5 % of the training, before the norms."""
+
+SIGN_METHODS: dict[str, Method] = {
+    "never": MOSKOVITZ_METHODS["const"],
+    **{f"fixed-{part}": replace(MOSKOVITZ_METHODS["const-ei"], from_part=part / 100) for part in (50, 20, 5, 0)},
+}
+"""Methods of the table "signs" by the part of the training, in per cent, after which the signs are fixed."""
 
 MOSKOVITZ_ERRORS = """
               cifar-1  cifar-2  imagenet-2
@@ -217,26 +224,34 @@ CHOSEN: dict[str, AdamW] = {}
 has the learning rate and the weight decay of the network with backpropagation, as in `miniature.OPTIMIZERS`."""
 
 
-def _small(network: str, method: str) -> tuple[str, TrainConfig]:
-    """The name of a row, and the setting: of the tables in miniature, at half the length."""
-    row = network if method == "bp" else f"{network}-{method}"
+def _small(network: str, row: str) -> TrainConfig:
+    """The setting of the tables in miniature at half the length, with the learning rate of a row."""
+    own: dict[str, Any] = {"network": Convolutional("resnet8")} if network == "conv" else {}
     optimizer = CHOSEN.get(row, miniature.OPTIMIZERS[network])
-    own = {"network": Convolutional("resnet8")} if network == "conv" else {}
-    setting = replace(miniature.SETTING, epochs=30, optimizer=optimizer, **own)
-    return row, METHODS[method].applied(setting, miniature.BATCHES)
+    return replace(miniature.SETTING, epochs=30, optimizer=optimizer, **own)
+
+
+def _with_method(network: str, method: str) -> tuple[str, TrainConfig]:
+    """The name and the setting of a row."""
+    row = network if method == "bp" else f"{network}-{method}"
+    return row, METHODS[method].applied(_small(network, row), miniature.BATCHES)
 
 
 TABLES: dict[str, dict[str, FeedbackRow]] = {
     "moskovitz": _moskovitz(),
     "akrout": _akrout(),
     "feedback": {
-        row: FeedbackRow(setting, ("conv",)) for row, setting in (_small("conv", method) for method in METHODS)
+        row: FeedbackRow(setting, ("conv",)) for row, setting in (_with_method("conv", method) for method in METHODS)
     },
     "night": {
-        row: FeedbackRow(setting, (network, _small("conv", method)[0]), every)
+        row: FeedbackRow(setting, (network, _with_method("conv", method)[0]), every)
         for network, every in (("conv", None), ("lc", None), ("lc-ws10", 10))
         for method in ("bp", "fa", "sn", "kp", "mirror")
-        for row, setting in (_small(network, method),)
+        for row, setting in (_with_method(network, method),)
+    },
+    "signs": {
+        name: FeedbackRow(method.applied(_small("conv", "conv-sn"), miniature.BATCHES), ("never",))
+        for name, method in SIGN_METHODS.items()
     },
 }
 """Rows by table and name."""

@@ -269,19 +269,22 @@ def gather(results: Mapping[Key, xr.Dataset], axes: Mapping[str, Sequence[Any]])
 
     Returns:
         Every numeric variable along exactly the axis epoch, without the names of new axes, with the axes (..., epoch),
-        from epoch 1; and ``neg_log_snr``, the median over layers, where measured once an epoch. NaN where a run is
-        missing or shorter, or lacks the variable. Attributes are the common ones of all runs, and ``shared_config``,
-        the common fields of their configurations as JSON.
+        from epoch 1; every variable along epoch and feedback_layer, as float32; and ``neg_log_snr``, the median over
+        layers, where measured once an epoch. NaN where a run is missing or shorter, or lacks the variable. Attributes
+        are the common ones of all runs, and ``shared_config``, the common fields of their configurations as JSON.
     """
     runs = [
         _per_epoch(result, axes).expand_dims({name: [value] for name, value in zip(axes, key, strict=True)})
         for key, result in results.items()
     ]
+    named = [name for one in runs if "feedback_layer" in one for name in one["feedback_layer"].values.tolist()]
+    layers = {"feedback_layer": list(dict.fromkeys(named))} if named else {}  # from the input to the output
+    runs = [one.reindex(layers) if "feedback_layer" in one else one for one in runs]
     how: Any = {"join": "outer", "compat": "no_conflicts", "combine_attrs": "drop_conflicts"}
     stacked = cast(xr.Dataset, xr.combine_by_coords(runs, **how))
     stacked.attrs |= shared_config(results.values())
     epochs = range(1, max(result.sizes["epoch"] for result in results.values()) + 1)
-    wanted = {name: np.array(values) for name, values in {**axes, "epoch": epochs}.items()}  # text, not objects
+    wanted = {name: np.array(values) for name, values in ({**axes, "epoch": epochs} | layers).items()}  # no objects
     return stacked.reindex(wanted).assign_coords(wanted)
 
 
@@ -293,13 +296,15 @@ def shared_config(results: Iterable[xr.Dataset]) -> dict[str, str]:
 
 
 def _per_epoch(result: xr.Dataset, axes: Mapping[str, Sequence[Any]]) -> xr.Dataset:
-    """The numeric variables of a run along epoch alone, counted from 1."""
+    """The numeric variables of a run along epoch, counted from 1, alone or with feedback_layer."""
     names = [
         name
         for name, values in result.data_vars.items()
         if values.dims == ("epoch",) and np.issubdtype(values.dtype, np.number) and name not in axes
     ]
-    history = result[names].reset_coords(drop=True).assign_coords(epoch=range(1, result.sizes["epoch"] + 1))
+    by_layer = [name for name, values in result.data_vars.items() if values.dims == ("epoch", "feedback_layer")]
+    history = result[names].reset_coords(drop=True).merge(result[by_layer].astype(np.float32))
+    history = history.assign_coords(epoch=range(1, result.sizes["epoch"] + 1))
     once_an_epoch = result.sizes.get("snr_step") == result.sizes["epoch"] + 1  # and at the start
     if once_an_epoch and "neg_log_snr" in result and "neg_log_snr" not in axes:
         ends = result["neg_log_snr"].dropna("layer", how="all").median("layer").values[1:]

@@ -26,6 +26,7 @@ from bioshare.train.evaluation import evaluate, scores_counted
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.results import History
 from bioshare.train.signals import IMAGES as SIGNAL_IMAGES
+from bioshare.train.signals import positive_weights
 
 if TYPE_CHECKING:
     from bioshare.train.graph import CudaRecording, Replayed
@@ -58,6 +59,7 @@ class Run:
         seconds, asleep: time spent on the batches of this epoch, and the part of that time spent in phases.
         history: the epochs before.
         graphs: replayed functions, "learn" and "test"; empty for ordinary steps.
+        signs: signs of the weights before the first step, of layers with feedback weights.
         infinite: first values of buffers that are infinite by design, such as the mask of an attention; by name.
     """
 
@@ -107,6 +109,7 @@ class Run:
         self.seconds, self.asleep = 0.0, 0.0
         self.sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
         self.history = History()
+        self.signs = positive_weights(self.model)
         self._measure()
 
     @property
@@ -268,7 +271,7 @@ class Run:
             self._measure()
         if isinstance(self.config.feedback, FeedbackWeights):
             x, y = next(self.batches.epoch(0, 0))
-            self.history.signals.measure(self.model, x[:SIGNAL_IMAGES], y[:SIGNAL_IMAGES])
+            self.history.signals.measure(self.model, x[:SIGNAL_IMAGES], y[:SIGNAL_IMAGES], self.signs)
         self.history.epochs.append(
             {
                 "train_loss": loss / images,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bioshare.nn.angles import MEANINGS, angles
+from bioshare.nn.feedback import feedback_layers
 from bioshare.progress import say
 
 IMAGES = 16
@@ -22,6 +23,22 @@ IMAGES = 16
 NAMES = {name: name if name.endswith("ratio") else f"{name}_angle" for name in MEANINGS}
 """Variables of a result by the field of `bioshare.nn.angles.LayerAngles`."""
 
+CHANGED = "changed_signs"
+"""Last variable of a result: see `changed_signs`."""
+
+Signs = dict[str, Tensor]
+"""For every layer with feedback weights, which weights are positive."""
+
+
+def positive_weights(model: nn.Module) -> Signs:
+    """The signs of all weights of layers with feedback weights."""
+    return {name: layer.weight.detach() > 0 for name, layer in feedback_layers(model)}
+
+
+def changed_signs(before: Signs, after: Signs) -> list[float]:
+    """The part of the weights of every layer whose sign is another than before, in per cent."""
+    return [100 * float((before[name] != positive).double().mean()) for name, positive in after.items()]
+
 
 @dataclass
 class Signals:
@@ -29,7 +46,7 @@ class Signals:
 
     Attributes:
         layers: names of the layers; empty before the first measurement.
-        values: for every measured epoch, the quantities in `NAMES`, each by layer.
+        values: for every measured epoch, the quantities in `NAMES` and the changed signs, each by layer.
         possible: False after a measurement that the network does not allow.
     """
 
@@ -37,8 +54,10 @@ class Signals:
     values: list[list[list[float]]] = field(default_factory=list)
     possible: bool = True
 
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, start: Signs) -> None:
         """Measure a network at the end of an epoch; the network and all random generators stay as they are.
+
+        The weights had the signs ``start`` before the first step.
 
         A network with a layer that is used twice in a pass has no such angles: a warning says so, once.
         """
@@ -51,7 +70,8 @@ class Signals:
             say(f"warning: no angles of the learning signals are recorded: {error}")
             return
         self.layers = [row.name for row in rows]
-        self.values.append([[getattr(row, name) for row in rows] for name in NAMES])
+        measured = [[getattr(row, name) for row in rows] for name in NAMES]
+        self.values.append([*measured, changed_signs(start, positive_weights(model))])
 
     def tensors(self) -> dict[str, Tensor]:
         """The measurements, (epochs, quantities, layers); empty without a measurement."""
@@ -68,8 +88,9 @@ class Signals:
         Raises:
             ValueError: the measurements are not of these layers, or of more epochs.
         """
-        values = tensors.get("signals", torch.empty(0, len(NAMES), len(layers)))
-        if values.shape[1:] != (len(NAMES), len(layers)) or len(values) > epochs:
+        quantities = len(NAMES) + 1
+        values = tensors.get("signals", torch.empty(0, quantities, len(layers)))
+        if values.shape[1:] != (quantities, len(layers)) or len(values) > epochs:
             raise ValueError(f"history must have the angles of {len(layers)} layers for at most {epochs} epochs")
         return cls(layers, values.tolist())
 
@@ -77,16 +98,20 @@ class Signals:
         """Variables of a data set along epoch and feedback_layer; NaN for epochs without a measurement."""
         if not self.values:
             return {}
-        missing = np.full((epochs - len(self.values), len(NAMES), len(self.layers)), math.nan)
+        missing = np.full((epochs - len(self.values), len(NAMES) + 1, len(self.layers)), math.nan)
         table = np.concatenate([missing, self.values])
-        units = {field: {} if field.endswith("ratio") else {"units": "degrees"} for field in NAMES}
+        labels = {
+            name: {"long_name": MEANINGS[field]} | ({} if name.endswith("ratio") else {"units": "degrees"})
+            for field, name in NAMES.items()
+        }
+        labels |= {CHANGED: {"long_name": "weights whose sign is another than before training", "units": "%"}}
         return {
-            name: (("epoch", "feedback_layer"), table[:, index], {"long_name": MEANINGS[field]} | units[field])
-            for index, (field, name) in enumerate(NAMES.items())
+            name: (("epoch", "feedback_layer"), table[:, index], label)
+            for index, (name, label) in enumerate(labels.items())
         }
 
     def scalars(self) -> Iterator[tuple[str, float]]:
         """Names and values of the last measurement, for TensorBoard."""
-        for name, row in zip(NAMES.values(), self.values[-1] if self.values else (), strict=False):
+        for name, row in zip((*NAMES.values(), CHANGED), self.values[-1] if self.values else (), strict=False):
             for layer, value in zip(self.layers, row, strict=True):
                 yield f"{name}/{layer}", value

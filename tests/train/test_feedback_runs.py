@@ -148,19 +148,22 @@ def test_the_tables_have_the_numbers_and_settings_of_the_papers():
     assert find("akrout/imagenet/resnet50-mirror").paper.top1 == 76.6
     night = [name.split("/")[2] for name in EXPERIMENTS if name.startswith("night/")]
     assert len(night) == 15
+    fixed = find("signs/cifar10-16/fixed-20").config.phases
+    assert [type(every.phase).__name__ for every in fixed] == ["FixedSigns", "FixedNorms", "SignSymmetry"]
+    assert [every.first for every in fixed] == [0.2 * 30 * 79, 0, 0]
     row = find("night/cifar10-16/lc-ws10-mirror")
     assert [type(every.phase) for every in row.config.phases] == [InstantSharing, Mirror]
     assert [every.n for every in row.config.phases] == [10, 1]
     assert row.references == ("lc-ws10", "conv-mirror")
     assert find("night/cifar10-16/conv-fa").home == find("feedback/cifar10-16/conv-fa").home
-    assert {"moskovitz", "akrout", "feedback", "night"} <= TABLES.keys()
+    assert {"moskovitz", "akrout", "feedback", "night", "signs"} <= TABLES.keys()
 
 
 def test_chosen_rates_are_points_of_the_grids_and_those_of_the_rows(monkeypatch):
     monkeypatch.setitem(feedback_tables.CHOSEN, "lc-ws10-kp", AdamW(5e-3, 0.1))
     for row, chosen in feedback_tables.CHOSEN.items():
         network, _, method = row.rpartition("-")
-        name, setting = feedback_tables._small(*((network, method) if method in METHODS else (row, "bp")))
+        name, setting = feedback_tables._with_method(*((network, method) if method in METHODS else (row, "bp")))
         assert (name, setting.optimizer) == (row, chosen)
         assert chosen in grid_points(EXPERIMENTS.get(f"night/cifar10-16/{row}") or find(f"feedback/cifar10-16/{row}"))
 
@@ -201,8 +204,20 @@ def test_the_last_angles_of_a_result_are_those_of_the_trained_network(tmp_path):
     report = angles(model, x[:16], lambda scores: cross_entropy(scores, y[:16])).to_xarray()
     for field, name in NAMES.items():
         np.testing.assert_allclose(result[name].isel(epoch=-1), report[field], rtol=0, atol=1e-4)
+    first = config.build_network(10, (1, 8, 8))
+    for number, name in enumerate(map(int, names)):
+        changed = (model[name].weight.sign() != first[name].weight.sign()).double().mean().item()
+        assert float(result["changed_signs"][-1, number]) == pytest.approx(100 * changed, rel=0, abs=1e-10)
+        assert 0 < changed < 1
     with xr.open_dataset(tmp_path / "result.nc") as stored:
         xr.testing.assert_equal(stored.load(), result)
+
+
+def test_fixed_signs_never_change(tmp_path):
+    setting = dataclasses.replace(CONFIG, optimizer=Adam(1e-2))
+    for name in ("fixed-0", "never"):
+        changed = run(tmp_path / name, feedback_tables.SIGN_METHODS[name].applied(setting, 5))["changed_signs"]
+        assert (changed == 0).all() == (name == "fixed-0")
 
 
 def test_measured_angles_leave_the_training_as_it_is(tmp_path, monkeypatch):
@@ -238,14 +253,14 @@ def test_a_layer_that_is_used_twice_is_trained_without_angles(capsys):
     once, signals = nn.Linear(3, 3), Signals()
     model = with_feedback(nn.Sequential(once, once))
     for _ in range(2):
-        signals.measure(model, torch.ones(2, 3), torch.zeros(2, dtype=torch.long))
+        signals.measure(model, torch.ones(2, 3), torch.zeros(2, dtype=torch.long), {})
     assert signals.variables(2) == {}
     captured = capsys.readouterr()
     assert (captured.out + captured.err).count("no angles of the learning signals are recorded: layer '0' must") == 1
 
 
 def test_measurements_of_another_form_are_refused():
-    values = {"signals": torch.zeros(1, len(NAMES), 2)}
+    values = {"signals": torch.zeros(1, len(NAMES) + 1, 2)}
     assert Signals.restored(["a", "b"], values, 1).layers == ["a", "b"]
     for layers, epochs in ((["a"], 1), (["a", "b"], 0)):
         with pytest.raises(ValueError, match="history must have the angles of"):

@@ -59,6 +59,19 @@ def test_the_snr_at_the_end_of_an_epoch_is_the_median_over_layers_that_have_one(
     np.testing.assert_array_equal(stacked["neg_log_snr"], [[-2.0, -np.inf], nothing, nothing])
 
 
+def test_layers_with_feedback_keep_their_order_and_runs_without_feedback_are_empty():
+    angles = lambda layers, *values: result(1.0, 2.0, epochs=2).assign(
+        weight_angle=xr.DataArray([values, values], {"feedback_layer": layers}, ("epoch", "feedback_layer"))
+    )
+    results = {("a",): angles(["9", "10"], 1.0, 2.0), ("b",): result(1.0, 2.0, epochs=2)}
+    stacked = gather(results | {("c",): angles(["9", "8"], 3.0, 4.0)}, {"row": ["a", "b", "c"]})
+    assert stacked["feedback_layer"].values.tolist() == ["9", "10", "8"]
+    assert stacked["weight_angle"].dtype == np.float32
+    expected = [[1.0, 2.0, np.nan], 3 * [np.nan], [3.0, np.nan, 4.0]]
+    np.testing.assert_array_equal(stacked["weight_angle"].isel(epoch=1), expected)
+    np.testing.assert_array_equal(stacked["top1"], 3 * [[1.0, 2.0]])
+
+
 def test_a_gathered_dataset_survives_the_disk(tmp_path):
     stacked = gather({("a", 0.1): result(1.0, epochs=1)}, {"row": ["a", "b"], "learning_rate": [0.1, 0.2]})
     write_result(tmp_path / "all.nc", stacked)

@@ -76,8 +76,8 @@ GRIDS = {
 def grid_search(experiment: Experiment) -> GridSearch:
     """The axes and the schedule of an experiment's grid search.
 
-    Rows of the tables "feedback" and "night" have short grids of their own, with the weight decay of the network, and
-    for Kolen-Pollack, which aligns by weight decay, two larger ones.
+    Rows of the tables "feedback", "night" and "signs" have short grids of their own, with the weight decay of the
+    network, and for Kolen-Pollack, which aligns by weight decay, two larger ones.
 
     Raises:
         ValueError: the row has the settings of a paper without a grid search.
@@ -92,7 +92,7 @@ def grid_search(experiment: Experiment) -> GridSearch:
     name, network = experiment.setting.dataset_name, experiment.setting.network
     first = "1st-layer-conv" if getattr(network, "keep_first", 0) else "lc"
     kind = "conv" if isinstance(network, Convolutional) else first
-    if experiment.table in ("feedback", "night"):
+    if experiment.table in ("feedback", "night", "signs"):
         aligning = any(isinstance(every.phase, KolenPollack) for every in experiment.setting.phases)
         return GRIDS["kolen-pollack" if aligning else "feedback", kind]
     return GRIDS["cifar" if name in ("cifar10", "cifar100") else name, kind]
