@@ -137,8 +137,8 @@ TABLES: dict[TableName, PaperTable] = {
     "akrout": PaperTable("accuracy", "ImageNet", 1, "Sec. 6 of Akrout et al. 2019", ("bp",)),
     "feedback": PaperTable("accuracy", "16 x 16", 3, "ways in which errors travel back", ("conv",)),
     "night": PaperTable("accuracy", "16 x 16", 3, "sleep and feedback", ("bp", "conv")),
-    "patches": PaperTable("accuracy", "small images", 3, "networks of patches, Appendix A.4", ("shared", "unshared")),
     "signs": PaperTable("accuracy", "16 x 16", 3, "signs fixed from a part of the training on", ("never",)),
+    "patches": PaperTable("accuracy", "small images", 3, "networks of patches, Appendix A.4", ("shared", "unshared")),
 }
 
 SMALL: dict[str, Any] = {"batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
