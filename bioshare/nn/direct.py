@@ -19,10 +19,12 @@ from bioshare.nn.feedback import (
     FeedbackConv2d,
     FeedbackLinear,
     FeedbackLocallyConnected2d,
+    FeedbackPatchwiseLinear,
     check_module,
     with_feedback,
 )
 from bioshare.nn.locally_connected import LocallyConnected2d
+from bioshare.nn.patchwise import PatchwiseLinear
 from bioshare.nn.probe import run_once
 
 
@@ -65,6 +67,10 @@ class DirectLocallyConnected2d(DirectFeedback, LocallyConnected2d):  # pyright: 
     """A `LocallyConnected2d` with direct feedback."""
 
 
+class DirectPatchwiseLinear(DirectFeedback, PatchwiseLinear):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """A `PatchwiseLinear` with direct feedback."""
+
+
 class DenseLinear(DirectFeedback, FeedbackLinear):
     """A `FeedbackLinear` with direct feedback to further layers."""
 
@@ -77,13 +83,19 @@ class DenseLocallyConnected2d(DirectFeedback, FeedbackLocallyConnected2d):  # py
     """A `FeedbackLocallyConnected2d` with direct feedback to further layers."""
 
 
+class DensePatchwiseLinear(DirectFeedback, FeedbackPatchwiseLinear):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """A `FeedbackPatchwiseLinear` with direct feedback to further layers."""
+
+
 DIRECT: dict[type[nn.Module], type[DirectFeedback]] = {
     nn.Linear: DirectLinear,
     nn.Conv2d: DirectConv2d,
     LocallyConnected2d: DirectLocallyConnected2d,
+    PatchwiseLinear: DirectPatchwiseLinear,
     FeedbackLinear: DenseLinear,
     FeedbackConv2d: DenseConv2d,
     FeedbackLocallyConnected2d: DenseLocallyConnected2d,
+    FeedbackPatchwiseLinear: DensePatchwiseLinear,
 }
 
 

@@ -19,9 +19,13 @@ from torch import Tensor, nn
 
 from bioshare.checks import choice, real, shown, whole
 from bioshare.nn.locally_connected import LocallyConnected2d, padded_product
-from bioshare.nn.paths import ConvolutionalProduct, LinearProduct, Pair, two_paths
+from bioshare.nn.patchwise import PatchwiseLinear
+from bioshare.nn.paths import feedback_convolution, feedback_linear
 
-torch.fx.wrap("padded_product")  # a single step in graphs from this file, too
+# single steps in the graphs of torch.fx from this file, too
+torch.fx.wrap("feedback_convolution")
+torch.fx.wrap("feedback_linear")
+torch.fx.wrap("padded_product")
 
 Start = Literal["fan-out", "weights", "zeros"]
 
@@ -123,9 +127,14 @@ class FeedbackLocallyConnected2d(Feedback, LocallyConnected2d):
         return padded_product(x, weight, None, *self._geometry())
 
 
+class FeedbackPatchwiseLinear(PatchwiseLinear, FeedbackLocallyConnected2d):
+    """A `PatchwiseLinear` with feedback weights (N, 1, out, in, 1, 1); a mirror sees tokens as images of a column."""
+
+
 WITH_FEEDBACK: dict[type[nn.Module], type[Feedback]] = {
     nn.Linear: FeedbackLinear,
     nn.Conv2d: FeedbackConv2d,
+    PatchwiseLinear: FeedbackPatchwiseLinear,  # before its base class
     LocallyConnected2d: FeedbackLocallyConnected2d,
 }
 """Layers with feedback by the layers without."""
@@ -133,10 +142,11 @@ WITH_FEEDBACK: dict[type[nn.Module], type[Feedback]] = {
 
 @torch.no_grad()
 def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, noise: float = 0.0) -> nn.Module:
-    """Copy a model with feedback weights in every Conv2d, Linear and LocallyConnected2d; the model doesn't change.
+    """Copy a model with feedback weights in every Conv2d, Linear, LocallyConnected2d and `PatchwiseLinear`.
 
-    Convert to locally connected layers first, then add feedback, then make the optimiser from the copy. A layer in two
-    places of the model stays a single layer. The feedback weights of the first layer have no effect.
+    The model doesn't change. Convert to locally connected layers first, then add feedback, then make the optimiser from
+    the copy. A layer in two places of the model stays a single layer. The feedback weights of the first layer have no
+    effect.
 
     Args:
         model: any module of such layers and others; residual connections carry the signal as they are.
@@ -261,45 +271,3 @@ def _drawn(layer: Any, init: Start, generator: torch.Generator) -> Tensor:
         return feedback.zero_()
     std = fan_out(layer.weight, getattr(layer, "groups", 1)) ** -0.5
     return feedback.copy_(torch.randn(layer.weight.shape, generator=generator, dtype=torch.float32).mul_(std))
-
-
-@torch.fx.wrap  # single steps in the graphs of torch.fx, which does not trace a function of autograd
-def feedback_linear(x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor, noise: float) -> Tensor:
-    """The product of a `FeedbackLinear`."""
-    x, weight, path = _cast(x, weight, path)
-    y = two_paths(x, weight, path, LinearProduct(), noise)
-    return y if bias is None else y + bias.to(y.dtype)
-
-
-@torch.fx.wrap
-def feedback_convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    path: Tensor,
-    noise: float,
-    pad: tuple[int, int, int, int] | None,
-    padding_mode: str,
-    padding: Pair,
-    stride: Pair,
-    dilation: Pair,
-    groups: int,
-) -> Tensor:
-    """The product of a `FeedbackConv2d`, after the padding of a mode."""
-    images = x if x.ndim == 4 else x[None]
-    if pad is not None:
-        images = nn.functional.pad(images, pad, "constant" if padding_mode == "zeros" else padding_mode)
-    product = ConvolutionalProduct(stride, padding, dilation, groups)
-    images, weight, path = _cast(images, weight, path)
-    y = two_paths(images, weight, path, product, noise)
-    y = y if bias is None else y + bias[:, None, None].to(y.dtype)
-    return y if x.ndim == 4 else y[0]
-
-
-def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the type of autocast, where enabled and as for a plain layer: float64 stays."""
-    device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)

@@ -168,7 +168,8 @@ def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any
     def before(norm: Any, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         pairs.extend((layer, norm) for layer, output in outputs if output is args[0])
 
-    hooks = [layer.register_forward_hook(partial(after, layer)) for _, layer in feedback_layers(model)]
+    layers = [layer for _, layer in feedback_layers(model) if type(layer) in PAST_NORMS]
+    hooks = [layer.register_forward_hook(partial(after, layer)) for layer in layers]
     norms = [m for m in model.modules() if type(m) in PASSED_NORMS and m.running_var is not None]
     hooks += [norm.register_forward_pre_hook(partial(before, norm)) for norm in norms]
     run_once(model, input_size, hooks)

@@ -121,3 +121,45 @@ def two_paths(x: Tensor, weight: Tensor, feedback: Tensor, product: Product, noi
             "its forward pass. Use reverse mode, or bioshare.nn.without_feedback(model)"
         )
     return TwoPaths.apply(x, weight, feedback, product, noise)
+
+
+@torch.fx.wrap  # single steps in the graphs of torch.fx, which does not trace a function of autograd
+def feedback_linear(x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor, noise: float) -> Tensor:
+    """The product of a `FeedbackLinear`."""
+    x, weight, path = _cast(x, weight, path)
+    y = two_paths(x, weight, path, LinearProduct(), noise)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+@torch.fx.wrap
+def feedback_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    path: Tensor,
+    noise: float,
+    pad: tuple[int, int, int, int] | None,
+    padding_mode: str,
+    padding: Pair,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    """The product of a `FeedbackConv2d`, after the padding of a mode."""
+    images = x if x.ndim == 4 else x[None]
+    if pad is not None:
+        images = nn.functional.pad(images, pad, "constant" if padding_mode == "zeros" else padding_mode)
+    product = ConvolutionalProduct(stride, padding, dilation, groups)
+    images, weight, path = _cast(images, weight, path)
+    y = two_paths(images, weight, path, product, noise)
+    y = y if bias is None else y + bias[:, None, None].to(y.dtype)
+    return y if x.ndim == 4 else y[0]
+
+
+def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the type of autocast, where enabled and as for a plain layer: float64 stays."""
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
