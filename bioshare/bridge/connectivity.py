@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bioshare.bridge.geometry import GroupMeans, checked_layers, layers_of
+from bioshare.bridge.geometry import GroupMeans, checked_layers, class_tokens_of, layers_of
 from bioshare.bridge.phase import Phase
 from bioshare.checks import real, whole
 from bioshare.nn import LocallyConnected2d
@@ -84,10 +84,12 @@ class _Wiring(NamedTuple):
     dilation: tuple[int, int]
     pad: tuple[int, int, int, int]
     padding_mode: str
+    class_tokens: int
 
     @classmethod
     def of(cls, layer: LocallyConnected2d) -> _Wiring:
-        return cls(layer.weight.shape[3], *(getattr(layer, name) for name in cls._fields[1:]))
+        own = (getattr(layer, name) for name in cls._fields[1:-1])
+        return cls(layer.weight.shape[3], *own, class_tokens=class_tokens_of(layer))
 
 
 @cache
@@ -105,7 +107,9 @@ def _groups(phase: LearnedGroups, wiring: _Wiring) -> Tensor:
         x = nn.functional.unfold(padded, wiring.kernel_size, wiring.dilation, stride=wiring.stride)[0]  # (K, positions)
         total = total + x.mT @ x  # sum of x_p . x_q over images, (positions, positions); the mean of x is 0
     norms = total.diagonal().sqrt()
-    return _components(total > phase.threshold * norms[:, None] * norms)
+    connected = total > phase.threshold * norms[:, None] * norms
+    connected[: wiring.class_tokens] = connected[:, : wiring.class_tokens] = False  # no patch reaches a class token
+    return _components(connected)
 
 
 def _components(connected: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bioshare.bridge.changes import Averaging
-from bioshare.bridge.geometry import GroupMeans, checked_layers, layers_of, modules
+from bioshare.bridge.geometry import GroupMeans, checked_layers, class_tokens_of, layers_of, modules
 from bioshare.bridge.norms import rms_ratio
 from bioshare.bridge.phase import Phase
 from bioshare.checks import whole
@@ -60,8 +60,9 @@ class RandomGroups(Control):
 
     def change_layer(self, layer: LocallyConnected2d, index: int) -> None:
         """Average the groups of a layer; layers differ in their groups."""
-        own = GroupMeans.of_layer(layer, "share")
-        order = np.random.default_rng(derived(self.groups_seed, index)).permutation(len(own.set_of))
+        own, first = GroupMeans.of_layer(layer, "share"), class_tokens_of(layer)
+        order = np.random.default_rng(derived(self.groups_seed, index)).permutation(len(own.set_of) - first)
+        order = np.concatenate([np.arange(first), first + order])  # class tokens stay alone
         moved, back = (torch.from_numpy(numbers).to(own.set_of.device) for numbers in (order, order.argsort()))
         groups = GroupMeans(moved[own.positions], own.starts, own.set_of[back])
         groups.average(layer.weight)
@@ -82,10 +83,12 @@ class LayerMean(Control):
 
     def change_layer(self, layer: LocallyConnected2d, index: int) -> None:
         """Average a layer."""
-        wide = torch.promote_types(layer.weight.dtype, torch.float32)
-        layer.weight.copy_(layer.weight.mean((0, 1), keepdim=True, dtype=wide))
+        wide, first = torch.promote_types(layer.weight.dtype, torch.float32), class_tokens_of(layer)
+        weight = layer.weight[first:]
+        weight.copy_(weight.mean((0, 1), keepdim=True, dtype=wide))
         if layer.bias is not None:
-            layer.bias.copy_(layer.bias.mean((1, 2), keepdim=True, dtype=wide))
+            bias = layer.bias[:, first:]
+            bias.copy_(bias.mean((1, 2), keepdim=True, dtype=wide))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import nn
 from bioshare.bridge.geometry import modules
 from bioshare.checks import real
 from bioshare.nn import LocallyConnected1d, LocallyConnected2d, PatchwiseLinear, PeriodicConv1d, PeriodicConv2d
-from bioshare.nn.convert import position_mean, replaceable_layers, shared_layer
+from bioshare.nn.convert import position_mean, shared_layer
+from bioshare.nn.replaceable import replaceable_layers
 
 
 def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:

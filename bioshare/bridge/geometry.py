@@ -26,8 +26,8 @@ from torch.nn.functional import embedding_bag
 
 from bioshare.checks import choice, whole
 from bioshare.nn import LocallyConnected2d
-from bioshare.nn.convert import sharded
 from bioshare.nn.functional import physical
+from bioshare.nn.replaceable import sharded
 
 Border = Literal["share", "keep", "scale"]
 """Positions whose patch reaches into the padding share, as if the pattern continued in the padding; keep the weights;
@@ -60,8 +60,13 @@ class Geometry(NamedTuple):
         left, _, top, _ = layer.pad
         names = "kernel_size", "stride", "dilation", "input_size", "output_size"
         pairs = {name: tuple(getattr(layer, name)) for name in names}
-        tokens = getattr(layer, "class_tokens", 0)  # of a PatchwiseLinear
+        tokens = class_tokens_of(layer)
         return cls(layer.weight.shape[3], padding=(top, left), border=border, class_tokens=tokens, **pairs)
+
+
+def class_tokens_of(layer: LocallyConnected2d) -> int:
+    """Return the number of first positions in no group: the class tokens of a `PatchwiseLinear`, or 0."""
+    return getattr(layer, "class_tokens", 0)
 
 
 @dataclass(frozen=True)

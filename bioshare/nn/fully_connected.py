@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from bioshare.checks import flag, machine_memory, whole
-from bioshare.nn.convert import _counterpart, _like, replaceable_layers
+from bioshare.nn.convert import _counterpart, _like
 from bioshare.nn.locally_connected import LocallyConnected2d, check_input
 from bioshare.nn.probe import input_sizes
+from bioshare.nn.replaceable import replaceable_layers
 from bioshare.nn.sizes import readable
 
 

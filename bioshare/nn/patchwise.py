@@ -110,6 +110,22 @@ def check_attention(model: nn.Module) -> None:
             )
 
 
+def check_class_tokens(label: str, layer: PatchwiseLinear, tolerance: float) -> None:
+    """Raise ValueError for class tokens with a matrix unlike the last patch's, since a `Linear` has only one.
+
+    Args:
+        label: name of the layer in the error.
+        layer: layer to be replaced by a `torch.nn.Linear`.
+        tolerance: largest difference, as a fraction of the largest weight.
+    """
+    weight = layer.weight.detach()
+    if ((weight[: layer.class_tokens] - weight[-1:]).abs() > tolerance * weight.abs().max()).any():
+        raise ValueError(
+            f"{label} has matrices of its own for class_tokens={layer.class_tokens}, and a Linear has a single matrix. "
+            "Keep this layer, or convert a model without class tokens"
+        )
+
+
 def tokens_seen(label: str, layer: nn.Linear, size: tuple[int, ...]) -> int:
     """Return N for a linear layer with inputs (batch, N, D), and 0 for (batch, D), from the shape for a batch of one.
 

@@ -9,7 +9,8 @@ from small_layers import MODES, assert_agree, ideal_modes, modes, weights
 from torch import nn
 
 import bioshare as bs
-from bioshare.bridge import modules, to_periodic
+from bioshare.bridge import LearnedGroups, modules, to_periodic
+from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.bridge.relay import Relay
 from bioshare.nn import (
     LocallyConnected2d,
@@ -124,6 +125,36 @@ def test_class_tokens_keep_their_weights_and_belong_to_no_group():
     apart = asleep.weight.detach()[:2].clone()
     bs.Sleep.rate_circuit()(asleep, seed=0)
     assert torch.equal(asleep.weight[:2], apart)
+
+
+@pytest.mark.parametrize("phase", [RandomGroups(), LayerMean(), Shrinking(), LearnedGroups(), bs.HebbianSharing()])
+def test_no_phase_changes_a_class_token(phase):
+    layer = PatchwiseLinear(7, 3, 4, bias=True, class_tokens=2).double()
+    before, offsets = layer.weight.detach().clone(), layer.bias.detach().clone()
+    phase(layer)
+    assert torch.equal(layer.weight[:2], before[:2])
+    assert torch.equal(layer.bias[:, :2], offsets[:, :2])
+    changed = (layer.weight[2:] != before[2:]).flatten(1).all(1)
+    assert changed.all()
+    if isinstance(phase, LayerMean | LearnedGroups | RandomGroups):
+        assert_agree(layer.weight[2:].detach(), before[2:].mean(0).expand(5, *before.shape[1:]), atol=1e-14)
+
+
+def test_patches_are_the_group_that_correlations_find():
+    assert LearnedGroups().groups(PatchwiseLinear(6, 3, 4)).unique().numel() == 1
+    groups = LearnedGroups().groups(PatchwiseLinear(6, 3, 4, class_tokens=2)).flatten()
+    assert groups.tolist() == [0, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("convert", [to_convolutional, to_periodic])
+def test_a_class_token_of_its_own_has_no_place_in_one_matrix(convert):
+    layer = PatchwiseLinear(6, 3, 4, class_tokens=1).double()
+    bs.InstantSharing()(layer)
+    with pytest.raises(ValueError, match="model has matrices of its own for class_tokens=1"):
+        convert(layer)
+    with torch.no_grad():
+        layer.weight[0].copy_(layer.weight[1])
+    assert torch.equal(convert(layer).weight, layer.weight.detach()[3, 0, :, :, 0, 0])
 
 
 def equal_tokens():
