@@ -117,6 +117,7 @@ def _rows(dataset: str, kind: Kind) -> dict[str, PatchRow]:
         f"{kind}-unshared-copy": PatchRow(replace(alone, network=UnsharedPatches(kind, start="copy"))),
         f"{kind}-ws10": PatchRow(asleep, 10),
         f"{kind}-ws10-copy": PatchRow(replace(asleep, network=UnsharedPatches(kind, start="copy")), 10),
+        f"{kind}-ws10-share-moments": PatchRow(asleep, 10, InstantSharing(moments="share")),
         f"{kind}-ws10-ideal": PatchRow(asleep, 10, IdealOptions(pool=8)),
         f"{kind}-ws10-alpha10": PatchRow(asleep, 10, CircuitOptions(pool=8)),
     }

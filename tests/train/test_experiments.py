@@ -21,7 +21,7 @@ def test_every_table_has_all_its_rows():
         **dict.fromkeys((3, 6, 9), without),
         **{2: 5, 12: 9, "sleep": 31},
         **{name: len(table) for name, table in (miniature.TABLES | feedback_tables.TABLES).items()},
-        "patches": 2 * 14,
+        "patches": 2 * 16,
     }
     assert list(TABLES) == [*range(1, 13), "sleep", *miniature.TABLES, *feedback_tables.TABLES, "patches"]
 
@@ -183,8 +183,8 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("feedback/cifar10-16/conv", 4, 6, [3, 4.5]),
         ("night/cifar10-16/lc-ws10-mirror", 4, 6, [3, 4.5]),
         ("night/cifar10-16/lc-kp", 6, 6, [3, 4.5]),
-        ("patches/cifar10-16/vit", 4, 10, [5, 7.5]),
-        ("patches/digits/mixer-ws10", 4, 10, [5, 7.5]),
+        ("patches/cifar10-16/vit", 5, 10, [5, 7.5]),
+        ("patches/digits/mixer-ws10", 5, 10, [5, 7.5]),
     ],
 )
 def test_the_grids_of_the_appendix(name, points, epochs, drops):

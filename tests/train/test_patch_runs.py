@@ -18,7 +18,9 @@ from bioshare.train.patch_tables import SharedPatches, UnsharedPatches
 from bioshare.train.phases import CircuitOptions, IdealOptions, phase_of
 from bioshare.train.stored import config_of, config_text
 
-ROWS = ["", "-unshared", "-unshared-copy", "-ws10", "-ws10-copy", "-ws10-ideal", "-ws10-alpha10"]
+ROWS = [
+    "", "-unshared", "-unshared-copy", "-ws10", "-ws10-copy", "-ws10-share-moments", "-ws10-ideal", "-ws10-alpha10",
+]  # fmt: skip
 NAMES = [kind + row for kind in ("vit", "mixer") for row in ROWS]
 both = pytest.mark.parametrize("kind", ["vit", "mixer"])
 TINY = {"patch": 4, "features": 8, "depth": 1}
@@ -38,7 +40,9 @@ def test_rows_of_a_kind_differ_in_one_thing(dataset):
         alone, asleep = configs["-unshared"], configs["-ws10"]
         assert alone == dataclasses.replace(configs[""], network=UnsharedPatches(kind), optimizer=alone.optimizer)
         assert asleep == dataclasses.replace(alone, phases=(Every(10, InstantSharing()),), optimizer=asleep.optimizer)
-        for row, sleep in (("-ideal", IdealOptions(pool=8)), ("-alpha10", CircuitOptions(alpha=10.0, pool=8))):
+        sleeps = {"-ideal": IdealOptions(pool=8), "-alpha10": CircuitOptions(alpha=10.0, pool=8)}
+        sleeps["-share-moments"] = InstantSharing(moments="share")
+        for row, sleep in sleeps.items():
             phases = (Every(10, phase_of(sleep, 0)),)
             assert configs[f"-ws10{row}"] == dataclasses.replace(asleep, phases=phases)
         for row in ("-unshared", "-ws10"):
