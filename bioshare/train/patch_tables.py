@@ -90,7 +90,7 @@ class PatchRow:
 
 SETTINGS = {
     "digits": TrainConfig("digits", milestones=(0.5, 0.75), epochs=40, batch_size=32, padding=0),
-    "cifar10-16": replace(miniature.SETTING, epochs=40),
+    "cifar10-16": replace(miniature.SETTING, epochs=30),
 }
 """Settings by data set, without network and optimiser."""
 
