@@ -282,7 +282,7 @@ RIGHT = {
         gradient.differentiable_sleep.alpha gradient.differentiable_sleep.gamma
         gradient.differentiable_sleep.learning_rate""",
     "True": """backpropagates bias centred class_token compile dense dropout feedback flip inhibitory_bias linear
-        measure nesterov graphs norm_after padded_columns progress rectified rescale resume shuffle
+        measure nesterov graphs norm_after padded_columns past_norms progress rectified rescale resume shuffle
         tensorboard validation""",
     "text": "data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",

@@ -23,7 +23,15 @@ from bioshare.train.optimizers import AdamW as AdamW
 from bioshare.train.optimizers import Optimizer as Optimizer
 
 DatasetName = Literal[
-    "cifar10", "cifar10-jpeg", "cifar100", "cifar10-16", "cifar10-jpeg-16", "tinyimagenet", "imagenet", "digits"
+    "cifar10",
+    "cifar10-jpeg",
+    "cifar100",
+    "cifar10-16",
+    "cifar10-jpeg-16",
+    "mnist",
+    "tinyimagenet",
+    "imagenet",
+    "digits",
 ]
 Architecture = Literal["resnet8", "resnet14", "resnet20", "resnet18"]
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -34,9 +42,11 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class ImageData:
-    """Small images: CIFAR at 32 x 32 or averaged to 16 x 16, TinyImageNet, or scikit-learn's digits without files."""
+    """Small images: CIFAR at 32 x 32 or averaged to 16 x 16, MNIST, TinyImageNet, or scikit-learn's digits."""
 
-    name: Literal["cifar10", "cifar10-jpeg", "cifar100", "cifar10-16", "cifar10-jpeg-16", "tinyimagenet", "digits"]
+    name: Literal[
+        "cifar10", "cifar10-jpeg", "cifar100", "cifar10-16", "cifar10-jpeg-16", "mnist", "tinyimagenet", "digits"
+    ]
 
     def __post_init__(self) -> None:
         choice("dataset", self.name, get_args(DatasetName))

@@ -134,7 +134,7 @@ TABLES: dict[TableName, PaperTable] = {
     "small": PaperTable("accuracy", "16 x 16", note="Table 1 at 32 x 32, 50,000 images", references=("conv", "lc")),
     **{name: PaperTable("accuracy", "16 x 16", 3, note, ("lc", "lc-ws10")) for name, note in miniature.STUDIES.items()},
     "moskovitz": PaperTable("accuracy", 4, 1, "Table 1 of Moskovitz et al. 2018", ("bp",)),
-    "akrout": PaperTable("accuracy", "ImageNet", 1, "Sec. 6 of Akrout et al. 2019", ("bp",)),
+    "akrout": PaperTable("accuracy", "ImageNet", 1, "Sec. 7 of Akrout et al. 2019", ("bp",)),
     "feedback": PaperTable("accuracy", "16 x 16", 3, "ways in which errors travel back", ("conv",)),
     "night": PaperTable("accuracy", "16 x 16", 3, "sleep and feedback", ("bp", "conv")),
     "signs": PaperTable("accuracy", "16 x 16", 3, "signs fixed from a part of the training on", ("never",)),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bioshare.checks import choice, flag, real
-from bioshare.nn import with_direct_feedback, with_feedback
+from bioshare.nn import with_direct_feedback, with_feedback, with_feedback_past_norms
 from bioshare.nn.feedback import feedback_layers
 from bioshare.train.data.batches import seed_at
 
@@ -37,16 +37,20 @@ class FeedbackWeights(Feedback):
             ``alignment``, the controls "BP + noise" and "BP + alignment" of Moskovitz et al. (2018).
         alignment: factor lambda of a pull of the weights to the feedback weights, the gradient of
             ``lambda |W - B|^2`` (Moskovitz et al. 2018, Eq. 9).
+        past_norms: send signals past batch normalisation, whose gamma / sigma a mirror lets B learn
+            (`bioshare.nn.with_feedback_past_norms`).
     """
 
     init: Literal["fan-out", "weights", "zeros"] = "fan-out"
     noise: float = 0.0
     backpropagates: bool = False
     alignment: float = 0.0
+    past_norms: bool = False
 
     def __post_init__(self) -> None:
         choice("init", self.init, ("fan-out", "weights", "zeros"))
         flag("backpropagates", self.backpropagates)
+        flag("past_norms", self.past_norms)
         for name in ("noise", "alignment"):
             real(name, getattr(self, name), "a finite number of at least 0", at_least=0, array=False)
 
@@ -54,7 +58,7 @@ class FeedbackWeights(Feedback):
         model = with_feedback(model, self.init, seed_at("feedback", seed), noise=self.noise)
         for _, layer in feedback_layers(model):
             layer.backpropagates = self.backpropagates
-        return model
+        return with_feedback_past_norms(model, tuple(input_size)) if self.past_norms else model
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         if not self.alignment:

@@ -1,4 +1,4 @@
-"""A function that learns how far a sleep is, in every engine; what it raises stops the sleep."""
+"""A function that learns how far a sleep or a mirror is, in every engine; what it raises stops the sleep."""
 
 import brian2 as b2
 import numpy as np
@@ -95,12 +95,28 @@ def test_a_sleep_map_tells_its_progress_too():
     assert calls == [4096, 5000]
 
 
+@both_engines
+def test_a_mirror_tells_its_progress_at_every_record_and_at_the_end(engine):
+    calls, mirror = [], bs.MirrorCircuit(duration=12.0)
+    mirrored = lambda progress: bs.simulate_mirror(
+        initial(3, 2), inputs(7, 2), mirror, engine, record_every=3, progress=progress
+    )
+    run = mirrored(calls.append)
+    assert calls == [3, 6, 7]
+    assert run.presentation.tolist() == [0, 3, 6]
+    np.testing.assert_array_equal(run.feedback, mirrored(False).feedback)
+    with pytest.raises(RuntimeError, match="enough"):
+        mirrored(stopping([], 6, RuntimeError("enough")))
+
+
 @pytest.mark.parametrize("progress", [1, None, "bar"], ids=repr)
 def test_progress_that_is_neither_a_bar_nor_a_function_is_refused(progress):
     with pytest.raises(TypeError, match=r"^progress must be True, False or a function .*; got "):
         bs.simulate(initial(6, 4), inputs(20, 4), CIRCUITS["rate"], RULE, progress=progress)
     with pytest.raises(TypeError, match=r"^progress must be"):
         bs.sleep_map(inputs(20, 4), CIRCUITS["rate"], RULE, progress=progress)
+    with pytest.raises(TypeError, match=r"^progress must be"):
+        bs.simulate_mirror(initial(3, 2), inputs(7, 2), bs.MirrorCircuit(), progress=progress)
 
 
 @pytest.fixture

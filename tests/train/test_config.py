@@ -12,7 +12,7 @@ from bioshare.train.config import AdamW, Convolutional, Every, ImageData, ImageN
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"dataset": "mnist"}, "dataset must be one of 'cifar10', .*; got 'mnist'"),
+        ({"dataset": "svhn"}, "dataset must be one of 'cifar10', .*; got 'svhn'"),
         ({"dataset": ["cifar10"]}, "dataset must be an object of type ImageData or ImageNet or OwnImages; got"),
         (
             {"network": "resnet20"},

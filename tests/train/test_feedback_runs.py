@@ -27,7 +27,7 @@ from bioshare.train.config import (
 )
 from bioshare.train.data import load, training_batches
 from bioshare.train.experiments import EXPERIMENTS, TABLES, find
-from bioshare.train.feedback_tables import METHODS, MOSKOVITZ_METHODS, Method
+from bioshare.train.feedback_tables import METHODS, MOSKOVITZ_METHODS, AkroutNetwork, Method
 from bioshare.train.fitting import trained_network
 from bioshare.train.signals import NAMES, Signals
 from bioshare.train.stored import config_of, config_text
@@ -60,6 +60,7 @@ WAYS = {
     "signs": (Adam(1e-2), METHODS["sn"]),
     "kolen-pollack": (SGD(0.02, 0.05), METHODS["kp"]),
     "mirror": (SGD(0.02, momentum=0.0, nesterov=False), Method(FeedbackWeights(), (SMALL_MIRROR,))),
+    "past norms": (AdamW(1e-2), Method(FeedbackWeights(past_norms=True), (SMALL_MIRROR,))),
     "dense": (AdamW(1e-2), Method(DirectFeedback(dense=True))),
     "signs and norms": (Adam(1e-2), MOSKOVITZ_METHODS["const-ei"]),
 }
@@ -146,6 +147,16 @@ def test_the_tables_have_the_numbers_and_settings_of_the_papers():
     (signs, symmetry) = row.config.phases
     assert (signs.first, symmetry.first, signs.count) == (round(0.05 * 256 * 391), 0, "run")
     assert find("akrout/imagenet/resnet50-mirror").paper.top1 == 76.6
+    before = find("akrout/imagenet/resnet18-sn-before")
+    assert (before.paper.top1, before.paper.top1_diff) == (62.2, -7.7)
+    assert before.setting == dataclasses.replace(
+        find("akrout/imagenet/resnet18-sn").setting, network=AkroutNetwork(18, norm_after=False)
+    )
+    assert isinstance(before.setting.network.build(10, (3, 64, 64)).stem[1], nn.BatchNorm2d)
+    mnist = find("moskovitz/mnist/mnist-fa").config
+    assert [round(mnist.learning_rate(epoch), 12) for epoch in (0, 19, 20, 24)] == [1e-4, 1e-4, 1e-5, 1e-5]
+    assert find("moskovitz/mnist/mnist-dense-fa").paper.top1 == 99.3
+    assert find("moskovitz/imagenet/imagenet-1-fa").paper.top1 == 4.8
     night = [name.split("/")[2] for name in EXPERIMENTS if name.startswith("night/")]
     assert len(night) == 15
     fixed = find("signs/cifar10-16/fixed-20").config.phases

@@ -14,6 +14,8 @@ from bioshare.checks import Array, choice
 from bioshare.circuit.labels import labels, named_axes
 from bioshare.circuit.mirror.circuit import MirrorCircuit
 from bioshare.circuit.mirror.problem import Inputs, angle_and_ratio, prepare_mirror
+from bioshare.circuit.prepare import check_progress
+from bioshare.circuit.problem import Progress, reported
 from bioshare.circuit.saved import loaded, saved_mirror_circuit, saved_stimulus
 from bioshare.circuit.stimuli import Stimulus
 from bioshare.circuit.views import mirror_figure
@@ -126,6 +128,7 @@ def simulate_mirror(
     feedback: ArrayLike | None = None,
     presentations: int | None = None,
     seed: int | None = None,
+    progress: Progress = True,
 ) -> MirrorRun:
     """Let feedback weights learn forward weights from noise: a layer in mirror mode, in time.
 
@@ -141,6 +144,8 @@ def simulate_mirror(
         feedback: B before the mirror, (..., N, K) in the order of W; None for 0.
         presentations: P, with a Stimulus or a function.
         seed: seed of the Stimulus or the function; the same seed gives the same bytes.
+        progress: True shows a bar when the mirror takes longer than two seconds, False shows nothing. A function is
+            called with the number of complete presentations at every record; an error in the function ends the mirror.
 
     Returns:
         B after the mirror, and the records.
@@ -155,14 +160,17 @@ def simulate_mirror(
         True
     """
     choice("engine", engine, ENGINES)
+    check_progress(progress)
     problem = prepare_mirror(weights, stimuli, circuit, feedback, record_every, presentations, seed)
     module, name = ENGINES[engine].split(":")
     simulated = getattr(importlib.import_module(f"bioshare.circuit.mirror.{module}"), name)
     records, recorded, state = [angle_and_ratio(problem.feedback, problem.weights)], [0], None
-    for stop, state in simulated(problem):
-        if stop % record_every == 0:
-            records.append(angle_and_ratio(state.feedback, problem.weights))
-            recorded.append(stop)
+    with reported(progress, problem.stops[-1]) as report:
+        for stop, state in simulated(problem):
+            if stop % record_every == 0:
+                records.append(angle_and_ratio(state.feedback, problem.weights))
+                recorded.append(stop)
+            report(stop)
     assert state is not None, "a mirror has at least one presentation"
     angle, ratio = (np.stack(values, -1) for values in zip(*records, strict=True))
     return MirrorRun(

@@ -49,6 +49,7 @@ USAGES = {
     "cifar100": Usage(32, 5_000, (3, 32, 32)),
     "cifar10-16": Usage(16, 5_000, (3, 16, 16)),
     "cifar10-jpeg-16": Usage(16, 5_000, (3, 16, 16)),
+    "mnist": Usage(28, 5_000, (1, 28, 28)),
     "tinyimagenet": Usage(48, 10_000, (3, 64, 64), imagenet_statistics=True),
     "imagenet": Usage(224, 10_000, None, flip=True, imagenet_statistics=True),
     "digits": Usage(8, DIGITS_FOR_TRAINING // 5, (1, 8, 8)),

@@ -20,7 +20,7 @@ from bioshare.train.config import OwnImages
 from bioshare.train.data.datasets import pixel_statistics
 from bioshare.train.data.image_folders import ImageFolder
 from bioshare.train.data.prepared import prepared_file, write_prepared
-from bioshare.train.data.sources import Averaged, CifarArchive, Contents, JpegArrays, Source, Split
+from bioshare.train.data.sources import Averaged, CifarArchive, Contents, IdxFiles, JpegArrays, Source, Split
 
 SOURCES: dict[str, Source] = {
     "cifar10": CifarArchive(
@@ -46,6 +46,12 @@ SOURCES: dict[str, Source] = {
         classes=10,
         side=32,
         images={"train": 50_000, "test": 10_000},
+    ),
+    "mnist": IdxFiles(
+        form="a folder with train-images-idx3-ubyte.gz and MNIST's three other files",
+        classes=10,
+        side=28,
+        images={"train": 60_000, "test": 10_000},
     ),
     "tinyimagenet": ImageFolder(
         form="the folder tiny-imagenet-200, or its zip file",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ MOST_HEADER_BYTES = 2000
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (n, 3, rows, columns) uint8, or names of image files, and labels (n,) int64."""
+    """Images (n, channels, rows, columns) uint8, or names of image files, and labels (n,) int64."""
 
     images: np.ndarray | list[str]
     labels: np.ndarray
@@ -214,6 +216,49 @@ def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
                 f"got the shape {shape} of {dtype} in {size} bytes"
             )
         return np.frombuffer(file.read(), dtype)
+
+
+@dataclass(frozen=True)
+class IdxFiles:
+    """MNIST's four files in the format IDX, in a folder, as they are or with the ending ``.gz``.
+
+    ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same for ``t10k``, the test images: after 4 bytes
+    for the type and the number of axes, 4 bytes for every length, the first byte the largest; then the elements.
+    """
+
+    form: str
+    classes: int
+    side: int
+    images: dict[str, int]
+
+    def read(self, path: Path, bar: tqdm) -> Contents:
+        if not path.is_dir():
+            raise ValueError(f"{path} must be {self.form}; it is a file")
+        splits = []
+        for part, stem in (("train", "train"), ("test", "t10k")):
+            count = self.images[part]
+            pixels = self._elements(path, f"{stem}-images-idx3-ubyte", (count, self.side, self.side))
+            labels = self._elements(path, f"{stem}-labels-idx1-ubyte", (count,)).astype(np.int64)
+            check_labels(f"{path / stem}-labels-idx1-ubyte", labels, self.classes)
+            splits.append(Split(pixels[:, None], labels))
+            bar.update(count)
+        return Contents(tuple(map(str, range(self.classes))), *splits)
+
+    def _elements(self, folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The elements of a file, which must have a shape."""
+        found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+        if not found:
+            raise ValueError(f"{folder} lacks {name}.gz; it must be {self.form}")
+        path, expected = found[0], struct.pack(f">I{len(shape)}I", 0x0800 + len(shape), *shape)
+        size = len(expected) + math.prod(shape)
+        with naming(path, "is no whole file of MNIST"), (gzip.open if path.suffix else open)(path, "rb") as file:
+            content = file.read(size + 1)  # to the end, where gzip has a checksum
+        if content[: len(expected)] != expected or len(content) != size:
+            raise ValueError(
+                f"{path} must begin with {expected.hex()} for the shape {shape}, and have {size} bytes; "
+                f"got {content[: len(expected)].hex()} and {'more' if len(content) > size else len(content)} bytes"
+            )
+        return np.frombuffer(content, np.uint8, offset=len(expected)).reshape(shape).copy()  # may be written to
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,7 @@ def test_the_validation_splits_are_the_papers():
         "cifar100": 5000,
         "cifar10-16": 5000,
         "cifar10-jpeg-16": 5000,
+        "mnist": 5000,
         "tinyimagenet": 10_000,
         "imagenet": 10_000,
         "digits": 287,

@@ -12,7 +12,7 @@ import pytest
 from image_sources import RNG, assert_refused, contents, decoded, image_bytes
 
 import bioshare
-from bioshare.train.data import images, prepared
+from bioshare.train.data import images, load, prepared
 from bioshare.train.data import prepare as module
 from bioshare.train.data.datasets import pixel_statistics
 from bioshare.train.data.images import CHUNK
@@ -97,6 +97,58 @@ def test_cifar100_has_the_fine_labels(tmp_path):
     np.testing.assert_array_equal(np.concatenate([arrays["train_labels"], arrays["test_labels"]]), fine)
     np.testing.assert_array_equal(arrays["test_images"], pixels[5:])
     assert facts["classes"][99] == "class99"
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """Pixels, labels, a folder of a small MNIST with two packed files, and the source."""
+    pixels, labels = random_pixels(7, 28)[:, :1], np.array([0, 9, 5, 3, 1, 2, 8])
+    (tmp_path / "mnist").mkdir()
+    for stem, part in (("train", slice(5)), ("t10k", slice(5, None))):
+        images, numbers = pixels[part], labels[part].astype(np.uint8)
+        # 0x08: unsigned bytes; then the number of axes, and the lengths as big-endian numbers
+        header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (len(images), 28, 28))
+        (tmp_path / f"mnist/{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
+        header = bytes([0, 0, 8, 1]) + len(images).to_bytes(4, "big")
+        (tmp_path / f"mnist/{stem}-labels-idx1-ubyte").write_bytes(header + numbers.tobytes())
+    return pixels, labels, tmp_path / "mnist", replace(SOURCES["mnist"], images={"train": 5, "test": 2})
+
+
+def test_mnist_arrives_unchanged(tmp_path, mnist):
+    pixels, labels, folder, source = mnist
+    arrays, facts = contents(prepare("mnist", folder, tmp_path, source, progress=False))
+    np.testing.assert_array_equal(arrays["train_images"], pixels[:5])
+    np.testing.assert_array_equal(arrays["test_images"], pixels[5:])
+    np.testing.assert_array_equal(np.concatenate([arrays["train_labels"], arrays["test_labels"]]), labels)
+    assert facts["classes"] == list("0123456789")
+    np.testing.assert_allclose(facts["mean"], [pixels[:5].mean() / 255], rtol=1e-12)
+    loaded = load("mnist", tmp_path)
+    assert loaded.input_size == (1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-1], "and have 13 bytes; got 0000080100000005 and 12 bytes"),
+        (lambda data: data + b"0", "and have 13 bytes; got 0000080100000005 and more bytes"),
+        (lambda data: bytes([0, 0, 9]) + data[3:], "must begin with 0000080100000005"),
+        (lambda data: data[:-1] + bytes([10]), "must have labels from 0 to 9; record 4 has 10"),
+        (None, "lacks train-labels-idx1-ubyte.gz"),
+    ],
+)
+def test_files_of_mnist_that_are_not_whole_are_refused(tmp_path, mnist, change, message):
+    *_, folder, source = mnist
+    file = folder / "train-labels-idx1-ubyte"
+    file.write_bytes(change(file.read_bytes())) if change else file.unlink()
+    assert_refused(message, "mnist", folder, tmp_path / "data", source)
+
+
+def test_a_damaged_packed_file_and_a_file_in_place_of_the_folder_are_refused(tmp_path, mnist):
+    *_, folder, source = mnist
+    file = folder / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-6])
+    assert_refused("is no whole file of MNIST", "mnist", folder, tmp_path / "data", source)
+    assert_refused("must be a folder with train-images-idx3-ubyte.gz", "mnist", file, tmp_path / "data", source)
 
 
 def test_an_archive_with_another_checksum_is_refused(tmp_path, cifar10):
@@ -300,8 +352,8 @@ def test_what_cannot_be_is_refused_before_reading(tmp_path):
         prepare("cifar10", file, file / "data")
     with pytest.raises(ValueError, match="digits needs no preparation"):
         prepare("digits", file, tmp_path)
-    with pytest.raises(ValueError, match=r"name must be one of cifar10, .*; got 'mnist'"):
-        prepare("mnist", file, tmp_path)
+    with pytest.raises(ValueError, match=r"name must be one of cifar10, .*; got 'svhn'"):
+        prepare("svhn", file, tmp_path)
 
 
 def test_the_command_says_where_the_file_is(tmp_path, cifar10, monkeypatch, capsys):
