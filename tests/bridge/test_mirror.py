@@ -162,6 +162,22 @@ def test_a_relu_with_a_bias_mirrors_by_the_chance_to_be_active():
     assert (found - expected).abs().max() < 5 * float(w.norm()) / math.sqrt(n)
 
 
+def test_any_activation_mirrors_by_its_mean_slope():
+    """Price's theorem for tanh with a bias, in a convolution: E x tanh(z) = sigma^2 E[tanh'] w."""
+    layer = with_feedback(seeded(lambda: nn.Conv2d(4, 6, 2, groups=2, bias=False)))
+    sigma, bias, n = 1.3, torch.linspace(-1, 1, 6, dtype=torch.float64), 200_000
+    x = sigma * torch.randn(n, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = layer.weight.detach().requires_grad_()
+    z = layer.product(x, weight)
+    activity = (z.detach() + bias[:, None, None]).tanh()
+    (found,) = torch.autograd.grad(z, weight, activity)  # the sum of x tanh(z), as a mirror computes it
+    nodes, shares = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(60))
+    norms = weight.detach().flatten(1).norm(dim=1, keepdim=True)
+    slopes = 1 - (sigma * norms * nodes + bias[:, None]).tanh() ** 2
+    expected = sigma**2 * (slopes @ shares / shares.sum())[:, None, None, None] * weight.detach()
+    assert (found / n - expected).abs().max() < 5 * sigma / math.sqrt(n)
+
+
 def test_the_first_layer_stays_and_a_report_tells_the_rest():
     model = with_feedback(
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 2))

@@ -76,6 +76,21 @@ def test_the_distance_to_feedback_never_grows_in_sleep_because_the_difference_sl
     assert asleep[0] < awake[0]
 
 
+@pytest.mark.parametrize("asleep", [True, False])
+def test_feedback_that_learns_as_the_weights_but_stays_awake_goes_away_from_them(asleep):
+    """Kolen and Pollack's rule with two sets of weights: every sleep takes from W alone what both have learned."""
+    layer, distances = made(), []
+    for step in range(8):
+        update = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        with torch.no_grad():
+            layer.weight += 0.3 * update
+            layer.feedback += 0.3 * update
+        InstantSharing(feedback=asleep)(layer)
+        distances.append(float((layer.weight.detach() - layer.feedback).norm()))
+    growth = np.diff(distances)
+    assert (growth < 1e-12).all() if asleep else (growth > 0.1).all()
+
+
 @pytest.mark.parametrize("name", ["instant", "ideal", "circuit", "hebbian"])
 def test_feedback_weights_sleep_by_the_same_map(name):
     phase = replace(PHASES[name], feedback=True)

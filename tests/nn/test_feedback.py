@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bioshare import InstantSharing, Sleep
-from bioshare.nn import LocallyConnected2d, cifar_resnet, to_locally_connected
+from bioshare.nn import LocallyConnected2d, PatchwiseLinear, cifar_resnet, to_locally_connected
 from bioshare.nn.feedback import Feedback, backpropagating, feedback_layers, with_feedback, without_feedback
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -72,6 +72,34 @@ def test_feedback_through_the_weights_is_backpropagation_to_the_bit(locally_conn
         assert largest_difference(ours, expected) < 1e-12
     _, ours = gradients(with_feedback(model, "weights"), x)
     assert largest_difference(ours, expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda: nn.Linear(4, 3), (2, 3, 4)),
+        (lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), groups=2, padding_mode="reflect"), (2, 4, 5, 4)),
+        (lambda: nn.Conv2d(2, 3, 2, dilation=(1, 2), padding="same"), (2, 2, 4, 5)),
+        (lambda: LocallyConnected2d(2, 2, 2, input_size=(3, 4), stride=(2, 1), padding=1, bias=True), (1, 2, 3, 4)),
+        (lambda: PatchwiseLinear(3, 4, 2, bias=True), (2, 3, 4)),
+    ],
+    ids=["linear", "grouped", "dilated", "locally connected", "patchwise"],
+)
+def test_with_the_weights_as_feedback_the_backward_pass_is_the_derivative(make, size):
+    layer = with_feedback(seeded(make), "weights")
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+
+    def call(x, *tensors):
+        return torch.func.functional_call(layer, dict(zip(names, tensors, strict=True)), x)
+
+    layer.backpropagates = True  # feedback would be the weights of before a small change
+    leaves = [draw(*size).requires_grad_(), *parameters]
+    assert torch.autograd.gradcheck(call, leaves)
+    layer.backpropagates = False
+    assert torch.autograd.gradcheck(call, leaves)
+    layer.feedback.neg_()
+    with pytest.raises(RuntimeError, match="Jacobian mismatch for output 0 with respect to input 0"):
+        torch.autograd.gradcheck(call, leaves)
 
 
 def value_free(layer, feedback, x):

@@ -32,6 +32,7 @@ from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.distributed import Stopwatch
 from bioshare.train.evaluation import evaluate
+from bioshare.train.feedback_tables import METHODS
 from bioshare.train.fitting import CHECKPOINT, LOOK_EVERY, RESULT, fit, trained_network
 from bioshare.train.interrupt import SIGNALS, TimeUpError, TrainingDivergedError, interruptible
 from bioshare.train.phases import CircuitOptions
@@ -745,6 +746,8 @@ GRAPHS = [
     varied(InstantSharing(moments="share"), n=1),
     varied(CircuitOptions(moments="share", pool=2), n=1),
     dataclasses.replace(CONFIG, compile=True),
+    METHODS["kp"].applied(CONFIG, 5),
+    METHODS["mirror-norms"].applied(CONFIG, 5),
 ]
 
 
@@ -752,7 +755,7 @@ GRAPHS = [
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # inductor's own
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # and its advice for fp32
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("config", GRAPHS, ids=["instant", "circuit", "compiled"])
+@pytest.mark.parametrize("config", GRAPHS, ids=["instant", "circuit", "compiled", "kp", "mirror"])
 def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, config):
     config = dataclasses.replace(config, precision=precision, epochs=6)
     losses = [

@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bioshare.bridge import InstantSharing
+from bioshare.bridge import InstantSharing, Mirror
 from bioshare.nn import resnet20, to_locally_connected
 from bioshare.train import run as training
-from bioshare.train.config import ARCHITECTURES, AdamW, Convolutional
+from bioshare.train.config import ARCHITECTURES, AdamW, Convolutional, FeedbackWeights
 from bioshare.train.data import Batches
 from bioshare.train.data.batches import DecodedBatches
 from bioshare.train.data.streams import sent
 from bioshare.train.distributed import Processes
+from bioshare.train.feedback_tables import METHODS, MOSKOVITZ_METHODS, Method
 from bioshare.train.graph import WARM_UP, CudaRecording, Replayed
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyIdealOptions
@@ -62,6 +63,15 @@ REPLAYED = {
     "noise": varied(NoisyIdealOptions(noise=0.1, rescale=False), epochs=6),
     "hebbian": varied(HebbianOptions(updates=3), n=2, epochs=6),
     "convolutional": dataclasses.replace(LONG, network=Convolutional(), phases=()),
+    **{
+        f"feedback {name}": method.applied(LONG, 5)
+        for name, method in {
+            "Kolen-Pollack": METHODS["kp"],
+            "mirror": Method(FeedbackWeights(), (Mirror(samples=16, first_updates=2),)),
+            "past norms": Method(FeedbackWeights(past_norms=True), (Mirror(samples=16),)),
+            "norms": MOSKOVITZ_METHODS["const-ei"],
+        }.items()
+    },
 }
 
 
