@@ -1,4 +1,4 @@
-"""The three drawings of the documentation: the lateral circuit, the modules of a layer, the training cycle.
+"""The four drawings of the documentation: lateral circuit, modules of a layer, training cycle, and the two sleeps.
 
 The curve of the cycle is the lower panel of Fig. 3, from the data of fig3.py. All drawings are legible on a phone.
 """
@@ -6,6 +6,9 @@ The curve of the cycle is the lower panel of Fig. 3, from the data of fig3.py. A
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +28,8 @@ KERNEL, PIXELS = 3, 9
 """Rows and columns of a kernel, and of the input to the layer."""
 TWINS, OTHER = ((1, 0), (4, 3)), (0, 5)
 """Row and column of neurons: two of the same module, and a third of another module."""
+SILENT = "0.72"
+"""Grey of cells and synapses without a signal."""
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
@@ -36,6 +41,7 @@ def main() -> None:
     plt.rcParams["font.size"] = 10
     save_figure(circuit(), args.out / "circuit")
     save_figure(modules(), args.out / "modules")
+    save_figure(two_nights(), args.out / "two_nights")
     save_figure(cycle(xr.load_dataset(HERE / "fig3.nc", engine="h5netcdf")), args.out / "cycle")
 
 
@@ -119,6 +125,56 @@ def cycle(data: xr.Dataset) -> Figure:
     return figure
 
 
+def two_nights() -> Figure:
+    """Two cells below and above, forward (left) and feedback (right), in a sleep that shares and one that mirrors."""
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 7.0))
+    titles = r"sharing: $\mathbf{W}$ learns", r"mirroring: $\mathbf{B}$ learns"
+    texts = "equal patterns", "noise"
+    for axes, title, text, mirroring in zip(panels, titles, texts, (False, True), strict=True):
+        blank(axes, 10, 7.6)
+        axes.text(0, 7.3, title, weight="bold", va="center")
+        below, above = ((0.8, 1.2), (3.4, 1.2)), ((0.8, 4.3), (3.4, 4.3))
+        down, up = ((6.6, 1.2), (9.2, 1.2)), ((6.6, 4.3), (9.2, 4.3))
+        inhibitory = (2.1, 6.3)
+        for cells, name, speaks in ((below, "x", True), (above, "y", True), (down, r"\delta", mirroring)):
+            for number, place in enumerate(cells, 1):
+                cell(axes, place, f"${name}_{number}$", speaks)
+        for number, place in enumerate(up, 1):
+            cell(axes, place, rf"$\delta^\prime_{number}$", mirroring)
+        cell(axes, inhibitory, r"$r_\mathrm{inh}$", not mirroring)
+        bundle(axes, below, above, changes=not mirroring, speaks=True)
+        bundle(axes, up, down, changes=mirroring, speaks=mirroring)
+        for place, side in zip(above, (-1, 1), strict=True):
+            color = SILENT if mirroring else NAVY
+            bar = ArrowStyle("-[", widthB=0.4, lengthB=0)
+            arrow(axes, inhibitory, place, bar, color, 0.35 * side, (20, 22), width=1.2)
+            arrow(axes, place, inhibitory, "-|>", color, 0.15 * side, (18, 19), width=1.2)
+        if mirroring:
+            for near, far, bend in ((below, down, 0.22), (above, up, -0.22)):
+                for start, end in zip(near, far, strict=True):
+                    arrow(axes, start, end, "-|>", NAVY, bend, (18, 19), linestyle=(0, (3, 2)))
+            axes.text(5, 2.75, "crosstalk", ha="center", va="center")
+        axes.text(2.1, 0.0, text, ha="center", va="center")
+        axes.text(2.1, 3.6, r"$\mathbf{W}$", ha="center", va="center", bbox=PAPER)
+        axes.text(7.9, 3.6, r"$\mathbf{B}$", ha="center", va="center", bbox=PAPER)
+    return figure
+
+
+def cell(axes: Axes, centre: Point, name: str, speaks: bool) -> None:
+    """Draw a cell, filled if the cell speaks, and grey if it is silent."""
+    color = NAVY if speaks else SILENT
+    fill = "#f3dcb6" if speaks else "white"
+    axes.add_patch(Circle(centre, 0.55, facecolor=fill, edgecolor=color, linewidth=2, zorder=3))
+    axes.text(*centre, name, ha="center", va="center", zorder=4, color="black" if speaks else SILENT)
+
+
+def bundle(axes: Axes, starts: Sequence[Point], ends: Sequence[Point], changes: bool, speaks: bool) -> None:
+    """Draw synapses from every cell to every other: rust if they change, navy if they carry a signal."""
+    for start, end in product(starts, ends):
+        color = RUST if changes else NAVY if speaks else SILENT
+        arrow(axes, start, end, "-|>", color, between=(18, 19), width=3.0 if changes else 1.2)
+
+
 def blank(axes: Axes, width: float, height: float) -> None:
     """Prepare axes of a size, with equal units, without frame, ticks or grid."""
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
@@ -147,6 +203,8 @@ def arrow(
     color: str,
     bend: float = 0.0,
     between: tuple[float, float] = (0, 0),
+    width: float = 1.5,
+    linestyle: Any = "-",
 ) -> None:
     """Draw a bent arrow, shortened at both ends by some points."""
     axes.add_patch(
@@ -155,7 +213,8 @@ def arrow(
             end,
             arrowstyle=style,
             color=color,
-            linewidth=1.5,
+            linewidth=width,
+            linestyle=linestyle,
             mutation_scale=12,
             zorder=1,
             connectionstyle=f"arc3,rad={bend}",
