@@ -163,7 +163,7 @@ def two_nights() -> Figure:
 def cell(axes: Axes, centre: Point, name: str, speaks: bool) -> None:
     """Draw a cell, filled if the cell speaks, and grey if it is silent."""
     color = NAVY if speaks else SILENT
-    fill = "#f3dcb6" if speaks else "white"
+    fill = (AMBER, 0.4) if speaks else "white"
     axes.add_patch(Circle(centre, 0.55, facecolor=fill, edgecolor=color, linewidth=2, zorder=3))
     axes.text(*centre, name, ha="center", va="center", zorder=4, color="black" if speaks else SILENT)
 
