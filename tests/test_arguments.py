@@ -216,6 +216,7 @@ CALLS = {
     "nn.conversion_table": lambda: dict(model=convolution(), input_size=(1, 4, 4)),
     "nn.resnet50": lambda: dict(num_classes=2, width=1 / 64),
     "nn.moskovitz": lambda: dict(name="cifar-1", input_size=(3, 8, 8)),
+    "nn.dascoli": lambda: dict(input_size=(1, 8, 8), channels=2),
     "nn.with_feedback": lambda: dict(model=convolution()),
     "nn.with_feedback_past_norms": lambda: dict(
         model=bs.nn.with_feedback(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))), input_size=(4,)
@@ -241,6 +242,7 @@ CALLS = {
     "config.SGD": dict,
     "config.FeedbackWeights": dict,
     "config.DirectFeedback": dict,
+    "config.Snapshot": lambda: dict(run="../conv", epoch=1),
     "config.Every": lambda: dict(n=1, phase=bs.InstantSharing()),
     "setting.Setting": dict,
     "gradient.differentiable_sleep": lambda: dict(weights=torch.tensor(W), stimuli=X, circuit=STEADY, rule=RULE),
@@ -277,18 +279,19 @@ ARRAYS = """angle forgetting samples tau_noise turn theory.mirror_angle.inputs t
     theory.mirror_samples.inputs"""
 RIGHT = {
     "None": """ax before bias covariance device dtype feedback flip gain gate inhibition inputs keep layers neurons
-        optimizer plasticity pool presentations rescale rule sample_every seed stimulus threads train_images width
-        count data graphs processes record_snr scheduler seconds workers
+        optimizer plasticity pool presentations rescale rule sample_every seed start_from stimulus threads
+        train_images width count data graphs processes record_snr scheduler seconds workers
         gradient.differentiable_sleep.alpha gradient.differentiable_sleep.gamma
         gradient.differentiable_sleep.learning_rate""",
     "True": """backpropagates bias centred class_token compile dense dropout feedback flip inhibitory_bias linear
-        measure nesterov graphs norm_after padded_columns past_norms progress rectified rescale resume shuffle
+        match_positions measure nesterov graphs norm_after padded_columns past_norms progress rectified rescale resume
+        shuffle
         tensorboard validation""",
-    "text": "data name path scheduler train.trained_network.folder",
+    "text": "config.Snapshot.run data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
     "-1": "baseline bias inhibitory_bias mean nn.interpolated.part",
-    "0": """age_above age_below alignment alpha baseline bias channel checkpoint_every class_tokens decay first
-        first_updates gamma
+    "0": """age_above age_below alignment alpha baseline bias channel checkpoint_every class_tokens
+        config.Snapshot.epoch decay first first_updates gamma
         groups_seed images_seed inhibitory_bias input_channel output_channel
         keep_first learning_rate mean momentum nn.interpolated.part noise padding pool_seed
         power rate rank scale seconds seed sigma silence smallest spread start std steps table turn wait

@@ -9,6 +9,7 @@ from bioshare.nn.convert import to_locally_connected as to_locally_connected
 from bioshare.nn.curvature import gradient_norm as gradient_norm
 from bioshare.nn.curvature import interpolated as interpolated
 from bioshare.nn.curvature import top_eigenvalue as top_eigenvalue
+from bioshare.nn.dascoli import dascoli as dascoli
 from bioshare.nn.deviation import deviation as deviation
 from bioshare.nn.deviation import keeping as keeping
 from bioshare.nn.deviation import locality as locality
@@ -48,6 +49,7 @@ __all__ = [
     "backpropagating",
     "cifar_resnet",
     "conversion_table",
+    "dascoli",
     "deviation",
     "draw_block",
     "draw_filter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
@@ -21,6 +21,7 @@ from bioshare.train.optimizers import SGD as SGD
 from bioshare.train.optimizers import Adam as Adam
 from bioshare.train.optimizers import AdamW as AdamW
 from bioshare.train.optimizers import Optimizer as Optimizer
+from bioshare.train.snapshot import Snapshot as Snapshot
 
 DatasetName = Literal[
     "cifar10",
@@ -95,6 +96,10 @@ class Network:
         """The network for images of ``input_size`` (channels, rows, columns); weights from PyTorch's generator."""
         raise NotImplementedError(f"{type(self).__name__} must have the method build(num_classes, input_size)")
 
+    def embed(self, model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
+        """The network with the weights of a `Snapshot`, of which ``model`` is the network: by default ``model``."""
+        return model
+
 
 @dataclass(frozen=True)
 class Convolutional(Network):
@@ -150,7 +155,13 @@ class LocallyConnected(Network):
         Raises:
             ValueError: ``keep_first`` leaves no layer to be locally connected.
         """
-        model = Convolutional(self.architecture, self.width).build(num_classes, input_size)
+        return self._converted(Convolutional(self.architecture, self.width).build(num_classes, input_size), input_size)
+
+    def embed(self, model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
+        """The locally connected copy of a convolutional network with the same function."""
+        return replace(self, start="copy")._converted(model, input_size)
+
+    def _converted(self, model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
         model = to_locally_connected(model, input_size, self.start, self.keep_first, layout="channels_last")
         if not any(isinstance(module, LocallyConnected2d) for module in model.modules()):
             raise ValueError(f"keep_first must leave a convolution of {self.architecture}; got {self.keep_first}")
@@ -204,6 +215,8 @@ class TrainConfig:
         flip: mirror half of the training images; None for the choice of the paper (ImageNet yes, others no).
         precision: "fp16" and "bf16" are automatic mixed precision; "auto" is fp16 on a GPU and fp32 on a CPU.
         compile: pass the network through `torch.compile`.
+        start_from: first weights, a `Snapshot` of another run; None for weights drawn from the seed.
+        snapshots: epochs after which a file of the weights is kept in the folder of the run, 0 for the first weights.
         train_images: number of training images, drawn at random; None for all.
         validation: hold out the paper's validation split, and test on this split instead of the test images.
         seed: seed of the initial weights, of the order and the crops of images, and of the phases.
@@ -227,6 +240,8 @@ class TrainConfig:
     flip: bool | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     compile: bool = False
+    start_from: Snapshot | None = None
+    snapshots: tuple[int, ...] = ()
     train_images: int | None = None
     validation: bool = False
     seed: int = 0
@@ -238,11 +253,12 @@ class TrainConfig:
         images, networks = (ImageData, ImageNet, OwnImages), (Convolutional, LocallyConnected, Network)
         parts = {"dataset": images, "network": networks, "optimizer": (AdamW, Adam, SGD)}
         parts |= {"feedback": (FeedbackWeights, DirectFeedback)} if self.feedback is not None else {}
+        parts |= {"start_from": (Snapshot,)} if self.start_from is not None else {}
         for name, kinds in parts.items():
             if not isinstance(getattr(self, name), kinds):
                 kind = " or ".join(kind.__name__ for kind in kinds)
                 raise TypeError(f"{name} must be an object of type {kind}; got {getattr(self, name)!r}")
-        for name, kind in (("milestones", float | int), ("phases", Every)):
+        for name, kind in (("milestones", float | int), ("phases", Every), ("snapshots", int)):
             items = getattr(self, name)
             if not isinstance(items, tuple) or not all(isinstance(item, kind) for item in items):
                 raise TypeError(f"{name} must be a tuple of {getattr(kind, '__name__', 'numbers')}; got {items!r}")
@@ -257,6 +273,8 @@ class TrainConfig:
         whole("seed", self.seed, "an integer", at_least=0)
         if self.train_images is not None:
             whole("train_images", self.train_images, "a number of images or None", at_least=1)
+        for epoch in self.snapshots:
+            whole("snapshots", epoch, "numbers of epochs", at_least=0)
         choice("flip", self.flip, (None, True, False))
         choice("compile", self.compile, (True, False))
         choice("validation", self.validation, (True, False))
@@ -272,15 +290,25 @@ class TrainConfig:
         """Name of the data set."""
         return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
-    def build_network(self, num_classes: int, input_size: Sequence[int]) -> nn.Module:
+    def build_network(
+        self, num_classes: int, input_size: Sequence[int], snapshot: nn.Module | None = None
+    ) -> nn.Module:
         """The network for images of ``input_size`` (channels, rows, columns), with weights drawn from the seed.
 
         The network has the feedback weights, and the state of the phases. PyTorch's global generator stays as before.
+
+        Args:
+            num_classes: number of scores.
+            input_size: (channels, rows, columns).
+            snapshot: network of ``start_from``, whose weights take the place of drawn ones; None without.
         """
+        channels, rows, columns = input_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            channels, rows, columns = input_size
-            model = self.network.build(num_classes, (channels, rows, columns))
+            if snapshot is None:
+                model = self.network.build(num_classes, (channels, rows, columns))
+            else:
+                model = self.network.embed(snapshot, (channels, rows, columns))
         if self.feedback is not None:
             model = self.feedback.build(model, input_size, self.seed)
         for every in self.phases:

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import feedback_tables, miniature, paper_tables, patch_tables
+from bioshare.train import feedback_tables, miniature, paper_tables, patch_tables, relax_tables
 from bioshare.train.config import AdamW, Convolutional, Every, LocallyConnected, TrainConfig
 from bioshare.train.phases import (
     CircuitOptions,
@@ -138,6 +138,8 @@ TABLES: dict[TableName, PaperTable] = {
     "feedback": PaperTable("accuracy", "16 x 16", 3, "ways in which errors travel back", ("conv",)),
     "night": PaperTable("accuracy", "16 x 16", 3, "sleep and feedback", ("bp", "conv")),
     "signs": PaperTable("accuracy", "16 x 16", 3, "signs fixed from a part of the training on", ("never",)),
+    "dascoli": PaperTable("accuracy", 0, 1, "d'Ascoli et al. 2019", ("conv", "plain")),
+    "relax": PaperTable("accuracy", 0, 3, "d'Ascoli et al. 2019 with fewer channels and images", ("conv", "plain")),
     "patches": PaperTable("accuracy", "small images", 3, "networks of patches, Appendix A.4", ("shared", "unshared")),
 }
 
@@ -219,6 +221,11 @@ def _experiments() -> Iterable[Experiment]:
             home = homes.setdefault((one.setting, one.every), name)
             paper = Paper(one.top1, top1_diff=one.top1_diff)
             yield Experiment(name, one.setting, one.every, InstantSharing(), paper, home, references=one.references)
+    for table, columns in relax_tables.TABLES.items():
+        for dataset, relaxed_rows in columns.items():
+            for row, one in relaxed_rows.items():
+                name, paper = f"{table}/{dataset}/{row}", Paper(one.top1)
+                yield Experiment(name, one.setting, one.every, one.sleep, paper, name, references=one.references)
     for dataset, patch_rows in patch_tables.ROWS.items():
         for row, one in patch_rows.items():
             name, kind = f"patches/{dataset}/{row}", row.split("-")[0]

@@ -36,8 +36,17 @@ from bioshare.train.distributed import device_named, joined_processes
 from bioshare.train.interrupt import Interrupted, TimeUpError, interruptible
 from bioshare.train.results import RESULT, complete
 from bioshare.train.run import CORRECT, IMAGES, LOSS, Run
-from bioshare.train.saving import CHECKPOINT, TRIAL, Position, RunFiles, check_images, check_prepared_images, postponing
-from bioshare.train.stored import check_same, config_of, config_text
+from bioshare.train.saving import (
+    CHECKPOINT,
+    TRIAL,
+    RunFiles,
+    check_images,
+    check_prepared_images,
+    network_in,
+    postponing,
+    snapshot_network,
+)
+from bioshare.train.stored import check_same, config_text
 
 LOOK_EVERY = {"cpu": 1, "cuda": 50}
 """Batches from one look at the loss, the clock and the signals to the next; on a GPU a look waits for the device."""
@@ -97,8 +106,9 @@ def fit(
 
     Raises:
         TypeError, ValueError: an argument makes no sense, or asks for graphs or a form missing on the device;
-            ``config`` holds a function, which can't be stored; ``folder`` holds a run of another configuration, or any
-            run without ``resume``; the files are damaged; or another process is training in the folder.
+            ``config`` holds a function, which can't be stored, or starts from a snapshot that is missing; ``folder``
+            holds a run of another configuration, or any run without ``resume``; the files are damaged; or another
+            process is training in the folder.
         OSError: ``folder`` can't be written, or is full; nothing is trained if the first checkpoint finds no room.
         TrainingDivergedError: the loss or a weight isn't finite. The last checkpoint is from before.
         Interrupted: SIGTERM, SIGUSR1, SIGHUP or Ctrl-C; a checkpoint holds everything so far.
@@ -141,9 +151,9 @@ def fit(
         batches = training_batches(dataset, config, processes.device, processes.rank, processes.world)
         tests = test_batches(dataset, config, processes.device, processes.rank, processes.world)
         network = {"num_classes": len(dataset.classes), "input_size": list(dataset.input_size)}
-        run = stack.enter_context(
-            closing(Run(config, config.build_network(**network), batches, processes, record_snr, record))
-        )
+        first = None if (folder / CHECKPOINT).exists() else snapshot_network(config, folder, network)
+        model = config.build_network(**network, snapshot=first)
+        run = stack.enter_context(closing(Run(config, model, batches, processes, record_snr, record)))
         # the folder, as another process may have left it before the lock
         if processes.rank == 0:
             stack.enter_context(locked(folder, CHECKPOINT, TRIAL, RESULT))
@@ -176,6 +186,7 @@ def _train(
     epoch = sum(map(run.images, range(len(batches))))
     done = run.epoch * epoch + sum(map(run.images, range(run.batch)))
     hidden = not (progress and shows_bar())
+    files.snapshot()
     bar = tqdm(total=config.epochs * epoch, initial=done, disable=hidden, unit=" images", unit_scale=True)
     with bar, interruptible() as signals:
         while run.epoch < config.epochs:
@@ -195,6 +206,7 @@ def _train(
                     bar.set_postfix_str(_look(files, signals, late, over), refresh=False)
                 start = time.perf_counter()
             run.finish_epoch(tests)
+            files.snapshot()
             if progress and shows_lines():
                 say(run.history.line(config.epochs))
             if writer:
@@ -289,9 +301,4 @@ def trained_network(folder: Path | str) -> nn.Module:
     path = expanded(folder, "folder") / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; folder must be one that fit has trained in")
-    tensors, metadata = checkpoint.read(path)
-    config = config_of(metadata.get("config"), path)
-    with checkpoint.naming(path):
-        model = config.build_network(**Position(**metadata).network)
-        checkpoint.restore_network(model, tensors)
-    return model.eval()
+    return network_in(path)

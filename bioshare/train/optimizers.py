@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from bioshare.checks import flag, real
+from bioshare.nn import LocallyConnected2d
+from bioshare.nn.fully_connected import FullyConnected2d
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Optimizer:
         """PyTorch's optimiser of parameters."""
         raise NotImplementedError
 
+    def groups(self, model: nn.Module) -> Any:
+        """The parameters of a model, or groups of them in the same order with a ``factor`` of the learning rate."""
+        return model.parameters()
+
     def build(self, model: nn.Module, capturable: bool | None = None) -> torch.optim.Optimizer:
         """The fused optimiser of a model's parameters.
 
@@ -41,7 +48,7 @@ class Optimizer:
         """
         device = next(model.parameters()).device
         capturable = device.type == "cuda" if capturable is None else capturable
-        optimizer = self.make(model.parameters(), capturable=capturable)
+        optimizer = self.make(self.groups(model), capturable=capturable)
         if capturable:
             for group in optimizer.param_groups:
                 group["lr"] = torch.full((), self.learning_rate, device=device)
@@ -85,19 +92,31 @@ class SGD(Optimizer):
         weight_decay: factor of the L2 regularisation.
         momentum: momentum.
         nesterov: Nesterov's form of the momentum.
+        match_positions: multiply the learning rate of every locally or fully connected layer by the number of positions
+            P. A step moves the mean over positions as far as a step of a convolution then, and not 1 / P as far.
     """
 
     learning_rate: float = 0.1
     weight_decay: float = 1e-4
     momentum: float = 0.9
     nesterov: bool = True
+    match_positions: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         real("momentum", self.momentum, "a number from 0 to 1, without 1", at_least=0, below=1, array=False)
         flag("nesterov", self.nesterov)
+        flag("match_positions", self.match_positions)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0; got 0")
+
+    def groups(self, model: nn.Module) -> Any:
+        """The parameters of a model; with ``match_positions`` a group for each, with the number of positions."""
+        if not self.match_positions:
+            return model.parameters()
+        layers = (layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d))
+        positions = {id(p): math.prod(layer.output_size) for layer in layers for p in layer.parameters(recurse=False)}
+        return [{"params": [p], "factor": positions.get(id(p), 1)} for p in model.parameters()]
 
     def make(self, parameters: Any, **options: Any) -> torch.optim.SGD:
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}

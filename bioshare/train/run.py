@@ -151,10 +151,11 @@ class Run:
         rate = self.config.learning_rate(self.epoch)
         if rate != self.rate:
             for group in self.optimizer.param_groups:
+                own = rate * group.get("factor", 1)
                 if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate)  # in place, where a graph reads it
+                    group["lr"].fill_(own)  # in place, where a graph reads it
                 else:
-                    group["lr"] = rate
+                    group["lr"] = own
             self.rate = rate
         self.graphs.get("learn", self._learn)(x, y)
         self.batch += 1

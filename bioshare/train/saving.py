@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import xarray as xr
+from torch import nn
 
 from bioshare.checks import real, whole
 from bioshare.progress import say
@@ -18,9 +19,10 @@ from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load
 from bioshare.train.data.prepared import has_checksum, prepared_file
-from bioshare.train.results import RESULT, History, write_result
+from bioshare.train.results import RESULT, History, complete, write_result
 from bioshare.train.run import FINITE, IMAGES, Run
-from bioshare.train.stored import check_same, config_text
+from bioshare.train.snapshot import snapshot_name
+from bioshare.train.stored import check_same, config_of, config_text
 
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the file of a checkpoint in the folder of a run."""
@@ -120,6 +122,13 @@ class RunFiles:
             run.processes.wait()
             self.saved = time.monotonic()
 
+    def snapshot(self) -> None:
+        """Keep the weights in a file of their own, at the end of an epoch of `TrainConfig.snapshots`."""
+        if self.run.batch == 0 and self.run.epoch in self.run.config.snapshots:
+            saved = self.saved
+            self.save(snapshot_name(self.run.epoch))
+            self.saved = saved
+
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one.
 
@@ -180,6 +189,41 @@ class RunFiles:
                 self.publish()
             raise
         return self.publish()
+
+
+def network_in(path: Path) -> nn.Module:
+    """The network of a checkpoint or a snapshot, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    tensors, metadata = checkpoint.read(path)
+    config = config_of(metadata.get("config"), path)
+    with checkpoint.naming(path):
+        model = config.build_network(**Position(**metadata).network)
+        checkpoint.restore_network(model, tensors)
+    return model.eval()
+
+
+def snapshot_network(config: TrainConfig, folder: Path, network: Mapping[str, Any]) -> nn.Module | None:
+    """The network from which the run in a folder starts; None for weights drawn from the seed.
+
+    Args:
+        config: configuration of the run.
+        folder: folder of the run.
+        network: arguments of `TrainConfig.build_network`.
+
+    Raises:
+        ValueError: the other run is missing, not finished, or of images of another size or number of classes.
+    """
+    if config.start_from is None:
+        return None
+    path = config.start_from.file(folder, config.seed)
+    if complete(path.parent) is None:
+        raise ValueError(f"start_from must be a snapshot of a finished run; finish the run in {path.parent} first")
+    if (theirs := checkpoint.read_metadata(path).get("network")) != network:
+        raise ValueError(f"start_from must be a snapshot of a network for {network}; {path} is for {theirs}")
+    return network_in(path)
 
 
 def check_images(config: TrainConfig, folder: Path, before: object, now: str) -> None:

@@ -47,6 +47,7 @@ STORABLE: list[type] = [
         parts.FeedbackWeights,
         parts.DirectFeedback,
         parts.Every,
+        parts.Snapshot,
     ),
     *(TrainConfig, RateCircuit, SteadyState, NormalisedRule, PaperRule, PerInput),
     *(rules.Hebbian, rules.Gated, rules.InverseDecay, rules.InverseSqrtDecay),

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import feedback_tables, miniature, paper_tables, patch_tables
+from bioshare.train import feedback_tables, miniature, paper_tables, patch_tables, relax_tables
 from bioshare.train.commands.sweep import grid_points, grid_search, searched
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
 from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching, printed_numbers
@@ -21,9 +21,11 @@ def test_every_table_has_all_its_rows():
         **dict.fromkeys((3, 6, 9), without),
         **{2: 5, 12: 9, "sleep": 31},
         **{name: len(table) for name, table in (miniature.TABLES | feedback_tables.TABLES).items()},
+        **{name: sum(map(len, columns.values())) for name, columns in relax_tables.TABLES.items()},
         "patches": 2 * 16,
     }
-    assert list(TABLES) == [*range(1, 13), "sleep", *miniature.TABLES, *feedback_tables.TABLES, "patches"]
+    names = *miniature.TABLES, *feedback_tables.TABLES, *relax_tables.TABLES
+    assert list(TABLES) == [*range(1, 13), "sleep", *names, "patches"]
 
 
 @EVERY_TABLE
@@ -119,8 +121,9 @@ def test_distinct_homes_are_distinct_runs():
     homes = {one.home: one.config for one in EXPERIMENTS.values()}
     rows = {row for table in miniature.TABLES.values() for row in table}
     feedback = {row for table in feedback_tables.TABLES.values() for row in table}
-    patches = sum(map(len, patch_tables.ROWS.values()))
-    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + len(rows) + len(feedback) + patches
+    columns = *patch_tables.ROWS.values(), *(one for table in relax_tables.TABLES.values() for one in table.values())
+    others = len(rows) + len(feedback) + sum(map(len, columns))
+    assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + others
 
 
 def test_a_row_of_one_name_is_the_same_run_in_all_tables_in_miniature():

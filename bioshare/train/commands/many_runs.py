@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from bioshare.progress import say
 from bioshare.train.commands.options import TIME_UP, Computing
 from bioshare.train.data import load
 from bioshare.train.fitting import CHECKPOINT
+from bioshare.train.relax_measures import relaxation, relaxed
 from bioshare.train.results import RESULT, complete
 from bioshare.train.runs import Job, Outcomes, run_all
 from bioshare.train.saving import check_prepared_images
@@ -80,7 +82,7 @@ class ManyRuns(Computing):
         missing = [job for job in jobs if job.name not in outcomes.results | outcomes.failures]
         for job in jobs:
             if job.name in outcomes.results:
-                self._discard(job)
+                self._finish(job)
         if not missing:
             return outcomes
         fitting = dict(self.fitting)
@@ -90,10 +92,18 @@ class ManyRuns(Computing):
             with prefer(fitting.get("form", "auto")):
                 for name in {job.config.dataset_name for job in missing}:
                     load(name, data)
-        how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": self._discard}
+        how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": self._finish}
         seconds = self.minutes and 60 * self.minutes
-        trained = run_all(missing, run, seconds=seconds, **how, **fitting)
-        return Outcomes(outcomes.results | trained.results, outcomes.failures | trained.failures, trained.time_up)
+        for waits in (False, True):  # first the runs from which others start
+            stage = [job for job in missing if (job.config.start_from is not None) == waits]
+            if stage and not outcomes.time_up:
+                begun = time.monotonic()
+                trained = run_all(stage, run, seconds=seconds, **how, **fitting)
+                seconds = seconds and max(0.0, seconds - (time.monotonic() - begun))
+                outcomes = Outcomes(
+                    outcomes.results | trained.results, outcomes.failures | trained.failures, trained.time_up
+                )
+        return outcomes
 
     def _before(self, job: Job) -> xr.Dataset | str | None:
         """The result of a finished run, or the fault of a file in words."""
@@ -108,8 +118,10 @@ class ManyRuns(Computing):
                 return str(error)
         return result
 
-    def _discard(self, job: Job) -> None:
-        """Delete the checkpoint of a finished run, if asked for."""
+    def _finish(self, job: Job) -> None:
+        """Measure a finished run in a larger space, and delete the checkpoint, if asked for."""
+        if relaxed(job.config) and (job.folder / CHECKPOINT).exists():
+            relaxation(job.folder, self.fitting.get("data"))
         if self.discard_checkpoints:
             (job.folder / CHECKPOINT).unlink(missing_ok=True)
 

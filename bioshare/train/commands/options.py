@@ -177,7 +177,7 @@ def _reading(hint: Any) -> dict[str, Any] | None:
         return {"choices": get_args(kind)}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if get_origin(kind) is tuple and get_args(kind)[0] in (str, float):
+    if get_origin(kind) is tuple and get_args(kind)[0] in (str, float, int):
         return {"type": get_args(kind)[0], "nargs": "*"}
     if kind not in (int, float, str, Path):
         return None

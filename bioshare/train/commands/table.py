@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from bioshare.text import aligned, mean_and_deviation, number, paired_difference
-from bioshare.train import feedback_tables, miniature
+from bioshare.train import feedback_tables, miniature, relax_tables
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
     COPIES,
@@ -26,6 +26,8 @@ from bioshare.train.commands.options import (
 )
 from bioshare.train.experiments import TABLES, Experiment, Paper, matching
 from bioshare.train.fitting import fit
+from bioshare.train.relax_measures import RELAXATION, relaxation, stacked
+from bioshare.train.relax_measures import report as relaxed_report
 from bioshare.train.results import VERSIONED, gather, seconds_spent, write_result
 from bioshare.train.runs import Job
 from bioshare.train.stored import config_of
@@ -64,8 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help_text = (
         "1 to 8, or 12, of the paper's; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` "
         "searches. Or one of our own: sleep, whose sleep is simulated; or in miniature, for two cores: "
-        f"{', '.join(miniature.TABLES)}; patches, a vision transformer and an MLP-Mixer without shared weights; or "
-        f"networks without weight transport: {', '.join(feedback_tables.TABLES)}"
+        f"{', '.join(miniature.TABLES)}; patches, a vision transformer and an MLP-Mixer without shared weights; "
+        f"networks without weight transport: {', '.join(feedback_tables.TABLES)}; or networks whose constraints are "
+        f"lifted during training: {', '.join(relax_tables.TABLES)}"
     )
     add_words(parser, "table", {"dest": "table", "choices": names, "metavar": "TABLE", "help": help_text})
 
@@ -92,12 +95,15 @@ def main(arguments: argparse.Namespace) -> None:
         spent = costs(results.values())
         text = table_report([comparable(row, used[row.name]) for row in group], results)
         pairs = [(config, row.config) for row in group for config in used[row.name]]
-        print("\n".join(filter(None, (text, spent))) + f"{caution(pairs)}\n")
+        folders = {(row.row, seed): jobs[row.name, seed].folder for row in group for seed in range(options.seeds)}
+        measured = {key: relaxation(folders[key]) for key in results if (folders[key] / RELAXATION).exists()}
+        moved = relaxed_report(measured, [row.row for row in group])
+        print("\n".join(filter(None, (text, moved, spent))) + f"{caution(pairs)}\n")
         if results:
-            write_result(
-                options.to / table_file(prefix, dataset, options.rows),
-                _table_dataset(group, results, options.seeds, spent),
-            )
+            stored = _table_dataset(group, results, options.seeds, spent)
+            if measured:
+                stored = stored.merge(stacked(measured, [row.row for row in group], options.seeds))
+            write_result(options.to / table_file(prefix, dataset, options.rows), stored)
     options.report_endings(list(jobs.values()), outcomes)
 
 

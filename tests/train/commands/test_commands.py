@@ -278,7 +278,7 @@ def test_help_has_every_option_with_the_experiments_default(capsys):
         for kind in (TrainConfig, LocallyConnected, AdamW, CircuitOptions)
         for field in dataclasses.fields(kind)
     }
-    for field in fields - {"network", "optimizer", "phases"}:
+    for field in fields - {"network", "optimizer", "phases", "start_from"}:
         assert f"--{field.replace('_', '-')}" in shown
     assert "(default: cifar10)" in shown
     assert "the same command goes on (`train` needs --resume as well)" in shown

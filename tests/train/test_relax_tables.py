@@ -1,0 +1,144 @@
+"""The tables of d'Ascoli et al. (2019): rows, the command on digits, and what is measured."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from bioshare import __main__ as command_line
+from bioshare.bridge import InstantSharing
+from bioshare.nn import deviation, gradient_norm, keeping, to_fully_connected
+from bioshare.nn.fully_connected import FullyConnected2d
+from bioshare.train import evaluate, trained_network
+from bioshare.train.commands import many_runs
+from bioshare.train.config import SGD, Every, TrainConfig
+from bioshare.train.data import load, training_batches
+from bioshare.train.data import test_batches as batches_for_testing
+from bioshare.train.experiments import find, matching
+from bioshare.train.fitting import fit
+from bioshare.train.relax_measures import RELAXATION
+from bioshare.train.relax_tables import DAscoliNetwork, relax_times
+from bioshare.train.runs import Outcomes
+from bioshare.train.saving import network_in
+
+CPU = torch.device("cpu")
+
+
+def test_the_relax_times_are_those_of_the_papers_figures():
+    assert relax_times(150) == (0, 1, 2, 3, 4, 6, 8, 10, 13, 18, 23, 30, 40, 52, 67, 88, 115, 150)
+    assert {11, 78, 100} < set(relax_times(100))
+
+
+def test_rows_of_the_papers_table():
+    conv, dense = find("dascoli/cifar10/conv").config, find("dascoli/cifar10/fc-18").config
+    assert conv == TrainConfig(
+        "cifar10", DAscoliNetwork(padded_columns=True), SGD(0.1, 0.0, 0.0, nesterov=False), milestones=(), epochs=150,
+        batch_size=250, padding=0, snapshots=relax_times(150),
+    )  # fmt: skip
+    assert dense.start_from is not None
+    assert (dense.epochs, dense.optimizer.learning_rate, dense.start_from.epoch) == (100, 0.01, 18)
+    assert find("dascoli/cifar10/fc-0").paper.top1 == 62.5
+    assert sum(one.row.startswith("fc-") and one.row[3:].isdigit() for one in matching("dascoli/cifar10")) == 18
+    network = DAscoliNetwork(padded_columns=True, space="lc")
+    for row, others in (("lc-18-ws10", {"phases": (Every(10, InstantSharing()),)}), ("lc-18", {})):
+        lc = find(f"dascoli/cifar10/{row}").config
+        assert lc == dataclasses.replace(dense, network=network, **others)
+    matched = find("relax/cifar10/fc-3-matched")
+    assert matched.config.optimizer == SGD(0.01, 0.0, 0.0, nesterov=False, match_positions=True)
+    assert matched.references == ("conv", "fc-3")
+    assert find("relax/cifar10/fc-3").config.start_from == matched.config.start_from
+
+
+def test_a_network_from_scratch_has_pytorchs_default_weights():
+    torch.manual_seed(0)
+    model = DAscoliNetwork(channels=8, space="fc").build(10, (1, 8, 8))
+    dense = [layer for layer in model.modules() if isinstance(layer, FullyConnected2d)]
+    for layer in dense:
+        bound = 1 / math.sqrt(layer.weight.shape[1])
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+        assert abs(float(layer.weight.detach().mean())) < 0.05 * bound
+
+
+ROWS = ["lc-5-ws10", "fc-5", "conv", "lc-5", "fcn"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs of the command, in this process, and the lines that it printed."""
+    here = tmp_path_factory.mktemp("relaxed")
+
+    def run_all(jobs, run, done, **_):
+        outcomes = Outcomes()
+        for job in jobs:
+            outcomes.results[job.name] = fit(job.config, job.folder, device="cpu", progress=False)
+            done(job)
+        stages.append([job.name.split("/")[2] for job in jobs])
+        return outcomes
+
+    stages = []
+    words = [
+        "table",
+        "dascoli",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "2",
+        "--seeds",
+        "1",
+        "--channels",
+        "4",
+        "--train-images",
+        "300",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setattr(many_runs, "run_all", run_all)
+        assert command_line.main([*words, "--rows", *ROWS]) == 0
+        assert stages == [["conv", "fcn"], ["fc-5", "lc-5", "lc-5-ws10"]]
+        assert command_line.main([*words, "--rows", "conv", "fc-5", "--discard-checkpoints", "--to", "elsewhere"]) == 0
+    return here
+
+
+def test_the_command_trains_first_what_others_start_from_and_measures_what_has_moved(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    words = ["table", "dascoli", "--dataset", "digits", "--seeds", "1", "--show", "--rows"]
+    assert command_line.main([*words, *ROWS]) == 0
+    shown = capsys.readouterr().out
+    assert "unshared / shared" in shown
+    moved = [line.split() for line in shown.splitlines() if "->" in line]
+    assert [line[0] for line in moved] == ["fcn", "fc-5", "lc-5", "lc-5-ws10"]
+    (file,) = (folder / "runs").glob("*.nc")
+    with xr.open_dataset(file) as table:
+        delta = table["relaxed_delta"].sel(seed=0, when="end")
+        assert np.isnan(delta.sel(row="conv"))
+        assert delta.sel(row="lc-5") == 0 < delta.sel(row="fc-5") < delta.sel(row="fcn")
+        assert table["relaxed_unshared"].sel(row="lc-5-ws10", when="end") < table["relaxed_unshared"].sel(
+            row="lc-5", when="end"
+        )
+    assert not list((folder / "elsewhere").rglob("checkpoint.safetensors"))
+    assert len(list((folder / "elsewhere").rglob(RELAXATION))) == 1
+
+
+def test_the_measurements_are_of_the_start_and_the_end_of_the_run(folder):
+    run = folder / "runs/dascoli/digits/fc-5/seed0"
+    with xr.open_dataset(run / RELAXATION) as found:
+        model, config = trained_network(run), dataclasses.replace(find("dascoli/digits/fc-5").config, train_images=300)
+        conv = network_in(folder / "runs/dascoli/digits/conv/seed0/epoch-2.safetensors")
+        digits, start = load("digits"), found.sel(when="start")
+        tests = batches_for_testing(digits, config, CPU)
+        assert start["top1"] == evaluate(conv, tests)["top1"]
+        with keeping(model, "off-local"):
+            assert found["top1_off_local"].sel(when="end") == evaluate(model, tests)["top1"]
+        assert found["delta"].sel(when="end") == deviation(model).total.delta
+        train = dataclasses.replace(training_batches(digits, config, CPU), seed=None, batch_size=300)
+        first = next(train.epoch(0))
+        embedded = to_fully_connected(conv, (1, 8, 8))
+        expected = gradient_norm(embedded, [first], torch.nn.functional.cross_entropy)
+        np.testing.assert_allclose(start["gradient_norm"], expected, rtol=0, atol=1e-4)
+        loss = evaluate(embedded, train)["test_loss"]
+        np.testing.assert_allclose(start["train_loss"], loss, rtol=0, atol=1e-5)
+        assert found["residual"].max() <= 0.011 * found["top_eigenvalue"].max()
+        assert found["filter"].shape == (2, 8, 8)

@@ -1,0 +1,134 @@
+"""Runs that keep snapshots, and runs that start from them in a larger space."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_runs import CONFIG, assert_same_ending, interrupt, run, weights
+
+from bioshare.bridge import InstantSharing
+from bioshare.nn import deviation
+from bioshare.train import checkpoint, trained_network
+from bioshare.train.config import SGD, Convolutional, Every, LocallyConnected, Snapshot
+from bioshare.train.relax_tables import DAscoliNetwork
+from bioshare.train.saving import network_in
+from bioshare.train.stored import config_of, config_text
+
+PLAIN = SGD(0.05, 0.0, 0.0, nesterov=False)
+NETWORK = DAscoliNetwork(channels=8)
+CONV = dataclasses.replace(
+    CONFIG,
+    network=NETWORK,
+    optimizer=PLAIN,
+    phases=(),
+    milestones=(),
+    padding=0,
+    snapshots=(0, 1, 2),
+)
+BESIDE = Snapshot("../conv", 1)
+
+
+@pytest.fixture(scope="module")
+def conv(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "conv"
+    run(folder, CONV)
+    return folder
+
+
+def larger(space, **fields):
+    network = dataclasses.replace(NETWORK, space=space)
+    return dataclasses.replace(CONV, network=network, start_from=BESIDE, snapshots=(0,), **fields)
+
+
+def test_snapshots_are_the_weights_of_a_run_that_was_as_long(conv, tmp_path):
+    assert sorted(path.name for path in conv.glob("epoch-*")) == [f"epoch-{n}.safetensors" for n in range(3)]
+    run(tmp_path / "short", dataclasses.replace(CONV, epochs=1, snapshots=()))
+    mine, short = (
+        checkpoint.read(path)[0] for path in (conv / "epoch-1.safetensors", tmp_path / "short/checkpoint.safetensors")
+    )
+    assert all(torch.equal(tensor, short[name]) for name, tensor in mine.items() if name.startswith("model."))
+    first = CONV.build_network(10, (1, 8, 8)).state_dict()
+    for name, tensor in network_in(conv / "epoch-0.safetensors").state_dict().items():
+        assert torch.equal(tensor, first[name])
+
+
+@pytest.mark.parametrize("space", ["lc", "fc"])
+def test_a_run_starts_with_the_function_of_the_snapshot(conv, space):
+    config, folder = larger(space, epochs=1), conv.parent / space
+    assert config_of(config_text(config), folder) == config
+    run(folder, config)
+    x = torch.randn(5, 1, 8, 8)
+    begun = network_in(folder / "epoch-0.safetensors")
+    torch.testing.assert_close(begun(x), network_in(conv / "epoch-1.safetensors")(x), rtol=0, atol=1e-5)
+    assert deviation(begun).total.delta == 0
+    after = deviation(trained_network(folder)).total
+    assert (after.off_local > 0) == (space == "fc")
+    assert after.unshared > deviation(begun).total.unshared
+
+
+def test_a_run_that_starts_from_a_snapshot_resumes_to_the_bit_without_the_other_run(conv, tmp_path):
+    config = larger("lc", phases=(Every(2, InstantSharing()),))
+    whole, parts = conv.parent / "whole", conv.parent / "parts"
+    run(whole, config)
+    interrupt(parts, 3, config)
+    (conv.parent / "moved").mkdir()
+    moved = parts.rename(conv.parent / "moved/parts")  # beside no other run
+    run(moved, config, resume=True)
+    assert_same_ending(whole, moved)
+
+
+def test_a_matched_step_moves_the_mean_over_positions_as_a_step_of_the_convolution(conv):
+    matched = dataclasses.replace(PLAIN, match_positions=True)
+    single = {"train_images": 32, "epochs": 1, "start_from": BESIDE, "snapshots": ()}  # one batch
+    ends = {}
+    for name, space, optimizer in (("conv", "conv", PLAIN), ("lc", "lc", PLAIN), ("lc-matched", "lc", matched)):
+        config = dataclasses.replace(
+            CONV, network=dataclasses.replace(NETWORK, space=space), optimizer=optimizer, **single
+        )
+        run(conv.parent / f"step-{name}", config)
+        ends[name] = {key: value.double() for key, value in weights(conv.parent / f"step-{name}").items()}
+    before = checkpoint.read(conv / "epoch-1.safetensors")[0]
+    for key in ("model.0.weight", "model.3.weight", "model.5.weight"):
+        positions = ends["lc"][key].shape[0] * ends["lc"][key].shape[1]
+        assert positions in (25, 4)
+        step = ends["conv"][key] - before[key]
+        mean = lambda name, key=key: ends[name][key].mean((0, 1)) - before[key]
+        assert step.abs().max() > 1e-5
+        torch.testing.assert_close(mean("lc-matched"), step, rtol=0, atol=1e-7)
+        torch.testing.assert_close(mean("lc") * positions, step, rtol=0, atol=1e-7 * positions)
+    bias = "model.0.bias"
+    torch.testing.assert_close(
+        ends["lc-matched"][bias].mean((1, 2)) - before[bias], ends["conv"][bias] - before[bias], rtol=0, atol=1e-7
+    )
+
+
+def test_a_locally_connected_network_takes_a_residual_networks_weights():
+    torch.manual_seed(0)
+    conv = Convolutional("resnet8", 0.25).build(10, (1, 8, 8)).eval()
+    local = LocallyConnected("resnet8", keep_first=1, width=0.25).embed(conv, (1, 8, 8))
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(local(x), conv(x), rtol=0, atol=1e-5)
+
+
+def test_a_missing_an_unfinished_and_another_run_are_refused_by_name(conv, tmp_path):
+    alone = tmp_path / "fc"
+    with pytest.raises(
+        ValueError, match=r"start_from must be a snapshot of a run; there is none up to epoch 1 in .*conv"
+    ):
+        run(alone, larger("fc"))
+    interrupt(tmp_path / "conv", 7, CONV)
+    with pytest.raises(ValueError, match="start_from must be a snapshot of a finished run; finish the run in"):
+        run(alone, larger("fc"))
+    with pytest.raises(TypeError, match="start_from must be an object of type Snapshot; got 3"):
+        dataclasses.replace(CONV, start_from=3)
+    with pytest.raises(ValueError, match="snapshots must be numbers of epochs, at least 0; got -1"):
+        dataclasses.replace(CONV, snapshots=(-1,))
+
+
+def test_the_last_snapshot_up_to_the_epoch_is_taken_in_the_folder_of_the_seed(tmp_path):
+    for epoch in (0, 2, 10):
+        path = tmp_path / f"conv/seed3/epoch-{epoch}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    start = Snapshot("../../conv/seed{seed}", 9)
+    assert start.file(tmp_path / "fc/seed3", 3) == tmp_path / "conv/seed3/epoch-2.safetensors"
