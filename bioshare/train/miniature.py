@@ -132,7 +132,7 @@ REALISM = {
     "lc-ws10-alpha10-keep": _circuit(border="keep"),
 }
 
-SPREADS = (0.01, 0.03, 0.1, 0.3, 0.6)
+SPREADS = (0.01, 0.1, 0.3, 0.6)
 """Parts of the deviations that a sharing leaves, in a curve from lc-ws10, which leaves 0, to lc, which leaves 1."""
 
 CONTROLS = {
