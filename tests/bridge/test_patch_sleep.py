@@ -86,6 +86,16 @@ def test_a_shared_network_is_a_fixed_point_of_every_ideal_sleep(name, mode):
         assert_agree(new, old, atol=1e-13)
 
 
+@nets
+@pytest.mark.parametrize(("alpha", "change"), [(10.0, 2e-3), (50.0, 2e-4)])
+def test_the_rate_circuit_leaves_a_shared_network_as_it_is_up_to_the_bias_of_finite_inhibition(name, alpha, change):
+    model = unshared(name, "copy")
+    before = weights(model)
+    bs.Sleep.rate_circuit(alpha)(model, seed=0)
+    for new, old in zip(weights(model), before, strict=True):
+        assert (new - old).norm() <= change * old.norm()
+
+
 @modes
 def test_equal_tokens_stay_equal_in_every_sleep_without_noise_of_their_own(mode):
     layer = PatchwiseLinear(5, 6, 4).double()
