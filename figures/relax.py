@@ -3,11 +3,15 @@
 ``python -m bioshare table dascoli`` or ``relax`` writes the file. Lines are means over seeds; all panels but
 the second are over the relax time, the epoch of the convolutional network at which the constraints are lifted.
 
-A: accuracy at the end; dashed, the convolutional network, and dotted, a fully connected one from the start (Fig. 3).
+A: accuracy at the end, with the colours of all panels but the second; dashed, the convolutional network, and dotted, a
+   fully connected one from the start (Fig. 3).
 B: accuracy over the epochs after relaxing, fully connected, the darker the earlier the relax time (Fig. 2).
 C: delta at the end, fully connected; and norm of the unshared over the shared weights, all spaces (Fig. 4).
 D: norm of the gradient, and E: largest eigenvalue of the Hessian, at the start and at the end (Fig. 3).
 F: accuracy of the local and of the off-local weights alone (Fig. 5).
+
+A second picture, with "-filters" in the name, has the weights from all pixels to one output of the first layer, right
+after relaxing and at the end, fully connected, seed 0 (Fig. 6; Fig. 7 for the network from random weights).
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ KINDS = {
     "lc": ("locally connected", RUST),
     "lc-matched": ("locally connected, rates x P", AMBER),
     "lc-ws10": ("locally connected, sharing", GREY),
-    "lc-ws10-alpha10": ("locally connected, asleep", "#555555"),
+    "lc-ws10-alpha10": ("locally connected, asleep", "#7fb069"),
 }
 """Titles and colours of the rows by space and variant."""
 
@@ -47,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "relaxed_delta" not in table:
         parser.error(f"file must be of a table of relaxed networks, dascoli or relax; got {args.file}")
     args.to.parent.mkdir(parents=True, exist_ok=True)
-    figure = drawn(table)
-    for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
-        figure.savefig(args.to.with_name(args.to.name + ending), metadata=facts)
-    plt.close(figure)
+    for part, figure in {"": drawn(table), "-filters": filters(table)}.items():
+        for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
+            figure.savefig(args.to.with_name(f"{args.to.name}{part}{ending}"), metadata=facts)
+        plt.close(figure)
 
 
 def relaxed_rows(table: xr.Dataset) -> dict[str, dict[int, str]]:
@@ -103,12 +107,28 @@ def drawn(table: xr.Dataset) -> Figure:
     return figure
 
 
+def filters(table: xr.Dataset) -> Figure:
+    """Draw the logarithm of the weights to one output, a row of pictures for every relax time."""
+    rows = {f"relax time {time}": row for time, row in relaxed_rows(table).get("fc", {}).items()}
+    rows |= {"random weights": "fcn"} if "fcn" in table["row"] else {}
+    figure, axes = plt.subplots(len(rows), 2, figsize=(5, 2.2 * len(rows)), layout="constrained", squeeze=False)
+    for (title, row), pair in zip(rows.items(), axes, strict=True):
+        for ax, when in zip(pair, ("start", "end"), strict=True):
+            weights = table["relaxed_filter"].sel(row=row, when=when).isel(seed=0).values
+            logarithms = np.log(np.where(weights > 0, weights, np.nan))
+            image = ax.imshow(logarithms, cmap="cividis", interpolation="none")
+            figure.colorbar(image, ax=ax)
+            ax.set(xticks=[], yticks=[], title=f"{title}, {when}")
+            ax.grid(False)
+    return figure
+
+
 def curves(ax: Axes, values: xr.DataArray, rows: dict[str, dict[int, str]], note: str = "", style: str = "-") -> None:
-    """Draw a quantity by row over the relax time, a line for every kind of row."""
-    for kind, by_time in rows.items():
+    """Draw a quantity over the relax time, a line for every kind of row; a note is the label of the first line."""
+    for number, (kind, by_time) in enumerate(rows.items()):
         title, color = KINDS[kind]
         known = np.array([float(values.sel(row=row)) for row in by_time.values()])
-        label = f"{title}{note and ', '}{note}"
+        label = title if not note else note if number == 0 else None
         ax.plot([*by_time], known, color=color, linestyle=style, marker="o", markersize=3, label=label)
 
 
