@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.checks import shown, takes
-from bioshare.nn.feedback import backpropagating, check_feedback, connected, degrees, feedback_layers
+from bioshare.nn.feedback import Feedback, backpropagating, check_module, connected, degrees, signal_layers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +29,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class LayerAngles:
-    """Angles of a layer in degrees, and ratios of norms.
+    """Angles of a layer in degrees, and ratios of norms; NaN for those of B in a layer without B.
 
     Attributes:
         name: name of the layer in the model.
@@ -96,7 +97,7 @@ def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleR
     changed.
 
     Args:
-        model: a model with feedback (`with_feedback`), in the mode in which it learns.
+        model: a model with feedback (`with_feedback`, `with_direct_feedback`), in the mode in which it learns.
         x: a batch.
         loss: function of the model's output to a number, such as ``lambda scores: cross_entropy(scores, y)``.
 
@@ -110,13 +111,15 @@ def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleR
         >>> [round(row.signal, 3) for row in report.layers]
         [0.0, 0.0]
     """
-    check_feedback(model)
+    check_module(model)
+    if not signal_layers(model):
+        raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, a batch of inputs; got {shown(x)}")
     if not takes(loss, x):
         raise TypeError(f"loss must be a function of the model's output; got {shown(loss)}")
     model = copy.deepcopy(model)  # a pass in training mode changes statistics
-    layers = feedback_layers(model)
+    layers = signal_layers(model)
     fed, signals = _signals(model, layers, x, loss)
     with backpropagating(model):
         _, gradients = _signals(model, layers, x, loss)
@@ -155,10 +158,16 @@ def _signals(
 
 
 def _measured(name: str, layer: Any, x: Tensor, signal: Tensor, gradient: Tensor) -> LayerAngles:
+    angle, ratio = degrees(signal, gradient), _ratio(signal, gradient)
+    if not isinstance(layer, Feedback):
+        return LayerAngles(name, math.nan, angle, math.nan, math.nan, ratio)
     seen = connected(layer).flatten().nonzero()[:, 0]  # once for both, in the order of a mask
     b, w = (weights.detach().flatten().index_select(0, seen) for weights in (layer.feedback, layer.mirrored()))
     x = x.requires_grad_()
     with torch.enable_grad():
         down, right = layer.sent_down(x, signal)
-    ratios = (float(a.double().norm() / b.double().norm()) for a, b in ((b, w), (signal, gradient)))
-    return LayerAngles(name, degrees(b, w), degrees(signal, gradient), degrees(down, right), *ratios)
+    return LayerAngles(name, degrees(b, w), angle, degrees(down, right), _ratio(b, w), ratio)
+
+
+def _ratio(a: Tensor, b: Tensor) -> float:
+    return float(a.double().norm() / b.double().norm())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bioshare.checks import flag, whole
 from bioshare.nn.feedback import (
     WITH_FEEDBACK,
+    Feedback,
     FeedbackConv2d,
     FeedbackLinear,
     FeedbackLocallyConnected2d,
@@ -34,6 +35,7 @@ class DirectFeedback(nn.Module):
     Attributes:
         sources: layers whose inputs get the signal, through the buffers direct0, direct1, ... (outputs, inputs).
         stops: True if no signal goes down by the weights.
+        backpropagates: True for a backward pass through the weights and no other connection.
         finished: layers whose inputs no later layer needs.
         tapped: input of the layer in the pass, while layers above need it.
     """
@@ -41,10 +43,13 @@ class DirectFeedback(nn.Module):
     sources: list[Any]
     finished: list[Any]
     stops: bool
+    backpropagates: bool
     tapped: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer, and connect the sources."""
+        if self.backpropagates:
+            return super().forward(input)  # pyright: ignore[reportAttributeAccessIssue]
         self.tapped = input
         y = super().forward(input.detach() if self.stops else input)  # pyright: ignore[reportAttributeAccessIssue]
         for number, source in enumerate(self.sources):
@@ -53,6 +58,26 @@ class DirectFeedback(nn.Module):
         for layer in self.finished:
             layer.tapped = None
         return y
+
+    def sent_down(self, x: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """The signals that B and W send to the layer below; the direct connections end in other layers."""
+        sources, self.sources = self.sources, []
+        try:
+            return super().sent_down(x, signal)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            self.sources = sources
+
+    def drop_feedback(self) -> None:
+        """Become the plain layer."""
+        layer: Any = self
+        for number in range(len(self.sources)):
+            delattr(layer, f"direct{number}")
+        del layer.sources, layer.stops, layer.tapped, layer.finished
+        layer.__class__ = next(plain for plain, direct in DIRECT.items() if type(layer) is direct)
+        if isinstance(layer, Feedback):
+            layer.drop_feedback()
+        else:
+            del layer.backpropagates
 
 
 class DirectLinear(DirectFeedback, nn.Linear):
@@ -139,6 +164,7 @@ def with_direct_feedback(
         layer.__class__ = DIRECT[type(layer)]
         last = number == len(layers) - 1
         layer.stops, layer.tapped, layer.sources, layer.finished = not dense, None, [], layers if last else []
+        layer.backpropagates = False
         if dense:
             layer.sources = layers[1:number]
         elif last:

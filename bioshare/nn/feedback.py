@@ -188,7 +188,7 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
 
 
 def without_feedback(model: nn.Module) -> nn.Module:
-    """Copy a model with plain layers in place of layers with feedback; the weights stay, the feedback weights go.
+    """Copy a model with plain layers in place of layers with feedback, direct or not; the weights stay, the rest goes.
 
     Example:
         >>> without_feedback(with_feedback(nn.Linear(4, 3)))
@@ -196,7 +196,7 @@ def without_feedback(model: nn.Module) -> nn.Module:
     """
     check_module(model)
     model = copy.deepcopy(model)
-    for _, layer in feedback_layers(model):
+    for _, layer in signal_layers(model):
         layer.drop_feedback()
     return model
 
@@ -219,8 +219,15 @@ def feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, Feedback)]
 
 
+def signal_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The layers with feedback weights or direct feedback, by name, in the order of ``model.modules()``."""
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, "backpropagates")]
+
+
 def backpropagating(model: nn.Module) -> Any:
     """Let the learning signal go through the weights until the end of the block: gradients are those of the loss.
+
+    Direct feedback (`bioshare.nn.with_direct_feedback`) is silent in the block.
 
     Angles compare with these gradients, and curvature needs them: a field that feedback makes is no gradient.
     """
@@ -230,7 +237,7 @@ def backpropagating(model: nn.Module) -> Any:
 
 @contextmanager
 def _backpropagating(model: nn.Module) -> Iterator[None]:
-    layers = [(layer, layer.backpropagates) for _, layer in feedback_layers(model)]
+    layers = [(layer, layer.backpropagates) for _, layer in signal_layers(model)]
     try:
         for layer, _ in layers:
             layer.backpropagates = True

@@ -1,13 +1,22 @@
 """Direct and dense feedback against signals by hand."""
 
 import copy
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from bioshare.nn import cifar_resnet, to_locally_connected, with_direct_feedback
+from bioshare.nn import (
+    angles,
+    backpropagating,
+    cifar_resnet,
+    to_locally_connected,
+    with_direct_feedback,
+    without_feedback,
+)
+from bioshare.nn.feedback import degrees
 
 
 def seeded(make):
@@ -69,6 +78,36 @@ def test_dense_feedback_sums_the_signals_of_all_layers_above():
         signals[index] = total * (1 - inputs[index + 1] ** 2)
     expected = [g for index in range(4) for g in (signals[index].T @ inputs[index], signals[index].sum(0))]
     assert max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) < 1e-14
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_without_direct_signals_gradients_are_those_of_the_loss(dense):
+    x, model = draw(7, 5), dense_network()
+    expected = gradients(model, x)
+    ours = with_direct_feedback(model, (5,), dense)
+    with backpropagating(ours):
+        found = gradients(ours, x)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not torch.equal(gradients(ours, x)[0], expected[0])
+    plain = without_feedback(ours)
+    assert [type(layer) for layer in plain] == [type(layer) for layer in model]
+    assert plain.state_dict().keys() == model.state_dict().keys()
+    assert all(vars(a).keys() == vars(b).keys() for a, b in zip(plain, model, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(gradients(plain, x), expected, strict=True))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_angles_are_those_of_the_signals_and_the_gradients(dense):
+    x, model = draw(7, 5), dense_network()
+    ours = with_direct_feedback(model, (5,), dense)
+    report = angles(ours, x, lambda y: y.square().sum() / 2)
+    # the gradient with respect to a bias for a batch of one is the signal at the outputs of the layer
+    pairs = [zip(gradients(ours, one)[1::2], gradients(model, one)[1::2], strict=True) for one in x[:, None]]
+    layers = [[torch.stack(parts) for parts in zip(*layer, strict=True)] for layer in zip(*pairs, strict=True)]
+    assert [row.signal for row in report.layers] == pytest.approx([degrees(*layer) for layer in layers], abs=1e-5)
+    assert [row.signal_ratio for row in report.layers] == pytest.approx([float(a.norm() / b.norm()) for a, b in layers])
+    assert all(math.isnan(row.weight) != dense and math.isnan(row.local) != dense for row in report.layers)
+    assert all(layer.tapped is None for layer in ours[::2])
 
 
 @pytest.mark.parametrize("dense", [False, True])
