@@ -1,7 +1,7 @@
 """Phases that keep feedback weights B in a relation to the weights W, and that keep signs or norms of W.
 
-Each is due after every step of the optimiser: ``Every(1, SignSymmetry())``, in the order FixedNorms, FixedSigns,
-SignSymmetry or KolenPollack.
+Each is due after every step of the optimiser: ``Every(1, SignSymmetry())``, in the order FixedSigns, FixedNorms,
+SignSymmetry or KolenPollack: a scale keeps signs, but weights whose signs are put back change the norm.
 """
 
 from __future__ import annotations
@@ -195,8 +195,15 @@ class FixedNorms(FeedbackPhase):
     """
 
     def prepare(self, model: nn.Module) -> None:
-        """Store the norms of the weights in buffers of the layers."""
+        """Store the norms of the weights in buffers of the layers.
+
+        Raises:
+            ValueError: all weights of a layer are 0, and would stay 0.
+        """
         check_feedback(model)
+        for name, layer in feedback_layers(model):
+            if not layer.weight.any():
+                raise ValueError(f"layer {name!r} must have weights other than 0: with the norm 0 it would never learn")
         for _, layer in feedback_layers(model):
             layer.register_buffer("initial_norm", layer.weight.detach().norm())
 

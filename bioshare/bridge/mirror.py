@@ -79,9 +79,13 @@ class Mirror(Phase):
         B <- (1 - L) B + rate mean((y - mean(y)) x^T)
 
     with the mean over all inputs at which a weight sees no padding. For x of variance sigma^2 the expectation of B in
-    the end is rate sigma^2 E[phi'] / L times W; E[phi'] is 1 / 2 for a ReLU and 1 for linear neurons. A B of the first
-    layer would have no effect, and stays. With `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation
-    are mirrored together, with the mean and beta of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
+    the end is rate sigma^2 E[phi'] / L times W; E[phi'] is 1 / 2 for a ReLU and 1 for linear neurons. The B of the
+    first layer in ``model.modules()``, which is taken as the layer of the inputs, would have no effect, and stays. With
+    `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation are mirrored together, with the mean and beta
+    of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
+
+    A convolution sees noise of the size of its kernel, at a single position: ``samples`` inputs, not images whose
+    positions all count. Its angle is that of `bioshare.theory.mirror_angle`, or 0 for designed noise.
 
     Args:
         rate: learning rate.
@@ -95,7 +99,7 @@ class Mirror(Phase):
         activation: phi, "relu" or "linear".
         centred: subtract the mean activity of every neuron over the inputs.
         updates: number of updates, each with new noise.
-        rescale: scale B to the norm of W in the end, as synaptic scaling would.
+        rescale: scale B to the norm of W in the end, as synaptic scaling would; a B of 0 stays.
         first_updates: number of updates before the first step of a training run (`prepare`).
 
     Raises:
@@ -216,7 +220,8 @@ class Mirror(Phase):
                 for _ in range(self.updates):
                     layer.feedback.mul_(1 - self.forgetting).add_(self._correlation(layer, generator), alpha=self.rate)
                 if self.rescale:
-                    layer.feedback.mul_(_compared(layer)[1] ** -1)
+                    b, w = (weights.norm() for weights in _seen(layer))
+                    layer.feedback.mul_(torch.where(b > 0, w / b, 1).to(layer.feedback))
 
     def _correlation(self, layer: Feedback, generator: torch.Generator) -> Tensor:
         """The mean of (y - mean(y)) x^T for every weight, 0 for a weight that sees nothing but padding."""
@@ -282,8 +287,13 @@ def _hebbian(layer: Feedback, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.autograd.grad(z, weight, y)[0]
 
 
+def _seen(layer: Feedback) -> tuple[Tensor, Tensor]:
+    """B and W in float64, over connected weights."""
+    seen = connected(layer) > 0
+    return layer.feedback[seen].double(), layer.mirrored()[seen].double()
+
+
 def _compared(layer: Feedback) -> tuple[float, float]:
     """The angle between B and W in degrees, and the norm of B over the norm of W, over connected weights."""
-    seen = connected(layer) > 0
-    b, w = layer.feedback[seen].double(), layer.mirrored()[seen].double()
+    b, w = _seen(layer)
     return degrees(b, w), float(b.norm() / w.norm())

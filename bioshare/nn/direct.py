@@ -73,7 +73,7 @@ class DirectFeedback(nn.Module):
         for number in range(len(self.sources)):
             delattr(layer, f"direct{number}")
         del layer.sources, layer.stops, layer.tapped, layer.finished
-        layer.__class__ = next(plain for plain, direct in DIRECT.items() if type(layer) is direct)
+        layer.__class__ = next(plain for plain, direct in DIRECT.items() if type(self) is direct)
         if isinstance(layer, Feedback):
             layer.drop_feedback()
         else:

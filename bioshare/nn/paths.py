@@ -84,7 +84,8 @@ class ConvolutionalProduct:
 class TwoPaths(torch.autograd.Function):
     """y = op(x, W) with dx through the feedback weights B, and dW from a signal with noise.
 
-    The noise is independent for every element of dy, N(0, (noise std(dy))^2), and is not passed on.
+    The noise is independent for every element of dy, N(0, (noise std(dy))^2), and is not passed on. A single number has
+    the standard deviation 0.
     """
 
     generate_vmap_rule = True
@@ -104,7 +105,7 @@ class TwoPaths(torch.autograd.Function):
         by_x, by_weight, *_ = ctx.needs_input_grad
         dx = ctx.product.input_gradient(dy, feedback, x) if by_x else None
         if by_weight and ctx.noise:
-            dy = dy + ctx.noise * dy.std() * torch.randn_like(dy)
+            dy = dy + ctx.noise * dy.std(correction=min(1, dy.numel() - 1)) * torch.randn_like(dy)
         dw = ctx.product.weight_gradient(x, dy, feedback) if by_weight else None
         return dx, dw, None, None, None
 

@@ -164,6 +164,28 @@ def test_norms_stay_and_weights_move():
         FixedNorms()(network())
 
 
+def test_weights_of_zero_have_no_norm_to_keep():
+    model = with_feedback(nn.Linear(3, 2))
+    nn.init.zeros_(model.weight)
+    with pytest.raises(ValueError, match="layer '' must have weights other than 0"):
+        FixedNorms().prepare(model)
+
+
+def test_signs_before_norms_keep_both():
+    model = network()
+    FixedNorms().prepare(model)
+    SignSymmetry()(model)
+    signs, norms = ([f(layer.weight.detach()) for _, layer in feedback_layers(model)] for f in (torch.sign, torch.norm))
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    for step in range(10):
+        learn(model, optimizer, step)
+        for phase in (FixedSigns(), FixedNorms(), SignSymmetry()):
+            phase(model)
+    for (_, layer), sign, norm in zip(feedback_layers(model), signs, norms, strict=True):
+        assert torch.equal(layer.weight.sign(), sign)
+        assert float(layer.weight.detach().norm()) == pytest.approx(float(norm), rel=1e-12)
+
+
 @pytest.mark.parametrize("phase", [SignSymmetry(), FixedSigns(), FixedNorms(), KolenPollack()])
 def test_a_model_without_feedback_is_refused(phase):
     with pytest.raises(ValueError, match="model must have feedback weights"):

@@ -227,6 +227,14 @@ def test_rescaled_feedback_has_the_norm_of_the_weights():
     assert report.layers[0].ratio == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("start", ["zeros", "fan-out"])
+def test_rescaled_feedback_of_weights_of_zero_is_zero(start):
+    layer = with_feedback(nn.utils.skip_init(nn.Linear, 4, 3), start)
+    nn.init.zeros_(layer.weight)
+    Mirror(rescale=True).change(layer)
+    assert not layer.feedback.any()
+
+
 def test_bad_arguments_are_refused():
     for options, message in (
         ({"rate": 0}, "rate must be a positive number; got 0"),

@@ -223,6 +223,12 @@ def test_noise_turns_the_gradient_of_every_layer_by_the_same_angle():
         assert abs(float(cosine.acos().rad2deg()) - 45) < 1
 
 
+def test_a_signal_of_one_number_has_no_noise():
+    model = with_feedback(seeded(lambda: nn.Linear(3, 1)), noise=1.0)
+    model(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+    assert torch.equal(model.weight.grad, torch.ones(1, 3, dtype=torch.float64))
+
+
 def test_draws_have_the_variance_of_one_over_the_fan_out():
     model = nn.Sequential(
         nn.Conv2d(8, 64, 5, groups=2), nn.Linear(512, 256), LocallyConnected2d(4, 32, 3, input_size=10)
