@@ -78,11 +78,11 @@ class Mirror(Phase):
 
         B <- (1 - L) B + rate mean((y - mean(y)) x^T)
 
-    with the mean over all inputs at which a weight sees no padding. For x of variance sigma^2 the expectation of B in
-    the end is rate sigma^2 E[phi'] / L times W; E[phi'] is 1 / 2 for a ReLU and 1 for linear neurons. The B of the
-    first layer in ``model.modules()``, which is taken as the layer of the inputs, would have no effect, and stays. With
-    `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation are mirrored together, with the mean and beta
-    of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
+    with the mean over all inputs at which a weight sees no padding; a weight that sees nothing else stays. For x of
+    variance sigma^2 the expectation of B in the end is rate sigma^2 E[phi'] / L times W; E[phi'] is 1 / 2 for a ReLU
+    and 1 for linear neurons. The B of the first layer in ``model.modules()``, which is taken as the layer of the
+    inputs, would have no effect, and stays. With `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation
+    are mirrored together, with the mean and beta of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
 
     A convolution sees noise of the size of its kernel, at a single position: ``samples`` inputs, not images whose
     positions all count. Its angle is that of `bioshare.theory.mirror_angle`, or 0 for designed noise.
@@ -217,14 +217,17 @@ class Mirror(Phase):
         for number, (_, layer) in enumerate(mirrored_layers(model)):
             with torch.autocast(layer.weight.device.type, enabled=False):
                 generator = torch.Generator(layer.weight.device).manual_seed(derived(seed, number) % 2**63)
+                counts = connected(layer)
                 for _ in range(self.updates):
-                    layer.feedback.mul_(1 - self.forgetting).add_(self._correlation(layer, generator), alpha=self.rate)
+                    hebbian = self._correlation(layer, counts, generator)
+                    learned = (layer.feedback * (1 - self.forgetting)).add_(hebbian, alpha=self.rate)
+                    layer.feedback.copy_(learned.where(counts > 0, layer.feedback))
                 if self.rescale:
                     b, w = (weights.norm() for weights in _seen(layer))
                     layer.feedback.mul_(torch.where(b > 0, w / b, 1).to(layer.feedback))
 
-    def _correlation(self, layer: Feedback, generator: torch.Generator) -> Tensor:
-        """The mean of (y - mean(y)) x^T for every weight, 0 for a weight that sees nothing but padding."""
+    def _correlation(self, layer: Feedback, counts: Tensor, generator: torch.Generator) -> Tensor:
+        """The mean of (y - mean(y)) x^T for every weight, at the number of positions that it is `connected` to."""
         weight = layer.mirrored().requires_grad_()
         total, number = torch.zeros_like(weight), 0
         x_sum, y_sum = (weight.new_zeros(()) for _ in range(2))
@@ -236,7 +239,7 @@ class Mirror(Phase):
             x_sum, y_sum, number = x_sum + x.sum(0, keepdim=True), y_sum + y.sum(0, keepdim=True), number + len(x)
         if self.centred:
             total -= _hebbian(layer, weight, x_sum, y_sum / number)
-        return total / (number * connected(layer)).clamp(min=1)
+        return total / (number * counts).clamp(min=1)
 
     def _inputs(self, layer: Feedback, generator: torch.Generator) -> Iterator[Tensor]:
         """The noise of an update, (batch, *input_shape) at a time."""

@@ -105,7 +105,7 @@ def test_an_update_equals_a_plain_loop(kernel, stride, padding, groups, activati
     layer = with_feedback(layer, "zeros")
     mirror = Mirror(activation=activation, samples=300, rate=1.0, decay=1.0)
     images = torch.cat(list(mirror._inputs(layer, torch.Generator().manual_seed(0))))
-    found = mirror._correlation(layer, torch.Generator().manual_seed(0))
+    found = mirror._correlation(layer, connected(layer), torch.Generator().manual_seed(0))
     torch.testing.assert_close(found, by_hand(layer, images, activation), rtol=0, atol=1e-12)
 
 
@@ -217,7 +217,7 @@ def test_noise_in_parts_is_the_noise_of_one_update():
     assert x.shape == (700, 5)
     y = (x @ layer.weight.detach().T).relu()
     expected = (y - y.mean(0)).T @ x / 700
-    found = Mirror(samples=700)._correlation(layer, torch.Generator().manual_seed(2))
+    found = Mirror(samples=700)._correlation(layer, connected(layer), torch.Generator().manual_seed(2))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
@@ -255,6 +255,6 @@ def test_a_grid_of_one_sign_mirrors_the_positive_weights_alone(monkeypatch):
     """Without inputs of the other sign, and without a baseline, a rectified neuron is silent at negative weights."""
     layer, k = dense(12, outputs=6), 12
     monkeypatch.setattr(Mirror, "_inputs", lambda *_: iter([torch.eye(k, dtype=torch.float64)]))
-    found = k * Mirror(noise="grid", centred=False)._correlation(layer, torch.Generator())
+    found = k * Mirror(noise="grid", centred=False)._correlation(layer, connected(layer), torch.Generator())
     assert (found - layer.weight.detach().clamp(min=0)).abs().max() < 1e-14
     assert (layer.weight < 0).any()

@@ -12,7 +12,7 @@ from torch import nn
 from bioshare import InstantSharing, KolenPollack, Mirror, Sleep
 from bioshare.bridge import HebbianSharing, modules
 from bioshare.nn import LocallyConnected2d, with_feedback
-from bioshare.nn.feedback import degrees
+from bioshare.nn.feedback import connected, degrees
 
 normal = lambda presentations, inputs, rng: rng.standard_normal((presentations, inputs))
 
@@ -122,6 +122,21 @@ def test_sharing_divides_the_noise_of_the_mirror_by_the_size_of_the_group():
     alone, together = (np.mean(tangents[shared]) for shared in (False, True))
     assert alone == pytest.approx(((2 - 2 / math.pi) * 20 - 1) / 256, rel=0.1)
     assert alone / together == pytest.approx(16, rel=0.15)
+
+
+def test_weights_that_see_padding_alone_follow_their_group_night_by_night():
+    """A mirror leaves their B as the group's mean was, so that in the end the mean is that of W."""
+    layer = made(size=12)
+    InstantSharing()(layer)
+    unseen = connected(layer) == 0
+    angles = []
+    for seed in range(6):
+        before = layer.feedback[unseen]
+        angles.append(Mirror(samples=256, updates=100)(layer, seed=seed).layers[0].angle)
+        assert torch.equal(layer.feedback[unseen], before)
+        InstantSharing(feedback=True)(layer)
+    shared = degrees(layer.feedback[~unseen], layer.weight[~unseen])
+    assert shared == pytest.approx(np.mean(angles) / 4, rel=0.15)  # tan^2 falls by 1 / 16
 
 
 def test_feedback_without_feedback_weights_is_refused():
