@@ -54,14 +54,15 @@ def to_locally_connected(
         input_size: (channels, rows, columns) of one input, or (channels, length) of a sequence.
         init: "independent" draws a new kernel at every position from torch's default generator; "copy" puts
             the convolution's kernel at every position, for a copy with the same function.
-        keep_first: number of convolutions (with ``linear`` of all layers to replace) to keep, in the order of
+        keep_first: number of convolutions (with ``linear`` of convolutions and linear layers) to keep, in the order of
             ``model.modules()`` (1 for the paper's networks with a convolutional first layer).
         layout: order of the weights in memory: "contiguous" for every PyTorch tool, or "channels_last" for speed, see
             `LocallyConnected2d`.
         linear: True to replace every `torch.nn.Linear` that sees tokens (batch, N, D) by a `PatchwiseLinear`, too. A
             linear layer that sees (batch, D), as a classifier does, stays, and so do position embeddings.
         class_tokens: number of tokens before those of patches, as the class token of a vision transformer. Each keeps a
-            matrix that it shares with no other token.
+            matrix that it shares with no other token. A linear layer that sees so many tokens fewer than another, as
+            a linear patch embedding does, comes before the class tokens and has none.
 
     Returns:
         The locally connected copy, with copies of all other layers and their parameters; a layer in two places of
@@ -180,14 +181,18 @@ def _without_data(
     for size in input_size:
         whole("input_size", size, expected, at_least=1)
     sizes = input_sizes(model, convs, input_size) if convs else {}
+    linears = ((label, conv) for label, conv in convs.items() if isinstance(conv, nn.Linear))
+    tokens_of = {label: tokens_seen(label, layer, sizes[label]) for label, layer in linears}
+    patches = max(tokens_of.values(), default=0) - class_tokens
     layers: Layers = {}
     for label, conv in convs.items():
         if not isinstance(conv, nn.Linear):
             kind = partial(COUNTERPARTS[type(conv)], input_size=sizes[label], layout=layout)
             layers[label] = _counterpart(kind, conv)
-        elif tokens := tokens_seen(label, conv, sizes[label]):
+        elif tokens := tokens_of[label]:
             shape = tokens, conv.in_features, conv.out_features, conv.bias is not None
-            new = PatchwiseLinear(*shape, class_tokens, device="meta", dtype=conv.weight.dtype)
+            own = 0 if tokens == patches else class_tokens  # patches alone: a layer before the class tokens
+            new = PatchwiseLinear(*shape, own, device="meta", dtype=conv.weight.dtype)
             layers[label] = _like(new, conv)
     return {label: convs[label] for label in layers}, layers
 

@@ -6,7 +6,6 @@ Every matrix is in a layer, so that `bioshare.nn.to_locally_connected` with ``li
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from bioshare.checks import flag, shown, whole
@@ -39,10 +38,10 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (batch, N, D) to tokens (batch, N, D)."""
         # one head: (batch, heads, N, D / heads)
-        q, k, v = (rearrange(f(x), "b n (h d) -> b h n d", h=self.heads) for f in (self.query, self.key, self.value))
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
         # softmax(q k^T / sqrt(D / heads)) v
         attended = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.project(rearrange(attended, "b h n d -> b n (h d)"))
+        return self.project(attended.transpose(1, 2).flatten(2))  # heads next to each other: (batch, N, D)
 
 
 class _MLP(nn.Sequential):
@@ -88,6 +87,8 @@ class PatchNetwork(nn.Module):
     """Base of `VisionTransformer` and `MLPMixer`: patches, blocks, a norm, the mean over tokens, a classifier.
 
     Attributes:
+        input_size: (channels, rows, columns) of an image.
+        tokens: number of patches.
         embed: a convolution with kernel and stride of the size of a patch.
         blocks: the blocks, from input to output.
         norm, classifier: the last layers; the classifier is shared by construction, since it sees one vector.
@@ -103,6 +104,7 @@ class PatchNetwork(nn.Module):
         num_classes = whole("num_classes", num_classes, "a number of classes", at_least=1)
         if any(side % patch for side in sides):
             raise ValueError(f"patch must divide the rows and columns of input_size={tuple(input_size)}; got {patch}")
+        self.input_size: tuple[int, ...] = channels, *sides
         self.tokens = sides[0] // patch * (sides[1] // patch)
         self.embed = nn.Conv2d(channels, features, patch, patch)
         self.blocks = nn.Sequential()
@@ -110,11 +112,28 @@ class PatchNetwork(nn.Module):
 
     def embedded(self, x: Tensor) -> Tensor:
         """Return the tokens (batch, N, D) of the first block for images (batch, channels, rows, columns)."""
-        return self.embed(x).flatten(2).mT
+        return self.embed(checked_images(x, self.input_size)).flatten(2).mT
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (batch, channels, rows, columns) to scores (batch, num_classes)."""
+        """Map images (batch, channels, rows, columns) to scores (batch, num_classes).
+
+        Raises:
+            ValueError: the images have another size than ``input_size``.
+        """
         return self.classifier(self.norm(self.blocks(self.embedded(x))).mean(1))
+
+
+@torch.fx.wrap  # a single step in the graphs of torch.fx, since a tracer has no sizes to check
+def checked_images(x: Tensor, input_size: tuple[int, ...]) -> Tensor:
+    """Return images (batch, channels, rows, columns) after a check of their size."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor; got {type(x).__name__}")
+    if x.ndim != 4 or tuple(x.shape[1:]) != input_size:
+        raise ValueError(
+            f"x must have the shape (batch, {', '.join(map(str, input_size))}), the input_size of this network of "
+            f"patches; got {tuple(x.shape)}"
+        )
+    return x
 
 
 class VisionTransformer(PatchNetwork):
@@ -158,7 +177,7 @@ class VisionTransformer(PatchNetwork):
         """Return the tokens (batch, N, D) of the first block, the class token first."""
         tokens = super().embedded(x)
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         return tokens + self.position
 
     def forward(self, x: Tensor) -> Tensor:

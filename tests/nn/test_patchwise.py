@@ -125,6 +125,26 @@ def test_class_tokens_are_tokens_of_every_layer():
     assert {(layer.input_size[0], layer.class_tokens) for layer in layers} == {(13, 1)}
 
 
+class LinearEmbedding(nn.Module):
+    """A transformer's start with a linear layer in place of the convolution, and a class token after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.token = nn.Linear(12, 6), nn.Parameter(torch.zeros(1, 1, 6))
+        self.block, self.classifier = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        tokens = self.embed(x)
+        return self.classifier(self.block(torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1))[:, 0])
+
+
+def test_a_linear_embedding_has_no_class_token():
+    own = to_locally_connected(LinearEmbedding(), (4, 12), linear=True, class_tokens=1)
+    assert (own.embed.input_size[0], own.embed.class_tokens) == (4, 0)
+    assert (own.block.input_size[0], own.block.class_tokens) == (5, 1)
+    assert type(own.classifier) is nn.Linear
+
+
 def test_independent_matrices_start_as_linear_layers_do():
     torch.manual_seed(0)
     model = nn.Linear(64, 32)
@@ -193,3 +213,22 @@ def test_state_goes_into_a_copy_and_the_compiled_step_is_the_same():
     assert torch.equal(other(x), layer(x))
     graph = torch.fx.symbolic_trace(nn.Sequential(layer, nn.ReLU()))
     assert torch.equal(graph(x), layer(x).relu())
+
+
+@nets
+def test_graphs_of_pytorch_hold_the_networks_for_every_batch(name):
+    torch.manual_seed(0)
+    shared = NETS[name]()
+    for model in (shared, converted(shared)):
+        x = torch.randn(5, *IMAGE, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+        program = torch.export.export(model, (x[:3],), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+        torch.testing.assert_close(program.module()(x), model(x))
+
+
+@nets
+@pytest.mark.parametrize("size", [(3, 2, 6, 8), (3, 2, 9, 7), (3, 1, 8, 6), (2, 8, 6)], ids=str)
+def test_images_of_another_size_are_refused(name, size):
+    """Also of a size with as many whole patches, which would compute something."""
+    with pytest.raises(ValueError, match=r"must have the shape \(batch, 2, 8, 6\).*got \(" + str(size[0])):
+        NETS[name]()(torch.ones(size))
