@@ -38,6 +38,11 @@ class Relay:
     block: softmax attention over equal tokens returns the value vector, so the projection sees the activity of the
     value layer. Layers named "query" or "key", whose activity sets the weights of an attention only, relay nothing.
 
+    These rules know numbers of channels and names alone. A single layer for queries, keys and values has too many
+    channels to relay to a projection, which sees the activity of an earlier layer. Token mixing makes equal tokens
+    different, so that a Mixer's layers relay past each other; with as many tokens as features they would relay to
+    each other what they can't see. Take drawn patterns for such networks.
+
     Args:
         stimulus: source of drawn patterns.
         presentations: number of patterns of every layer.

@@ -58,7 +58,8 @@ class UnsharedPatches(SharedPatches):
     Further attributes are those of `SharedPatches`.
 
     Attributes:
-        start: weights before training, "independent" for every token, or the "copy" of a shared network's.
+        start: weights before training, "independent" for every token, or the "copy" of a shared network's. Independent
+            patch embeddings start as a `bioshare.nn.LocallyConnected2d`, smaller than a convolution and without offset.
     """
 
     start: Literal["independent", "copy"] = "independent"
