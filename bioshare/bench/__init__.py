@@ -20,6 +20,7 @@ BENCHES = {
     "floor": "the least time of a training step on this machine, from bytes and operations, beside the time it takes",
     "bridge": "one sleep of whole networks in every form, against a training step and direct averaging",
     "patches": "a training step of layers and networks with a matrix for every token, against shared ones",
+    "full": "layers as convolutions, locally and fully connected, against the floors of time and memory",
     "feedback": "a training step with feedback weights, and a night of a mirror, against a plain training step",
 }
 
