@@ -21,7 +21,7 @@ BENCHES = {
     "bridge": "one sleep of whole networks in every form, against a training step and direct averaging",
     "patches": "a training step of layers and networks with a matrix for every token, against shared ones",
     "full": "layers as convolutions, locally and fully connected, against the floors of time and memory",
-    "feedback": "a training step with feedback weights, and a night of a mirror, against a plain training step",
+    "feedback": "a training step with feedback weights, and a mirror, against a plain training step",
 }
 
 

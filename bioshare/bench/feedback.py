@@ -1,4 +1,4 @@
-"""Training steps and nights of a mirror, with feedback weights and without: ``python -m bioshare bench feedback``."""
+"""Training steps with feedback weights and without, and mirrors: ``python -m bioshare bench feedback``."""
 
 from __future__ import annotations
 

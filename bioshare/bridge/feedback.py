@@ -115,11 +115,16 @@ class KolenPollack(FeedbackPhase):
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Change all feedback weights after a step of the optimiser, once for every step.
 
+        The rate is that of the step: a scheduler has its turn afterwards. A layer whose weights do not learn
+        (``requires_grad=False``) keeps its feedback weights.
+
         Raises:
             ValueError: there is no optimiser, or one without a number d.
         """
         groups = _groups(optimizer)
         for name, layer in feedback_layers(model):
+            if not layer.weight.requires_grad:
+                continue
             group = groups.get(layer.weight)
             if group is None:
                 raise ValueError(

@@ -128,6 +128,19 @@ def test_kolen_pollack_refuses_what_has_no_common_decay():
     assert float(model[0].remaining[0]) == pytest.approx(1 - 1e-4)
 
 
+def test_kolen_pollack_leaves_layers_that_do_not_learn():
+    model = network()
+    frozen = model[0]
+    frozen.weight.requires_grad_(False)
+    KolenPollack().prepare(model)
+    before = frozen.feedback.clone()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1, weight_decay=0.5)
+    learn(model, optimizer, 0)
+    KolenPollack()(model, optimizer=optimizer)
+    assert torch.equal(frozen.feedback, before)
+    assert [float(layer.remaining[0]) for _, layer in feedback_layers(model)] == [1.0, 0.95, 0.95]
+
+
 def test_no_sign_changes_while_signs_are_fixed():
     model = network()
     SignSymmetry()(model)

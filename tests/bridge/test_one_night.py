@@ -124,7 +124,7 @@ def test_sharing_divides_the_noise_of_the_mirror_by_the_size_of_the_group():
     assert alone / together == pytest.approx(16, rel=0.15)
 
 
-def test_weights_that_see_padding_alone_follow_their_group_night_by_night():
+def test_weights_that_see_padding_alone_follow_their_group():
     """A mirror leaves their B as the group's mean was, so that in the end the mean is that of W."""
     layer = made(size=12)
     InstantSharing()(layer)
