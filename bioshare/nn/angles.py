@@ -106,7 +106,7 @@ def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleR
 
     Example:
         >>> from bioshare.nn import with_feedback
-        >>> model = with_feedback(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "weights")
+        >>> model = with_feedback(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), "weights")
         >>> report = angles(model, torch.ones(2, 4), lambda y: y.square().sum())
         >>> [round(row.signal, 3) for row in report.layers]
         [0.0, 0.0]
