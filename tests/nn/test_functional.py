@@ -45,7 +45,7 @@ def device(request):
         getattr(functional, name).register_kernel("cpu")(getattr(batched, name))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     output_size=pair(1, 4),
     kernel_size=pair(1, 3),
@@ -92,7 +92,7 @@ GEOMETRIES = [
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_first_and_second_derivatives(device, geometry):
-    x = draw(1, 2, 4, 3)
+    x = draw(1, 2, 3, 2)
     y = nn.functional.conv2d(
         nn.functional.pad(x, geometry[1]), draw(2, 2 // geometry[3], 2, 2), None, geometry[0], 0, *geometry[2:]
     )
@@ -138,11 +138,11 @@ FULL, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
     ("dtype", "weights"),
     [(FULL, FULL), (HALF, HALF), (BRAIN, BRAIN), (HALF, FULL), (BRAIN, FULL)],
 )
-@pytest.mark.parametrize("groups", [1, 14, 28])
-def test_products_and_gradients_are_rounded_once(device, dtype, weights, groups):
+@pytest.mark.parametrize(("channels", "groups"), [(28, 1), (10, 5), (5, 5)])
+def test_products_and_gradients_are_rounded_once(device, dtype, weights, channels, groups):
     """Up to 256 terms in float32, rounded at the end: to the type of x, or for the weights' gradient to theirs."""
-    layer = LocallyConnected2d(28, 28, 3, padding=1, groups=groups, input_size=4).to(device, weights)
-    x = draw(4, 28, 4, 4).to(device, dtype).requires_grad_()
+    layer = LocallyConnected2d(channels, channels, 3, padding=1, groups=groups, input_size=3).to(device, weights)
+    x = draw(4, channels, 3, 3).to(device, dtype).requires_grad_()
     with torch.autocast(device, dtype) if weights != dtype else nullcontext():
         y = layer(x)
     cotangent = draw(*y.shape).to(device, dtype)
