@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -17,14 +16,8 @@ INPUTS = [27, 144, 144, 144, 16, 288, 288, 32, 576, 64]
 
 
 @pytest.fixture(scope="module")
-def angles():
-    """The script; its style ends with the tests."""
-    with plt.rc_context(), pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "figures")
-        import angles  # pyright: ignore[reportMissingImports]
-
-        yield angles
-        plt.close("all")
+def angles(figure_script):
+    return figure_script("angles")
 
 
 def store(path, table, rows, script):

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -15,13 +14,8 @@ ROWS = ["conv", "fcn", "fc-3", "fc-0", "lc-3", "lc-3-ws10", "fc-10"]
 
 
 @pytest.fixture(scope="module")
-def figure_script():
-    with plt.rc_context(), pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "figures")
-        import relax  # pyright: ignore[reportMissingImports]
-
-        yield relax
-        plt.close("all")
+def relax(figure_script):
+    return figure_script("relax")
 
 
 @pytest.fixture
@@ -41,13 +35,13 @@ def table():
     return xr.Dataset({"top1": (("row", "seed", "epoch"), top1)} | values, axes, {"table": "relax"})
 
 
-def test_rows_are_sorted_by_relax_time_and_missing_rows_left_out(figure_script, table):
+def test_rows_are_sorted_by_relax_time_and_missing_rows_left_out(relax, table):
     expected = {"fc": {0: "fc-0", 3: "fc-3"}, "lc": {3: "lc-3"}, "lc-ws10": {3: "lc-3-ws10"}}
-    assert figure_script.relaxed_rows(table) == expected
+    assert relax.relaxed_rows(table) == expected
 
 
-def test_the_panels_show_means_over_seeds_of_the_last_epoch(figure_script, table):
-    axes = figure_script.drawn(table).axes
+def test_the_panels_show_means_over_seeds_of_the_last_epoch(relax, table):
+    axes = relax.drawn(table).axes
     lines = {line.get_label(): line.get_ydata() for line in axes[0].get_lines()}
     assert list(lines["fully connected"]) == [73.0, 72.0]  # relax times 0 and 3
     assert [line[0] for line in map(list, list(lines.values())[-2:])] == [70.0, 61.0]  # conv, and fcn after one epoch
@@ -56,12 +50,12 @@ def test_the_panels_show_means_over_seeds_of_the_last_epoch(figure_script, table
     assert list(starts["end"]) == [5.0, 4.0]
 
 
-def test_the_command_writes_both_pictures_and_refuses_another_table(figure_script, table, tmp_path, capsys):
+def test_the_command_writes_both_pictures_and_refuses_another_table(relax, table, tmp_path, capsys):
     write_result(tmp_path / "relax.nc", table)
-    figure_script.main([str(tmp_path / "relax.nc"), "--to", str(tmp_path / "out/picture")])
+    relax.main([str(tmp_path / "relax.nc"), "--to", str(tmp_path / "out/picture")])
     names = [f"picture{part}.{ending}" for part in ("-filters", "") for ending in ("png", "svg")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     write_result(tmp_path / "small.nc", table[["top1"]])
     with pytest.raises(SystemExit):
-        figure_script.main([str(tmp_path / "small.nc")])
+        relax.main([str(tmp_path / "small.nc")])
     assert "must be of a table of relaxed networks" in capsys.readouterr().err

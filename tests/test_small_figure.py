@@ -22,17 +22,8 @@ MISSING = np.nan
 
 
 @pytest.fixture(scope="module")
-def figures():
-    """The scripts; their style ends with the tests."""
-    with plt.rc_context(), pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "figures")
-        import column  # pyright: ignore[reportMissingImports]
-        import forest  # pyright: ignore[reportMissingImports]
-        import small  # pyright: ignore[reportMissingImports]
-        import studies  # pyright: ignore[reportMissingImports]
-
-        yield SimpleNamespace(column=column, forest=forest, small=small, studies=studies)
-        plt.close("all")
+def figures(figure_script):
+    return SimpleNamespace(**{name: figure_script(name) for name in ("column", "forest", "small", "studies")})
 
 
 def store(path, table, accuracies, epochs=2):

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -45,7 +45,6 @@ def device(request):
         getattr(functional, name).register_kernel("cpu")(getattr(batched, name))
 
 
-@settings(max_examples=25)
 @given(
     output_size=pair(1, 4),
     kernel_size=pair(1, 3),
