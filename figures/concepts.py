@@ -1,4 +1,4 @@
-"""The four drawings of the documentation: lateral circuit, modules of a layer, training cycle, and the two sleeps.
+"""The drawings of the documentation: lateral circuit, modules of a layer, tokens, training cycle and two sleeps.
 
 The curve of the cycle is the lower panel of Fig. 3, from the data of fig3.py. All drawings are legible on a phone.
 """
@@ -30,6 +30,8 @@ TWINS, OTHER = ((1, 0), (4, 3)), (0, 5)
 """Row and column of neurons: two of the same module, and a third of another module."""
 SILENT = "0.72"
 """Grey of cells and synapses without a signal."""
+CELL = 0.5
+"""Side of an entry of a table in the units of a drawing."""
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     plt.rcParams["font.size"] = 10
     save_figure(circuit(), args.out / "circuit")
     save_figure(modules(), args.out / "modules")
+    save_figure(tokens(), args.out / "tokens")
     save_figure(two_nights(), args.out / "two_nights")
     save_figure(cycle(xr.load_dataset(HERE / "fig3.nc", engine="h5netcdf")), args.out / "cycle")
 
@@ -96,6 +99,61 @@ def modules() -> Figure:
         axes.set_anchor("N")
         axes.set_title(title)
     return figure
+
+
+def tokens() -> Figure:
+    """A matrix for every token, a matrix for every feature, and equal tokens in attention and in token mixing."""
+    figure, (above, middle, below) = plt.subplots(3, 1, figsize=(WIDTH, 8.6), height_ratios=(7.2, 7.2, 4.4))
+    equal_tokens, equal_features = np.tile([0.3, 0.9, 0.0, 0.6], (3, 1)), np.tile([[0.9], [0.1], [0.5]], (1, 4))
+    sharing_group(above, "a matrix for every token", "token", equal_tokens)
+    sharing_group(middle, "token mixing: a matrix for every feature", "feature", equal_features)
+    blank(below, 10, 4.4)
+    below.text(0, 4.1, "equal tokens, one layer on", weight="bold", va="center")
+    random = np.random.default_rng(3)
+    query, key, value, mixing = (random.normal(size=(size, size)) for size in (4, 4, 4, 3))
+    scores = np.exp(equal_tokens @ query @ (equal_tokens @ key).T)
+    attended = scores / scores.sum(axis=1, keepdims=True) @ equal_tokens @ value  # Softmax(Q K^T) V
+    table(below, (0.1, 1.1), equal_tokens)
+    for y, values, text in ((2.2, attended, "attention"), (0.1, mixing @ equal_tokens, "token mixing")):
+        arrow(below, (2.4, 1.1 + 1.5 * CELL), (7.6, y + 1.5 * CELL), "-|>", NAVY)
+        table(below, (7.8, y), (values - values.min()) / np.ptp(values))
+        below.text(5, y + 1.5 * CELL, text, ha="center", va="center", bbox=PAPER)
+    return figure
+
+
+def sharing_group(axes: Axes, title: str, part: str, activity: np.ndarray) -> None:
+    """Draw activities (3 tokens, 4 features), a matrix for every token or feature, and one sharing group's circuit."""
+    blank(axes, 10, 7.2)
+    axes.text(0, 6.9, title, weight="bold", va="center")
+    table(axes, (0.1, 4.9), activity)
+    rows, columns = (1, 4) if part == "token" else (3, 1)
+    corner = 0.1, 4.9 + (3 - rows) * CELL
+    axes.add_patch(Rectangle(corner, columns * CELL, rows * CELL, fill=False, edgecolor=RUST, linewidth=2.4))
+    parts = activity if part == "token" else activity.T  # (parts, inputs)
+    inputs, inhibitory = parts.shape[1], (5.0, 5.7)
+    for number, left in enumerate(np.linspace(0.1, 9.9 - inputs * CELL, len(parts)), 1):
+        centre = left + inputs * CELL / 2
+        place, side = (centre, 3.9), 0.16 if centre < 5 else -0.16
+        table(axes, (left, 0.6), parts[number - 1 : number])
+        table(axes, (left, 1.6), np.zeros((2, inputs)))
+        group = {"facecolor": (AMBER, 0.6), "edgecolor": RUST, "linewidth": 2}
+        axes.add_patch(Rectangle((left, 1.6 + CELL), inputs * CELL, CELL, **group))
+        axes.text(centre, 0.2, f"{part} {number}", ha="center", va="center")
+        axes.text(centre, 1.6 + CELL / 2, rf"$\mathbf{{W}}_{number}$", ha="center", va="center", bbox=PAPER)
+        arrow(axes, (centre, 0.6 + CELL), (centre, 1.6), "-|>", NAVY)
+        arrow(axes, (centre, 1.6 + 2 * CELL), place, "-|>", RUST, between=(0, 18), width=3.0)
+        cell(axes, place, f"$y_{{{number}1}}$", True)
+        arrow(axes, place, inhibitory, "-|>", NAVY, bend=side, between=(18, 19), width=1.2)
+        bar = ArrowStyle("-[", widthB=0.4, lengthB=0)
+        arrow(axes, inhibitory, place, bar, NAVY, bend=side, between=(20, 22), width=1.2)
+    cell(axes, inhibitory, r"$r_\mathrm{inh}$", True)
+
+
+def table(axes: Axes, corner: Point, values: np.ndarray) -> None:
+    """Draw entries between 0 and 1 as squares, the darker the larger; the first row is at the top."""
+    for (row, column), value in np.ndenumerate(values[::-1]):
+        place = corner[0] + column * CELL, corner[1] + row * CELL
+        axes.add_patch(Rectangle(place, CELL, CELL, facecolor=str(1 - 0.85 * value), edgecolor="0.6", linewidth=0.6))
 
 
 def cycle(data: xr.Dataset) -> Figure:
