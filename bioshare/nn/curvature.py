@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
 from bioshare.checks import choice, real, shown, takes, whole
@@ -57,13 +57,15 @@ def top_eigenvalue(
         model: the model, without feedback weights. Dropout is off meanwhile, and normalisations keep their statistics.
         batches: a list of (inputs, labels), read once for every product; all images count the same.
         loss: function of the model's output and labels to the mean loss of a batch.
-        tolerance: largest residual as a fraction of the eigenvalue.
-        vectors: number of vectors as long as all parameters that Lanczos keeps, in float64.
+        tolerance: residual at which Lanczos stops, as a fraction of the eigenvalue; no residual is below rounding.
+        vectors: number of vectors as long as all parameters that Lanczos keeps, in float64. With so few parameters, the
+            whole Hessian takes the place of Lanczos.
         seed: seed of the first vector.
 
     Raises:
         TypeError, ValueError: an argument is of another kind, or the model has feedback weights.
-        RuntimeError: Lanczos did not converge; the tolerance is too small for the precision of the parameters.
+        RuntimeError: Lanczos did not converge: the tolerance is too small, or the loss has no curvature or is not
+            finite.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -86,19 +88,30 @@ def top_eigenvalue(
         total = [torch.zeros_like(p) for p in parameters.values()]
         images = 0
         for x, y in batches:
-            gradient = torch.autograd.grad(loss(model(x), y) * len(y), [*parameters.values()], create_graph=True)
+            gradient = _gradient(model, x, y, loss, parameters, create_graph=True)
             along = torch.stack([(g * one).sum() for g, one in zip(gradient, u, strict=True)]).sum()
-            rows = torch.autograd.grad(along, [*parameters.values()], materialize_grads=True)
-            total = [before + row for before, row in zip(total, rows, strict=True)]
             images += len(y)
+            if along.requires_grad:  # a loss linear in all parameters has a constant gradient
+                rows = torch.autograd.grad(along, [*parameters.values()], materialize_grads=True)
+                total = [before + row for before, row in zip(total, rows, strict=True)]
         return torch.cat([one.flatten() for one in total]).double().cpu().numpy() / images
 
     size = sum(sizes)
     hessian: Any = LinearOperator((size, size), product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
     start = np.random.default_rng(seed).standard_normal(size)
     with _evaluating(model):
-        options: Any = {"v0": start, "ncv": min(vectors, size), "tol": tolerance, "maxiter": 1000}
-        values, found = eigsh(hessian, 1, which="LA", **options)
+        if size <= vectors:  # few enough for the whole matrix
+            values, found = np.linalg.eigh(np.stack([product(unit) for unit in np.eye(size)]))
+            values, found = values[-1:], found[:, -1:]
+        else:
+            options: Any = {"v0": start, "ncv": vectors, "tol": tolerance, "maxiter": 1000}
+            try:
+                values, found = eigsh(hessian, 1, which="LA", **options)
+            except ArpackError as error:
+                raise RuntimeError(
+                    f"Lanczos found no eigenvalue in {count} products ({error}). Take a larger tolerance or parameters "
+                    "in float64, and see that the loss is finite, and not linear in all parameters"
+                ) from error
         residual = float(np.linalg.norm(product(found[:, 0]) - values[0] * found[:, 0]))
     parts = torch.from_numpy(found[:, 0].copy()).split(sizes)
     vector = {name: part.view(p.shape) for part, (name, p) in zip(parts, parameters.items(), strict=True)}
@@ -121,12 +134,22 @@ def gradient_norm(model: nn.Module, batches: Batches, loss: Loss) -> float:
     total = [torch.zeros_like(p) for p in parameters.values()]
     with _evaluating(model):
         for x, y in batches:
-            value = loss(model(x), y) * len(y)
-            gradient = torch.autograd.grad(value, [*parameters.values()], materialize_grads=True)
+            gradient = _gradient(model, x, y, loss, parameters)
             total = [before + one for before, one in zip(total, gradient, strict=True)]
     images = sum(len(y) for _, y in batches)
     squares = (torch.linalg.vector_norm(one, dtype=torch.float64) ** 2 for one in total)
     return float(sum(squares) ** 0.5) / images
+
+
+def _gradient(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss, parameters: dict[str, Any], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Return the gradient of the summed loss of a batch; 0 for parameters without a part in the output."""
+    value = loss(model(x), y)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError(f"loss must be a function to the mean loss of a batch, a single number; got {shown(value)}")
+    options: Any = {"create_graph": create_graph, "materialize_grads": True}
+    return torch.autograd.grad(value.sum() * len(y), [*parameters.values()], **options)
 
 
 def _checked(model: nn.Module, batches: Batches, loss: Loss) -> tuple[Sequence[tuple[Tensor, Tensor]], dict[str, Any]]:
@@ -135,13 +158,13 @@ def _checked(model: nn.Module, batches: Batches, loss: Loss) -> tuple[Sequence[t
         raise TypeError(f"model must be a torch.nn.Module; got {shown(model)}")
     if any(isinstance(module, Feedback) for module in model.modules()):
         raise ValueError("model must have no feedback weights, whose signals are no gradient; use without_feedback")
-    expected = "a list of batches (inputs, labels), tensors of one length"
+    expected = "a list of batches (inputs, labels), tensors of one length above 0"
     if not isinstance(batches, Iterable) or isinstance(batches, Tensor | str | bytes):
         raise TypeError(f"batches must be {expected}; got {shown(batches)}")
     batches = list(batches)
     for batch in batches:
         pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(one, Tensor) for one in batch)
-        if not pair or batch[0].ndim == 0 or batch[1].ndim == 0 or len(batch[0]) != len(batch[1]):
+        if not pair or not all(one.ndim and len(one) for one in batch) or len(batch[0]) != len(batch[1]):
             raise TypeError(f"batches must be {expected}; got {shown(batch)}")
     if not batches:
         raise ValueError(f"batches must be {expected}; got none")
@@ -174,7 +197,8 @@ def interpolated(
     Args:
         first, second: two models with the same parameters and buffers; for "outputs", with the same inputs.
         part: 0 for the first, 1 for the second; further numbers lie beyond.
-        of: "weights" for (1 - part) theta_1 + part theta_2, a copy of the first; "outputs" for the mean
+        of: "weights" for (1 - part) theta_1 + part theta_2, a copy of the first, whose statistics of batch
+            normalisation are to be renewed (`bioshare.bridge.renew_statistics`); "outputs" for the mean
             (1 - part) f_1(x) + part f_2(x) of the outputs of both.
 
     Raises:
@@ -200,7 +224,7 @@ def interpolated(
     between = copy.deepcopy(first)
     with torch.no_grad():
         for name, one in between.state_dict().items():
-            if one.is_floating_point():
+            if one.is_floating_point() or one.is_complex():
                 one.copy_((1 - part) * ours[name] + part * theirs[name])
     return between
 

@@ -118,6 +118,37 @@ def test_interpolation_of_weights_and_of_outputs(model, batches):
         interpolated(model, nn.Linear(1, 1), 0.5)
 
 
+def test_a_few_parameters_and_no_curvature_have_an_eigenvalue():
+    squares: Any = lambda scores, labels: (scores - labels).square().mean()
+    data = [(torch.full((3, 1), 2.0), torch.ones(3, 1))]
+    assert top_eigenvalue(nn.Linear(1, 1, bias=False), data, squares).value == 8  # the mean of 2 x^2
+    assert top_eigenvalue(nn.Linear(1, 1), data, lambda scores, labels: scores.mean()).value == 0
+    with pytest.raises(RuntimeError, match=r"found no eigenvalue .* not linear in all parameters"):
+        top_eigenvalue(nn.Linear(1, 40), data, lambda scores, labels: scores.mean())
+
+
+def test_parameters_without_a_part_in_the_output_change_nothing(model, batches):
+    value, norm = top_eigenvalue(model, batches, loss, 1e-10).value, gradient_norm(model, batches, loss)
+    model.register_parameter("unused", nn.Parameter(torch.ones(30, dtype=torch.float64)))
+    np.testing.assert_allclose(top_eigenvalue(model, batches, loss, 1e-10).value, value, rtol=0, atol=1e-9)
+    assert gradient_norm(model, batches, loss) == norm
+
+
+@pytest.mark.parametrize("measure", [top_eigenvalue, gradient_norm])
+def test_losses_of_every_image_and_batches_of_no_image_are_refused(model, batches, measure):
+    with pytest.raises(ValueError, match="loss must be a function to the mean loss of a batch, a single number"):
+        measure(model, batches, nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(TypeError, match=r"batches must be .* of one length above 0"):
+        measure(model, [*batches, (torch.zeros(0, 1, 4, 4), torch.zeros(0))], loss)
+
+
+def test_complex_weights_are_interpolated():
+    first, second = (nn.Linear(1, 1, dtype=torch.complex128) for _ in range(2))
+    between: Any = interpolated(first, second, 0.25)
+    expected = 0.75 * first.weight + 0.25 * second.weight
+    torch.testing.assert_close(between.weight, expected, rtol=0, atol=1e-15)
+
+
 def test_feedback_weights_are_refused(model, batches):
     with pytest.raises(ValueError, match="no feedback weights"):
         gradient_norm(with_feedback(model), batches, loss)
