@@ -1,10 +1,11 @@
-"""Angles of the learning signals over a training with feedback weights, layer by layer, from stored tables.
+"""Angles of the learning signals over a training with feedback, layer by layer, from stored tables.
 
 ``python -m bioshare table feedback``, ``night`` or ``moskovitz`` writes a file with the angles of every row. A column
 of the picture is a row of the table, and a line a layer, the darker the nearer to the output; medians over seeds.
 
 A: feedback weights B to weights W (Fig. 3a, c of Akrout et al. 2019), without the first layer, whose B has no effect.
    Ticks on the right: the floors of a mirror of Gaussian noise whose W rests (`bioshare.theory.mirror_angle`).
+   Direct feedback has no B.
 B: learning signal to gradient, with all layers above (Akrout's Fig. 3b, d; Fig. 3 of Moskovitz et al. 2018).
 C: norm of the learning signal over the norm of the gradient (Moskovitz' Fig. 2).
 
@@ -30,7 +31,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import bioshare as bs
 from bioshare.cli import path
-from bioshare.nn.feedback import feedback_layers
+from bioshare.nn.feedback import signal_layers
 from bioshare.train.experiments import matching
 
 PANELS = {
@@ -38,7 +39,8 @@ PANELS = {
     "signal_angle": "B  signal to gradient, degrees",
     "signal_ratio": "C  |signal| / |gradient|",
 }
-METHODS = {"fa": "feedback alignment", "sn": "signs, norms", "init": "signs", "kp": "Kolen-Pollack", "mirror": "mirror"}
+METHODS = {"dense-fa": "dense feedback", "dfa": "direct feedback", "fa": "feedback alignment", "sn": "signs, norms"}
+METHODS |= {"init": "signs", "kp": "Kolen-Pollack", "mirror": "mirror"}
 """Titles of ways in which errors travel back, by the end of a row's name."""
 SIZES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-jpeg": (3, 32, 32)}
 SIZES |= {"cifar10-16": (3, 16, 16), "cifar10-jpeg-16": (3, 16, 16), "imagenet": (3, 224, 224)}
@@ -48,7 +50,7 @@ SIZES |= {"cifar10-16": (3, 16, 16), "cifar10-jpeg-16": (3, 16, 16), "imagenet":
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=path, help="such as runs/feedback-cifar10-16.nc")
-    parser.add_argument("--rows", nargs="*", help="rows of the table (default: all with feedback weights)")
+    parser.add_argument("--rows", nargs="*", help="rows of the table (default: all with feedback)")
     parser.add_argument("--to", type=path, help="path of the picture without an ending (default: next to this script)")
     args = parser.parse_args(arguments)
     try:
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if unknown := set(args.rows or ()) - rows.keys():
             raise ValueError(f"rows must be of {', '.join(rows)}; got {', '.join(sorted(unknown))}")
         if not rows:
-            raise ValueError(f"file must have runs with feedback weights; {args.file} has none")
+            raise ValueError(f"file must have runs with feedback; {args.file} has none")
     except (ValueError, OSError) as error:
         parser.error(f"{error}; `python -m bioshare table feedback --to runs` writes such a file")
     rows = {row: rows[row] for row in args.rows or rows}
@@ -72,14 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def has_angles(runs: xr.Dataset) -> bool:
     """True for a row with measured angles."""
-    return "weight_angle" in runs and bool(runs["weight_angle"].notnull().any())
+    return "signal_angle" in runs and bool(runs["signal_angle"].notnull().any())
 
 
 def network(table: str, row: str, runs: xr.Dataset) -> dict[str, Any]:
-    """The layers with feedback weights of a row, by name."""
+    """The layers with feedback of a row, by name."""
     images = json.loads(runs.attrs["shared_config"])["dataset"]["name"]
     config = matching(f"{table}/*/{row}")[0].config
-    return dict(feedback_layers(config.build_network(1000 if images == "imagenet" else 10, SIZES[images])))
+    return dict(signal_layers(config.build_network(1000 if images == "imagenet" else 10, SIZES[images])))
 
 
 def floors(table: str, row: str, layers: dict[str, Any]) -> dict[str, float]:
@@ -105,13 +107,14 @@ def draw_angles(table: str, rows: dict[str, xr.Dataset], networks: dict[str, dic
         colors = dict(zip(names, plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(names))), strict=True))
         for below, variable in zip(axes[:, column], PANELS, strict=True):
             for name in names[variable == "weight_angle" :]:
-                values = runs[variable].sel(feedback_layer=name).median("seed")
-                below.plot(runs.epoch, values, "-", color=colors[name])
+                values = runs[variable].sel(feedback_layer=name)
+                if values.notnull().any():
+                    below.plot(runs.epoch, values.median("seed"), "-", color=colors[name])
         beside = {"transform": axes[0, column].get_yaxis_transform(), "clip_on": False}
         for name, angle in floors(table, row, networks[row]).items():
             axes[0, column].plot([1.01, 1.05], [angle, angle], "-", color=colors[name], **beside)
-        network_name, _, method = row.rpartition("-")
-        title = METHODS.get(method, method)
+        method = next((end for end in METHODS if f"-{row}".endswith(f"-{end}")), row.rpartition("-")[2])
+        network_name, title = row.removesuffix(method).rstrip("-"), METHODS.get(method, method)
         axes[0, column].set_title(f"{label(network_name)}\n{title}" if network_name else title)
         axes[-1, column].set_xlabel("epoch")
     for panels, (variable, title) in zip(axes, PANELS.items(), strict=True):

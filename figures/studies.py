@@ -4,11 +4,14 @@ A picture for every file of ``python -m bioshare table early``, ``realism``, ``c
 seeds that are missing are left out. The forests show the accuracy of the last epoch minus the accuracy of ws(10) with
 the same seed: dots, with the mean and the standard error of the mean; dotted, the mean difference of LC. In the curves,
 dots are seeds, and bars and bands are the mean with the standard error; those of two rows are not paired.
+
+A file of ``table patches`` gives a forest for every kind of network, with differences to unshared weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,6 +75,19 @@ REALISM_CURVES = {row for names in (RESCALED, UNSCALED, PRESENTATIONS, GRID, GAU
 PARTS = {"0": REFERENCE, **{f"{100 * spread:g}": f"lc-ws10-spread{spread}" for spread in SPREADS}, "100": "lc"}
 """Rows by the percentage of a deviation from the mean that a sharing leaves."""
 
+PATCHES = {"vit": "A  vision transformer", "mixer": "B  MLP-Mixer"}
+"""Titles of the networks of patches by the start of a row's name."""
+PATCH_TEXTS = {
+    "": ("shared", "one matrix for all tokens"),
+    "-unshared-copy": ("unshared, equal start", "the same matrix for all tokens before training"),
+    "-ws10": ("ws(10)", "means after every tenth batch"),
+    "-ws10-copy": ("ws(10), equal start", "the same matrix for all tokens before training"),
+    "-ws10-share-moments": ("ws(10), moments shared", "AdamW's moments become means, too"),
+    "-ws10-ideal": ("ideal circuit", "a simulated sleep after every tenth batch"),
+    "-ws10-alpha10": ("rate circuit", "the same with α = 10"),
+}
+"""Titles of rows of "patches" and the changes in words, by the end of a row's name."""
+
 Rows = dict[str, xr.Dataset]
 
 
@@ -85,19 +101,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(f"{error}; `python -m bioshare table NAME --to runs` writes files of {', '.join(DRAWINGS)}")
     args.out.mkdir(parents=True, exist_ok=True)
-    for study, rows in tables.items():
+    for (study, name), rows in tables.items():
         figure = DRAWINGS[study](rows)
         for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
-            figure.savefig(args.out / f"{study}{ending}", metadata=facts)
+            figure.savefig(args.out / f"{name}{ending}", metadata=facts)
         plt.close(figure)
 
 
-def study_of(path: Path) -> str:
-    """The name of the table in a file."""
-    study = str(stored(path).attrs.get("table"))
+def study_of(path: Path) -> tuple[str, str]:
+    """The name of the table in a file, and the name of the picture."""
+    facts = stored(path).attrs
+    study = str(facts.get("table"))
     if study not in DRAWINGS:
         raise ValueError(f"files must be of the tables {', '.join(DRAWINGS)}; {path} is of {study}")
-    return study
+    images = json.loads(facts["shared_config"])["dataset"]["name"].replace("-jpeg", "")
+    return study, f"{study}_{images}" if study == "patches" else study
 
 
 def draw_forest(rows: Rows) -> Figure:
@@ -140,6 +158,16 @@ def draw_controls(rows: Rows) -> Figure:
     dependence(right, rows, PARTS, NAVY, "", np.sqrt(np.array(list(PARTS), float)))
     right.set(title="B  sharing in part", xlabel="part of a deviation from the mean that is left, %")
     right.set_ylabel("test accuracy, %")
+    return figure
+
+
+def draw_patches(rows: Rows) -> Figure:
+    """Draw forests of differences to unshared weights, for the vision transformer and for the Mixer."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 0.9 + 0.42 * len(PATCH_TEXTS)), sharex=True)
+    for axes, (kind, title) in zip(panels, PATCHES.items(), strict=True):
+        own = {row: runs for row, runs in rows.items() if row.partition("-")[0] == kind}
+        forest(axes, own, f"{kind}-unshared", {kind + end: words for end, words in PATCH_TEXTS.items()})
+        axes.set(title=title, xlabel="difference to unshared, points")
     return figure
 
 
@@ -194,6 +222,7 @@ DRAWINGS: dict[str, Callable[[Rows], Figure]] = {
     "realism": draw_realism,
     "controls": draw_controls,
     "questions": draw_forest,
+    "patches": draw_patches,
 }
 """The picture of a study."""
 

@@ -21,7 +21,7 @@ def angles(figure_script):
 
 
 def store(path, table, rows, script):
-    """Write a table of two seeds and three epochs whose quantities are random, and missing in the row "conv"."""
+    """Write a table of two seeds and three epochs of random quantities, missing in "conv", B's in direct feedback."""
     random, layers = np.random.default_rng(0), list(script.network(table, rows[-1], DIGITS))
     axes = ("row", "seed", "epoch", "feedback_layer")
     shape = (len(rows), 2, 3, len(layers))
@@ -29,6 +29,7 @@ def store(path, table, rows, script):
     values = {name: random.uniform(1, 90, shape) for name in names}
     for array in values.values():
         array[[row == "conv" for row in rows]] = math.nan
+    values["weight_angle"][["dfa" in row for row in rows]] = math.nan
     variables = {name: (axes, array.astype(np.float32)) for name, array in values.items()}
     variables["top1"] = axes[:3], random.uniform(0, 100, shape[:3])
     variables |= {name: ("row", np.full(len(rows), math.nan)) for name in ("paper_top1", "paper_top1_diff")}
@@ -42,24 +43,29 @@ DIGITS = xr.Dataset(attrs={"shared_config": json.dumps({"dataset": {"name": "dig
 
 
 def test_lines_are_medians_over_seeds_and_ticks_the_floors_of_the_mirror(angles, tmp_path, monkeypatch):
-    path, figures = store(tmp_path / "table.nc", "feedback", ["conv", "conv-fa", "conv-mirror"], angles), []
+    rows, figures = ["conv", "conv-fa", "conv-dfa", "conv-mirror"], []
+    path = store(tmp_path / "table.nc", "feedback", rows, angles)
     monkeypatch.setattr(angles.plt, "close", figures.append)
     angles.main([str(path), "--to", str(tmp_path / "out/angles")])
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["angles.png", "angles.svg"]
-    axes = np.reshape(figures[0].axes, (3, 2))  # without a column for backpropagation
+    axes = np.reshape(figures[0].axes, (3, 3))  # without a column for backpropagation
     assert [panel.get_title(loc="left") or panel.get_title() for panel in axes[0]] == [
         "conv\nfeedback alignment",
+        "conv\ndirect feedback",
         "conv\nmirror",
     ]
     data = xr.load_dataset(path, engine="h5netcdf")
     layers = data.feedback_layer.values
-    for column, row in enumerate(("conv-fa", "conv-mirror")):
+    for column, row in enumerate(rows[1:]):
         for panel, name in zip(axes[:, column], angles.PANELS, strict=True):
             lines = [line.get_ydata() for line in panel.lines if len(line.get_ydata()) == 3]
             shown = layers[1:] if name == "weight_angle" else layers
+            if row == "conv-dfa" and name == "weight_angle":
+                assert not lines
+                continue
             medians = data[name].sel(row=row).mean("seed").sel(feedback_layer=shown)  # of two
             np.testing.assert_allclose(lines, medians.T, rtol=0, atol=1e-5)
-    floors = [line.get_ydata()[0] for line in axes[0, 1].lines if len(line.get_ydata()) == 2]
+    floors = [line.get_ydata()[0] for line in axes[0, 2].lines if len(line.get_ydata()) == 2]
     assert not [line for line in axes[0, 0].lines if len(line.get_ydata()) == 2]
     # tan^2 = ((2 - 2 / pi)(K + 2) - 1) / (128 x 39): 128 inputs, L = 0.05
     inputs = np.array(INPUTS[1:])
@@ -86,7 +92,7 @@ def test_files_without_angles_and_unknown_rows_are_refused(angles, tmp_path, cap
     plain = store(tmp_path / "plain.nc", "feedback", ["conv"], angles)
     full = store(tmp_path / "full.nc", "feedback", ["conv", "conv-fa"], angles)
     for words, message in (
-        ([plain], "file must have runs with feedback weights"),
+        ([plain], "file must have runs with feedback;"),
         ([full, "--rows", "conv"], "rows must be of conv-fa; got conv"),
         ([tmp_path / "none.nc"], "there is no"),
     ):

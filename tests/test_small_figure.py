@@ -14,7 +14,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioshare.train import miniature
+from bioshare.train import miniature, patch_tables
 from bioshare.train.results import write_result
 
 ROOT = Path(__file__).parents[1]
@@ -163,6 +163,26 @@ def test_every_row_of_a_study_has_a_title_or_a_place_in_a_curve(figures):
     for study in figures.studies.DRAWINGS:
         known = {*figures.studies.TEXTS, *curves.get(study, ()), "lc-ws10"}
         assert set(miniature.TABLES.get(study, ())) <= known
+
+
+def test_networks_of_patches_are_compared_with_unshared_weights_of_the_same_kind(figures, tmp_path):
+    accuracies = {"vit": [90.0, 92.0], "vit-unshared": [95.0, 96.0], "mixer-unshared": [80.0, 82.0]}
+    accuracies |= {"mixer-ws10-alpha10": [83.0, 81.0]}
+    path = store(tmp_path / "made.nc", "patches", accuracies)
+    figures.studies.main([str(path), "--out", str(tmp_path / "new")])
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
+        "patches_cifar10-16.png",
+        "patches_cifar10-16.svg",
+    ]
+    panels = figures.studies.draw_patches(read(figures, path)).axes
+    means = [[mean for ((mean,), _, _) in drawn_bars(axes)] for axes in panels]
+    np.testing.assert_allclose(means, [[-4.5], [1.0]], atol=1e-12)
+    assert [axes.texts[0].get_text() for axes in panels] == ["shared", "rate circuit"]
+
+
+def test_every_network_of_patches_has_a_title(figures):
+    known = {kind + end for kind in figures.studies.PATCHES for end in ("-unshared", *figures.studies.PATCH_TEXTS)}
+    assert all(rows.keys() == known for rows in patch_tables.ROWS.values())
 
 
 def test_other_files_are_refused_with_the_command(figures, capsys, tmp_path):

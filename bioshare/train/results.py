@@ -65,7 +65,7 @@ class History:
         layers: names of the layers whose -log SNR is measured.
         snr: measurements of -log SNR: steps of the optimiser so far, whether right after a phase, values by layer.
         drifts: measurements of phases: steps of the optimiser so far, and the `DRIFTS`, each by layer.
-        signals: angles of the learning signals of a network with feedback weights.
+        signals: angles of the learning signals of a network with feedback weights or direct feedback.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)

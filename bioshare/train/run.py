@@ -18,7 +18,7 @@ from bioshare.bridge import Border, neg_log_snr, renew_statistics
 from bioshare.nn import LocallyConnected2d
 from bioshare.train import checkpoint
 from bioshare.train.batch_norm import check_single_image
-from bioshare.train.config import Every, FeedbackWeights, TrainConfig
+from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
 from bioshare.train.data.batches import seed_at
 from bioshare.train.distributed import Processes, Stopwatch
@@ -59,7 +59,7 @@ class Run:
         seconds, asleep: time spent on the batches of this epoch, and the part of that time spent in phases.
         history: the epochs before.
         graphs: replayed functions, "learn" and "test"; empty for ordinary steps.
-        signs: signs of the weights before the first step, of layers with feedback weights.
+        signs: signs of the weights before the first step, of layers with feedback weights or direct feedback.
         infinite: first values of buffers that are infinite by design, such as the mask of an attention; by name.
     """
 
@@ -270,7 +270,7 @@ class Run:
             raise self._divergence("the loss of the test images", self.steps - 1)
         if self.record_snr is None:
             self._measure()
-        if isinstance(self.config.feedback, FeedbackWeights):
+        if self.config.feedback is not None:
             x, y = next(self.batches.epoch(0, 0))
             self.history.signals.measure(self.model, x[:SIGNAL_IMAGES], y[:SIGNAL_IMAGES], self.signs)
         self.history.epochs.append(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bioshare.nn.angles import MEANINGS, angles
-from bioshare.nn.feedback import feedback_layers
+from bioshare.nn.feedback import signal_layers
 from bioshare.progress import say
 
 IMAGES = 16
@@ -27,12 +27,12 @@ CHANGED = "changed_signs"
 """Last variable of a result: see `changed_signs`."""
 
 Signs = dict[str, Tensor]
-"""For every layer with feedback weights, which weights are positive."""
+"""For every layer with feedback weights or direct feedback, which weights are positive."""
 
 
 def positive_weights(model: nn.Module) -> Signs:
-    """The signs of all weights of layers with feedback weights."""
-    return {name: layer.weight.detach() > 0 for name, layer in feedback_layers(model)}
+    """The signs of all weights of layers with feedback weights or direct feedback."""
+    return {name: layer.weight.detach() > 0 for name, layer in signal_layers(model)}
 
 
 def changed_signs(before: Signs, after: Signs) -> list[float]:
@@ -42,7 +42,10 @@ def changed_signs(before: Signs, after: Signs) -> list[float]:
 
 @dataclass
 class Signals:
-    """Angles and ratios of norms of the layers with feedback weights, epoch by epoch.
+    """Angles and ratios of norms of the layers with feedback weights or direct feedback, epoch by epoch.
+
+    Direct feedback alone has no weights B: the angles between B and W are missing, and the angle between the learning
+    signal and the gradient tells how well the network learns (Noekland 2016).
 
     Attributes:
         layers: names of the layers; empty before the first measurement.

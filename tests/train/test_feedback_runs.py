@@ -61,6 +61,7 @@ WAYS = {
     "kolen-pollack": (SGD(0.02, 0.05), METHODS["kp"]),
     "mirror": (SGD(0.02, momentum=0.0, nesterov=False), Method(FeedbackWeights(), (SMALL_MIRROR,))),
     "past norms": (AdamW(1e-2), Method(FeedbackWeights(past_norms=True), (SMALL_MIRROR,))),
+    "direct": (AdamW(1e-2), METHODS["dfa"]),
     "dense": (AdamW(1e-2), Method(DirectFeedback(dense=True))),
     "signs and norms": (Adam(1e-2), MOSKOVITZ_METHODS["const-ei"]),
 }
@@ -202,8 +203,9 @@ def test_bad_parts_are_refused():
         dataclasses.replace(CONFIG, divisor=0)
 
 
-def test_the_last_angles_of_a_result_are_those_of_the_trained_network(tmp_path):
-    config = configured("mirror")
+@pytest.mark.parametrize("way", ["mirror", "direct", "dense"])
+def test_the_last_angles_of_a_result_are_those_of_the_trained_network(way, tmp_path):
+    config = configured(way)
     result = run(tmp_path, config)
     names = ["0", "3", "7"]
     assert result["feedback_layer"].values.tolist() == names
@@ -220,6 +222,9 @@ def test_the_last_angles_of_a_result_are_those_of_the_trained_network(tmp_path):
         changed = (model[name].weight.sign() != first[name].weight.sign()).double().mean().item()
         assert float(result["changed_signs"][-1, number]) == pytest.approx(100 * changed, rel=0, abs=1e-10)
         assert 0 < changed < 1
+    np.testing.assert_allclose(result["signal_angle"].sel(feedback_layer="7"), 0, rtol=0, atol=1e-2)
+    assert (result["signal_angle"][:, :2] > 1).all()
+    assert result["weight_angle"].isnull().all() == result["local_angle"].isnull().all() == (way == "direct")
     with xr.open_dataset(tmp_path / "result.nc") as stored:
         xr.testing.assert_equal(stored.load(), result)
 
