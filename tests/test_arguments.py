@@ -208,6 +208,7 @@ CALLS = {
     "nn.top_eigenvalue": lambda: dict(model=layer(), batches=PAIRS, loss=nn.functional.mse_loss),
     "nn.gradient_norm": lambda: dict(model=layer(), batches=PAIRS, loss=nn.functional.mse_loss),
     "nn.interpolated": lambda: dict(first=layer(), second=layer(), part=0.5),
+    "nn.string_path": lambda: dict(first=layer(), second=layer(), batches=PAIRS, loss=nn.functional.mse_loss),
     "nn.deviation": lambda: dict(model=layer()),
     "nn.locality": lambda: dict(layer=layer()),
     "nn.keeping": lambda: dict(model=layer(), part="local"),
@@ -294,15 +295,15 @@ RIGHT = {
         config.Snapshot.epoch decay first first_updates gamma
         groups_seed images_seed inhibitory_bias input_channel output_channel
         keep_first learning_rate mean momentum nn.interpolated.part noise padding pool_seed
-        power rate rank scale seconds seed sigma silence smallest spread start std steps table turn wait
+        power rate rank scale seconds seed sigma silence smallest spread start std steps stiffness table turn wait
         warm_up weight_decay""",
     "2.5": """alignment alpha amplitude angle baseline bias checkpoint_every decay divisor dt floor gain gamma
         inhibitory_bias learning_rate mean memory nn.interpolated.part
-        noise offset period power rate samples scale seconds sigma std table tau tau_crosstalk tau_noise times
+        noise offset period power rate samples scale seconds sigma std stiffness table tau tau_crosstalk tau_noise times
         tolerance turn weight_decay width""",
     "5e-324": """alignment alpha baseline bias checkpoint_every decay floor gamma inhibitory_bias
         learning_rate mean momentum nn.interpolated.part noise power rate scale
-        seconds sigma spread std table turn weight_decay""",
+        seconds sigma spread std stiffness table turn weight_decay""",
     "empty": "record",
     "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate
         sigma std stimuli tau tau_crosstalk w_init weights """

@@ -7,7 +7,6 @@ from bioshare.nn.convert import conversion_table as conversion_table
 from bioshare.nn.convert import to_convolutional as to_convolutional
 from bioshare.nn.convert import to_locally_connected as to_locally_connected
 from bioshare.nn.curvature import gradient_norm as gradient_norm
-from bioshare.nn.curvature import interpolated as interpolated
 from bioshare.nn.curvature import top_eigenvalue as top_eigenvalue
 from bioshare.nn.dascoli import dascoli as dascoli
 from bioshare.nn.deviation import deviation as deviation
@@ -20,6 +19,8 @@ from bioshare.nn.feedback import without_feedback as without_feedback
 from bioshare.nn.filter_picture import draw_block as draw_block
 from bioshare.nn.filter_picture import draw_filter as draw_filter
 from bioshare.nn.fully_connected import to_fully_connected as to_fully_connected
+from bioshare.nn.interpolation import interpolated as interpolated
+from bioshare.nn.interpolation import string_path as string_path
 from bioshare.nn.locally_connected import LocallyConnected2d as LocallyConnected2d
 from bioshare.nn.moskovitz import moskovitz as moskovitz
 from bioshare.nn.one_dimensional import LocallyConnected1d as LocallyConnected1d
@@ -61,6 +62,7 @@ __all__ = [
     "resnet18",
     "resnet20",
     "resnet50",
+    "string_path",
     "to_convolutional",
     "to_fully_connected",
     "to_locally_connected",

@@ -1,23 +1,22 @@
-"""The loss around a network: norm of the gradient, largest eigenvalue of the Hessian, and paths to another network.
+"""The loss around a network: norm of the gradient, and largest eigenvalue of the Hessian.
 
-All are of the mean loss over a data set that the caller states, with the model in evaluation mode (d'Ascoli et al.
-2019, Sec. 4.2 and Appendix C).
+Both are of the mean loss over a data set that the caller states, with the model in evaluation mode (d'Ascoli et al.
+2019, Sec. 4.2).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from bioshare.checks import choice, real, shown, takes, whole
+from bioshare.checks import real, shown, takes, whole
 from bioshare.nn.feedback import Feedback
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -187,55 +186,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def interpolated(
-    first: nn.Module, second: nn.Module, part: float, of: Literal["weights", "outputs"] = "weights"
-) -> nn.Module:
-    """Make the network at a part of the way from one network to another (d'Ascoli et al. 2019, Appendix C).
-
-    Args:
-        first, second: two models with the same parameters and buffers; for "outputs", with the same inputs.
-        part: 0 for the first, 1 for the second; further numbers lie beyond.
-        of: "weights" for (1 - part) theta_1 + part theta_2, a copy of the first, whose statistics of batch
-            normalisation are to be renewed (`bioshare.bridge.renew_statistics`); "outputs" for the mean
-            (1 - part) f_1(x) + part f_2(x) of the outputs of both.
-
-    Raises:
-        TypeError, ValueError: an argument is of another kind, or the models have different parameters.
-
-    Example:
-        >>> ones, zeros = nn.Linear(1, 1), nn.Linear(1, 1)
-        >>> for model, value in ((ones, 1.0), (zeros, 0.0)):
-        ...     _ = [nn.init.constant_(p, value) for p in model.parameters()]
-        >>> interpolated(ones, zeros, 0.25).weight.item()
-        0.75
-    """
-    for name, model in (("first", first), ("second", second)):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{name} must be a torch.nn.Module; got {shown(model)}")
-    real("part", part, "a number, 0 for the first model and 1 for the second", array=False)
-    choice("of", of, ("weights", "outputs"))
-    if of == "outputs":
-        return MeanOutput(first, second, part)
-    ours, theirs = first.state_dict(), second.state_dict()
-    if {name: one.shape for name, one in ours.items()} != {name: one.shape for name, one in theirs.items()}:
-        raise ValueError("second must have the parameters and buffers of first, by name and shape")
-    between = copy.deepcopy(first)
-    with torch.no_grad():
-        for name, one in between.state_dict().items():
-            if one.is_floating_point() or one.is_complex():
-                one.copy_((1 - part) * ours[name] + part * theirs[name])
-    return between
-
-
-class MeanOutput(nn.Module):
-    """Weighted mean of the outputs of two models."""
-
-    def __init__(self, first: nn.Module, second: nn.Module, part: float) -> None:
-        super().__init__()
-        self.first, self.second, self.part = first, second, part
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (1 - part) first(x) + part second(x)."""
-        return (1 - self.part) * self.first(x) + self.part * self.second(x)

@@ -1,5 +1,6 @@
 """Gradient norm, top eigenvalue and interpolation, against whole Hessians and closed forms."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.func import functional_call
 from bioshare.nn import (
     gradient_norm,
     interpolated,
+    string_path,
     to_fully_connected,
     to_locally_connected,
     top_eigenvalue,
@@ -147,6 +149,69 @@ def test_complex_weights_are_interpolated():
     between: Any = interpolated(first, second, 0.25)
     expected = 0.75 * first.weight + 0.25 * second.weight
     torch.testing.assert_close(between.weight, expected, rtol=0, atol=1e-15)
+
+
+def lines(slopes):
+    """Linear maps of two inputs to a number."""
+    models = [nn.Linear(2, 1, bias=False, dtype=torch.float64) for _ in slopes]
+    for model, slope in zip(models, slopes, strict=True):
+        model.weight.data = torch.from_numpy(slope[None])
+    return models
+
+
+def test_a_string_comes_to_rest_where_springs_and_losses_balance():
+    """Least squares: A (x_i - x*) + k (2 x_i - x_(i-1) - x_(i+1)) = 0 is a linear system."""
+    rng, k, n = np.random.default_rng(0), 0.7, 6
+    x, best = rng.normal(size=(8, 2)), np.array([3.0, 2.0])
+    ends = np.array([[-1.0, 0.5], [1.0, -2.0]])
+    batch = torch.from_numpy(x), torch.from_numpy(x @ best)[:, None]
+    first, second = lines(ends)
+    path: Any = string_path(first, second, [batch], nn.functional.mse_loss, n, k, 0.1, 2000)
+    inner = n - 2
+    laplacian = 2 * np.eye(inner) - np.eye(inner, k=1) - np.eye(inner, k=-1)
+    curvature = 2 * x.T @ x / len(x)
+    matrix = np.kron(np.eye(inner), curvature) + k * np.kron(laplacian, np.eye(2))
+    right = np.tile(curvature @ best, inner)
+    right[:2] += k * ends[0]
+    right[-2:] += k * ends[1]
+    found = np.concatenate([model.weight.detach().numpy() for model in path])
+    np.testing.assert_allclose(found[1:-1].ravel(), np.linalg.solve(matrix, right), rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(found[[0, -1]], ends)
+
+
+@pytest.mark.parametrize("stiffness", [0.0, 2.0])
+def test_the_steps_of_a_string_are_those_of_a_loop(model, batches, stiffness):
+    other: Any = interpolated(model, model, 1.0)
+    with torch.no_grad():
+        for p in other.parameters():
+            p += 0.3
+    named = [dict(model.named_parameters()), dict(other.named_parameters())]
+    points = [{name: (1 - a) * named[0][name] + a * named[1][name] for name in named[0]} for a in (0, 1 / 3, 2 / 3, 1)]
+    points = [{name: p.detach().requires_grad_() for name, p in point.items()} for point in points]
+    for x, y in batches * 2:
+        energy = sum(
+            stiffness / 2 * (after[name] - before[name]).square().sum()
+            for before, after in pairwise(points)
+            for name in before
+        )
+        total: Any = energy + sum(loss(functional_call(model.eval(), point, x), y) for point in points[1:-1])
+        for point in points[1:-1]:
+            gradient = torch.autograd.grad(total, [*point.values()], retain_graph=True)
+            point.update({n: (p - 0.05 * g).detach() for (n, p), g in zip(point.items(), gradient, strict=True)})
+        points = [{name: p.detach().requires_grad_() for name, p in point.items()} for point in points]
+    model.train()
+    path = string_path(model, other, batches, loss, 4, stiffness, 0.05, 2)
+    assert path[0] is model
+    assert path[3] is other
+    assert model.training
+    for found, expected in zip(path, points, strict=True):
+        for name, p in found.named_parameters():
+            torch.testing.assert_close(p, expected[name], rtol=0, atol=1e-13)
+
+
+def test_springs_that_would_overshoot_are_refused(model, batches):
+    with pytest.raises(ValueError, match=r"rate must be below 1 / \(2 stiffness\), which is 0.25; got 0.25"):
+        string_path(model, model, batches, loss, stiffness=2.0, rate=0.25)
 
 
 def test_feedback_weights_are_refused(model, batches):
