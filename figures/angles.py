@@ -40,7 +40,7 @@ PANELS = {
     "signal_ratio": "C  |signal| / |gradient|",
 }
 METHODS = {"dense-fa": "dense feedback", "dfa": "direct feedback", "fa": "feedback alignment", "sn": "signs, norms"}
-METHODS |= {"init": "signs", "kp": "Kolen-Pollack", "mirror": "mirror"}
+METHODS |= {"init": "signs", "kp": "Kolen-Pollack", "mirror": "mirror", "mirror-grid": "mirror, grid"}
 """Titles of ways in which errors travel back, by the end of a row's name."""
 SIZES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-jpeg": (3, 32, 32)}
 SIZES |= {"cifar10-16": (3, 16, 16), "cifar10-jpeg-16": (3, 16, 16), "imagenet": (3, 224, 224)}

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bioshare.bridge import InstantSharing, KolenPollack, Mirror, SignSymmetry
+from bioshare.circuit.theory import mirror_angle
 from bioshare.nn import angles, to_locally_connected, with_feedback
 from bioshare.nn.feedback import feedback_layers
 from bioshare.train import feedback_tables
@@ -178,6 +179,18 @@ def test_chosen_rates_are_points_of_the_grids_and_those_of_the_rows(monkeypatch)
         name, setting = feedback_tables._with_method(*((network, method) if method in METHODS else (row, "bp")))
         assert (name, setting.optimizer) == (row, chosen)
         assert chosen in grid_points(EXPERIMENTS.get(f"night/cifar10-16/{row}") or find(f"feedback/cifar10-16/{row}"))
+
+
+def test_akrouts_mirror_comes_with_and_without_sampling_error():
+    noisy, exact = (find(f"akrout/imagenet/resnet18-{name}") for name in ("mirror", "mirror-grid"))
+    assert noisy.paper.top1 == exact.paper.top1 == 69.8
+    (every,) = noisy.config.phases
+    assert every == Every(1, Mirror(samples=2048, first_updates=1251), "run")
+    grid = dataclasses.replace(every, phase=dataclasses.replace(every.phase, noise="grid"))
+    assert exact.config == dataclasses.replace(noisy.config, phases=(grid,))
+    # tan^2 = 1.36 (K + 2) / (n (2 - L) / L) with L = 0.05 in the widest layers; averages over 7 x 7 positions count
+    for samples, floor in ((2048, 15.7), (49 * 2048, 2.3)):
+        assert mirror_angle(samples, 512 * 9, every.phase.forgetting) == pytest.approx(floor, rel=0, abs=0.05)
 
 
 def test_akrouts_schedules_are_those_of_appendix_c():
