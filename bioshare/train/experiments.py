@@ -131,7 +131,7 @@ TABLES: dict[TableName, PaperTable] = {
     11: PaperTable("hyperparameters", 8),
     12: PaperTable("accuracy", "ImageNet", runs=1),
     "sleep": PaperTable("accuracy", 4, note="Table 1; simulated sleep is not in the paper"),
-    "small": PaperTable("accuracy", "16 x 16", note="Table 1 at 32 x 32, 50,000 images", references=("conv", "lc")),
+    "small": PaperTable("accuracy", "16 x 16", note="Table 1 in miniature", references=("conv", "lc")),
     **{name: PaperTable("accuracy", "16 x 16", 3, note, ("lc", "lc-ws10")) for name, note in miniature.STUDIES.items()},
     "moskovitz": PaperTable("accuracy", 4, 1, "Table 1 of Moskovitz et al. 2018", ("bp",)),
     "akrout": PaperTable("accuracy", "ImageNet", 1, "Sec. 7 of Akrout et al. 2019", ("bp",)),

@@ -150,8 +150,10 @@ def table_report(rows: Sequence[Experiment], results: RowResults) -> str:
         seeds = sum(name == row.row for name, _ in results)
         cells = [cell for quantity in quantities for cell in columns(row, quantity, results)]
         lines.append([row.row, str(seeds), *cells])
-    theirs = "The paper's: " * printed
+    small = rows[0].table in miniature.TABLES  # beside numbers of the large table
+    theirs = "The paper's: " * (printed and not small)
     title = f"Table {rows[0].table}, {rows[0].setting.dataset_name}. {theirs}{table}. "
+    title += "The paper's: Table 1, 32 x 32, 50,000 images. " * (printed and small)
     title += "Ours: the last epoch, over seeds" + "; differences with standard error" * (columns is _accuracies)
     return f"{title}\n{aligned([heads, *lines])}"
 

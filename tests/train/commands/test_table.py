@@ -426,3 +426,15 @@ def test_the_images_choose_the_columns_of_a_table(trained, words, rows):
     assert command_line.main(["table", *words.split(), "--rows", "conv", "--seeds", "1", "--epochs", "1"]) == 0
     assert [job.name for job in trained] == [f"{rows}/conv/seed0"]
     assert trained[0].config.dataset_name == words.split()[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("small", "accuracy, 16 x 16, 5 runs (Table 1 in miniature)"),
+        ("controls", "accuracy, 16 x 16, 3 runs (what else could help)"),
+    ],
+)
+def test_a_table_in_miniature_names_the_setting_of_the_papers_numbers(name, title):
+    shown = table.table_report(matching(f"{name}/*"), {}).splitlines()[0]
+    assert shown.startswith(f"Table {name}, cifar10-16. {title}. The paper's: Table 1, 32 x 32, 50,000 images. Ours: ")
