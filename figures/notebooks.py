@@ -1,6 +1,6 @@
 """Run every notebook, print the seconds, and write the notebooks with their outputs, for the documentation.
 
-Needs nbclient and a minute and a half, and so is not a part of `make figures`.
+Needs nbclient and two minutes, and so is not a part of `make figures`.
 """
 
 import argparse

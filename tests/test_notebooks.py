@@ -21,6 +21,7 @@ SHORTER = {
     "geomspace(1e-4, 1, 13)": "geomspace(1e-4, 1, 5)",
     "STEPS, CANVAS, DIGIT = 250": "STEPS, CANVAS, DIGIT = 20",
     "CYCLES = 5": "CYCLES = 1",
+    "EPOCHS, CANVAS, TRAIN = 30, 12, 500": "EPOCHS, CANVAS, TRAIN = 11, 12, 100",
 }
 """Settings of the notebooks, and settings for a quick run; a quick run has a twentieth of the presentations, too."""
 SLIDERS = {"03_alpha_gamma", "07_weight_mirror"}
@@ -47,6 +48,12 @@ CHECKS = {
         "code-07": "assert np.abs(run.angle[:, -1] - angle[:, -1]).max() < 3",
         "code-13": "assert mixing[50.0] < 1 < 13 < mixing[150.0] < 14",
         "code-17": "assert difference < 1e-10",
+    },
+    "08_lifted_constraints": {
+        "code-07": "assert difference < 1e-4",
+        "code-09": "*lifted, never = delta.values()\n"
+        "assert all(one[0] == 0 < one[-1] < never[-1] / 2 for one in lifted)",
+        "code-14": "assert ratio['rates x P, and sleeps'][-1] < ratio['rates x P'][-1]",
     },
 }
 """What must be true after a cell."""
@@ -93,8 +100,8 @@ def kinds(outputs):
     return {kind for output in outputs if "data" in output for kind in output.data}
 
 
-def test_all_seven_are_there():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
+def test_all_eight_are_there():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08"]
 
 
 @every_notebook

@@ -25,37 +25,81 @@ def table():
     top1[6], top1[1, :, 1] = np.nan, np.nan
     scale = np.arange(7)[:, None, None] + np.array([0, 1.0])
     names = "delta", "unshared", "shared", "gradient_norm", "top_eigenvalue", "top1_local", "top1_off_local"
+    names += "top1", "train_loss"
     values: dict[str, Any] = {
         f"relaxed_{name}": (("row", "seed", "when"), np.broadcast_to(scale, (7, 2, 2)) + 1) for name in names
     }
-    pixels = np.ones((7, 2, 2, 4, 4))
-    pixels[:, :, :, 0] = 0
-    values["relaxed_filter"] = (("row", "seed", "when", "pixel_row", "pixel_column"), pixels)
+    pixels = np.arange(7 * 2 * 2 * 3 * 4 * 4.0).reshape(7, 2, 2, 3, 4, 4)
+    pixels[..., 0] = 0
+    values["relaxed_filter"] = (("row", "seed", "when", "input_channel", "pixel_row", "pixel_column"), pixels)
     axes = {"row": ROWS, "seed": [0, 1], "epoch": [1, 2], "when": ["start", "end"]}
-    return xr.Dataset({"top1": (("row", "seed", "epoch"), top1)} | values, axes, {"table": "relax"})
+    runs = {"top1": (("row", "seed", "epoch"), top1), "train_loss": (("row", "seed", "epoch"), 1 / top1)}
+    return xr.Dataset(runs | values, axes, {"table": "relax"})
 
 
 def test_rows_are_sorted_by_relax_time_and_missing_rows_left_out(relax, table):
-    expected = {"fc": {0: "fc-0", 3: "fc-3"}, "lc": {3: "lc-3"}, "lc-ws10": {3: "lc-3-ws10"}}
-    assert relax.relaxed_rows(table) == expected
+    network = relax.Relaxed(table)
+    assert network.rows == {"fc": {0: "fc-0", 3: "fc-3"}, "lc": {3: "lc-3"}, "lc-ws10": {3: "lc-3-ws10"}}
+    assert (network.conv, network.fcn) == ("conv", "fcn")
 
 
-def test_the_panels_show_means_over_seeds_of_the_last_epoch(relax, table):
-    axes = relax.drawn(table).axes
-    lines = {line.get_label(): line.get_ydata() for line in axes[0].get_lines()}
-    assert list(lines["fully connected"]) == [73.0, 72.0]  # relax times 0 and 3
-    assert [line[0] for line in map(list, list(lines.values())[-2:])] == [70.0, 61.0]  # conv, and fcn after one epoch
-    starts = {line.get_label(): line.get_ydata() for line in axes[3].get_lines()}
-    assert list(starts["start"]) == [4.0, 3.0]
-    assert list(starts["end"]) == [5.0, 4.0]
+def test_the_rows_of_adam_are_apart(relax, table):
+    names = {"fc-3": "fc-3-adam", "conv": "conv-adam"}
+    adam = table.assign_coords(row=[names.get(row, row) for row in ROWS])
+    network = relax.Relaxed(adam, "-adam")
+    assert (network.rows, network.conv, network.fcn) == ({"fc": {3: "fc-3-adam"}}, "conv-adam", None)
+    assert relax.Relaxed(adam).dense == {0: "fc-0"}
 
 
-def test_the_command_writes_both_pictures_and_refuses_another_table(relax, table, tmp_path, capsys):
+def lines_of(ax):
+    return {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}
+
+
+def test_the_panels_show_means_over_seeds(relax, table):
+    axes = relax.panels(relax.Relaxed(table)).axes
+    lines = lines_of(axes[0])
+    assert lines["fully connected"] == [73.0, 72.0]  # relax times 0 and 3, in the last epoch
+    assert [line[0] for line in list(lines.values())[-2:]] == [70.0, 61.0]  # conv, and fcn after one epoch
+    assert lines_of(axes[2])["3"] == [3.0, 62.0, 72.0]  # at the start, and of two epochs
+    starts = lines_of(axes[3])
+    assert starts["start"] == [4.0, 3.0]
+    assert starts["end"] == [5.0, 4.0]
+
+
+def test_delta_is_over_the_loss_at_the_start_and_over_the_accuracy_at_the_end(relax, table):
+    axes = relax.panels(relax.Relaxed(table)).axes
+    points = [[(line.get_xdata()[0], line.get_ydata()[0]) for line in axes[panel].get_lines()] for panel in (7, 8)]
+    assert points[0] == [(4.0, 500.0), (3.0, 400.0), (2.0, 300.0)]  # fc-0, fc-3, fcn
+    assert points[1] == [(73.0, 500.0), (72.0, 400.0), (61.0, 300.0)]
+
+
+def test_the_history_is_above_the_relax_time(relax, table):
+    ax = relax.history(relax.Relaxed(table)).axes[0]
+    assert ax.collections[0].get_offsets().tolist() == [[0, 63], [0, 73], [3, 62], [3, 72]]
+    lines = lines_of(ax)
+    assert lines["convolutional"] == [60.0, 70.0]
+    assert lines["fully connected from the start"] == [61.0, 61.0]
+
+
+def test_a_filter_is_the_root_mean_square_over_channels(relax, table):
+    (row, *_), *_ = relax.filters(relax.Relaxed(table)).axes, None
+    pixels = table["relaxed_filter"].sel(row="fc-0", when="start")[0].values
+    shown = row.images[0].get_array()
+    expected = 0.5 * np.log((pixels[..., 1:] ** 2).mean(0))
+    np.testing.assert_allclose(shown[:, 1:], expected, rtol=0, atol=1e-12)
+    assert shown.mask[:, 0].all()  # weights of 0
+
+
+def test_the_command_writes_all_pictures_and_refuses_another_table(relax, table, tmp_path, capsys):
     write_result(tmp_path / "relax.nc", table)
     relax.main([str(tmp_path / "relax.nc"), "--to", str(tmp_path / "out/picture")])
-    names = [f"picture{part}.{ending}" for part in ("-filters", "") for ending in ("png", "svg")]
+    names = [f"picture{part}.{ending}" for part in ("", "-filters", "-history") for ending in ("png", "svg")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     write_result(tmp_path / "small.nc", table[["top1"]])
     with pytest.raises(SystemExit):
         relax.main([str(tmp_path / "small.nc")])
     assert "must be of a table of relaxed networks" in capsys.readouterr().err
+    write_result(tmp_path / "conv.nc", table.sel(row=["conv", "fcn"]))
+    with pytest.raises(SystemExit):
+        relax.main([str(tmp_path / "conv.nc")])
+    assert "file must have fully connected networks that start from others" in capsys.readouterr().err

@@ -50,7 +50,7 @@ MEANINGS = {
     "gradient_norm": f"norm of the gradient of the loss of the first {CURVATURE_IMAGES} training images",
     "top_eigenvalue": "largest eigenvalue of the Hessian of this loss",
     "residual": "residual of this eigenvalue",
-    "filter": "root mean square over channels of the weights to one output of the first layer",
+    "filter": "weights from all pixels to one output of the first layer",
 }
 """Quantities and their meanings, each at the start and at the end of a run."""
 
@@ -112,7 +112,7 @@ def _measured(model: nn.Module, config: TrainConfig, data: Path | None) -> xr.Da
     dense = next((layer for layer in model.modules() if isinstance(layer, FullyConnected2d)), None)
     if dense is not None:
         weights = dense.filter(0, *(size // 2 for size in dense.output_size)).detach()
-        values["filter"] = ("pixel_row", "pixel_column"), weights.square().mean(0).sqrt().numpy()
+        values["filter"] = ("input_channel", "pixel_row", "pixel_column"), weights.numpy()
     return xr.Dataset(values, {"layer": [row.name for row in report.layers]})
 
 
