@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from bioshare.checks import choice, flag, real, whole
+from bioshare.checks import choice, flag, machine_memory, real, whole
 from bioshare.nn.locally_connected import Layout, LocallyConnected2d
 from bioshare.nn.one_dimensional import LocallyConnected1d
 from bioshare.nn.patchwise import PatchwiseLinear, check_attention, check_class_tokens, tokens_seen
@@ -84,7 +83,7 @@ def to_locally_connected(
     choice("layout", layout, get_args(Layout))
     convs, layers = _without_data(model, input_size, keep_first, layout, linear, class_tokens)
     table = ConversionTable.of(model, convs, layers)  # first, so that no time is lost on a model that is too large
-    if table.layers_bytes > _memory() and "cpu" in {conv.weight.device.type for conv in convs.values()}:
+    if table.layers_bytes > machine_memory() and "cpu" in {conv.weight.device.type for conv in convs.values()}:
         raise MemoryError(table.too_large("this machine has"))
     try:
         copies = {id(conv): _filled(layers[label], conv, init) for label, conv in convs.items()}
@@ -208,12 +207,6 @@ def _filled(layer: LocallyConnected2d, conv: nn.Conv1d | nn.Conv2d | nn.Linear, 
         if conv.bias is not None and layer.bias is not None:
             layer.bias.copy_(conv.bias[:, None, None])
     return layer
-
-
-def _memory() -> float:
-    """Return the bytes of this machine's memory, infinite where the system does not tell."""
-    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ def dascoli(
     "vanilla" is the paper's VanillaCNN: 4 x 4 kernels with stride 2 and padding 2, 5 x 5 with padding 2, 3 x 3 with
     padding 1, each with ReLU and 3 x 3 pooling with stride 2, and a linear layer. "alexnet" has five convolutions, and
     dropout before two of the three linear layers. The numbers of positions for 32 x 32 pixels are 17^2 = 289, 8^2 = 64
-    and 3^2 = 9. Smaller images are not pooled below 3 x 3 pixels.
+    and 3^2 = 9. Images of fewer than 3 x 3 pixels are not pooled.
 
     Args:
         name: name of the network.

@@ -5,7 +5,8 @@ have beside, and the weights outside the kernels,
 
     theta = shared + (local - shared) + off-local        |theta|^2 = |shared|^2 + |unshared|^2 + |off-local|^2
 
-with delta = |off-local| / |theta|, the paper's measure. -log SNR compares the second part with the first.
+with delta = |off-local| / |theta|, the paper's measure. -log SNR compares the spread with the mean within each group of
+neurons that see equal stimuli in sleep; the second part has the differences between these groups as well.
 """
 
 from __future__ import annotations

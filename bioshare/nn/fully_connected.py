@@ -118,7 +118,7 @@ def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_col
         TypeError: `to_locally_connected` would refuse the model, or a layer is not two-dimensional.
         ValueError: the model does not run on such an input without data, or a layer gets no input, or inputs of
             different sizes.
-        MemoryError: the weights need more memory than the machine has.
+        MemoryError: the weights need more memory than there is.
 
     Example:
         >>> to_fully_connected(nn.Conv2d(1, 4, 3), input_size=(1, 8, 8)).weight.shape
@@ -138,12 +138,19 @@ def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_col
         local[label] = _counterpart(partial(LocallyConnected2d, input_size=(rows, columns)), layer)
     dense = {label: _like(FullyConnected2d(layer, padded_columns), layers[label]) for label, layer in local.items()}
     needed = sum(p.numel() * p.element_size() for layer in dense.values() for p in layer.parameters())
+    too_large = (
+        f"the {len(dense)} fully connected layers need {readable(needed)} for their weights, more than {{}}. Take a "
+        "smaller input_size, fewer channels, or bioshare.nn.to_locally_connected"
+    )
     if needed > machine_memory() and "cpu" in {layer.weight.device.type for layer in layers.values()}:
-        raise MemoryError(
-            f"the {len(dense)} fully connected layers need {readable(needed)} for their weights, more than this "
-            "machine has. Take a smaller input_size, fewer channels, or bioshare.nn.to_locally_connected"
-        )
-    return copy.deepcopy(model, {id(old): _placed(dense[label], local[label], old) for label, old in layers.items()})
+        raise MemoryError(too_large.format("this machine has"))
+    try:
+        copies = {id(old): _placed(dense[label], local[label], old) for label, old in layers.items()}
+    except RuntimeError as error:  # PyTorch has no class of errors for too little memory on a CPU
+        if "memory" not in str(error):
+            raise
+        raise MemoryError(too_large.format("is free")) from error
+    return copy.deepcopy(model, copies)
 
 
 @torch.no_grad()

@@ -203,8 +203,8 @@ def check_input(x: Tensor, *expected: int) -> None:
         raise TypeError(f"x must be a torch.Tensor; got {type(x).__name__}")
     if x.ndim - len(expected) not in (0, 1) or x.shape[-len(expected) :] != expected:
         raise ValueError(
-            f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A locally "
-            "connected layer has a kernel for every position: make it with the input_size of its later inputs"
+            f"x must have the shape (batch, {', '.join(map(str, expected))}); got {tuple(x.shape)}. A layer "
+            "with weights for every position has one size: make it with the input_size of its later inputs"
         )
 
 

@@ -93,7 +93,8 @@ class SGD(Optimizer):
         momentum: momentum.
         nesterov: Nesterov's form of the momentum.
         match_positions: multiply the learning rate of every locally or fully connected layer by the number of positions
-            P. A step moves the mean over positions as far as a step of a convolution then, and not 1 / P as far.
+            P. A step moves the mean over positions as far as a step of a convolution then, and not 1 / P as far. The
+            regularisation is divided by P, so that weights decay as fast as those of a convolution.
     """
 
     learning_rate: float = 0.1
@@ -111,12 +112,13 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs a momentum above 0; got 0")
 
     def groups(self, model: nn.Module) -> Any:
-        """The parameters of a model; with ``match_positions`` a group for each, with the number of positions."""
+        """The parameters of a model; with ``match_positions`` a group for each, with the factors of its rates."""
         if not self.match_positions:
             return model.parameters()
         layers = (layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d))
         positions = {id(p): math.prod(layer.output_size) for layer in layers for p in layer.parameters(recurse=False)}
-        return [{"params": [p], "factor": positions.get(id(p), 1)} for p in model.parameters()]
+        factors = [(p, positions.get(id(p), 1)) for p in model.parameters()]
+        return [{"params": [p], "factor": n, "weight_decay": self.weight_decay / n} for p, n in factors]
 
     def make(self, parameters: Any, **options: Any) -> torch.optim.SGD:
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}

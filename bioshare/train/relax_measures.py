@@ -1,6 +1,7 @@
 """What a run in a larger space has moved: parts of the weights, curvature and masked accuracies, at the start and end.
 
-The measurements of a finished run lie beside the result, and are made once.
+The measurements of a finished run lie beside the result, and are made once; a run that went on to more epochs is
+measured again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bioshare.train.config import TrainConfig
 from bioshare.train.data import load, test_batches, training_batches
 from bioshare.train.evaluation import evaluate
 from bioshare.train.relax_tables import DAscoliNetwork
-from bioshare.train.results import read_result, write_result
+from bioshare.train.results import RESULT, read_result, write_result
 from bioshare.train.saving import CHECKPOINT, network_in, snapshot_network
 from bioshare.train.stored import config_of
 
@@ -47,7 +48,7 @@ MEANINGS = {
     "top1": "test images whose class came first, %",
     "top1_local": "the same with the weights inside the kernels alone",
     "top1_off_local": "the same with the weights outside the kernels alone",
-    "gradient_norm": f"norm of the gradient of the loss of the first {CURVATURE_IMAGES} training images",
+    "gradient_norm": f"norm of the gradient of the loss of the first {CURVATURE_IMAGES} training images, or of all",
     "top_eigenvalue": "largest eigenvalue of the Hessian of this loss",
     "residual": "residual of this eigenvalue",
     "filter": "weights from all pixels to one output of the first layer",
@@ -71,9 +72,9 @@ def relaxation(folder: Path, data: Path | None = None) -> xr.Dataset:
         The quantities of `MEANINGS` along the axis when, "start" and "end"; norms of parts also by layer, and the
         filter of a fully connected network by pixel.
     """
-    path = folder / RELAXATION
-    if path.exists():
-        return read_result(path)
+    path, text = folder / RELAXATION, read_result(folder / RESULT).attrs.get("config")
+    if path.exists() and (known := read_result(path)).attrs.get("config", text) == text:
+        return known
     metadata = checkpoint.read_metadata(folder / CHECKPOINT)
     config = config_of(metadata.get("config"), folder / CHECKPOINT)
     first = config.build_network(**metadata["network"], snapshot=snapshot_network(config, folder, metadata["network"]))
@@ -84,7 +85,7 @@ def relaxation(folder: Path, data: Path | None = None) -> xr.Dataset:
     for name, meaning in MEANINGS.items():
         if name in found:
             found[name].attrs["long_name"] = meaning
-    write_result(path, found.assign_attrs(curvature_images=CURVATURE_IMAGES))
+    write_result(path, found.assign_attrs(config=text))
     return found
 
 
@@ -113,7 +114,7 @@ def _measured(model: nn.Module, config: TrainConfig, data: Path | None) -> xr.Da
     if dense is not None:
         weights = dense.filter(0, *(size // 2 for size in dense.output_size)).detach()
         values["filter"] = ("input_channel", "pixel_row", "pixel_column"), weights.numpy()
-    return xr.Dataset(values, {"layer": [row.name for row in report.layers]})
+    return xr.Dataset(values, {"layer": [row.name for row in report.layers]}, {"curvature_images": len(x)})
 
 
 def report(measured: Mapping[tuple[str, int], xr.Dataset], rows: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bioshare.nn import to_fully_connected, to_locally_connected
+from bioshare.nn.fully_connected import FullyConnected2d
 
 pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
 
@@ -53,6 +54,13 @@ def test_sizes_of_the_vanilla_cnn_of_the_paper(padded, weights):
     assert [layer.output_size[0] ** 2 for layer in (dense[0], dense[2], dense[4])] == [289, 64, 9]
 
 
-def test_too_large_a_network_is_refused_with_its_memory():
+def test_too_large_a_network_is_refused_with_its_memory(monkeypatch):
     with pytest.raises(MemoryError, match=r"need 17,584\.67 GB .* more than this machine has"):
         to_fully_connected(nn.Conv2d(1, 1, 1, bias=False), (1, 1448, 1448))
+
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(FullyConnected2d, "to_empty", full)
+    with pytest.raises(MemoryError, match=r"need 0\.00 MB .* more than is free"):
+        to_fully_connected(nn.Conv2d(1, 1, 1, bias=False), (1, 2, 2))

@@ -186,7 +186,7 @@ MESSAGE = r"the 2 locally connected layers need 0\.13 MB .*, more than {}; the l
 def test_too_little_memory_names_the_largest_layer(monkeypatch):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 64, 3))
     with monkeypatch.context() as patch:
-        patch.setattr("bioshare.nn.convert._memory", lambda: 1000.0)
+        patch.setattr("bioshare.nn.convert.machine_memory", lambda: 1000.0)
         with pytest.raises(MemoryError, match=MESSAGE.format("this machine has")):
             to_locally_connected(model, (1, 9, 9))
         assert to_locally_connected(model.to("meta"), (1, 9, 9))[1].weight.is_meta

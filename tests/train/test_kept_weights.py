@@ -1,13 +1,14 @@
 """Runs that keep snapshots, and runs that start from them in a larger space."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from tiny_runs import CONFIG, assert_same_ending, interrupt, run, weights
 
 from bioshare.bridge import InstantSharing
-from bioshare.nn import deviation
+from bioshare.nn import deviation, to_locally_connected
 from bioshare.train import checkpoint, trained_network
 from bioshare.train.config import SGD, Convolutional, Every, LocallyConnected, Snapshot
 from bioshare.train.relax_tables import DAscoliNetwork
@@ -100,6 +101,22 @@ def test_a_matched_step_moves_the_mean_over_positions_as_a_step_of_the_convoluti
     torch.testing.assert_close(
         ends["lc-matched"][bias].mean((1, 2)) - before[bias], ends["conv"][bias] - before[bias], rtol=0, atol=1e-7
     )
+
+
+def test_matched_weights_decay_as_those_of_the_convolution():
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(2, 3, 3).double(), torch.randn(5, 2, 6, 6, dtype=torch.float64)
+    local: Any = to_locally_connected(conv, (2, 6, 6), "copy")
+    for model in (conv, local):
+        optimizer = SGD(1e-3, 0.5, 0.9, match_positions=True).build(model)
+        for group in optimizer.param_groups:
+            group["lr"] *= group["factor"]
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).sum().backward()  # the same gradient in every step
+            optimizer.step()
+    torch.testing.assert_close(local.weight.mean((0, 1)), conv.weight, rtol=0, atol=1e-12)
+    torch.testing.assert_close(local.bias.mean((1, 2)), conv.bias, rtol=0, atol=1e-12)
 
 
 def test_a_locally_connected_network_takes_a_residual_networks_weights():

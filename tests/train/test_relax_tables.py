@@ -1,7 +1,9 @@
 """The tables of d'Ascoli et al. (2019): rows, the command on digits, and what is measured."""
 
+import copy
 import dataclasses
 import math
+import shutil
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,20 @@ import xarray as xr
 
 from bioshare import __main__ as command_line
 from bioshare.bridge import InstantSharing
-from bioshare.nn import deviation, gradient_norm, keeping, to_fully_connected
+from bioshare.nn import deviation, gradient_norm, keeping, locality, to_fully_connected
 from bioshare.nn.fully_connected import FullyConnected2d
-from bioshare.train import evaluate, trained_network
+from bioshare.train import checkpoint, evaluate, trained_network
 from bioshare.train.commands import many_runs
 from bioshare.train.config import SGD, Every, TrainConfig
 from bioshare.train.data import load, training_batches
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.experiments import find, matching
 from bioshare.train.fitting import fit
-from bioshare.train.relax_measures import RELAXATION
+from bioshare.train.relax_measures import RELAXATION, _measured, relaxation
 from bioshare.train.relax_tables import DAscoliNetwork, relax_times
 from bioshare.train.runs import Outcomes
-from bioshare.train.saving import network_in
+from bioshare.train.saving import CHECKPOINT, network_in
+from bioshare.train.stored import config_of
 
 CPU = torch.device("cpu")
 
@@ -147,3 +150,38 @@ def test_the_measurements_are_of_the_start_and_the_end_of_the_run(folder):
         np.testing.assert_array_equal(
             found["filter"].sel(when="start"), weights
         )  # (1, 8, 8), to an output in the middle
+
+
+def test_masked_accuracies_and_the_number_of_images_are_those_of_the_network():
+    torch.manual_seed(0)
+    config = dataclasses.replace(find("dascoli/digits/fc-5").config, train_images=300)
+    model = config.build_network(10, (1, 8, 8))  # random weights, large, so that scores depend on images
+    layers = [layer for layer in model.modules() if isinstance(layer, FullyConnected2d)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight *= 10
+    found, tests = _measured(model, config, None), batches_for_testing(load("digits"), config, CPU)
+    assert found.attrs["curvature_images"] == 300
+    expected = [evaluate(model, tests)["top1"]]
+    for part in ("local", "off-local"):
+        masked = copy.deepcopy(model)
+        for layer in (layer for layer in masked.modules() if isinstance(layer, FullyConnected2d)):
+            mask = locality(layer) if part == "local" else ~locality(layer)
+            layer.weight.data *= mask
+            layer.bias.data *= part == "local"
+        expected.append(evaluate(masked, tests)["top1"])
+    assert len(set(expected)) == 3
+    assert [float(found[name]) for name in ("top1", "top1_local", "top1_off_local")] == expected
+
+
+def test_a_run_that_went_on_is_measured_again(folder, tmp_path):
+    for name in ("conv", "fc-5"):
+        shutil.copytree(folder / f"runs/dascoli/digits/{name}", tmp_path / name)
+    run = tmp_path / "fc-5/seed0"
+    before = relaxation(run)
+    xr.testing.assert_identical(relaxation(run), before)
+    config = config_of(checkpoint.read_metadata(run / CHECKPOINT)["config"], run)
+    fit(dataclasses.replace(config, epochs=3), run, resume=True, device="cpu", progress=False)
+    after = relaxation(run)
+    assert after["delta"].sel(when="end") == deviation(trained_network(run)).total.delta
+    assert after["delta"].sel(when="end") != before["delta"].sel(when="end")
