@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -46,6 +46,10 @@ def convolutions(options, groups):
 
 @settings(max_examples=25, deadline=None)
 @given(**GRID)
+@example(  # pixels that several taps of a kernel see
+    size=(5, 6), kernel_size=(3, 2), stride=(1, 2), padding=(1, 1), dilation=(1, 1), groups=2,
+    padding_mode="replicate", padded=False,
+)  # fmt: skip
 def test_the_parts_are_the_projections_of_least_squares(groups, **options):
     torch.manual_seed(0)
     dense, columns = convolutions(options, groups)

@@ -17,7 +17,7 @@ from bioshare.nn import deviation, gradient_norm, keeping, locality, to_fully_co
 from bioshare.nn.fully_connected import FullyConnected2d
 from bioshare.train import checkpoint, evaluate, trained_network
 from bioshare.train.commands import many_runs
-from bioshare.train.config import SGD, Every, TrainConfig
+from bioshare.train.config import SGD, Adam, Every, Snapshot, TrainConfig
 from bioshare.train.data import load, training_batches
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.experiments import find, matching
@@ -50,6 +50,17 @@ def test_rows_of_the_papers_table():
     for row, others in (("lc-18-ws10", {"phases": (Every(10, InstantSharing()),)}), ("lc-18", {})):
         lc = find(f"dascoli/cifar10/{row}").config
         assert lc == dataclasses.replace(dense, network=network, **others)
+    printed = {row: find(f"dascoli/cifar10/{row}").paper.top1 for row in ("conv", "fcn", "fc-18", "conv-adam")}
+    assert printed == {"conv": 72.0, "fcn": 57.5, "fc-18": None, "conv-adam": None}
+    assert find("dascoli/cifar10/fc-18-adam").config == dataclasses.replace(
+        dense, optimizer=Adam(1e-4), start_from=Snapshot("../../conv-adam/seed{seed}", 18)
+    )
+    alexnet = find("dascoli/cifar100/fc-100").config
+    assert (alexnet.dataset_name, alexnet.epochs) == ("cifar100", 100)
+    assert alexnet.network == DAscoliNetwork("alexnet", space="fc", padded_columns=True)
+    assert find("dascoli/cifar10/lc-18-matched").config == dataclasses.replace(
+        dense, network=network, optimizer=SGD(0.01, 0.0, 0.0, nesterov=False, match_positions=True)
+    )
     matched = find("relax/cifar10/fc-3-matched")
     assert matched.config.optimizer == SGD(0.01, 0.0, 0.0, nesterov=False, match_positions=True)
     assert matched.references == ("conv", "fc-3")
@@ -156,19 +167,20 @@ def test_masked_accuracies_and_the_number_of_images_are_those_of_the_network():
     torch.manual_seed(0)
     config = dataclasses.replace(find("dascoli/digits/fc-5").config, train_images=300)
     model = config.build_network(10, (1, 8, 8))  # random weights, large, so that scores depend on images
-    layers = [layer for layer in model.modules() if isinstance(layer, FullyConnected2d)]
     with torch.no_grad():
-        for layer in layers:
-            layer.weight *= 10
+        for layer in model.modules():
+            if isinstance(layer, FullyConnected2d):
+                layer.weight.mul_(10)
     found, tests = _measured(model, config, None), batches_for_testing(load("digits"), config, CPU)
     assert found.attrs["curvature_images"] == 300
     expected = [evaluate(model, tests)["top1"]]
     for part in ("local", "off-local"):
-        masked = copy.deepcopy(model)
-        for layer in (layer for layer in masked.modules() if isinstance(layer, FullyConnected2d)):
-            mask = locality(layer) if part == "local" else ~locality(layer)
+        masked: Any = copy.deepcopy(model)
+        for layer in (layer for layer in masked if isinstance(layer, FullyConnected2d)):
+            mask: Any = locality(layer) if part == "local" else ~locality(layer)
             layer.weight.data *= mask
-            layer.bias.data *= part == "local"
+            if part == "off-local" and layer.bias is not None:
+                layer.bias.data.zero_()
         expected.append(evaluate(masked, tests)["top1"])
     assert len(set(expected)) == 3
     assert [float(found[name]) for name in ("top1", "top1_local", "top1_off_local")] == expected
