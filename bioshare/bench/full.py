@@ -1,8 +1,8 @@
 """Convolutions, local and full connections of d'Ascoli's network against the floor: ``python -m bioshare bench full``.
 
 A step of a layer is forward, backward and plain SGD, as in the paper. The floor of the time has the kernels of
-`bioshare.bench.floor`. The floor of the memory beyond weights and images has the output, and the gradients of the
-output, the image and the weights, each once.
+`bioshare.bench.floor`. The floor of the memory beyond the weights, the images and the gradient by the output has the
+output, and the gradients by the images and by the weights, each once.
 """
 
 from __future__ import annotations
@@ -79,18 +79,19 @@ def convolutions(channels: int, side: int) -> list[tuple[str, nn.Conv2d, tuple[i
 
 
 def floors(module: Any, shape: tuple[int, ...], ceilings: Ceilings) -> tuple[float, int]:
-    """Least seconds of a step, and least bytes beyond the weights and the images, for images of a shape."""
+    """Least seconds of a step, and least bytes beyond what is there before the step, for images of a shape."""
     x = torch.empty(shape, requires_grad=True)
     y: Tensor = module(x)
     kernels = [*product_kernels(module, x, y, x.element_size())]
     kernels.append(Kernel("SGD", 0, SGD_PASSES * WEIGHT_BYTES * module.weight.numel()))
-    return sum(kernel.seconds(ceilings) for kernel in kernels), WEIGHT_BYTES * (
-        2 * y.numel() + x.numel() + module.weight.numel()
-    )
+    numbers = y.numel() + x.numel() + module.weight.numel()
+    return sum(kernel.seconds(ceilings) for kernel in kernels), WEIGHT_BYTES * numbers
 
 
 def plain_step(network: tuple[int, int, int], space: str, batch: int, device: torch.device) -> Callable[[], None]:
-    """A step on a random batch, with the gradient by the image; a pass of one image has loaded the libraries.
+    """A step on random images and gradients by the output, with the gradient by the images.
+
+    A pass of one image has loaded the libraries.
 
     Args:
         network: channels, rows of an image, and number of the layer among the convolutions.
@@ -102,14 +103,17 @@ def plain_step(network: tuple[int, int, int], space: str, batch: int, device: to
     module = SPACES[space](layer, size).to(device)
     x = torch.randn(batch, *size, device=device, requires_grad=True)
     optimizer = torch.optim.SGD(module.parameters(), 1e-3)
+    first = module(x[:1])
+    cotangent = torch.randn(batch, *first.shape[1:], device=device)
 
     def step() -> None:
         x.grad = None
         optimizer.zero_grad()
-        module(x).sum().backward()
+        module(x).backward(cotangent)
         optimizer.step()
 
-    module(x[:1]).sum().backward()
+    first.sum().backward()
+    x.grad = None
     optimizer.zero_grad()
     return step
 

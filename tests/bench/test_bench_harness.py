@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bioshare.bench import harness
-from bioshare.bench.harness import BenchTable, available_bytes, turns, without_tf32
+from bioshare.bench.harness import BenchTable, available_bytes, peak_bytes, turns, without_tf32
 
 CPU = torch.device("cpu")
 
@@ -23,6 +23,18 @@ def test_available_memory_is_a_part_of_all_memory():
     available = available_bytes(CPU)
     assert available is not None
     assert 1e6 < available < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def ten_megabytes():
+    """Blocks that the heap keeps when they are freed, since the last one stays."""
+    blocks = lambda: [torch.ones(25_000) for _ in range(100)]
+    *_, last = blocks()
+    return lambda: (blocks(), last)
+
+
+@pytest.mark.skipif(available_bytes(CPU) is None, reason="counts memory on Linux only")
+def test_memory_that_is_free_before_the_work_counts_as_the_work_takes_it():
+    assert 9e6 < (peak_bytes(ten_megabytes, CPU) or 0) < 15e6
 
 
 def test_a_turn_of_a_gpu_is_many_calls(monkeypatch):
