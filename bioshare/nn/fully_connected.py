@@ -52,12 +52,8 @@ class FullyConnected2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
-        check_input(x, self.in_channels, *self.input_size)
-        images = x[None] if x.ndim == 3 else x
-        images = nn.functional.pad(images, self.pad, self.padding_mode) if any(self.pad) else images
-        y = nn.functional.linear(images.flatten(1), self.weight, self.bias)
-        y = y.unflatten(1, (self.out_channels, *self.output_size))
-        return y[0] if x.ndim == 3 else y
+        sizes = (self.in_channels, *self.input_size), (self.out_channels, *self.output_size)
+        return dense_product(x, self.weight, self.bias, *sizes, self.pad, self.padding_mode)
 
     def taps(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield the number of every tap of a kernel, the positions whose tap sees a pixel, and the pixels (n,), (n,).
@@ -95,6 +91,24 @@ class FullyConnected2d(nn.Module):
         """Return the channels and sizes."""
         sizes = f"input_size={self.input_size}, output_size={self.output_size}"
         return f"{self.in_channels}, {self.out_channels}, {sizes}, bias={self.bias is not None}"
+
+
+@torch.fx.wrap  # a single step in the graphs of torch.fx, since a tracer has no sizes to check
+def dense_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_size: tuple[int, int, int],
+    output_size: tuple[int, int, int],
+    pad: tuple[int, int, int, int],
+    padding_mode: str,
+) -> Tensor:
+    """Map images of a size (channels, rows, columns) to images of another size, with or without a batch axis."""
+    check_input(x, *input_size)
+    images = x[None] if x.ndim == 3 else x
+    images = nn.functional.pad(images, pad, padding_mode) if any(pad) else images
+    y = nn.functional.linear(images.flatten(1), weight, bias).unflatten(1, output_size)
+    return y[0] if x.ndim == 3 else y
 
 
 def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_columns: bool = False) -> nn.Module:

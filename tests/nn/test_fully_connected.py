@@ -44,6 +44,17 @@ def test_the_copies_gradients_add_up_and_a_step_moves_their_mean_by_one_over_the
     torch.testing.assert_close(kernels.mean(0), conv.weight.grad / 16, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_dense_layer_can_be_traced(padded):
+    torch.manual_seed(0)
+    dense = to_fully_connected(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU()), (2, 5, 5), padded)
+    graph, x = torch.fx.symbolic_trace(dense), torch.randn(4, 2, 5, 5)
+    assert torch.equal(graph(x), dense(x))
+    assert torch.equal(graph(x[0]), dense(x[0]))
+    with pytest.raises(ValueError, match="x must have the shape"):
+        graph(x[..., 1:])
+
+
 @pytest.mark.parametrize(("padded", "weights"), [(False, 73_928_704), (True, 110_582_784)])
 def test_sizes_of_the_vanilla_cnn_of_the_paper(padded, weights):
     convs = nn.Conv2d(3, 64, 4, 2, 2), nn.Conv2d(64, 64, 5, 1, 2), nn.Conv2d(64, 64, 3, 1, 1)
