@@ -197,3 +197,25 @@ def test_a_run_that_went_on_is_measured_again(folder, tmp_path):
     after = relaxation(run)
     assert after["delta"].sel(when="end") == deviation(trained_network(run)).total.delta
     assert after["delta"].sel(when="end") != before["delta"].sel(when="end")
+
+
+def test_a_run_that_cannot_be_measured_stops_no_other_and_keeps_its_checkpoint(folder, tmp_path, monkeypatch, capsys):
+    for name in ("conv", "fc-5", "lc-5"):
+        shutil.copytree(folder / f"runs/dascoli/digits/{name}", tmp_path / f"runs/dascoli/digits/{name}")
+    fc, lc = (tmp_path / f"runs/dascoli/digits/{name}/seed0" for name in ("fc-5", "lc-5"))
+    for run in (fc, lc):
+        (run / RELAXATION).unlink()
+    measure = many_runs.relaxation
+
+    def without_snapshot(run, data):
+        if run == run.parents[1] / "fc-5/seed0":
+            raise ValueError("the snapshot is missing")
+        return measure(run, data)
+
+    monkeypatch.setattr(many_runs, "relaxation", without_snapshot)
+    monkeypatch.chdir(tmp_path)
+    words = "table dascoli --dataset digits --epochs 2 --seeds 1 --channels 4 --train-images 300 --discard-checkpoints"
+    assert command_line.main([*words.split(), "--rows", "fc-5", "lc-5"]) == 0
+    assert "fc-5/seed0: trained, but not measured, and the checkpoint stays: the snapshot" in capsys.readouterr().err
+    assert ((fc / CHECKPOINT).exists(), (fc / RELAXATION).exists()) == (True, False)
+    assert ((lc / CHECKPOINT).exists(), (lc / RELAXATION).exists()) == (False, True)

@@ -121,7 +121,11 @@ class ManyRuns(Computing):
     def _finish(self, job: Job) -> None:
         """Measure a finished run in a larger space, and delete the checkpoint, if asked for."""
         if relaxed(job.config) and (job.folder / CHECKPOINT).exists():
-            relaxation(job.folder, self.fitting.get("data"))
+            try:
+                relaxation(job.folder, self.fitting.get("data"))
+            except (OSError, RuntimeError, ValueError) as error:
+                say(f"{job.name}: trained, but not measured, and the checkpoint stays: {error}")
+                return
         if self.discard_checkpoints:
             (job.folder / CHECKPOINT).unlink(missing_ok=True)
 

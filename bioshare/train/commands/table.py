@@ -52,8 +52,8 @@ class TableRuns(ManyRuns):
     Attributes:
         columns: columns of this data set in the table, whose hyperparameters the runs have. None for the columns of the
             images in --dataset, or else the table's first; without --dataset, for all columns.
-        rows: these rows, such as ``conv lc lc-ws10``; none for all of the table but those with noise, whose sleep
-            is simulated neuron by neuron: months on a CPU.
+        rows: these rows, such as ``conv lc lc-ws10``; none for all of the table but, of the paper's size,
+            those with noise, whose sleep is simulated neuron by neuron: months on a CPU.
     """
 
     columns: str | None = None
