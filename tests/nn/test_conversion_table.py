@@ -69,9 +69,9 @@ def test_the_refusal_and_the_table_have_one_limit(monkeypatch):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 8, 3), nn.Linear(5, 8))
     table = conversion_table(model, (1, 9, 9))
     assert table.layers_bytes == table.bytes - 4 * (5 * 8 + 8)
-    monkeypatch.setattr("bioshare.nn.convert._memory", lambda: float(table.layers_bytes))
+    monkeypatch.setattr("bioshare.nn.convert.machine_memory", lambda: float(table.layers_bytes))
     assert numbers(to_locally_connected(model, (1, 9, 9))[:2])[1] == table.layers_bytes
-    monkeypatch.setattr("bioshare.nn.convert._memory", lambda: table.layers_bytes - 1.0)
+    monkeypatch.setattr("bioshare.nn.convert.machine_memory", lambda: table.layers_bytes - 1.0)
     with pytest.raises(MemoryError, match=r"conversion_table\(model, input_size\) shows all layers"):
         to_locally_connected(model, (1, 9, 9))
 
