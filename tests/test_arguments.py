@@ -160,6 +160,7 @@ CALLS = {
     "neg_log_snr": lambda: dict(model=layer()),
     "Sleep": lambda: dict(circuit=STEADY, rule=RULE, stimulus=GAUSSIAN, presentations=3),
     "Sleep.rate_circuit": dict,
+    "Sleep.recommended": dict,
     "Sleep.steady_state": dict,
     "Sleep.paper": dict,
     "Sleep.minutes": lambda: dict(self=sleeping(), inputs=3),

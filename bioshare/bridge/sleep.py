@@ -42,7 +42,8 @@ class Sleep(MapSharing):
     modules of all layers with K inputs per neuron see the same stimuli, in an order given by the position. Otherwise
     every neuron is simulated, and the output channels of a position see the same noise.
 
-    `Sleep.rate_circuit` and `Sleep.steady_state` suit any network; `Sleep.paper` has the parameters of Fig. 4B.
+    `Sleep.rate_circuit` and `Sleep.steady_state` suit any network; `Sleep.recommended` is for training;
+    `Sleep.paper` has the parameters of Fig. 4B.
 
     Args:
         circuit: `SteadyState` or `RateCircuit`.
@@ -150,6 +151,25 @@ class Sleep(MapSharing):
         )
         rule = NormalisedRule(strength, circuit, stimulus, gamma, 0.0 if isinstance(stimulus, Grid) else MOMENTUM)
         return cls(circuit, rule, stimulus, PerInput(times), silence=1, **_norms(rescale, gain), **options)
+
+    @classmethod
+    def recommended(cls, alpha: float = 10.0, *, pool: int | None = 8, **options: Any) -> Sleep:
+        """Make a sleep for training, where accuracy counts more than the paper's protocol.
+
+        This is `rate_circuit`, and the moments of the optimiser sleep with the weights (``moments="share"``, so a call
+        needs the optimiser), and kernels at the padding are scaled (``border="scale"``). docs/miniature.md shows the
+        gain of both.
+
+        Args:
+            alpha: strength of the inhibition.
+            pool: number of sleeps per K, simulated once.
+            options: arguments of `rate_circuit` not set by the preset.
+
+        Raises:
+            TypeError: ``options`` contain a field set by the preset.
+        """
+        check_free("recommended", options, "moments", "border")
+        return cls.rate_circuit(alpha, pool=pool, moments="share", border="scale", **options)
 
     @classmethod
     def steady_state(

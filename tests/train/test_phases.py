@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from bioshare.bridge import HebbianSharing, InstantSharing, Sleep
 from bioshare.bridge.scaling import NormalisedRule, PerInput
 from bioshare.circuit import stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
-from bioshare.nn import LocallyConnected2d
+from bioshare.nn import LocallyConnected2d, to_locally_connected
 from bioshare.train.data.batches import seed_at
+from bioshare.train.miniature import SMALL
 from bioshare.train.phases import (
     PHASES,
     CircuitOptions,
@@ -96,6 +98,15 @@ def slept(phase, seed):
     model = layer()
     phase(model, seed, progress=False)
     return model.weight
+
+
+def test_the_recommended_sleep_is_that_of_the_table_in_miniature():
+    phase = SMALL["lc-ws10-alpha10-share-moments-scale"].sleep.phase(3)
+    assert phase == Sleep.recommended(pool_seed=seed_at("pool", 3))
+    with pytest.raises(TypeError, match=r"border must be left out: Sleep\.recommended sets moments, border itself"):
+        Sleep.recommended(border="keep")
+    with pytest.raises(ValueError, match=r'moments="share" needs the optimizer'):
+        Sleep.recommended()(to_locally_connected(nn.Conv2d(1, 2, 3), (1, 8, 8)))
 
 
 def test_a_run_with_another_seed_has_another_pool():
