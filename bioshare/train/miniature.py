@@ -129,7 +129,8 @@ REALISM = {
         for noise in (0.01, 0.1)
     },
     "lc-ws10-gaussian": _circuit(stimulus="gaussian"),
-    "lc-ws10-relayed": _circuit(pool=None, stimulus="gaussian", patterns="relayed"),
+    "lc-ws10-ideal-gaussian": MiniatureRow(sleep=IdealOptions(pool=8, stimulus="gaussian")),
+    "lc-ws10-ideal-relayed": MiniatureRow(sleep=IdealOptions(stimulus="gaussian", patterns="relayed")),
     "lc-ws10-keep": replace(WS10, sleep=InstantSharing(border="keep")),
     "lc-ws10-alpha10-keep": _circuit(border="keep"),
 }
@@ -153,9 +154,11 @@ CONTROLS = {
 QUESTIONS = {
     "lc": LC,
     "lc-ws10": WS10,
-    "lc-ws10-relayed": REALISM["lc-ws10-relayed"],
-    "lc-ws10-simultaneous": _circuit(pool=None, stimulus="gaussian", patterns="simultaneous"),
-    "lc-ws10-simultaneous-pull": _circuit(pool=None, stimulus="gaussian", patterns="simultaneous", gamma=0.1),
+    "lc-ws10-ideal-relayed": REALISM["lc-ws10-ideal-relayed"],
+    "lc-ws10-ideal-simultaneous": MiniatureRow(sleep=IdealOptions(stimulus="gaussian", patterns="simultaneous")),
+    "lc-ws10-ideal-simultaneous-pull": MiniatureRow(
+        sleep=IdealOptions(stimulus="gaussian", patterns="simultaneous", gamma=0.1)
+    ),
     "lc-ws10-learned-groups": replace(WS10, sleep=LearnedGroups()),
     "lc-lateral": replace(LC, changes={"network": replace(NETWORK, normalisation="lateral")}),
     "lc-ws10-lateral": replace(WS10, changes={"network": replace(NETWORK, normalisation="lateral")}),
