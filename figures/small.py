@@ -23,7 +23,7 @@ from matplotlib.colors import to_hex
 
 from bioshare.cli import path
 
-CURVES = ("conv", "lc", "lc-4reps", "lc-ws1", "lc-ws10", "lc-ws100", "lc-ws10-alpha10")
+CURVES = ("conv", "lc", "lc-4reps", "lc-ws1", "lc-ws10", "lc-ws100", "lc-ws10-alpha10", "lc-ws10-recommended")
 """Rows whose curves are drawn."""
 REFERENCE = "lc"
 
@@ -60,7 +60,7 @@ def draw_small(rows: dict[str, xr.Dataset], paper: dict[str, tuple[float, float]
     theirs = {row: paper[row][0] - paper[REFERENCE][0] for row in rows if REFERENCE in paper}
     theirs = {row: difference for row, difference in theirs.items() if np.isfinite(difference)}
     forest(beside, rows, REFERENCE, colors=colors, theirs=theirs)
-    beside.set_title(f"C  paired differences to LC{'; ◇ the paper’s' if theirs else ''}")
+    beside.set_title(f"C  minus LC, paired{'; ◇ the paper’s' if theirs else ''}")
     for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
         figure.savefig(stem.with_suffix(ending), metadata=facts)
     plt.close(figure)

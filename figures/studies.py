@@ -38,7 +38,7 @@ TEXTS = {
     "lc-ws10-late": ("late", "shares in the second half of training only"),
     "lc-ws10-share-moments": ("moments shared", "AdamW's moments become group means, too"),
     "lc-ws10-share-moments-scale": ("moments shared, border scaled", "kernels at the padding are scaled as the shared"),
-    "lc-ws10-alpha10-share-moments-scale": ("rate circuit, both", "α = 10, moments shared and border scaled"),
+    "lc-ws10-recommended": ("rate circuit, both", "α = 10: `Sleep.recommended`"),
     "lc-ws10-reset-moments": ("moments reset", "AdamW's moments become 0 at every sharing"),
     "lc-ws10-last-batch": ("shared before the test", "shifted to the last batch of an epoch"),
     "lc-ws10-run": ("counted over the run", "every tenth batch, across the ends of epochs"),

@@ -94,7 +94,7 @@ SMALL = {
     "lc-ws10-ideal": MiniatureRow(sleep=IdealOptions(pool=8)),
     "lc-ws10-alpha50": _circuit(50.0),
     "lc-ws10-alpha10": _circuit(),
-    "lc-ws10-alpha10-share-moments-scale": _circuit(moments="share", border="scale"),
+    "lc-ws10-recommended": _circuit(moments="share", border="scale"),
     "lc-ws10-hebbian": MiniatureRow(sleep=HebbianOptions()),
     "lc-ws10-noise0.01": MiniatureRow(sleep=NoisyIdealOptions(noise=0.01)),
 }
@@ -107,7 +107,7 @@ EARLY = {
     "lc-ws10-late": replace(WS10, count="run", first=EPOCHS // 2 * BATCHES),
     "lc-ws10-share-moments": replace(WS10, sleep=InstantSharing(moments="share")),
     "lc-ws10-share-moments-scale": replace(WS10, sleep=InstantSharing(moments="share", border="scale")),
-    "lc-ws10-alpha10-share-moments-scale": SMALL["lc-ws10-alpha10-share-moments-scale"],
+    "lc-ws10-recommended": SMALL["lc-ws10-recommended"],
     "lc-ws10-reset-moments": replace(WS10, sleep=InstantSharing(moments="reset")),
     "lc-ws10-last-batch": replace(WS10, first=(BATCHES - 1) % 10),
     "lc-ws10-run": replace(WS10, count="run"),

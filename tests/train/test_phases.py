@@ -101,7 +101,7 @@ def slept(phase, seed):
 
 
 def test_the_recommended_sleep_is_that_of_the_table_in_miniature():
-    phase = SMALL["lc-ws10-alpha10-share-moments-scale"].sleep.phase(3)
+    phase = SMALL["lc-ws10-recommended"].sleep.phase(3)
     assert phase == Sleep.recommended(pool_seed=seed_at("pool", 3))
     with pytest.raises(TypeError, match=r"border must be left out: Sleep\.recommended sets moments, border itself"):
         Sleep.recommended(border="keep")
