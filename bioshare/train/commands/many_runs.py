@@ -59,18 +59,21 @@ class ManyRuns(Computing):
     def outcomes(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
         """Train the jobs, or read the results of the finished ones.
 
-        A damaged file, or a result of images that differ from the prepared ones, is the failure of one job.
+        A damaged file, a result of images that differ from the prepared ones, or a finished run that cannot be
+        measured, is the failure of one job.
 
         Raises:
             ValueError: a folder holds a run of another configuration, or the form of the products doesn't exist here;
                 nothing was trained. Or results of one data set are of different images.
             FileNotFoundError: a data set is missing. Nothing was trained.
         """
-        outcomes = self._train(jobs, run)
+        unmeasured: dict[str, str] = {}
+        outcomes = self._train(jobs, run, lambda job: self._finish(job, unmeasured))
+        outcomes.failures.update(unmeasured)
         _check_same_images(jobs, outcomes)
         return outcomes
 
-    def _train(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset]) -> Outcomes:
+    def _train(self, jobs: Sequence[Job], run: Callable[..., xr.Dataset], finish: Callable[[Job], None]) -> Outcomes:
         outcomes = Outcomes()
         for job in jobs:
             ending = self._before(job)
@@ -82,7 +85,7 @@ class ManyRuns(Computing):
         missing = [job for job in jobs if job.name not in outcomes.results | outcomes.failures]
         for job in jobs:
             if job.name in outcomes.results:
-                self._finish(job)
+                finish(job)
         if not missing:
             return outcomes
         fitting = dict(self.fitting)
@@ -92,7 +95,7 @@ class ManyRuns(Computing):
             with prefer(fitting.get("form", "auto")):
                 for name in {job.config.dataset_name for job in missing}:
                     load(name, data)
-        how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": self._finish}
+        how = {"scheduler": self.scheduler, "workers": self.workers, "threads": self.threads, "done": finish}
         seconds = self.minutes and 60 * self.minutes
         for waits in (False, True):  # first the runs from which others start
             stage = [job for job in missing if (job.config.start_from is not None) == waits]
@@ -118,13 +121,14 @@ class ManyRuns(Computing):
                 return str(error)
         return result
 
-    def _finish(self, job: Job) -> None:
-        """Measure a finished run in a larger space, and delete the checkpoint, if asked for."""
+    def _finish(self, job: Job, unmeasured: dict[str, str]) -> None:
+        """Measure a finished run in a larger space, or note the fault; then delete the checkpoint, if asked for."""
         if relaxed(job.config) and (job.folder / CHECKPOINT).exists():
             try:
                 relaxation(job.folder, self.fitting.get("data"))
             except (OSError, RuntimeError, ValueError) as error:
-                say(f"{job.name}: trained, but not measured, and the checkpoint stays: {error}")
+                unmeasured[job.name] = f"trained, but not measured, and the checkpoint stays: {error}"
+                say(f"{job.name}: {unmeasured[job.name]}")
                 return
         if self.discard_checkpoints:
             (job.folder / CHECKPOINT).unlink(missing_ok=True)
