@@ -1,9 +1,10 @@
 """What changes the table in miniature: early sharing, realistic sleeps, controls and the paper's open questions.
 
-A picture for every file of ``python -m bioshare table early``, ``realism``, ``controls`` or ``questions``; rows and
-seeds that are missing are left out. The forests show the accuracy of the last epoch minus the accuracy of ws(10) with
-the same seed: dots, with the mean and the standard error of the mean; dotted, the mean difference of LC. In the curves,
-dots are seeds, and bars and bands are the mean with the standard error; those of two rows are not paired.
+A picture for every table of ``python -m bioshare table early``, ``realism``, ``controls`` or ``questions``, from one
+file or, where several commands trained the rows, from several; rows and seeds that are missing are left out. The
+forests show the accuracy of the last epoch minus the accuracy of ws(10) with the same seed: dots, with the mean and the
+standard error of the mean; dotted, the mean difference of LC. In the curves, dots are seeds, and bars and bands are the
+mean with the standard error; those of two rows are not paired.
 
 A file of ``table patches`` gives a forest for every kind of network, with differences to unshared weights.
 """
@@ -99,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=path, default=HERE, help="folder of the pictures (default: next to this script)")
     args = parser.parse_args(arguments)
     try:
-        tables = {study_of(path): read([path])[0] for path in args.files}
+        files: dict[tuple[str, str], list[Path]] = {}
+        for file in args.files:
+            files.setdefault(study_of(file), []).append(file)
+        tables = {study: read(parts)[0] for study, parts in files.items()}
     except (ValueError, OSError) as error:
         parser.error(f"{error}; `python -m bioshare table NAME --to runs` writes files of {', '.join(DRAWINGS)}")
     args.out.mkdir(parents=True, exist_ok=True)
