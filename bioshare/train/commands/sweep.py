@@ -51,7 +51,7 @@ _CIFAR = {"weight_decays": (1e-2, 1e-4), "epochs": 200, "milestones": (100 / 200
 _TINY = {"weight_decays": (1e-2, 1e-4), "epochs": 50, "milestones": (25 / 50, 37 / 50)}
 _SMALL = {"weight_decays": (1e-2, 1e-4), "epochs": 15, "milestones": (0.5, 0.75)}
 _FEEDBACK = {"epochs": 6, "milestones": (0.5, 0.75)}
-_PATCHES = GridSearch((1e-2, 5e-3, 2e-3, 1e-3, 5e-4), (1e-2,), epochs=10, milestones=(0.5, 0.75))
+_PATCHES = GridSearch((5e-2, 2e-2, 1e-2, 5e-3, 2e-3, 1e-3, 5e-4), (1e-2,), epochs=10, milestones=(0.5, 0.75))
 _IMAGENET = {"epochs": 20, "milestones": (10 / 20, 15 / 20)}
 GRIDS = {
     ("cifar", "conv"): GridSearch((1e-1, 5e-2, 1e-2, 5e-3), **_CIFAR),
