@@ -101,11 +101,11 @@ RATES = {
         **{"mixer": 5e-3, "mixer-unshared": 5e-4, "mixer-ws10": 5e-3},
     },
     "cifar10-16": {
-        **{"vit": 2e-3, "vit-unshared": 1e-3, "vit-ws10": 1e-3},
+        **{"vit": 2e-3, "vit-unshared": 1e-3, "vit-ws10": 2e-3},
         **{"mixer": 5e-3, "mixer-unshared": 2e-3, "mixer-ws10": 2e-2},
     },
 }
-"""Learning rates by data set and row, the best of a grid search; on CIFAR-10 so far for the shared networks alone.
+"""Learning rates by data set and row, the best of a grid search.
 
 Every further row has the rate of the row which begins its name.
 """
