@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bioshare.cli import path
-from bioshare.train.miniature import SPREADS
+from bioshare.train.tables.miniature import SPREADS
 
 BLUE = "#5f9ac9"
 REFERENCE = "lc-ws10"

@@ -17,7 +17,7 @@ import bioshare as bs
 from bioshare.bridge import controls, gradient
 from bioshare.explorer import setting
 from bioshare.nn import functional
-from bioshare.train import config, data, patch_tables, runs
+from bioshare.train import config, data, networks, runs
 from bioshare.train.fitting import CHECKPOINT
 
 ODD = {
@@ -237,8 +237,8 @@ CALLS = {
     "config.OwnImages": lambda: dict(name="mine"),
     "config.Convolutional": dict,
     "config.LocallyConnected": dict,
-    "patch_tables.SharedPatches": lambda: dict(kind="vit"),
-    "patch_tables.UnsharedPatches": lambda: dict(kind="mixer"),
+    "networks.SharedPatches": lambda: dict(kind="vit"),
+    "networks.UnsharedPatches": lambda: dict(kind="mixer"),
     "config.AdamW": dict,
     "config.Adam": dict,
     "config.SGD": dict,
@@ -276,7 +276,7 @@ RESULTS = [
 BASES = ["Border", "Phase", "Stimulus", "Network", "Optimizer", "Feedback", "Control", "LayerMean", "Shrinking"]
 TESTED_WITH_DATA = ["Batches", "Dataset", "load", "own_data"]
 HOMES = {"controls": controls, "setting": setting, "functional": functional, "config": config}
-HOMES |= {"gradient": gradient, "data": data, "runs": runs, "patch_tables": patch_tables}
+HOMES |= {"gradient": gradient, "data": data, "runs": runs, "networks": networks}
 ARRAYS = """angle forgetting samples tau_noise turn theory.mirror_angle.inputs theory.mirror_angle.updates
     theory.mirror_samples.inputs"""
 RIGHT = {

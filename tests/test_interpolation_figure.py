@@ -11,7 +11,7 @@ from bioshare.train.config import SGD, Snapshot, TrainConfig
 from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.fitting import fit
-from bioshare.train.relax_tables import DAscoliNetwork
+from bioshare.train.networks import DAscoliNetwork
 
 
 @pytest.fixture(scope="module")

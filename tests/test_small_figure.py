@@ -14,8 +14,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioshare.train import miniature, patch_tables
 from bioshare.train.results import write_result
+from bioshare.train.tables import miniature, patches
 
 ROOT = Path(__file__).parents[1]
 MISSING = np.nan
@@ -171,7 +171,7 @@ def test_every_row_of_a_study_has_a_title_or_a_place_in_a_curve(figures):
     curves = {"realism": figures.studies.REALISM_CURVES, "controls": {*figures.studies.PARTS.values()}}
     for study in figures.studies.DRAWINGS:
         known = {*figures.studies.TEXTS, *curves.get(study, ()), "lc-ws10"}
-        assert set(miniature.TABLES.get(study, ())) <= known
+        assert {row for rows in miniature.TABLES.get(study, ()) for row in rows} <= known
 
 
 def test_networks_of_patches_are_compared_with_unshared_weights_of_the_same_kind(figures, tmp_path):
@@ -191,7 +191,7 @@ def test_networks_of_patches_are_compared_with_unshared_weights_of_the_same_kind
 
 def test_every_network_of_patches_has_a_title(figures):
     known = {kind + end for kind in figures.studies.PATCHES for end in ("-unshared", *figures.studies.PATCH_TEXTS)}
-    assert all(rows.keys() == known for rows in patch_tables.ROWS.values())
+    assert all(rows.keys() == known for rows in patches.TABLES["patches"])
 
 
 def test_other_files_are_refused_with_the_command(figures, capsys, tmp_path):

@@ -25,7 +25,7 @@ from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import load, test_batches, training_batches
 from bioshare.train.evaluation import evaluate
-from bioshare.train.relax_tables import DAscoliNetwork
+from bioshare.train.networks import DAscoliNetwork
 from bioshare.train.results import RESULT, read_result, write_result
 from bioshare.train.saving import CHECKPOINT, network_in, snapshot_network
 from bioshare.train.stored import config_of

@@ -103,7 +103,8 @@ def config_of(text: object, path: Path) -> TrainConfig:
     if version != FORMAT:
         newer = f"{path} was written by a newer version of bioshare (format {version}; this version has {FORMAT}); "
         raise UnreadableRunError(older if version == 1 else f"{newer}update bioshare, or train the run anew")
-    import bioshare.train.experiments  # noqa: F401 (defines the networks and the phases of the command line)
+    import bioshare.train.networks
+    import bioshare.train.phases  # noqa: F401 (define the networks and the phases of the command line)
 
     subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
     derived = [one for base in (Phase, Stimulus, Network) for one in subclasses(base)]

@@ -1,31 +1,32 @@
 import dataclasses
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 from bioshare.bridge import InstantSharing
-from bioshare.train import feedback_tables, miniature, paper_tables, patch_tables, relax_tables
 from bioshare.train.commands.sweep import grid_points, grid_search, searched
 from bioshare.train.config import AdamW, Every, LocallyConnected, TrainConfig
-from bioshare.train.experiments import EXPERIMENTS, TABLES, Paper, find, matching, printed_numbers
+from bioshare.train.experiments import MODULES, TABLES, Paper, find, matching
 from bioshare.train.phases import CircuitOptions, IdealOptions, NoisyCircuitOptions, NoisyIdealOptions
+from bioshare.train.tables import feedback, miniature, paper, patches, relaxed
 
+OWN = miniature.TABLES | feedback.TABLES | relaxed.TABLES | patches.TABLES
 EVERY_TABLE = pytest.mark.parametrize("table", range(1, 13))
 
 
 def test_every_table_has_all_its_rows():
-    rows = Counter(experiment.table for experiment in EXPERIMENTS.values())
+    rows = Counter(experiment.table for experiment in matching())
     without, with_repetitions = 3 * 5, 3 * 8  # three datasets
     assert dict(rows) == {
         **dict.fromkeys((1, 4, 5, 7, 8, 10, 11), with_repetitions),
         **dict.fromkeys((3, 6, 9), without),
         **{2: 5, 12: 9, "sleep": 31},
-        **{name: len(table) for name, table in (miniature.TABLES | feedback_tables.TABLES).items()},
-        **{name: sum(map(len, columns.values())) for name, columns in relax_tables.TABLES.items()},
-        "patches": 2 * 16,
+        **{name: sum(map(len, columns)) for name, columns in OWN.items()},
     }
-    names = *miniature.TABLES, *feedback_tables.TABLES, *relax_tables.TABLES
-    assert list(TABLES) == [*range(1, 13), "sleep", *names, "patches"]
+    assert rows["patches"] == 2 * 16
+    assert list(TABLES) == [*range(1, 13), "sleep", *OWN] == [table for tables in MODULES.values() for table in tables]
 
 
 @EVERY_TABLE
@@ -118,11 +119,10 @@ def test_tables_that_show_the_same_runs_have_the_same_configurations():
 
 
 def test_distinct_homes_are_distinct_runs():
-    homes = {one.home: one.config for one in EXPERIMENTS.values()}
-    rows = {row for table in miniature.TABLES.values() for row in table}
-    feedback = {row for table in feedback_tables.TABLES.values() for row in table}
-    columns = *patch_tables.ROWS.values(), *(one for table in relax_tables.TABLES.values() for one in table.values())
-    others = len(rows) + len(feedback) + sum(map(len, columns))
+    homes = {one.home: one.config for one in matching()}
+    named = lambda module: {row for columns in module.TABLES.values() for rows in columns for row in rows}
+    columns = [rows for module in (patches, relaxed) for columns in module.TABLES.values() for rows in columns]
+    others = len(named(miniature)) + len(named(feedback)) + sum(map(len, columns))
     assert len(homes) == len(set(homes.values())) == 15 + 24 + 24 + 9 + 26 + others
 
 
@@ -186,8 +186,8 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("feedback/cifar10-16/conv", 4, 6, [3, 4.5]),
         ("night/cifar10-16/lc-ws10-mirror", 4, 6, [3, 4.5]),
         ("night/cifar10-16/lc-kp", 6, 6, [3, 4.5]),
-        ("patches/cifar10-16/vit", 5, 10, [5, 7.5]),
-        ("patches/digits/mixer-ws10", 5, 10, [5, 7.5]),
+        ("patches/cifar10-16/vit", 7, 10, [5, 7.5]),
+        ("patches/digits/mixer-ws10", 7, 10, [5, 7.5]),
     ],
 )
 def test_the_grids_of_the_appendix(name, points, epochs, drops):
@@ -219,14 +219,17 @@ def test_patterns():
 
 
 def _rows(table, dataset):
-    return [one.row for one in EXPERIMENTS.values() if one.name.startswith(f"{table}/{dataset}/")]
+    return [one.row for one in matching() if one.name.startswith(f"{table}/{dataset}/")]
 
 
 def test_a_printed_table_is_read_and_a_short_row_refused():
     table = "a        b\ntop1 x   top1\n{}\n"
-    assert printed_numbers(table.format("conv 1 -  2")) == {("a", "conv"): {"top1": 1.0}, ("b", "conv"): {"top1": 2.0}}
+    assert paper.printed_numbers(table.format("conv 1 -  2")) == {
+        "a": {"conv": {"top1": 1.0}},
+        "b": {"conv": {"top1": 2.0}},
+    }
     with pytest.raises(ValueError, match="shorter"):
-        printed_numbers(table.format("conv 1 -"))
+        paper.printed_numbers(table.format("conv 1 -"))
 
 
 @pytest.mark.parametrize(
@@ -247,6 +250,19 @@ def test_a_printed_table_is_read_and_a_short_row_refused():
 )
 def test_control_sums(number, count, total):
     """Summed from the text of the paper, not from our tables."""
-    numbers = [x for row in printed_numbers(getattr(paper_tables, f"TABLE_{number}")).values() for x in row.values()]
+    printed = paper.printed_numbers(getattr(paper, f"TABLE_{number}"))
+    numbers = [x for rows in printed.values() for row in rows.values() for x in row.values()]
     assert len(numbers) == count
     assert sum(numbers) == pytest.approx(total, abs=1e-6)
+
+
+def test_a_row_of_a_table_needs_no_other_tables():
+    code = """
+import sys
+from bioshare.train.experiments import find, matching
+for search in (lambda: find("table1/cifar10/lc-ws10"), lambda: matching("*/digits/*")):
+    search()
+    print(*(name.rpartition(".")[2] for name in sys.modules if name.startswith("bioshare.train.tables.")))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [{*line.split()} for line in run.stdout.splitlines()] == [{"rows", "paper"}, {"rows", *MODULES}]

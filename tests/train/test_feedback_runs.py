@@ -14,7 +14,6 @@ from bioshare.bridge import InstantSharing, KolenPollack, Mirror, SignSymmetry
 from bioshare.circuit.theory import mirror_angle
 from bioshare.nn import angles, to_locally_connected, with_feedback
 from bioshare.nn.feedback import feedback_layers
-from bioshare.train import feedback_tables
 from bioshare.train.commands.sweep import grid_points
 from bioshare.train.config import (
     SGD,
@@ -27,11 +26,13 @@ from bioshare.train.config import (
     TrainConfig,
 )
 from bioshare.train.data import load, training_batches
-from bioshare.train.experiments import EXPERIMENTS, TABLES, find
-from bioshare.train.feedback_tables import METHODS, MOSKOVITZ_METHODS, AkroutNetwork, Method
+from bioshare.train.experiments import TABLES, find, matching
 from bioshare.train.fitting import trained_network
+from bioshare.train.networks import AkroutNetwork
 from bioshare.train.signals import NAMES, Signals
 from bioshare.train.stored import config_of, config_text
+from bioshare.train.tables import feedback
+from bioshare.train.tables.feedback import METHODS, MOSKOVITZ_METHODS, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ def test_the_tables_have_the_numbers_and_settings_of_the_papers():
     assert [round(mnist.learning_rate(epoch), 12) for epoch in (0, 19, 20, 24)] == [1e-4, 1e-4, 1e-5, 1e-5]
     assert find("moskovitz/mnist/mnist-dense-fa").paper.top1 == 99.3
     assert find("moskovitz/imagenet/imagenet-1-fa").paper.top1 == 4.8
-    night = [name.split("/")[2] for name in EXPERIMENTS if name.startswith("night/")]
+    night = [one.row for one in matching("night")]
     assert len(night) == 15
     fixed = find("signs/cifar10-16/fixed-20").config.phases
     assert [type(every.phase).__name__ for every in fixed] == ["FixedSigns", "FixedNorms", "SignSymmetry"]
@@ -173,12 +174,12 @@ def test_the_tables_have_the_numbers_and_settings_of_the_papers():
 
 
 def test_chosen_rates_are_points_of_the_grids_and_those_of_the_rows(monkeypatch):
-    monkeypatch.setitem(feedback_tables.CHOSEN, "lc-ws10-kp", AdamW(5e-3, 0.1))
-    for row, chosen in feedback_tables.CHOSEN.items():
+    monkeypatch.setitem(feedback.CHOSEN, "lc-ws10-kp", AdamW(5e-3, 0.1))
+    for row, chosen in feedback.CHOSEN.items():
         network, _, method = row.rpartition("-")
-        name, setting = feedback_tables._with_method(*((network, method) if method in METHODS else (row, "bp")))
+        name, setting = feedback._with_method(*((network, method) if method in METHODS else (row, "bp")))
         assert (name, setting.optimizer) == (row, chosen)
-        assert chosen in grid_points(EXPERIMENTS.get(f"night/cifar10-16/{row}") or find(f"feedback/cifar10-16/{row}"))
+        assert chosen in grid_points(next(one for one in (*matching("night"), *matching("feedback")) if one.row == row))
 
 
 def test_akrouts_mirror_comes_with_and_without_sampling_error():
@@ -245,7 +246,7 @@ def test_the_last_angles_of_a_result_are_those_of_the_trained_network(way, tmp_p
 def test_fixed_signs_never_change(tmp_path):
     setting = dataclasses.replace(CONFIG, optimizer=Adam(1e-2))
     for name in ("fixed-0", "never"):
-        changed = run(tmp_path / name, feedback_tables.SIGN_METHODS[name].applied(setting, 5))["changed_signs"]
+        changed = run(tmp_path / name, feedback.SIGN_METHODS[name].applied(setting, 5))["changed_signs"]
         assert (changed == 0).all() == (name == "fixed-0")
 
 

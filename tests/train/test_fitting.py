@@ -32,12 +32,12 @@ from bioshare.train.data import load
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.distributed import Stopwatch
 from bioshare.train.evaluation import evaluate
-from bioshare.train.feedback_tables import METHODS
 from bioshare.train.fitting import CHECKPOINT, LOOK_EVERY, RESULT, fit, trained_network
 from bioshare.train.interrupt import SIGNALS, TimeUpError, TrainingDivergedError, interruptible
 from bioshare.train.phases import CircuitOptions
 from bioshare.train.results import MEANINGS, History, read_result, seconds_spent
 from bioshare.train.stored import config_of
+from bioshare.train.tables.feedback import METHODS
 
 
 @pytest.fixture(autouse=True)

@@ -25,11 +25,11 @@ from bioshare.train.data import Batches
 from bioshare.train.data.batches import DecodedBatches
 from bioshare.train.data.streams import sent
 from bioshare.train.distributed import Processes
-from bioshare.train.feedback_tables import METHODS, MOSKOVITZ_METHODS, Method
 from bioshare.train.graph import WARM_UP, CudaRecording, Replayed
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyIdealOptions
 from bioshare.train.run import Run
+from bioshare.train.tables.feedback import METHODS, MOSKOVITZ_METHODS, Method
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LONG = dataclasses.replace(CONFIG, epochs=6)

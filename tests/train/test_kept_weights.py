@@ -11,7 +11,7 @@ from bioshare.bridge import InstantSharing
 from bioshare.nn import deviation, to_locally_connected
 from bioshare.train import checkpoint, trained_network
 from bioshare.train.config import SGD, Convolutional, Every, LocallyConnected, Snapshot
-from bioshare.train.relax_tables import DAscoliNetwork
+from bioshare.train.networks import DAscoliNetwork
 from bioshare.train.saving import network_in
 from bioshare.train.stored import config_of, config_text
 

@@ -14,7 +14,7 @@ from bioshare.nn import PatchwiseLinear, SelfAttention
 from bioshare.train.config import AdamW, Every, TrainConfig
 from bioshare.train.experiments import find, matching
 from bioshare.train.fitting import CHECKPOINT
-from bioshare.train.patch_tables import SharedPatches, UnsharedPatches
+from bioshare.train.networks import SharedPatches, UnsharedPatches
 from bioshare.train.phases import CircuitOptions, IdealOptions, phase_of
 from bioshare.train.stored import config_of, config_text
 

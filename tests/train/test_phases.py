@@ -12,7 +12,6 @@ from bioshare.circuit import stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.nn import LocallyConnected2d, to_locally_connected
 from bioshare.train.data.batches import seed_at
-from bioshare.train.miniature import SMALL
 from bioshare.train.phases import (
     PHASES,
     CircuitOptions,
@@ -22,6 +21,7 @@ from bioshare.train.phases import (
     NoisyIdealOptions,
     phase_of,
 )
+from bioshare.train.tables.miniature import SMALL
 
 
 def test_a_phase_is_its_own_options():

@@ -22,11 +22,12 @@ from bioshare.train.data import load, training_batches
 from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.experiments import find, matching
 from bioshare.train.fitting import fit
+from bioshare.train.networks import DAscoliNetwork
 from bioshare.train.relax_measures import RELAXATION, _measured, relaxation
-from bioshare.train.relax_tables import DAscoliNetwork, relax_times
 from bioshare.train.runs import Outcomes
 from bioshare.train.saving import CHECKPOINT, network_in
 from bioshare.train.stored import config_of
+from bioshare.train.tables.relaxed import relax_times
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,6 @@ import numpy as np
 import xarray as xr
 
 from bioshare.text import aligned, mean_and_deviation, number, paired_difference
-from bioshare.train import feedback_tables, miniature, relax_tables
 from bioshare.train.commands.many_runs import ManyRuns
 from bioshare.train.commands.options import (
     COPIES,
@@ -24,7 +23,7 @@ from bioshare.train.commands.options import (
     configured,
     read_options,
 )
-from bioshare.train.experiments import TABLES, Experiment, Paper, matching
+from bioshare.train.experiments import MODULES, TABLES, Experiment, Paper, matching
 from bioshare.train.fitting import fit
 from bioshare.train.relax_measures import RELAXATION, relaxation, stacked
 from bioshare.train.relax_measures import report as relaxed_report
@@ -63,12 +62,13 @@ class TableRuns(ManyRuns):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the table's name and the words after the name."""
     names = [str(name) for name, table in TABLES.items() if table.shows != "hyperparameters"]
+    listed = {module: ", ".join(map(str, tables)) for module, tables in MODULES.items()}
     help_text = (
         "1 to 8, or 12, of the paper's; Tables 9 to 11 are the hyperparameters, which `list table9` prints and `sweep` "
         "searches. Or one of our own: sleep, whose sleep is simulated; or in miniature, for two cores: "
-        f"{', '.join(miniature.TABLES)}; patches, a vision transformer and an MLP-Mixer without shared weights; "
-        f"networks without weight transport: {', '.join(feedback_tables.TABLES)}; or networks whose constraints are "
-        f"lifted during training: {', '.join(relax_tables.TABLES)}"
+        f"{listed['miniature']}; patches, a vision transformer and an MLP-Mixer without shared weights; networks "
+        f"without weight transport: {listed['feedback']}; or networks whose constraints are lifted during training: "
+        f"{listed['relaxed']}"
     )
     add_words(parser, "table", {"dest": "table", "choices": names, "metavar": "TABLE", "help": help_text})
 
@@ -150,7 +150,7 @@ def table_report(rows: Sequence[Experiment], results: RowResults) -> str:
         seeds = sum(name == row.row for name, _ in results)
         cells = [cell for quantity in quantities for cell in columns(row, quantity, results)]
         lines.append([row.row, str(seeds), *cells])
-    small = rows[0].table in miniature.TABLES  # beside numbers of the large table
+    small = rows[0].table in MODULES["miniature"]  # beside numbers of the large table
     theirs = "The paper's: " * (printed and not small)
     title = f"Table {rows[0].table}, {rows[0].setting.dataset_name}. {theirs}{table}. "
     title += "The paper's: Table 1, 32 x 32, 50,000 images. " * (printed and small)

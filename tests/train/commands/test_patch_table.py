@@ -5,12 +5,12 @@ import dataclasses
 import xarray as xr
 
 from bioshare import __main__ as command_line
-from bioshare.train import patch_tables
 from bioshare.train.commands import table
 from bioshare.train.experiments import find
-from bioshare.train.patch_tables import UnsharedPatches
+from bioshare.train.networks import UnsharedPatches
 from bioshare.train.results import MEANINGS, write_result
 from bioshare.train.stored import config_text
+from bioshare.train.tables import patches
 
 
 def fit(config, folder, **_):
@@ -50,7 +50,7 @@ def test_digits_have_rows_and_the_size_of_the_networks_is_an_option(train_here, 
     trained, tiny = train_here(table, fit), {"patch": 4, "features": 8, "depth": 1}
     words = "table patches --dataset digits --seeds 1 --epochs 2 --features 8 --depth 1 --patch 4"
     assert command_line.main(words.split()) == 0
-    assert [job.name for job in trained] == [f"patches/digits/{name}/seed0" for name in patch_tables.ROWS["digits"]]
+    assert [job.name for job in trained] == [f"patches/digits/{name}/seed0" for name in patches.TABLES["patches"][0]]
     for job in trained:
         row = find(job.name.removesuffix("/seed0")).config
         assert job.config == dataclasses.replace(row, epochs=2, network=dataclasses.replace(row.network, **tiny))

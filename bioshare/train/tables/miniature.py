@@ -8,20 +8,15 @@ that something else than sharing helps, and "questions" has the open questions o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from bioshare.bridge import InstantSharing, LearnedGroups
 from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.train.config import AdamW, Convolutional, LocallyConnected, TrainConfig
-from bioshare.train.phases import (
-    CircuitOptions,
-    HebbianOptions,
-    IdealOptions,
-    NoisyIdealOptions,
-    PhaseOptions,
-)
+from bioshare.train.phases import CircuitOptions, HebbianOptions, IdealOptions, NoisyIdealOptions, PhaseOptions
+from bioshare.train.tables import paper
+from bioshare.train.tables.rows import Row, Tables
 
 IMAGES, BATCH, EPOCHS = 10_000, 128, 60
 BATCHES = math.ceil(IMAGES / BATCH)
@@ -44,31 +39,14 @@ OPTIMIZERS = {
 """The best points of the grid searches (``python -m bioshare sweep small/cifar10-16/conv``)."""
 
 
-@dataclass(frozen=True)
-class MiniatureRow:
-    """A row of a table in miniature: a network of `OPTIMIZERS`, and the changes.
-
-    Attributes:
-        tuned: name of the network whose learning rate and weight decay the row takes.
-        every, sleep, count, first: as for `bioshare.train.experiments.Experiment`.
-        changes: fields of the configuration.
-    """
-
-    tuned: str = "lc-ws10"
-    every: int | None = 10
-    sleep: PhaseOptions = field(default_factory=InstantSharing)
-    count: Literal["epoch", "run"] = "epoch"
-    first: int = 0
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def setting(self) -> TrainConfig:
-        """The configuration without phases."""
-        return replace(SETTING, **{"optimizer": OPTIMIZERS[self.tuned]} | dict(self.changes))
+def _row(tuned: str = "lc-ws10", every: int | None = 10, sleep: PhaseOptions | None = None, **changes: Any) -> Row:
+    """A row with the learning rate and weight decay of a network in `OPTIMIZERS`, and changes of the configuration."""
+    setting = replace(SETTING, **{"optimizer": OPTIMIZERS[tuned]} | changes)
+    return Row(setting, every, sleep or InstantSharing())
 
 
-LC = MiniatureRow("lc", None)
-WS10 = MiniatureRow()
+LC = _row("lc", None)
+WS10 = _row()
 
 
 def _scaled_rate(row: str, factor: float) -> AdamW:
@@ -80,30 +58,30 @@ def _longer(row: str) -> dict[str, Any]:
     return {"epochs": 4 * EPOCHS, "optimizer": _scaled_rate(row, 0.25)}
 
 
-def _circuit(alpha: float = 10.0, pool: int | None = 8, **options: Any) -> MiniatureRow:
-    return MiniatureRow(sleep=CircuitOptions(alpha=alpha, pool=pool, **options))
+def _circuit(alpha: float = 10.0, pool: int | None = 8, **options: Any) -> Row:
+    return _row(sleep=CircuitOptions(alpha=alpha, pool=pool, **options))
 
 
 SMALL = {
-    "conv": MiniatureRow("conv", None, changes={"network": Convolutional("resnet8")}),
+    "conv": _row("conv", None, network=Convolutional("resnet8")),
     "lc": LC,
-    "lc-4reps": MiniatureRow("lc", None, changes={"repetitions": 4}),
-    "lc-ws1": MiniatureRow("lc-ws1", 1),
+    "lc-4reps": _row("lc", None, repetitions=4),
+    "lc-ws1": _row("lc-ws1", 1),
     "lc-ws10": WS10,
-    "lc-ws100": MiniatureRow("lc-ws100", 100),
-    "lc-ws10-ideal": MiniatureRow(sleep=IdealOptions(pool=8)),
+    "lc-ws100": _row("lc-ws100", 100),
+    "lc-ws10-ideal": _row(sleep=IdealOptions(pool=8)),
     "lc-ws10-alpha50": _circuit(50.0),
     "lc-ws10-alpha10": _circuit(),
     "lc-ws10-recommended": _circuit(moments="share", border="scale"),
-    "lc-ws10-hebbian": MiniatureRow(sleep=HebbianOptions()),
-    "lc-ws10-noise0.01": MiniatureRow(sleep=NoisyIdealOptions(noise=0.01)),
+    "lc-ws10-hebbian": _row(sleep=HebbianOptions()),
+    "lc-ws10-noise0.01": _row(sleep=NoisyIdealOptions(noise=0.01)),
 }
 
 EARLY = {
     "lc": LC,
     "lc-ws10": WS10,
-    "lc-copy": replace(LC, changes={"network": replace(NETWORK, start="copy")}),
-    "lc-ws10-copy": replace(WS10, changes={"network": replace(NETWORK, start="copy")}),
+    "lc-copy": _row("lc", None, network=replace(NETWORK, start="copy")),
+    "lc-ws10-copy": _row(network=replace(NETWORK, start="copy")),
     "lc-ws10-late": replace(WS10, count="run", first=EPOCHS // 2 * BATCHES),
     "lc-ws10-share-moments": replace(WS10, sleep=InstantSharing(moments="share")),
     "lc-ws10-share-moments-scale": replace(WS10, sleep=InstantSharing(moments="share", border="scale")),
@@ -111,8 +89,8 @@ EARLY = {
     "lc-ws10-reset-moments": replace(WS10, sleep=InstantSharing(moments="reset")),
     "lc-ws10-last-batch": replace(WS10, first=(BATCHES - 1) % 10),
     "lc-ws10-run": replace(WS10, count="run"),
-    "lc-ws10-rate-half": replace(WS10, changes={"optimizer": _scaled_rate("lc-ws10", 0.5)}),
-    "lc-ws10-rate-double": replace(WS10, changes={"optimizer": _scaled_rate("lc-ws10", 2.0)}),
+    "lc-ws10-rate-half": _row(optimizer=_scaled_rate("lc-ws10", 0.5)),
+    "lc-ws10-rate-double": _row(optimizer=_scaled_rate("lc-ws10", 2.0)),
 }
 
 REALISM = {
@@ -123,14 +101,14 @@ REALISM = {
     **{f"lc-ws10-alpha{alpha}-unscaled": _circuit(alpha, rescale=False) for alpha in (50, 20, 10, 5, 2)},
     **{f"lc-ws10-presentations{times}": _circuit(presentations=times) for times in (1, 2, 10)},
     "lc-ws10-noise0.01": SMALL["lc-ws10-noise0.01"],
-    **{f"lc-ws10-noise{noise}": MiniatureRow(sleep=NoisyIdealOptions(noise=noise)) for noise in (0.03, 0.1)},
+    **{f"lc-ws10-noise{noise}": _row(sleep=NoisyIdealOptions(noise=noise)) for noise in (0.03, 0.1)},
     **{
-        f"lc-ws10-gaussian-noise{noise}": MiniatureRow(sleep=NoisyIdealOptions(noise=noise, stimulus="gaussian"))
+        f"lc-ws10-gaussian-noise{noise}": _row(sleep=NoisyIdealOptions(noise=noise, stimulus="gaussian"))
         for noise in (0.01, 0.1)
     },
     "lc-ws10-gaussian": _circuit(stimulus="gaussian"),
-    "lc-ws10-ideal-gaussian": MiniatureRow(sleep=IdealOptions(pool=8, stimulus="gaussian")),
-    "lc-ws10-ideal-relayed": MiniatureRow(sleep=IdealOptions(stimulus="gaussian", patterns="relayed")),
+    "lc-ws10-ideal-gaussian": _row(sleep=IdealOptions(pool=8, stimulus="gaussian")),
+    "lc-ws10-ideal-relayed": _row(sleep=IdealOptions(stimulus="gaussian", patterns="relayed")),
     "lc-ws10-keep": replace(WS10, sleep=InstantSharing(border="keep")),
     "lc-ws10-alpha10-keep": _circuit(border="keep"),
 }
@@ -142,7 +120,7 @@ CONTROLS = {
     "lc": LC,
     "lc-ws10": WS10,
     "lc-ws10-random-groups": replace(WS10, sleep=RandomGroups()),
-    "lc-shrunk-once": MiniatureRow(every=EPOCHS * BATCHES, sleep=Shrinking(), count="run"),  # after the first batch
+    "lc-shrunk-once": replace(WS10, every=EPOCHS * BATCHES, sleep=Shrinking(), count="run"),  # after the first batch
     "lc-ws10-keep": REALISM["lc-ws10-keep"],
     "lc-ws10-scale": replace(WS10, sleep=InstantSharing(border="scale")),
     "lc-ws10-layer-mean": replace(WS10, sleep=LayerMean()),
@@ -155,30 +133,28 @@ QUESTIONS = {
     "lc": LC,
     "lc-ws10": WS10,
     "lc-ws10-ideal-relayed": REALISM["lc-ws10-ideal-relayed"],
-    "lc-ws10-ideal-simultaneous": MiniatureRow(sleep=IdealOptions(stimulus="gaussian", patterns="simultaneous")),
-    "lc-ws10-ideal-simultaneous-pull": MiniatureRow(
+    "lc-ws10-ideal-simultaneous": _row(sleep=IdealOptions(stimulus="gaussian", patterns="simultaneous")),
+    "lc-ws10-ideal-simultaneous-pull": _row(
         sleep=IdealOptions(stimulus="gaussian", patterns="simultaneous", gamma=0.1)
     ),
     "lc-ws10-learned-groups": replace(WS10, sleep=LearnedGroups()),
-    "lc-lateral": replace(LC, changes={"network": replace(NETWORK, normalisation="lateral")}),
-    "lc-ws10-lateral": replace(WS10, changes={"network": replace(NETWORK, normalisation="lateral")}),
-    "lc-4x": replace(LC, changes=_longer("lc")),
-    "lc-ws10-4x": replace(WS10, changes=_longer("lc-ws10")),
+    "lc-lateral": _row("lc", None, network=replace(NETWORK, normalisation="lateral")),
+    "lc-ws10-lateral": _row(network=replace(NETWORK, normalisation="lateral")),
+    "lc-4x": _row("lc", None, **_longer("lc")),
+    "lc-ws10-4x": _row(**_longer("lc-ws10")),
 }
 
-TABLES: dict[str, dict[str, MiniatureRow]] = {
-    "small": SMALL,
-    "early": EARLY,
-    "realism": REALISM,
-    "controls": CONTROLS,
-    "questions": QUESTIONS,
-}
-"""Rows by the name of the table and of the row; a row of the same name is the same in all tables."""
+_THEIRS = {name: row.paper for name, row in paper.TABLES[1][0].items()}
+"""The paper's numbers by row, for CIFAR-10 at 32 x 32."""
 
-STUDIES = {
-    "early": "why sharing hurts early in training",
-    "realism": "the cost of realism",
-    "controls": "what else could help",
-    "questions": "open questions of the paper",
+TABLES: Tables = {
+    table: [{name: replace(row, paper=_THEIRS.get(name, row.paper)) for name, row in rows.items()}]
+    for table, rows in {
+        "small": SMALL,
+        "early": EARLY,
+        "realism": REALISM,
+        "controls": CONTROLS,
+        "questions": QUESTIONS,
+    }.items()
 }
-"""Tables of changes to the table "small", by name with the subject."""
+"""A row of the same name is the same in all tables."""

@@ -1,8 +1,19 @@
-"""The numbers of the paper's tables in the printed layout, to be compared line by line.
+"""Tables 1 to 12 of Pogodin et al. (2021), and "sleep", which has networks whose sleep is simulated beside Table 1's.
 
-The first line names the datasets, the second the columns, in per cent: accuracy (mean over 5 runs, on ImageNet 1),
-printed difference to conv, and range (maximum minus minimum over the 5 runs). A dash is a dash of the paper.
+The numbers are in the printed layout, to be compared line by line. The first line names the datasets, the second the
+columns, in per cent: accuracy (mean over 5 runs, on ImageNet 1), printed difference to conv, and range (maximum minus
+minimum over the 5 runs). A dash is a dash of the paper.
 """
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from bioshare.train.config import AdamW, Convolutional, LocallyConnected, TrainConfig
+from bioshare.train.phases import CircuitOptions, IdealOptions, NoisyCircuitOptions, NoisyIdealOptions, PhaseOptions
+from bioshare.train.tables.rows import Paper, Row, Tables
 
 # Padding 4. The appendix prints it again as Table 4.
 TABLE_1 = """
@@ -153,3 +164,81 @@ lc-ws1/1st-layer-conv   5e-4           1e-2
 lc-ws10/1st-layer-conv  5e-4           1e-2
 lc-ws100/1st-layer-conv 5e-4           1e-2
 """
+
+PRINTED = {0: (TABLE_3, TABLE_6, TABLE_9), 4: (TABLE_1, TABLE_7, TABLE_10), 8: (TABLE_5, TABLE_8, TABLE_11)}
+"""Accuracies, ranges and hyperparameters by the padding of CIFAR and TinyImageNet."""
+PADDINGS = {0: (3, 6, 9), 4: (1, 4, 7, 10), 8: (5, 8, 11)}
+"""Numbers of the tables by the padding."""
+SMALL: dict[str, Any] = {"batch_size": 512, "epochs": 200, "milestones": (100 / 200, 150 / 200)}
+IMAGENET: dict[str, Any] = SMALL | {"batch_size": 256, "padding": 0}
+NOISE = 0.01
+"""Standard deviation of the noise: the power in all inputs of ResNet-20's widest layers, 576 x 0.01^2, is 6 % of the
+power of the grid."""
+_SLEEPS: dict[str, PhaseOptions] = {
+    **{f"alpha{alpha}": CircuitOptions(alpha=float(alpha)) for alpha in (5, 10, 50)},
+    "ideal": IdealOptions(),
+    **{f"alpha{alpha}-noise": NoisyCircuitOptions(alpha=float(alpha), noise=NOISE) for alpha in (5, 10, 50)},
+    "ideal-noise": NoisyIdealOptions(noise=NOISE),
+}
+_UNSCALED: dict[str, PhaseOptions] = {
+    f"alpha{alpha}-unscaled": CircuitOptions(alpha=float(alpha), rescale=False) for alpha in (10, 50)
+}
+SLEEPS = {"conv": {}, "lc": {}, "lc-ws1": _SLEEPS, "lc-ws10": _SLEEPS | _UNSCALED, "lc-ws100": _SLEEPS}
+"""Rows of the paper -> suffix of a row's name in the table "sleep" -> options of the sleep."""
+
+
+def printed_numbers(table: str) -> dict[str, dict[str, dict[str, float]]]:
+    """The numbers of a printed table, dataset -> row -> column -> number, without dashes."""
+    first, second, *lines = table.strip("\n").splitlines()
+    columns, rows = second.split(), [line.split() for line in lines]
+    starts = [index for index, column in enumerate(columns) if column == columns[0]]
+    read: dict[str, dict[str, dict[str, float]]] = {}
+    for dataset, start, end in zip(first.split(), starts, [*starts[1:], None], strict=True):
+        read[dataset] = {}
+        for name, *numbers in rows:
+            pairs = list(zip(columns, numbers, strict=True))[start:end]
+            read[dataset][name] = {column: float(number) for column, number in pairs if number != "-"}
+    return read
+
+
+def _columns(
+    accuracies: str, ranges: str, hyperparameters: str, architecture: Any, **shared: Any
+) -> list[dict[str, Row]]:
+    """The rows of a table by name, dataset after dataset; no ranges for an empty text."""
+    spread, tuned = printed_numbers(ranges) if ranges else {}, printed_numbers(hyperparameters)
+    columns: list[dict[str, Row]] = []
+    for dataset, accuracy in printed_numbers(accuracies).items():
+        columns.append({})
+        for row, printed in accuracy.items():
+            repetitions, every = re.search(r"-(\d+)reps", row), re.search(r"-ws(\d+)", row)
+            keep_first = int(row.endswith("/1st-layer-conv"))
+            network = (
+                LocallyConnected(architecture, keep_first) if row.startswith("lc") else Convolutional(architecture)
+            )
+            own: dict[str, Any] = {"repetitions": int(repetitions[1])} if repetitions else {}
+            config = TrainConfig(dataset, network, AdamW(**tuned[dataset][row]), **shared | own)
+            paper = Paper(**printed, **spread.get(dataset, {}).get(row, {}))
+            columns[-1][row] = Row(config, int(every[1]) if every else None, paper=paper)
+    return columns
+
+
+def _asleep(table_1: dict[str, Row]) -> dict[str, Row]:
+    """The rows of Table 1 for CIFAR-10 without repetitions, each before those that sleep at the same intervals.
+
+    A simulated sleep has the learning rate and the weight decay of instant sharing.
+    """
+    rows: dict[str, Row] = {}
+    for name, sleeps in SLEEPS.items():
+        rows[name] = table_1[name]
+        rows |= {f"{name}-{end}": replace(table_1[name], sleep=sleep, paper=Paper()) for end, sleep in sleeps.items()}
+    return rows
+
+
+_BY_PADDING = {padding: _columns(*texts, "resnet20", **SMALL, padding=padding) for padding, texts in PRINTED.items()}
+TABLES: Tables = {
+    **{number: _BY_PADDING[padding] for padding, numbers in PADDINGS.items() for number in numbers},
+    2: _columns(TABLE_2, "", IMAGENET_HYPERPARAMETERS, "resnet18", **IMAGENET),
+    12: _columns(TABLE_12, "", IMAGENET_HYPERPARAMETERS, "resnet18", **IMAGENET),
+    "sleep": [_asleep(_BY_PADDING[4][0])],
+}
+"""Tables 4, 6 to 8 and 10 show the runs of others again: whole, as ranges over the runs, or the hyperparameters."""

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bioshare.bridge import FixedNorms, FixedSigns, KolenPollack, Mirror, Phase, SignSymmetry
-from bioshare.nn import moskovitz, resnet18, resnet50
-from bioshare.train import miniature
 from bioshare.train.config import (
     SGD,
     Adam,
@@ -24,9 +22,11 @@ from bioshare.train.config import (
     Every,
     Feedback,
     FeedbackWeights,
-    Network,
     TrainConfig,
 )
+from bioshare.train.networks import AkroutNetwork, PlainNetwork
+from bioshare.train.tables import miniature
+from bioshare.train.tables.rows import Paper, Row, Tables
 
 BACK = FeedbackWeights()
 
@@ -127,73 +127,24 @@ sampling error, leaves none, so that the paper's mirror lies between the two.
 """
 
 
-@dataclass(frozen=True)
-class PlainNetwork(Network):
-    """A network of Moskovitz et al. (2018).
-
-    Attributes:
-        name: name of the network, see `bioshare.nn.moskovitz`.
-    """
-
-    name: Any = "cifar-1"
-
-    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> Any:
-        return moskovitz(self.name, num_classes, input_size)
-
-
-@dataclass(frozen=True)
-class AkroutNetwork(Network):
-    """A residual network of Akrout et al. (2019).
-
-    Attributes:
-        depth: 18 or 50.
-        norm_after: batch normalisation after the ReLU.
-    """
-
-    depth: int = 18
-    norm_after: bool = True
-
-    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> Any:
-        resnet = resnet18 if self.depth == 18 else resnet50
-        return resnet(num_classes, 1.0, input_size[0], norm_after=self.norm_after)
-
-
-@dataclass(frozen=True)
-class FeedbackRow:
-    """A row of a table of feedback.
-
-    Attributes:
-        setting: configuration without sleep.
-        references: rows for paired differences.
-        every: interval of instant sharing; None for never.
-        top1: the paper's accuracy in per cent, or None.
-        top1_diff: the paper's difference to backpropagation.
-    """
-
-    setting: TrainConfig
-    references: tuple[str, ...]
-    every: int | None = None
-    top1: float | None = None
-    top1_diff: float | None = None
-
-
-def _rows(
+def _printed(
     printed: str, methods: Mapping[str, Method], settings: Mapping[str, tuple[TrainConfig, int]]
-) -> dict[str, FeedbackRow]:
+) -> dict[str, Row]:
     """Rows of a table of printed errors; the settings by column, with the batches of an epoch."""
     first, *lines = printed.strip("\n").splitlines()
-    rows: dict[str, FeedbackRow] = {}
+    rows: dict[str, Row] = {}
     for index, column in enumerate(first.split()):
         errors = {name: numbers[index] for name, *numbers in map(str.split, lines) if numbers[index] != "-"}
         setting, batches = settings[column]
         for name, error in errors.items():
             top1, difference = round(100 - float(error), 1), round(float(errors["bp"]) - float(error), 1)
             applied = methods[name].applied(setting, batches)
-            rows[f"{column}-{name}"] = FeedbackRow(applied, (f"{column}-bp",), None, top1, difference)
+            paper = Paper(top1, top1_diff=difference)
+            rows[f"{column}-{name}"] = Row(applied, paper=paper, references=(f"{column}-bp",))
     return rows
 
 
-def _moskovitz() -> dict[str, FeedbackRow]:
+def _moskovitz() -> dict[str, Row]:
     small: dict[str, Any] = {"batch_size": 128, "padding": 4}
     every_30 = tuple(epoch / 154 for epoch in range(30, 154, 30))
     large: dict[str, Any] = {"epochs": 100, "batch_size": 256, "padding": 0}
@@ -213,10 +164,10 @@ def _moskovitz() -> dict[str, FeedbackRow]:
         "imagenet-2": TrainConfig("imagenet", PlainNetwork("imagenet-2"), Adam(1e-4), None, (), **large),
     }
     batches = {"mnist": 1200, "cifar-1": 391, "cifar-2": 391, "imagenet-1": 5005, "imagenet-2": 5005}
-    return _rows(MOSKOVITZ_ERRORS, MOSKOVITZ_METHODS, {name: (one, batches[name]) for name, one in settings.items()})
+    return _printed(MOSKOVITZ_ERRORS, MOSKOVITZ_METHODS, {name: (one, batches[name]) for name, one in settings.items()})
 
 
-def _akrout() -> dict[str, FeedbackRow]:
+def _akrout() -> dict[str, Row]:
     steps, warm_up = (32 / 90, 62 / 90, 82 / 90), 6
     setting = lambda depth: TrainConfig(
         "imagenet", AkroutNetwork(depth), SGD(0.8), None, steps, 10.0, warm_up, epochs=90, batch_size=2048, padding=0
@@ -225,7 +176,7 @@ def _akrout() -> dict[str, FeedbackRow]:
     methods = METHODS | {"mirror": Method(BACK, (mirror,))}
     methods["mirror-grid"] = Method(BACK, (replace(mirror, noise="grid"),))
     methods["sn-before"] = METHODS["sn"]
-    rows = _rows(AKROUT_ERRORS, methods, {f"resnet{depth}": (setting(depth), 626) for depth in (18, 50)})
+    rows = _printed(AKROUT_ERRORS, methods, {f"resnet{depth}": (setting(depth), 626) for depth in (18, 50)})
 
     def changed(depth: int, method: str) -> dict[str, Any]:
         if method in ("mirror", "mirror-grid"):
@@ -257,21 +208,22 @@ def _with_method(network: str, method: str) -> tuple[str, TrainConfig]:
     return row, METHODS[method].applied(_small(network, row), miniature.BATCHES)
 
 
-TABLES: dict[str, dict[str, FeedbackRow]] = {
-    "moskovitz": _moskovitz(),
-    "akrout": _akrout(),
-    "feedback": {
-        row: FeedbackRow(setting, ("conv",)) for row, setting in (_with_method("conv", method) for method in METHODS)
-    },
-    "night": {
-        row: FeedbackRow(setting, (network, _with_method("conv", method)[0]), every)
-        for network, every in (("conv", None), ("lc", None), ("lc-ws10", 10))
-        for method in ("bp", "fa", "sn", "kp", "mirror")
-        for row, setting in (_with_method(network, method),)
-    },
-    "signs": {
-        name: FeedbackRow(method.applied(_small("conv", "conv-sn"), miniature.BATCHES), ("never",))
-        for name, method in SIGN_METHODS.items()
-    },
+FEEDBACK = {row: Row(setting, references=("conv",)) for row, setting in (_with_method("conv", one) for one in METHODS)}
+NIGHT = {
+    row: Row(setting, every, references=(network, _with_method("conv", method)[0]))
+    for network, every in (("conv", None), ("lc", None), ("lc-ws10", 10))
+    for method in ("bp", "fa", "sn", "kp", "mirror")
+    for row, setting in (_with_method(network, method),)
 }
-"""Rows by table and name."""
+SIGNS_FIXED = {
+    name: Row(method.applied(_small("conv", "conv-sn"), miniature.BATCHES), references=("never",))
+    for name, method in SIGN_METHODS.items()
+}
+
+TABLES: Tables = {
+    "moskovitz": [_moskovitz()],
+    "akrout": [_akrout()],
+    "feedback": [FEEDBACK],
+    "night": [NIGHT],
+    "signs": [SIGNS_FIXED],
+}
