@@ -241,4 +241,4 @@ TABLES: Tables = {
     12: _columns(TABLE_12, "", IMAGENET_HYPERPARAMETERS, "resnet18", **IMAGENET),
     "sleep": [_asleep(_BY_PADDING[4][0])],
 }
-"""Tables 4, 6 to 8 and 10 show the runs of others again: whole, as ranges over the runs, or the hyperparameters."""
+"""Tables 4 and 6 to 11 show runs of Tables 1, 3 and 5 again: accuracies, ranges over the runs, or hyperparameters."""
