@@ -1,6 +1,7 @@
 """Who may import whom: the rules of the package's layout, read from the source."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,18 @@ def module_name(path):
 
 
 def imported(path):
-    """Full names of everything that a file imports, in functions and under TYPE_CHECKING too."""
-    names = set()
+    """Full names of everything that a file imports, in functions and under TYPE_CHECKING too.
+
+    Public names that are imported when they are used stand in a stub, relative to the package.
+    """
+    names, relative = set(), path.suffix == ".pyi"
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.level == relative, f"{path}: a relative import"
+            home = [module_name(path), node.module] if relative else [node.module]
+            names |= {".".join([*filter(None, home), alias.name]) for alias in node.names}
     return names
 
 
@@ -37,6 +42,8 @@ def inside(name, *packages):
 
 
 IMPORTS = {module_name(path): imported(path) for path in PACKAGE.rglob("*.py")}
+for stub in PACKAGE.rglob("*.pyi"):
+    IMPORTS[module_name(stub)] |= imported(stub)
 
 
 def importers(*packages):
@@ -151,11 +158,13 @@ def test_every_part_is_an_attribute_without_an_import(name):
     assert done.stdout.strip() == f"bioshare.{name}"
 
 
-@pytest.mark.parametrize("name", bioshare.__all__)
-def test_every_public_name_leads_somewhere(name):
-    assert getattr(bioshare, name) is not None
+@pytest.mark.parametrize("stub", sorted(map(module_name, PACKAGE.rglob("*.pyi"))))
+def test_every_public_name_leads_somewhere(stub):
+    package = importlib.import_module(stub)
+    assert package.__all__
+    assert not [name for name in package.__all__ if getattr(package, name) is None]
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(AttributeError, match="no attribute 'sleepy'"):
+    with pytest.raises(AttributeError, match="attribute sleepy"):
         _ = bioshare.sleepy

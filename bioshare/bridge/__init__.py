@@ -6,39 +6,6 @@ inputs first, `HebbianSharing` and `Sleep` apply the linear map of a simulated s
 engine simulates every neuron.
 """
 
-from bioshare.bridge.connectivity import LearnedGroups
-from bioshare.bridge.conversion import to_periodic
-from bioshare.bridge.feedback import FixedNorms, FixedSigns, KolenPollack, SignSymmetry
-from bioshare.bridge.geometry import Border, SharingModule, modules
-from bioshare.bridge.hebbian import HebbianSharing
-from bioshare.bridge.hooks import PhaseHook
-from bioshare.bridge.mirror import Mirror, MirrorReport
-from bioshare.bridge.phase import Phase, PhaseReport
-from bioshare.bridge.report import LayerReport, SleepReport, neg_log_snr
-from bioshare.bridge.sharing import InstantSharing
-from bioshare.bridge.sleep import Sleep
-from bioshare.bridge.statistics import renew_statistics
+import lazy_loader
 
-__all__ = [
-    "Border",
-    "FixedNorms",
-    "FixedSigns",
-    "HebbianSharing",
-    "InstantSharing",
-    "KolenPollack",
-    "LayerReport",
-    "LearnedGroups",
-    "Mirror",
-    "MirrorReport",
-    "Phase",
-    "PhaseHook",
-    "PhaseReport",
-    "SharingModule",
-    "SignSymmetry",
-    "Sleep",
-    "SleepReport",
-    "modules",
-    "neg_log_snr",
-    "renew_statistics",
-    "to_periodic",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,34 @@
+from . import bridge as bridge
+from . import circuit as circuit
+from . import explorer as explorer
+from . import nn as nn
+from . import train as train
+from .bridge import HebbianSharing as HebbianSharing
+from .bridge import InstantSharing as InstantSharing
+from .bridge import KolenPollack as KolenPollack
+from .bridge import Mirror as Mirror
+from .bridge import SignSymmetry as SignSymmetry
+from .bridge import Sleep as Sleep
+from .bridge import neg_log_snr as neg_log_snr
+from .circuit import rules as rules
+from .circuit import stimuli as stimuli
+from .circuit import theory as theory
+from .circuit.brian import Brian2 as Brian2
+from .circuit.circuits import RateCircuit as RateCircuit
+from .circuit.circuits import SteadyState as SteadyState
+from .circuit.exact import Exact as Exact
+from .circuit.exact import SleepMap as SleepMap
+from .circuit.exact import sleep_map as sleep_map
+from .circuit.loop import Loop as Loop
+from .circuit.mirror.circuit import MirrorCircuit as MirrorCircuit
+from .circuit.mirror.exact import MirrorMap as MirrorMap
+from .circuit.mirror.exact import mirror_map as mirror_map
+from .circuit.mirror.simulate import MirrorRun as MirrorRun
+from .circuit.mirror.simulate import simulate_mirror as simulate_mirror
+from .circuit.problem import DivergenceError as DivergenceError
+from .circuit.rules import Hebbian as Hebbian
+from .circuit.run import SleepRun as SleepRun
+from .circuit.simulate import simulate as simulate
+from .explorer import explore as explore
+
+__version__: str
