@@ -127,7 +127,9 @@ class Problem:
             x = self.stimuli[(slice(None),) * axis + (slice(start, stop),)]
             if self.noise:  # x_i = x + sigma xi_i, (..., T, N, K)
                 xi = rng.standard_normal((stop - start, *self.stimulus_batch, neurons, inputs))
-                x = x[..., None, :] + self.noise * np.moveaxis(xi, 0, axis)
+                xi *= self.noise  # in place: fresh memory takes as long as the arithmetic
+                xi += np.moveaxis(x, axis, 0)[..., None, :]
+                x = np.moveaxis(xi, 0, axis)
             yield start, x.reshape(-1, *x.shape[axis:])
 
     def blocks(self, length: int) -> Iterator[tuple[int, Array]]:

@@ -26,15 +26,17 @@ U, Q, C, POWER, PHI, PSI = range(6)
 
 
 @compiled
-def project_noisy(neurons: Array, w_init: Array, v: Array, m: Array, x: Array) -> None:
+def project_noisy(neurons: Array, w_init: Array, v: Array, m: Array, momentum: Any, x: Array) -> None:
     """Write u = v . x, q = m . x, c = w_init . x and |x|^2 of every neuron for inputs x (N, K); phi = psi = 0."""
     for i in range(x.shape[0]):
         u = q = c = power = x.dtype.type(0)
         for k in range(x.shape[1]):
             u += v[i, k] * x[i, k]
-            q += m[i, k] * x[i, k]
             c += w_init[i, k] * x[i, k]
             power += x[i, k] * x[i, k]
+        if momentum:
+            for k in range(x.shape[1]):
+                q += m[i, k] * x[i, k]
         neurons[U, i], neurons[Q, i], neurons[C, i], neurons[POWER, i] = u, q, c, power
         neurons[PHI, i] = neurons[PSI, i] = 0
 
@@ -87,18 +89,23 @@ def hold_steady(neurons: Array, r: Array, rates: Array, parameters: Array) -> An
 
 
 @compiled
-def move_noisy(v: Array, m: Array, x: Array, neurons: Array, pull: Any, bound: Any) -> bool:
-    """Move the weights (N, K) of a group; True if all changes stay within the bound."""
+def move_noisy(v: Array, m: Array, momentum: Any, x: Array, neurons: Array, pull: Any, bound: Any) -> bool:
+    """Move the weights (N, K) of a group; True if all changes stay within the bound. Without momentum, m stays 0."""
     p_vv, p_vm, p_mv, p_mm = pull
     phi, psi = neurons[PHI], neurons[PSI]
     within = 0
     for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            # v = p_vv v_0 + p_vm m_0 + phi x, m = p_mv v_0 + p_mm m_0 + psi x
-            old_v, old_m = v[i, k], m[i, k]
-            v[i, k] = p_vv * old_v + p_vm * old_m + phi[i] * x[i, k]
-            m[i, k] = p_mv * old_v + p_mm * old_m + psi[i] * x[i, k]
-            within += abs(v[i, k]) < bound
+        # v = p_vv v_0 + p_vm m_0 + phi x, m = p_mv v_0 + p_mm m_0 + psi x
+        if momentum:
+            for k in range(x.shape[1]):
+                old_v, old_m = v[i, k], m[i, k]
+                v[i, k] = p_vv * old_v + p_vm * old_m + phi[i] * x[i, k]
+                m[i, k] = p_mv * old_v + p_mm * old_m + psi[i] * x[i, k]
+                within += abs(v[i, k]) < bound
+        else:
+            for k in range(x.shape[1]):
+                v[i, k] = p_vv * v[i, k] + phi[i] * x[i, k]
+                within += abs(v[i, k]) < bound
     return within == v.size
 
 
@@ -128,14 +135,15 @@ def present_noisy(timed: bool, presented: Any, of_groups: Any) -> None:
     stimulus_of, parameters, w_init, v, m, r, r_inh, means, spreads, within = of_groups
     neurons = np.empty((6, x.shape[2]), x.dtype)
     for b in range(len(v)):
+        momentum = parameters[b, 2]
         for t in range(x.shape[1]):
             inputs = x[stimulus_of[b], t]
-            project_noisy(neurons, w_init[b], v[b], m[b], inputs)
+            project_noisy(neurons, w_init[b], v[b], m[b], momentum, inputs)
             if timed:
                 r_inh[b], pull = hold_timed(neurons, r[b], r_inh[b], rates[t], parameters[b])
             else:
                 r_inh[b], pull = hold_steady(neurons, r[b], rates[t], parameters[b])
-            within[b, t] = move_noisy(v[b], m[b], inputs, neurons, pull, bound[()])
+            within[b, t] = move_noisy(v[b], m[b], momentum, inputs, neurons, pull, bound[()])
             if slots[t] >= 0:
                 record_noisy(w_init[b], v[b], means[b, slots[t]], spreads[b, slots[t]])
 
