@@ -1,10 +1,12 @@
 """What changes the table in miniature: early sharing, realistic sleeps, controls and the paper's open questions.
 
 A picture for every table of ``python -m bioshare table early``, ``realism``, ``controls`` or ``questions``, from one
-file or, where several commands trained the rows, from several; rows and seeds that are missing are left out. The
-forests show the accuracy of the last epoch minus the accuracy of ws(10) with the same seed: dots, with the mean and the
-standard error of the mean; dotted, the mean difference of LC. In the curves, dots are seeds, and bars and bands are the
-mean with the standard error; those of two rows are not paired.
+file or, where several commands trained the rows, from several; rows and seeds that are missing are left out. LC and
+ws(10), which all these tables share, may be in the file of another one.
+
+The forests show the accuracy of the last epoch minus the accuracy of ws(10) with the same seed: dots, with the mean and
+the standard error of the mean; dotted, the mean difference of LC. In the curves, dots are seeds, and bars and bands are
+the mean with the standard error; those of two rows are not paired.
 
 A file of ``table patches`` gives a forest for every kind of network, with differences to unshared weights.
 """
@@ -107,8 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(f"{error}; `python -m bioshare table NAME --to runs` writes files of {', '.join(DRAWINGS)}")
     args.out.mkdir(parents=True, exist_ok=True)
+    common = {row: runs for rows in tables.values() for row, runs in rows.items() if row in ("lc", REFERENCE)}
     for (study, name), rows in tables.items():
-        figure = DRAWINGS[study](rows)
+        figure = DRAWINGS[study](common | rows)
         for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
             figure.savefig(args.out / f"{name}{ending}", metadata=facts)
         plt.close(figure)
