@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Tables in miniature that are here; `python -m bioshare table NAME` trains and writes more
-STUDIES := $(wildcard $(patsubst %,figures/%.nc,early realism controls questions patches_digits patches_cifar10-16))
+STUDIES := $(wildcard $(patsubst %,figures/%.nc,early realism* controls questions* patches_digits patches_cifar10-16))
 
 .PHONY: figures explore notebooks docs linkcheck test lint types clean
 
