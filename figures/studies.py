@@ -21,7 +21,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from column import last, read, stored
+from column import SETTING, last, read, stored
 from convergence import AMBER, HERE, NAVY, RUST
 from forest import GREY, differences, forest, standard_error
 from matplotlib.axes import Axes
@@ -105,13 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files: dict[tuple[str, str], list[Path]] = {}
         for file in args.files:
             files.setdefault(study_of(file), []).append(file)
-        tables = {study: read(parts)[0] for study, parts in files.items()}
+        tables = {study: common_rows(parts[0], args.files) | read(parts)[0] for study, parts in files.items()}
     except (ValueError, OSError) as error:
         parser.error(f"{error}; `python -m bioshare table NAME --to runs` writes files of {', '.join(DRAWINGS)}")
     args.out.mkdir(parents=True, exist_ok=True)
-    common = {row: runs for rows in tables.values() for row, runs in rows.items() if row in ("lc", REFERENCE)}
     for (study, name), rows in tables.items():
-        figure = DRAWINGS[study](common | rows)
+        figure = DRAWINGS[study](rows)
         for ending, facts in {".png": {}, ".svg": {"Date": None}}.items():
             figure.savefig(args.out / f"{name}{ending}", metadata=facts)
         plt.close(figure)
@@ -125,6 +124,14 @@ def study_of(path: Path) -> tuple[str, str]:
         raise ValueError(f"files must be of the tables {', '.join(DRAWINGS)}; {path} is of {study}")
     images = json.loads(facts["shared_config"])["dataset"]["name"].replace("-jpeg", "")
     return study, f"{study}_{images}" if study == "patches" else study
+
+
+def common_rows(path: Path, files: Sequence[Path]) -> Rows:
+    """LC and ws(10) of all files whose setting, as far as the runs of a file have it in common, is that of ``path``."""
+    settings = {file: json.loads(stored(file).attrs["shared_config"]) for file in (path, *files)}
+    ours = {name: value for name, value in settings[path].items() if name in SETTING}
+    alike = [file for file in files if all(settings[file].get(name, value) == value for name, value in ours.items())]
+    return {row: runs for file in alike for row, runs in read([file])[0].items() if row in ("lc", REFERENCE)}
 
 
 def draw_forest(rows: Rows) -> Figure:

@@ -31,7 +31,7 @@ def imported(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == relative, f"{path}: a relative import"
+            assert node.level == relative, f"{path}: imports are relative in stubs, and absolute elsewhere"
             home = [module_name(path), node.module] if relative else [node.module]
             names |= {".".join([*filter(None, home), alias.name]) for alias in node.names}
     return names

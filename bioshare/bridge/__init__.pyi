@@ -1,3 +1,11 @@
+from . import changes as changes
+from . import controls as controls
+from . import geometry as geometry
+from . import gradient as gradient
+from . import map_sharing as map_sharing
+from . import relay as relay
+from . import scaling as scaling
+from . import sharing as sharing
 from .connectivity import LearnedGroups as LearnedGroups
 from .conversion import to_periodic as to_periodic
 from .feedback import FixedNorms as FixedNorms

@@ -12,7 +12,7 @@ from torch import nn
 from bioshare.checks import choice, flag, real
 from bioshare.nn import with_direct_feedback, with_feedback, with_feedback_past_norms
 from bioshare.nn.feedback import feedback_layers
-from bioshare.train.data.batches import seed_at
+from bioshare.train.seeds import seed_at
 
 
 class Feedback:

@@ -3,7 +3,7 @@
 A run that was stopped ends with the same bits as one that was not (in one process on a CPU with as many threads;
 elsewhere to rounding), since nothing depends on the moment of a stop. The
 batches and crops, dropout, and the seeds of the phases are pure functions of the run's seed and the number of the step
-(`bioshare.train.data.batches.seed_at`); the learning rate is a function of the epoch. Everything else for the next step
+(`bioshare.train.seeds.seed_at`); the learning rate is a function of the epoch. Everything else for the next step
 is in the checkpoint: weights and buffers, the moments of the optimiser, the scale of mixed precision, the sums of the
 epoch so far and the history. A signal waits for the end of a batch, and files replace each other whole.
 """

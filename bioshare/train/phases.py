@@ -12,7 +12,7 @@ from typing import Any, Literal
 from bioshare.bridge import Border, HebbianSharing, InstantSharing, LearnedGroups, Phase, Sleep
 from bioshare.bridge.controls import LayerMean, RandomGroups, Shrinking
 from bioshare.circuit import stimuli
-from bioshare.train.data.batches import seed_at
+from bioshare.train.seeds import seed_at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,11 @@ from bioshare.train import checkpoint
 from bioshare.train.batch_norm import check_single_image
 from bioshare.train.config import Every, TrainConfig
 from bioshare.train.data import Batches
-from bioshare.train.data.batches import seed_at
 from bioshare.train.distributed import Processes, Stopwatch
 from bioshare.train.evaluation import evaluate, scores_counted
 from bioshare.train.interrupt import TrainingDivergedError
 from bioshare.train.results import History
+from bioshare.train.seeds import seed_at
 from bioshare.train.signals import IMAGES as SIGNAL_IMAGES
 from bioshare.train.signals import positive_weights
 

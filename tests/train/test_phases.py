@@ -11,7 +11,6 @@ from bioshare.bridge.scaling import NormalisedRule, PerInput
 from bioshare.circuit import stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.nn import LocallyConnected2d, to_locally_connected
-from bioshare.train.data.batches import seed_at
 from bioshare.train.phases import (
     PHASES,
     CircuitOptions,
@@ -21,6 +20,7 @@ from bioshare.train.phases import (
     NoisyIdealOptions,
     phase_of,
 )
+from bioshare.train.seeds import seed_at
 from bioshare.train.tables.miniature import SMALL
 
 

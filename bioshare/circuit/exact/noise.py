@@ -90,7 +90,10 @@ def hold_steady(neurons: Array, r: Array, rates: Array, parameters: Array) -> An
 
 @compiled
 def move_noisy(v: Array, m: Array, momentum: Any, x: Array, neurons: Array, pull: Any, bound: Any) -> bool:
-    """Move the weights (N, K) of a group; True if all changes stay within the bound. Without momentum, m stays 0."""
+    """Move the weights (N, K) of a group; True if all changes stay within the bound.
+
+    Without momentum, p_vm = 0 in every presentation: m is never read, and stays as it is.
+    """
     p_vv, p_vm, p_mv, p_mm = pull
     phi, psi = neurons[PHI], neurons[PSI]
     within = 0

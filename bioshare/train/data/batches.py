@@ -8,26 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-Purpose = Literal["order", "crops", "subset", "validation", "step", "sleep", "pool", "feedback"]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
-
-
-def seeded(purpose: Purpose, seed: int, *when: int) -> np.random.Generator:
-    """An independent generator for every purpose, seed and moment."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *when)))
-
-
-def seed_at(purpose: Purpose, seed: int, *when: int) -> int:
-    """An independent seed for every purpose, seed of a run, and moment (a step, or a step and a process)."""
-    return int(seeded(purpose, seed, *when).integers(2**63))
-
+from bioshare.train.seeds import seeded
 
 BatchPart = tuple[np.ndarray, np.ndarray, np.ndarray]
 """The part of a batch for one process: indices, draws and flips of the images, see `Batches.parts`."""

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from bioshare.checks import shown, whole
 from bioshare.train.config import DatasetName, ImageNet, TrainConfig
-from bioshare.train.data.batches import Batches, DecodedBatches, seeded
+from bioshare.train.data.batches import Batches, DecodedBatches
 from bioshare.train.data.datasets import DIGITS_FOR_TRAINING, Dataset, pixel_statistics
 from bioshare.train.data.prepared import prepared_file, read_prepared
 from bioshare.train.distributed import device_named
+from bioshare.train.seeds import seeded
 
 
 def load(name: str, folder: Path | str | None = None) -> Dataset:

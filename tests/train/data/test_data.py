@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from bioshare.train import data
 from bioshare.train.config import TrainConfig
 from bioshare.train.data import datasets
-from bioshare.train.data.batches import PURPOSES, seeded
 from bioshare.train.data.prepared import write_prepared
+from bioshare.train.seeds import PURPOSES, seeded
 
 CPU = torch.device("cpu")
 
