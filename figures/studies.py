@@ -220,6 +220,8 @@ def dependence(
     known = [(place + shift, last(rows[row])) for place, row in zip(places, names.values(), strict=True) if row in rows]
     for place, values in known:
         axes.plot(np.full(len(values), place), values, ".", color=color, markersize=4, alpha=0.5)
+    if not known:  # no entry in a legend
+        return
     means, errors = [values.mean() for _, values in known], [standard_error(values) for _, values in known]
     axes.errorbar([place for place, _ in known], means, yerr=errors, fmt="o-", color=color, markersize=5, label=title)
 
