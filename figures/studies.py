@@ -127,8 +127,8 @@ def study_of(path: Path) -> tuple[str, str]:
 
 
 def common_rows(path: Path, files: Sequence[Path]) -> Rows:
-    """LC and ws(10) of all files whose setting, as far as the runs of a file have it in common, is that of ``path``."""
-    settings = {file: json.loads(stored(file).attrs["shared_config"]) for file in (path, *files)}
+    """LC and ws(10) of all files whose setting, as far as a file's runs have it in common, is that of one of them."""
+    settings = {file: json.loads(stored(file).attrs["shared_config"]) for file in files}
     ours = {name: value for name, value in settings[path].items() if name in SETTING}
     alike = [file for file in files if all(settings[file].get(name, value) == value for name, value in ours.items())]
     return {row: runs for file in alike for row, runs in read([file])[0].items() if row in ("lc", REFERENCE)}
