@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import bioshare as bs
 from bioshare.cli import path
-from bioshare.nn.feedback import signal_layers
+from bioshare.nn.feedback import FeedbackConv2d, FeedbackLayer, signal_layers
+from bioshare.train.data.datasets import USAGES
 from bioshare.train.experiments import matching
 
 PANELS = {
@@ -40,11 +42,8 @@ PANELS = {
     "signal_ratio": "C  |signal| / |gradient|",
 }
 METHODS = {"dense-fa": "dense feedback", "dfa": "direct feedback", "fa": "feedback alignment", "sn": "signs, norms"}
-METHODS |= {"init": "signs", "kp": "Kolen-Pollack", "mirror": "mirror", "mirror-grid": "mirror, grid"}
+METHODS |= {"init": "signs", "kp": "Kolen-Pollack", "mirror": "mirror", "mirror-shared": "mirror, B shared"}
 """Titles of ways in which errors travel back, by the end of a row's name."""
-SIZES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-jpeg": (3, 32, 32)}
-SIZES |= {"cifar10-16": (3, 16, 16), "cifar10-jpeg-16": (3, 16, 16), "imagenet": (3, 224, 224)}
-"""Shapes of images by data set."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,22 +79,22 @@ def has_angles(runs: xr.Dataset) -> bool:
 def network(table: str, row: str, runs: xr.Dataset) -> dict[str, Any]:
     """The layers with feedback of a row, by name."""
     images = json.loads(runs.attrs["shared_config"])["dataset"]["name"]
-    config = matching(f"{table}/*/{row}")[0].config
-    return dict(signal_layers(config.build_network(1000 if images == "imagenet" else 10, SIZES[images])))
+    config, usage = matching(f"{table}/*/{row}")[0].config, USAGES[images]
+    size = usage.stored or (3, usage.side, usage.side)
+    return dict(signal_layers(config.build_network(1000 if images == "imagenet" else 10, size)))
 
 
 def floors(table: str, row: str, layers: dict[str, Any]) -> dict[str, float]:
     """The angle in the end of every layer but the first, whose W rests; empty for a row without a Gaussian mirror."""
     phases = [every.phase for every in matching(f"{table}/*/{row}")[0].config.phases]
     mirrors = [phase for phase in phases if isinstance(phase, bs.Mirror) and phase.noise == "gaussian"]
-    angle = lambda mirror, inputs: bs.theory.mirror_angle(
-        mirror.samples, inputs, mirror.forgetting, activation=mirror.activation, centred=mirror.centred
-    )
-    return {
-        name: float(angle(mirror, np.prod(layer.receptive_field)))
-        for mirror in mirrors
-        for name, layer in list(layers.items())[1:]
-    }
+
+    def angle(mirror: bs.Mirror, layer: FeedbackLayer) -> float:
+        samples = mirror.samples * (mirror.positions**2 if isinstance(layer, FeedbackConv2d) else 1)
+        options = {"activation": mirror.activation, "centred": mirror.centred}
+        return float(bs.theory.mirror_angle(samples, math.prod(layer.receptive_field), mirror.forgetting, **options))
+
+    return {name: angle(mirror, layer) for mirror in mirrors for name, layer in list(layers.items())[1:]}
 
 
 def draw_angles(table: str, rows: dict[str, xr.Dataset], networks: dict[str, dict[str, Any]]) -> Figure:

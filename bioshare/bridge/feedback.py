@@ -1,7 +1,8 @@
 """Phases that keep feedback weights B in a relation to the weights W, and that keep signs or norms of W.
 
 Each is due after every step of the optimiser: ``Every(1, SignSymmetry())``, in the order FixedSigns, FixedNorms,
-SignSymmetry or KolenPollack: a scale keeps signs, but weights whose signs are put back change the norm.
+SignSymmetry or KolenPollack: a scale keeps signs, but weights whose signs are put back change the norm. Three of them
+keep numbers in buffers of the layers, which `Phase.prepare` makes before the first step.
 """
 
 from __future__ import annotations
@@ -18,11 +19,23 @@ from bioshare.nn.feedback import check_feedback, feedback_layers
 
 
 class FeedbackPhase(Phase):
-    """A phase over the layers with feedback of a model."""
+    """A phase over the layers with feedback of a model.
+
+    Attributes:
+        buffer: name of a buffer of every layer that `prepare` makes; empty for none.
+    """
+
+    buffer = ""
 
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError for a model without feedback weights."""
+        """Raise ValueError for a model without feedback weights, or a model that was not prepared."""
         check_feedback(model)
+        for name, layer in feedback_layers(model):
+            if self.buffer and not hasattr(layer, self.buffer):
+                phase = type(self).__name__
+                raise ValueError(
+                    f"layer {name!r} lacks the buffer {self.buffer!r}: call {phase}().prepare(model) before training"
+                )
 
     @property
     def capturable(self) -> bool:
@@ -78,9 +91,10 @@ class KolenPollack(FeedbackPhase):
 
         d <- (1 - eta lambda) d
 
-    and momentum mu makes v <- mu v + lambda d, d <- d - eta v. Adam with L2 regularisation scales the decay weight by
-    weight, so that no number d exists; such an optimiser is refused. The buffer ``difference`` of every layer is
-    W_0 - B_0, made by `prepare` before the first step. A sleep that shares W shares this difference, too.
+    and momentum mu makes v <- mu v + lambda d, d <- d - eta v. A step that a gradient scaler skips counts, too: only
+    the device knows of it. Adam with L2 regularisation scales the decay weight by weight, so that no number d exists;
+    such an optimiser is refused. The buffer ``difference`` of every layer is W_0 - B_0, made by `prepare` before the
+    first step. A sleep that shares W shares this difference, too.
 
     Example:
         >>> from bioshare.nn import with_feedback
@@ -94,6 +108,8 @@ class KolenPollack(FeedbackPhase):
         True
     """
 
+    buffer = "difference"
+
     def prepare(self, model: nn.Module) -> None:
         """Store W_0 - B_0 and d in buffers of the layers, before the first step of the optimiser."""
         check_feedback(model)
@@ -103,13 +119,6 @@ class KolenPollack(FeedbackPhase):
             layer.register_buffer(
                 "remaining", torch.tensor([1.0, 0.0], dtype=torch.float64, device=layer.weight.device)
             )
-
-    def check(self, model: nn.Module) -> None:
-        """Raise ValueError for a model that was not prepared."""
-        super().check(model)
-        for name, layer in feedback_layers(model):
-            if not hasattr(layer, "difference"):
-                raise ValueError(f"layer {name!r} lacks W_0 - B_0: call KolenPollack().prepare(model) before training")
 
     @torch.no_grad()
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -170,26 +179,43 @@ def _decay(remaining: Tensor, group: dict[str, Any]) -> None:
 class FixedSigns(FeedbackPhase):
     """Keep the signs of the weights: excitatory synapses stay excitatory, inhibitory ones inhibitory (E/I).
 
-    A weight that has changed sign in a step is set to ``floor`` with the sign before. The signs before are those of the
-    feedback weights, so that the model needs a sign-concordant feedback (`SignSymmetry`) from before.
+    The signs are those of the weights at the first change. A weight that has another sign later is set to ``floor``
+    with the first one; a weight that was 0 is free.
 
     Args:
         floor: least absolute value of a weight.
+
+    Example:
+        >>> from bioshare.nn import with_feedback
+        >>> layer, signs = with_feedback(nn.Linear(4, 3)), FixedSigns()
+        >>> signs.prepare(layer)
+        >>> signs.change(layer)  # from here on
+        >>> with torch.no_grad():
+        ...     layer.weight.fill_(1.0)
+        ...     signs.change(layer)
+        >>> bool((layer.weight < 0).any())
+        True
     """
 
     floor: float = 1e-10
+    buffer = "signs"
 
     def __post_init__(self) -> None:
         real("floor", self.floor, "a positive number", above=0, array=False)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Make the buffer of the signs, 0 until the first change."""
+        check_feedback(model)
+        for _, layer in feedback_layers(model):
+            layer.register_buffer("signs", torch.zeros_like(layer.weight, dtype=torch.int8))
 
     @torch.no_grad()
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Change all weights of layers with feedback whose signs differ."""
         for _, layer in feedback_layers(model):
-            signs = layer.feedback.sign()
-            layer.weight.copy_(
-                torch.where(signs == 0, layer.weight, signs * (signs * layer.weight).clamp(min=self.floor))
-            )
+            signs = layer.signs.copy_(torch.where(layer.signs.any(), layer.signs, layer.weight.sign().to(torch.int8)))
+            kept = signs * (signs * layer.weight).clamp(min=self.floor)
+            layer.weight.copy_(torch.where(signs == 0, layer.weight, kept))
 
 
 @dataclass(frozen=True)
@@ -198,6 +224,8 @@ class FixedNorms(FeedbackPhase):
 
     The norm |W_0| is a buffer of every layer, which `prepare` makes before the first step.
     """
+
+    buffer = "initial_norm"
 
     def prepare(self, model: nn.Module) -> None:
         """Store the norms of the weights in buffers of the layers.
@@ -211,13 +239,6 @@ class FixedNorms(FeedbackPhase):
                 raise ValueError(f"layer {name!r} must have weights other than 0: with the norm 0 it would never learn")
         for _, layer in feedback_layers(model):
             layer.register_buffer("initial_norm", layer.weight.detach().norm())
-
-    def check(self, model: nn.Module) -> None:
-        """Raise ValueError for a model that was not prepared."""
-        super().check(model)
-        for name, layer in feedback_layers(model):
-            if not hasattr(layer, "initial_norm"):
-                raise ValueError(f"layer {name!r} lacks |W_0|: call FixedNorms().prepare(model) before training")
 
     @torch.no_grad()
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bioshare.bridge.phase import Phase, check_call, seed_for
 from bioshare.checks import choice, flag, real, whole
 from bioshare.circuit.stimuli import derived
-from bioshare.nn.feedback import Feedback, check_feedback, connected, degrees, feedback_layers
+from bioshare.nn.feedback import FeedbackLayer, check_feedback, compared, connected, feedback_layers
 
 AT_ONCE = 256
 """Number of inputs that pass a layer at a time."""
@@ -84,17 +84,19 @@ class Mirror(Phase):
     inputs, would have no effect, and stays. With `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation
     are mirrored together, with the mean and beta of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
 
-    A convolution sees noise of the size of its kernel, at a single position: ``samples`` inputs, not images whose
-    positions all count. Its angle is that of `bioshare.theory.mirror_angle`, or 0 for designed noise.
+    A convolution sees noise at ``positions`` x ``positions`` positions, which count as so many inputs, a single one by
+    default. The angle of Gaussian noise is that of `bioshare.theory.mirror_angle`, and 0 for designed noise.
 
     Args:
         rate: learning rate.
         decay: decay of B: L = rate x decay with ``decay_in="rate"``, the default, for which rate 0.1 and decay 0.5 end
             at B = W behind a ReLU; L = decay with ``decay_in="step"``, as Eq. 18 is printed, which ends at 0.1 W.
         decay_in: "rate" or "step".
-        noise: "gaussian"; "orthogonal", random orthogonal inputs with both signs; or "grid", one active input at a
-            time with both signs. The last two are exact: the mean over all inputs is W times a factor, without error.
-        samples: number of Gaussian inputs of an update; orthogonal noise has at least 2 K inputs, a grid 2 K.
+        noise: "gaussian"; "orthogonal", random orthogonal inputs; or "grid", one active input at a time. The last two
+            are exact: the mean over all inputs is W times a factor, without error. They come with both signs, for a
+            linear activation that is not ``centred`` with one.
+        samples: number of Gaussian inputs of an update; a grid has K or 2 K inputs, orthogonal noise at least as many.
+        positions: positions of a convolution along each axis, in Gaussian noise.
         sigma: standard deviation of the noise.
         activation: phi, "relu" or "linear".
         centred: subtract the mean activity of every neuron over the inputs.
@@ -118,6 +120,7 @@ class Mirror(Phase):
     decay_in: Literal["rate", "step"] = "rate"
     noise: Noise = "gaussian"
     samples: int = 2048
+    positions: int = 1
     sigma: float = 1.0
     activation: Literal["relu", "linear"] = "relu"
     centred: bool = True
@@ -129,6 +132,7 @@ class Mirror(Phase):
         for name in ("rate", "decay", "sigma"):
             real(name, getattr(self, name), "a positive number", above=0, array=False)
         whole("samples", self.samples, "a number of inputs", at_least=2)
+        whole("positions", self.positions, "a number of positions", at_least=1)
         whole("updates", self.updates, "a number of updates", at_least=1)
         whole("first_updates", self.first_updates, "a number of updates", at_least=0)
         choice("decay_in", self.decay_in, ("rate", "step"))
@@ -136,6 +140,8 @@ class Mirror(Phase):
         choice("activation", self.activation, ("relu", "linear"))
         flag("centred", self.centred)
         flag("rescale", self.rescale)
+        if self.positions > 1 and self.noise != "gaussian":
+            raise ValueError(f'positions must be 1 with noise="{self.noise}", which is exact; got {self.positions}')
         if self.forgetting > 1:
             raise ValueError(
                 f"decay must leave a part of B at every update, or nothing at 1; got {self.forgetting:g} with "
@@ -148,14 +154,15 @@ class Mirror(Phase):
         return self.decay if self.decay_in == "step" else self.rate * self.decay
 
     @staticmethod
-    def exact(activation: Literal["relu", "linear"] = "relu", sigma: float = 1.0) -> Mirror:
-        """A mirror of one update with the grid, which ends at B = W to rounding, in 2 K presentations."""
+    def exact(activation: Literal["relu", "linear"] = "relu") -> Mirror:
+        """A mirror of one update with the grid, which ends at B = W to rounding.
+
+        It takes 2 K presentations of rectified neurons, and K of linear ones.
+        """
         choice("activation", activation, ("relu", "linear"))
-        sigma = float(real("sigma", sigma, "a positive number", above=0, array=False))
-        if not 1e-49 <= sigma <= 1e49:
-            raise ValueError(f"sigma must be from 1e-49 to 1e49, since the rate has its square; got {sigma:g}")
-        rate = (2.0 if activation == "relu" else 1.0) / sigma**2
-        return Mirror(rate, 1.0, "step", "grid", sigma=sigma, activation=activation)
+        rectified = activation == "relu"
+        rate = 2.0 if rectified else 1.0
+        return Mirror(rate, 1.0, "step", "grid", activation=activation, centred=rectified)
 
     def __call__(
         self,
@@ -182,11 +189,11 @@ class Mirror(Phase):
         self.check(model)
         seed = seed_for(model, seed)
         layers = mirrored_layers(model)
-        before = [_compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
+        before = [compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
         start = time.perf_counter()
         self.change(model, seed, optimizer=optimizer)
         seconds = time.perf_counter() - start
-        after = [_compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
+        after = [compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
         rows = (
             MirroredLayer(
                 name, inputs := math.prod(layer.receptive_field), self.updates * self._length(inputs), a, b, c, d
@@ -217,16 +224,17 @@ class Mirror(Phase):
         for number, (_, layer) in enumerate(mirrored_layers(model)):
             with torch.autocast(layer.weight.device.type, enabled=False):
                 generator = torch.Generator(layer.weight.device).manual_seed(derived(seed, number) % 2**63)
-                counts = connected(layer)
+                counts = connected(layer, self.positions)
                 for _ in range(self.updates):
                     hebbian = self._correlation(layer, counts, generator)
                     learned = (layer.feedback * (1 - self.forgetting)).add_(hebbian, alpha=self.rate)
                     layer.feedback.copy_(learned.where(counts > 0, layer.feedback))
                 if self.rescale:
-                    b, w = (weights.norm() for weights in _seen(layer))
+                    seen = (counts > 0).double()
+                    b, w = ((weights * seen).norm() for weights in (layer.feedback, layer.mirrored()))
                     layer.feedback.mul_(torch.where(b > 0, w / b, 1).to(layer.feedback))
 
-    def _correlation(self, layer: Feedback, counts: Tensor, generator: torch.Generator) -> Tensor:
+    def _correlation(self, layer: FeedbackLayer, counts: Tensor, generator: torch.Generator) -> Tensor:
         """The mean of (y - mean(y)) x^T for every weight, at the number of positions that it is `connected` to."""
         weight = layer.mirrored().requires_grad_()
         total, number = torch.zeros_like(weight), 0
@@ -241,28 +249,35 @@ class Mirror(Phase):
             total -= _hebbian(layer, weight, x_sum, y_sum / number)
         return total / (number * counts).clamp(min=1)
 
-    def _inputs(self, layer: Feedback, generator: torch.Generator) -> Iterator[Tensor]:
+    def _inputs(self, layer: FeedbackLayer, generator: torch.Generator) -> Iterator[Tensor]:
         """The noise of an update, (batch, *input_shape) at a time."""
-        like, shape = layer.weight, layer.input_shape()
+        like, shape = layer.weight, layer.input_shape(self.positions)
         options: Any = {"generator": generator, "device": like.device, "dtype": like.dtype}
         if self.noise == "gaussian":
             for start in range(0, self.samples, AT_ONCE):
                 yield self.sigma * torch.randn(min(AT_ONCE, self.samples - start), *shape, **options)
             return
         inputs = math.prod(layer.receptive_field)
-        half = self._length(inputs) // 2
-        if self.noise == "grid":
-            design = torch.eye(inputs, device=like.device, dtype=like.dtype)
-        else:
-            design = torch.linalg.qr(torch.randn(half, inputs, **options))[0]
-        design = self.sigma * math.sqrt(half) * design  # X^T X = half sigma^2 I
-        for patterns in torch.cat([design, -design]).split(AT_ONCE):
-            yield tiled(patterns, layer)
+        length = self._length(inputs) // len(self._signs)
+        if self.noise == "orthogonal":
+            rows = torch.linalg.qr(torch.randn(length, inputs, **options))[0].split(AT_ONCE)
+        else:  # the rows of a unit matrix, which may be too large as a whole
+            active = torch.arange(inputs, device=like.device).split(AT_ONCE)
+            rows = (nn.functional.one_hot(some, inputs).to(like.dtype) for some in active)
+        for patterns in rows:
+            for sign in self._signs:
+                yield tiled(sign * self.sigma * math.sqrt(length) * patterns, layer)  # X^T X = length sigma^2 I
+
+    @property
+    def _signs(self) -> tuple[int, ...]:
+        """Signs of designed noise; sums over both have no terms of even order."""
+        return (1,) if self.activation == "linear" and not self.centred else (1, -1)
 
     def _length(self, inputs: int) -> int:
         """Number of inputs of an update."""
-        lengths = {"gaussian": self.samples, "grid": 2 * inputs, "orthogonal": max(2 * inputs, self.samples // 2 * 2)}
-        return lengths[self.noise]
+        signs = len(self._signs)
+        designed = {"grid": signs * inputs, "orthogonal": signs * max(inputs, self.samples // signs)}
+        return designed.get(self.noise, self.samples)
 
 
 def mirrored_layers(model: nn.Module) -> list[tuple[str, Any]]:
@@ -270,7 +285,7 @@ def mirrored_layers(model: nn.Module) -> list[tuple[str, Any]]:
     return feedback_layers(model)[1:] or feedback_layers(model)
 
 
-def tiled(patterns: Tensor, layer: Feedback) -> Tensor:
+def tiled(patterns: Tensor, layer: FeedbackLayer) -> Tensor:
     """Inputs of a layer in which every neuron sees the same pattern, in an order of its own.
 
     The patterns (n, K) repeat over rows, columns and groups of channels with the period of the kernel.
@@ -283,20 +298,8 @@ def tiled(patterns: Tensor, layer: Feedback) -> Tensor:
     return small.repeat(1, *times)[..., :rows, :columns].contiguous()
 
 
-def _hebbian(layer: Feedback, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _hebbian(layer: FeedbackLayer, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The sum of y x^T over inputs and positions."""
     with torch.enable_grad():
         z = layer.product(x, weight)
     return torch.autograd.grad(z, weight, y)[0]
-
-
-def _seen(layer: Feedback) -> tuple[Tensor, Tensor]:
-    """B and W in float64, over connected weights."""
-    seen = connected(layer) > 0
-    return layer.feedback[seen].double(), layer.mirrored()[seen].double()
-
-
-def _compared(layer: Feedback) -> tuple[float, float]:
-    """The angle between B and W in degrees, and the norm of B over the norm of W, over connected weights."""
-    b, w = _seen(layer)
-    return degrees(b, w), float(b.norm() / w.norm())

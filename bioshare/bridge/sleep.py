@@ -256,6 +256,16 @@ class Sleep(MapSharing):
         """
         self._checked_patterns(self._checked_layers(model), seed=0)
 
+    def _checked_layers(self, model: nn.Module) -> Layers:
+        layers = super()._checked_layers(model)
+        for name, layer in () if self.collapses else layers:
+            if hasattr(layer, "difference"):
+                raise ValueError(
+                    f"KolenPollack, which keeps W - B in layer {name!r}, needs a sleep that is one linear map: no "
+                    "noise, and the exact engine"
+                )
+        return layers
+
     def _changes(self, layers: Layers, seed: int, progress: bool, map_seconds: list[float]) -> Iterable[Change]:
         if self.capturable:
             return super()._changes(layers, seed, progress, map_seconds)

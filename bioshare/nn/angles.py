@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.checks import shown, takes
-from bioshare.nn.feedback import Feedback, backpropagating, check_module, connected, degrees, signal_layers
+from bioshare.nn.feedback import FeedbackLayer, check_module, compared, degrees, ratio, sending, signal_layers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,6 +93,8 @@ class AngleReport:
 def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleReport:
     """Measure the learning signals of a model with feedback against the gradients of the loss, on one batch.
 
+    The signals go through B, also in a layer that backpropagates: what such a layer aligns with, or could learn from.
+
     The two backward passes have the same weights, batch, statistics of normalisation and dropout. The model is not
     changed.
 
@@ -120,8 +122,9 @@ def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleR
         raise TypeError(f"loss must be a function of the model's output; got {shown(loss)}")
     model = copy.deepcopy(model)  # a pass in training mode changes statistics
     layers = signal_layers(model)
-    fed, signals = _signals(model, layers, x, loss)
-    with backpropagating(model):
+    with sending(model, backpropagates=False):
+        fed, signals = _signals(model, layers, x, loss)
+    with sending(model, backpropagates=True):
         _, gradients = _signals(model, layers, x, loss)
     rows = [
         _measured(name, layer, fed[name], signal, gradient)
@@ -158,16 +161,11 @@ def _signals(
 
 
 def _measured(name: str, layer: Any, x: Tensor, signal: Tensor, gradient: Tensor) -> LayerAngles:
-    angle, ratio = degrees(signal, gradient), _ratio(signal, gradient)
-    if not isinstance(layer, Feedback):
-        return LayerAngles(name, math.nan, angle, math.nan, math.nan, ratio)
-    seen = connected(layer).flatten().nonzero()[:, 0]  # once for both, in the order of a mask
-    b, w = (weights.detach().flatten().index_select(0, seen) for weights in (layer.feedback, layer.mirrored()))
+    angle, size = degrees(signal, gradient), ratio(signal, gradient)
+    if not isinstance(layer, FeedbackLayer):
+        return LayerAngles(name, math.nan, angle, math.nan, math.nan, size)
+    weight_angle, weight_size = compared(layer)
     x = x.requires_grad_()
     with torch.enable_grad():
         down, right = layer.sent_down(x, signal)
-    return LayerAngles(name, degrees(b, w), angle, degrees(down, right), _ratio(b, w), ratio)
-
-
-def _ratio(a: Tensor, b: Tensor) -> float:
-    return float(a.double().norm() / b.double().norm())
+    return LayerAngles(name, weight_angle, angle, degrees(down, right), weight_size, size)

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from bioshare.checks import flag, whole
 from bioshare.nn.feedback import (
     WITH_FEEDBACK,
-    Feedback,
     FeedbackConv2d,
+    FeedbackLayer,
     FeedbackLinear,
     FeedbackLocallyConnected2d,
     FeedbackPatchwiseLinear,
     check_module,
+    stream,
     with_feedback,
 )
 from bioshare.nn.locally_connected import LocallyConnected2d
@@ -29,7 +30,7 @@ from bioshare.nn.patchwise import PatchwiseLinear
 from bioshare.nn.probe import run_once
 
 
-class DirectFeedback(nn.Module):
+class DirectLayer(nn.Module):
     """Base of layers whose outputs send a signal to the inputs of layers below, through connections without a value.
 
     Attributes:
@@ -48,7 +49,7 @@ class DirectFeedback(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer, and connect the sources."""
-        if self.backpropagates:
+        if self.backpropagates or not torch.is_grad_enabled():
             return super().forward(input)  # pyright: ignore[reportAttributeAccessIssue]
         self.tapped = input
         y = super().forward(input.detach() if self.stops else input)  # pyright: ignore[reportAttributeAccessIssue]
@@ -74,45 +75,45 @@ class DirectFeedback(nn.Module):
             delattr(layer, f"direct{number}")
         del layer.sources, layer.stops, layer.tapped, layer.finished
         layer.__class__ = next(plain for plain, direct in DIRECT.items() if type(self) is direct)
-        if isinstance(layer, Feedback):
+        if isinstance(layer, FeedbackLayer):
             layer.drop_feedback()
         else:
             del layer.backpropagates
 
 
-class DirectLinear(DirectFeedback, nn.Linear):
+class DirectLinear(DirectLayer, nn.Linear):
     """A `torch.nn.Linear` with direct feedback."""
 
 
-class DirectConv2d(DirectFeedback, nn.Conv2d):
+class DirectConv2d(DirectLayer, nn.Conv2d):
     """A `torch.nn.Conv2d` with direct feedback."""
 
 
-class DirectLocallyConnected2d(DirectFeedback, LocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
+class DirectLocallyConnected2d(DirectLayer, LocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A `LocallyConnected2d` with direct feedback."""
 
 
-class DirectPatchwiseLinear(DirectFeedback, PatchwiseLinear):  # pyright: ignore[reportIncompatibleMethodOverride]
+class DirectPatchwiseLinear(DirectLayer, PatchwiseLinear):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A `PatchwiseLinear` with direct feedback."""
 
 
-class DenseLinear(DirectFeedback, FeedbackLinear):
+class DenseLinear(DirectLayer, FeedbackLinear):
     """A `FeedbackLinear` with direct feedback to further layers."""
 
 
-class DenseConv2d(DirectFeedback, FeedbackConv2d):
+class DenseConv2d(DirectLayer, FeedbackConv2d):
     """A `FeedbackConv2d` with direct feedback to further layers."""
 
 
-class DenseLocallyConnected2d(DirectFeedback, FeedbackLocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
+class DenseLocallyConnected2d(DirectLayer, FeedbackLocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A `FeedbackLocallyConnected2d` with direct feedback to further layers."""
 
 
-class DensePatchwiseLinear(DirectFeedback, FeedbackPatchwiseLinear):  # pyright: ignore[reportIncompatibleMethodOverride]
+class DensePatchwiseLinear(DirectLayer, FeedbackPatchwiseLinear):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A `FeedbackPatchwiseLinear` with direct feedback to further layers."""
 
 
-DIRECT: dict[type[nn.Module], type[DirectFeedback]] = {
+DIRECT: dict[type[nn.Module], type[DirectLayer]] = {
     nn.Linear: DirectLinear,
     nn.Conv2d: DirectConv2d,
     LocallyConnected2d: DirectLocallyConnected2d,
@@ -158,7 +159,6 @@ def with_direct_feedback(
     whole("seed", seed, "a non-negative integer", at_least=0)
     check_module(model)
     model = with_feedback(model, seed=seed) if dense else copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
     layers, sizes = _in_order(model, input_size)
     for number, layer in enumerate(layers):
         layer.__class__ = DIRECT[type(layer)]
@@ -172,7 +172,7 @@ def with_direct_feedback(
         outputs = sizes[number][1]
         for j, source in enumerate(layer.sources):
             inputs = sizes[layers.index(source)][0]
-            matrix = torch.randn(outputs, inputs, generator=generator).div_(math.sqrt(outputs))
+            matrix = torch.randn(outputs, inputs, generator=stream(seed, 1, number, j)).div_(math.sqrt(outputs))
             layer.register_buffer(f"direct{j}", matrix.to(layer.weight))
     return model
 

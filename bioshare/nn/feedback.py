@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bioshare.checks import choice, real, shown, whole
+from bioshare.nn.functional import locally_connected2d
 from bioshare.nn.locally_connected import LocallyConnected2d, padded_product
 from bioshare.nn.patchwise import PatchwiseLinear
 from bioshare.nn.paths import feedback_convolution, feedback_linear
@@ -30,7 +32,7 @@ torch.fx.wrap("padded_product")
 Start = Literal["fan-out", "weights", "zeros"]
 
 
-class Feedback(nn.Module):
+class FeedbackLayer(nn.Module):
     """Base of the layers with feedback weights; `with_feedback` makes these layers.
 
     Attributes:
@@ -61,18 +63,22 @@ class Feedback(nn.Module):
         return down, right
 
     def drop_feedback(self) -> None:
-        """Become the plain layer."""
+        """Become the plain layer, without the buffers of phases, too; a plain layer has none."""
         layer: Any = self
         layer.__class__ = next(plain for plain in WITH_FEEDBACK if isinstance(self, plain))
-        del layer.feedback, layer.backpropagates, layer.noise
+        layer._buffers.clear()
+        del layer.backpropagates, layer.noise
 
     @property
     def receptive_field(self) -> tuple[int, ...]:
         """Axes of the inputs of a neuron: (in,) or (in / groups, kh, kw)."""
         return tuple(self.weight.shape[-1:] if self.weight.ndim == 2 else self.weight.shape[-3:])
 
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of an input without the batch, the smallest one for a convolution: a single patch."""
+    def input_shape(self, positions: int = 1) -> tuple[int, ...]:
+        """Shape of an input without the batch; for a convolution one with so many positions along each axis.
+
+        Padding that copies inputs is a part of the input, since a copy would reach a neuron twice.
+        """
         raise NotImplementedError
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -80,21 +86,21 @@ class Feedback(nn.Module):
         raise NotImplementedError
 
 
-class FeedbackLinear(Feedback, nn.Linear):
+class FeedbackLinear(FeedbackLayer, nn.Linear):
     """A `torch.nn.Linear` with feedback weights (out, in)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
         return feedback_linear(input, self.weight, self.bias, self.path(), self.noise)
 
-    def input_shape(self) -> tuple[int, ...]:
+    def input_shape(self, positions: int = 1) -> tuple[int, ...]:
         return (self.in_features,)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return nn.functional.linear(x, weight)
 
 
-class FeedbackConv2d(Feedback, nn.Conv2d):
+class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
     """A `torch.nn.Conv2d` with feedback weights (out, in / groups, kh, kw)."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -105,33 +111,36 @@ class FeedbackConv2d(Feedback, nn.Conv2d):
         geometry = pad, self.padding_mode, padding, self.stride, self.dilation, self.groups
         return feedback_convolution(input, weight, bias, self.path(), self.noise, *geometry)  # pyright: ignore[reportArgumentType]
 
-    def input_shape(self) -> tuple[int, ...]:
-        rows, columns = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        return self.in_channels, rows, columns
+    def input_shape(self, positions: int = 1) -> tuple[int, ...]:
+        sizes = zip(self.kernel_size, self.dilation, self.stride, strict=True)
+        return self.in_channels, *(d * (k - 1) + 1 + s * (positions - 1) for k, d, s in sizes)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, weight, None, dilation=self.dilation, groups=self.groups)
+        return nn.functional.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
 
 
-class FeedbackLocallyConnected2d(Feedback, LocallyConnected2d):
+class FeedbackLocallyConnected2d(FeedbackLayer, LocallyConnected2d):
     """A `LocallyConnected2d` with feedback weights (H_out, W_out, out, in / groups, kh, kw)."""
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
         return padded_product(x, self.weight, self.bias, *self._geometry(), self.path(), self.noise)
 
-    def input_shape(self) -> tuple[int, ...]:
-        return self.in_channels, *self.input_size
+    def input_shape(self, positions: int = 1) -> tuple[int, ...]:
+        left, right, top, bottom = (0, 0, 0, 0) if self.padding_mode == "zeros" else self.pad
+        rows, columns = self.input_size
+        return self.in_channels, top + rows + bottom, left + columns + right
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return padded_product(x, weight, None, *self._geometry())
+        pad = self.pad if self.padding_mode == "zeros" else (0, 0, 0, 0)
+        return locally_connected2d(x, weight, None, self.stride, pad, self.dilation, self.groups)
 
 
 class FeedbackPatchwiseLinear(PatchwiseLinear, FeedbackLocallyConnected2d):
     """A `PatchwiseLinear` with feedback weights (N, 1, out, in, 1, 1); a mirror sees tokens as images of a column."""
 
 
-WITH_FEEDBACK: dict[type[nn.Module], type[Feedback]] = {
+WITH_FEEDBACK: dict[type[nn.Module], type[FeedbackLayer]] = {
     nn.Linear: FeedbackLinear,
     nn.Conv2d: FeedbackConv2d,
     PatchwiseLinear: FeedbackPatchwiseLinear,  # before its base class
@@ -154,7 +163,7 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
             channels per group times the size of a kernel (Moskovitz et al. 2018); "weights", copies of the weights; or
             "zeros".
         seed: seed of the draws.
-        noise: noise in the signal from which weights learn, see `Feedback`.
+        noise: noise in the signal from which weights learn, see `FeedbackLayer`.
 
     Returns:
         The copy, with the same function and the same parameters' values.
@@ -173,16 +182,15 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
     noise = float(real("noise", noise, "a finite number of at least 0", at_least=0, array=False))
     check_module(model)
     model = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
     layers: list[Any] = [module for module in model.modules() if isinstance(module, tuple(WITH_FEEDBACK))]
     if not layers:
         raise ValueError("model must have a Conv2d, a Linear or a LocallyConnected2d; there is none")
-    for layer in layers:
+    for number, layer in enumerate(layers):
         if type(layer) not in WITH_FEEDBACK:
             names = ", ".join(kind.__name__ for kind in WITH_FEEDBACK)
             raise TypeError(f"layers must be {names} themselves; got the subclass {type(layer).__name__}")
         layer.__class__ = WITH_FEEDBACK[type(layer)]
-        layer.register_buffer("feedback", _drawn(layer, init, generator))
+        layer.register_buffer("feedback", _drawn(layer, init, stream(seed, 0, number)))
         layer.backpropagates, layer.noise = False, noise
     return model
 
@@ -216,7 +224,7 @@ def check_feedback(model: nn.Module) -> None:
 
 def feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """The layers with feedback of a model, by name, in the order of ``model.modules()``."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Feedback)]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, FeedbackLayer)]
 
 
 def signal_layers(model: nn.Module) -> list[tuple[str, Any]]:
@@ -232,28 +240,41 @@ def backpropagating(model: nn.Module) -> Any:
     Angles compare with these gradients, and curvature needs them: a field that feedback makes is no gradient.
     """
     check_module(model)
-    return _backpropagating(model)
+    return sending(model, backpropagates=True)
 
 
 @contextmanager
-def _backpropagating(model: nn.Module) -> Iterator[None]:
+def sending(model: nn.Module, backpropagates: bool) -> Iterator[None]:
+    """Let the learning signal go through the weights, or through B, until the end of the block."""
     layers = [(layer, layer.backpropagates) for _, layer in signal_layers(model)]
     try:
         for layer, _ in layers:
-            layer.backpropagates = True
+            layer.backpropagates = backpropagates
         yield
     finally:
         for layer, before in layers:
             layer.backpropagates = before
 
 
-def connected(layer: Feedback) -> Tensor:
+def connected(layer: FeedbackLayer, positions: int = 1) -> Tensor:
     """Number of positions of an input at which every weight of a layer sees the input and not zeros around it."""
     weight = layer.weight.detach().requires_grad_()
-    ones = weight.new_ones(1, *layer.input_shape())
+    ones = weight.new_ones(1, *layer.input_shape(positions))
     with torch.enable_grad():
         z = layer.product(ones, weight)
     return torch.autograd.grad(z, weight, torch.ones_like(z))[0].round()
+
+
+def compared(layer: FeedbackLayer) -> tuple[float, float]:
+    """The angle between B and W in degrees, and the norm of B over the norm of W, over all connected weights."""
+    seen = connected(layer).flatten().nonzero()[:, 0]  # once for both, in the order of a mask
+    b, w = (weights.detach().flatten().index_select(0, seen) for weights in (layer.feedback, layer.mirrored()))
+    return degrees(b, w), ratio(b, w)
+
+
+def ratio(a: Tensor, b: Tensor) -> float:
+    """The norm of a tensor over the norm of another."""
+    return float(a.double().norm() / b.double().norm())
 
 
 def degrees(a: Tensor, b: Tensor) -> float:
@@ -261,6 +282,12 @@ def degrees(a: Tensor, b: Tensor) -> float:
     a, b = a.detach().double().flatten(), b.detach().double().flatten()
     a, b = a / a.norm(), b / b.norm()
     return float(2 * torch.atan2((a - b).norm(), (a + b).norm()).rad2deg())  # small angles keep their digits
+
+
+def stream(seed: int, *place: int) -> torch.Generator:
+    """A generator of its own for every place: equal seeds of PyTorch would make B of the draws of the weights."""
+    state = np.random.SeedSequence(seed, spawn_key=place).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
 
 
 def fan_out(weight: Tensor, groups: int = 1) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 
 from bioshare.checks import choice, flag, shown, whole
 
-Name = Literal["mnist", "cifar-1", "cifar-2", "imagenet-1", "imagenet-2"]
+PlainName = Literal["mnist", "cifar-1", "cifar-2", "imagenet-1", "imagenet-2"]
 
 LAYERS: dict[str, str] = {
     "mnist": "5x32 pool 5x64 pool 1024 drop0.5",
@@ -19,11 +19,11 @@ LAYERS: dict[str, str] = {
     "imagenet-2": "9x192/4 3x192/2 3x192/3 5x256/2 3x256 3x256/2 3x512 1x512 mean",
 }
 """Layers before the last: kernel x channels / stride, 2 x 2 pooling, units of a dense layer, dropout; with "mean", the
-last layer is a 1 x 1 convolution, whose scores are averaged over positions."""
+last layer is a 1 x 1 convolution with ReLU, whose scores are averaged over positions."""
 
 
 def moskovitz(
-    name: Name, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32), dropout: bool = True
+    name: PlainName, num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32), dropout: bool = True
 ) -> nn.Sequential:
     """Make a network by name, for images of any size.
 
@@ -45,7 +45,7 @@ def moskovitz(
         >>> sum(p.numel() for p in moskovitz("cifar-1", input_size=(3, 24, 24)).parameters())
         1068298
     """
-    choice("name", name, get_args(Name))
+    choice("name", name, get_args(PlainName))
     whole("num_classes", num_classes, "a whole number", at_least=1)
     flag("dropout", dropout)
     if not isinstance(input_size, tuple | list) or len(input_size) != 3:
@@ -64,7 +64,7 @@ def moskovitz(
             size[:] = [-(-n // 2) for n in size]
         elif word == "mean":
             convolution(1, num_classes, 1)
-            layers.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+            layers.extend([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()])
         elif word.startswith("drop"):
             layers.extend([nn.Dropout(float(word.removeprefix("drop")))] if dropout else [])
         elif "x" in word:

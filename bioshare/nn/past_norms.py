@@ -17,17 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.nn.feedback import (
-    Feedback,
     FeedbackConv2d,
+    FeedbackLayer,
     FeedbackLinear,
     FeedbackLocallyConnected2d,
     check_feedback,
     feedback_layers,
 )
+from bioshare.nn.locally_connected import padded_product
 from bioshare.nn.probe import run_once
 
 
-class PastNorm(Feedback):
+class PastNorm(FeedbackLayer):
     """Base of layers with feedback whose signal goes past the norm behind; `with_feedback_past_norms` makes these.
 
     Attributes:
@@ -67,7 +68,7 @@ class PastNorm(Feedback):
 
     def drop_feedback(self) -> None:
         (norm,) = self.norm
-        norm.__class__ = PLAIN_NORMS[type(norm)]
+        norm.__class__ = type(norm).__bases__[1]
         del norm.below, self.norm, self.silent
         super().drop_feedback()
 
@@ -85,6 +86,9 @@ class PastNormConv2d(PastNorm, FeedbackConv2d):
 
 class PastNormLocallyConnected2d(PastNorm, FeedbackLocallyConnected2d):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A `FeedbackLocallyConnected2d` in front of a `torch.nn.BatchNorm2d`."""
+
+    def applied(self, x: Tensor, weight: Tensor) -> Tensor:
+        return padded_product(x, weight, None, *self._geometry())
 
 
 class PassedNorm(nn.Module):
@@ -119,7 +123,6 @@ PAST_NORMS = {
 """Layers whose feedback goes past a norm by the layers with feedback."""
 PASSED_NORMS = {nn.BatchNorm1d: PassedBatchNorm1d, nn.BatchNorm2d: PassedBatchNorm2d}
 """Norms that feedback goes past by the plain norms."""
-PLAIN_NORMS = {passed: plain for plain, passed in PASSED_NORMS.items()}
 
 
 def with_feedback_past_norms(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
@@ -152,9 +155,15 @@ def with_feedback_past_norms(model: nn.Module, input_size: tuple[int, ...]) -> n
     check_feedback(model)
     model = copy.deepcopy(model)
     for layer, norm in _pairs(model, input_size):
-        layer.__class__, norm.__class__ = PAST_NORMS[type(layer)], PASSED_NORMS[type(norm)]
-        layer.norm, layer.silent, norm.below = (norm,), None, (layer,)
+        layer.__class__, layer.silent = PAST_NORMS[type(layer)], None
+        join(layer, norm, PASSED_NORMS[type(norm)])
     return model
+
+
+def join(layer: PastNorm, norm: Any, passed: type[PassedNorm]) -> None:
+    """Let the signal of a layer go past a norm, which becomes one of the class ``passed``."""
+    norm.__class__ = passed
+    layer.norm, norm.below = (norm,), (layer,)
 
 
 def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any]]:

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from bioshare.nn.past_norms import PassedNorm
+
 
 class _TotalOfProcesses(torch.autograd.Function):
     """The sum over all processes. The loss of every process depends on the sum, so the gradient is a sum, too."""
@@ -82,3 +84,18 @@ class SynchronousBatchNorm2d(nn.BatchNorm2d):
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
         return y.to(input)
+
+
+class PassedSynchronousBatchNorm2d(PassedNorm, SynchronousBatchNorm2d):
+    """A `SynchronousBatchNorm2d` behind a layer whose feedback goes past the norm."""
+
+
+class PassedSyncBatchNorm(PassedNorm, nn.SyncBatchNorm):
+    """A `torch.nn.SyncBatchNorm` behind a layer whose feedback goes past the norm."""
+
+
+PASSED: dict[type[nn.Module], type[PassedNorm]] = {
+    SynchronousBatchNorm2d: PassedSynchronousBatchNorm2d,
+    nn.SyncBatchNorm: PassedSyncBatchNorm,
+}
+"""Norms that feedback goes past by the synchronous norms."""

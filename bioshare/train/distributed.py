@@ -106,14 +106,19 @@ class Processes:
         Parameters, buffers and names stay. Layers become torch's `torch.nn.SyncBatchNorm` on a GPU, the only device
         of that class, and `SynchronousBatchNorm2d` elsewhere.
         """
-        from bioshare.train.batch_norm import SynchronousBatchNorm2d  # not for a single process
+        # not for a single process
+        from bioshare.nn.past_norms import PassedNorm, join
+        from bioshare.train.batch_norm import PASSED, SynchronousBatchNorm2d
 
         convert = SynchronousBatchNorm2d.of
         if self.device.type == "cuda":
             convert = nn.SyncBatchNorm.convert_sync_batchnorm
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.BatchNorm2d):
-                model.set_submodule(name, convert(module))
+                norm = convert(module)
+                if isinstance(module, PassedNorm):
+                    join(module.below[0], norm, PASSED[type(norm)])
+                model.set_submodule(name, norm)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class FeedbackWeights(Feedback):
 
     Attributes:
         init: feedback weights at the start: "fan-out", "weights" or "zeros".
-        noise: noise in the signal from which weights learn, see `bioshare.nn.feedback.Feedback`.
+        noise: noise in the signal from which weights learn, see `bioshare.nn.feedback.FeedbackLayer`.
         backpropagates: send errors through the weights in spite of the feedback weights: with ``noise`` or
             ``alignment``, the controls "BP + noise" and "BP + alignment" of Moskovitz et al. (2018).
         alignment: factor lambda of a pull of the weights to the feedback weights, the gradient of
@@ -66,9 +66,11 @@ class FeedbackWeights(Feedback):
 
         @torch.no_grad()
         def pull(*arguments: Any) -> None:
+            scale = getattr(optimizer, "grad_scale", None)  # of gradients that a fused step of a scaler scales back
             for _, layer in feedback_layers(model):
                 if layer.weight.grad is not None:
-                    layer.weight.grad.add_(layer.weight - layer.feedback, alpha=2 * self.alignment)
+                    gradient = 2 * self.alignment * (layer.weight - layer.feedback)
+                    layer.weight.grad.add_(gradient if scale is None else gradient * scale)
 
         optimizer.register_step_pre_hook(pull)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -25,6 +25,7 @@ from bioshare.nn import (
 )
 from bioshare.nn.dascoli import DAscoliName
 from bioshare.nn.fully_connected import FullyConnected2d
+from bioshare.nn.moskovitz import PlainName
 from bioshare.train.config import Network
 
 Space = Literal["conv", "lc", "fc"]
@@ -40,9 +41,12 @@ class PlainNetwork(Network):
         name: name of the network, see `bioshare.nn.moskovitz`.
     """
 
-    name: Any = "cifar-1"
+    name: PlainName = "cifar-1"
 
-    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> Any:
+    def __post_init__(self) -> None:
+        choice("name", self.name, get_args(PlainName))
+
+    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
         return moskovitz(self.name, num_classes, input_size)
 
 
@@ -55,10 +59,14 @@ class AkroutNetwork(Network):
         norm_after: batch normalisation after the ReLU.
     """
 
-    depth: int = 18
+    depth: Literal[18, 50] = 18
     norm_after: bool = True
 
-    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> Any:
+    def __post_init__(self) -> None:
+        choice("depth", self.depth, (18, 50))
+        flag("norm_after", self.norm_after)
+
+    def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
         resnet = resnet18 if self.depth == 18 else resnet50
         return resnet(num_classes, 1.0, input_size[0], norm_after=self.norm_after)
 

@@ -29,6 +29,7 @@ class SimulatedOptions:
         gain: constant factor of all weights after sleep, which excludes ``rescale``. None for no gain.
         border: "share" or "keep" the weights of positions that see padding, or "scale" these weights as the others.
         moments: "keep" leaves the optimiser's moments, "share" lets the moments sleep as well, "reset" makes them 0.
+        feedback: let the feedback weights of a network sleep, too.
     """
 
     gamma: float = 0.0
@@ -39,6 +40,7 @@ class SimulatedOptions:
     gain: float | None = None
     border: Border = "share"
     moments: Literal["keep", "share", "reset"] = "keep"
+    feedback: bool = False
 
     def phase(self, seed: int) -> Phase:
         """The sleep of a run with this seed."""

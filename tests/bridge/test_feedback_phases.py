@@ -8,7 +8,7 @@ from torch import nn
 
 from bioshare import KolenPollack, SignSymmetry
 from bioshare.bridge import FixedNorms, FixedSigns
-from bioshare.nn import with_feedback
+from bioshare.nn import with_feedback, without_feedback
 from bioshare.nn.feedback import degrees, feedback_layers
 
 
@@ -141,9 +141,31 @@ def test_kolen_pollack_leaves_layers_that_do_not_learn():
     assert [float(layer.remaining[0]) for _, layer in feedback_layers(model)] == [1.0, 0.95, 0.95]
 
 
+def test_signs_are_those_of_the_first_change_whatever_the_feedback_weights_are():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    FixedSigns().prepare(model)
+    learn(model, optimizer, 0)
+    first = [layer.weight.detach().clone() for _, layer in feedback_layers(model)]
+    for step in range(30):
+        FixedSigns()(model)
+        assert step or all(
+            torch.equal(layer.weight, w) for (_, layer), w in zip(feedback_layers(model), first, strict=True)
+        )
+        learn(model, optimizer, step)
+    FixedSigns()(model)
+    for (_, layer), weight in zip(feedback_layers(model), first, strict=True):
+        assert torch.equal(layer.weight.sign(), weight.sign())
+        assert not torch.equal(layer.feedback.sign(), weight.sign())
+    with pytest.raises(ValueError, match=r"call FixedSigns\(\).prepare\(model\) before training"):
+        FixedSigns()(network())
+
+
 def test_no_sign_changes_while_signs_are_fixed():
     model = network()
-    SignSymmetry()(model)
+    FixedSigns().prepare(model)
+    for phase in (FixedSigns(), SignSymmetry()):
+        phase(model)
     signs = [layer.weight.sign() for _, layer in feedback_layers(model)]
     feedback = [layer.feedback.clone() for _, layer in feedback_layers(model)]
     before = [layer.weight.detach().clone() for _, layer in feedback_layers(model)]
@@ -187,7 +209,9 @@ def test_weights_of_zero_have_no_norm_to_keep():
 def test_signs_before_norms_keep_both():
     model = network()
     FixedNorms().prepare(model)
-    SignSymmetry()(model)
+    FixedSigns().prepare(model)
+    for phase in (FixedSigns(), SignSymmetry()):
+        phase(model)
     signs, norms = ([f(layer.weight.detach()) for _, layer in feedback_layers(model)] for f in (torch.sign, torch.norm))
     optimizer = torch.optim.Adam(model.parameters(), 0.05)
     for step in range(10):
@@ -197,6 +221,14 @@ def test_signs_before_norms_keep_both():
     for (_, layer), sign, norm in zip(feedback_layers(model), signs, norms, strict=True):
         assert torch.equal(layer.weight.sign(), sign)
         assert float(layer.weight.detach().norm()) == pytest.approx(float(norm), rel=1e-12)
+
+
+def test_nothing_of_the_phases_is_left_in_a_plain_model():
+    model, phases = network(), (FixedSigns(), FixedNorms(), KolenPollack())
+    for phase in phases:
+        phase.prepare(model)
+    assert {name.rpartition(".")[2] for name in model.state_dict()} >= {phase.buffer for phase in phases}
+    assert without_feedback(model).state_dict().keys() == without_feedback(network()).state_dict().keys()
 
 
 @pytest.mark.parametrize("phase", [SignSymmetry(), FixedSigns(), FixedNorms(), KolenPollack()])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from torch import nn
 
-from bioshare import Mirror
+from bioshare import Mirror, theory
 from bioshare.bridge.mirror import mirrored_layers, tiled
 from bioshare.nn import LocallyConnected2d, to_locally_connected, with_feedback
 from bioshare.nn.feedback import connected, degrees, feedback_layers
@@ -140,6 +140,56 @@ def test_designed_noise_mirrors_exactly(noise, activation, stride):
         assert seen.any()
 
 
+@pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding_that_copies_inputs_is_mirrored_exactly(padding_mode, stride):
+    """A copy beside its original would reach a neuron through two weights at once."""
+    options = {"padding": (1, 2), "stride": stride, "padding_mode": padding_mode}
+    layer = with_feedback(seeded(lambda: LocallyConnected2d(3, 4, 3, input_size=(6, 5), **options)))
+    Mirror.exact()(layer)
+    assert (layer.feedback - layer.weight).abs().max() < 1e-12
+
+
+def test_linear_neurons_need_half_of_the_presentations():
+    layers = [dense(9), dense(9)]
+    for layer, activation, presentations in zip(layers, ("relu", "linear"), (18, 9), strict=True):
+        (row,) = Mirror.exact(activation)(layer).layers
+        assert row.presentations == presentations
+        assert (layer.feedback - layer.weight).abs().max() < 1e-12
+    for centred, signs in ((True, 2), (False, 1)):  # the mean of a grid of one sign is not 0
+        mirror = Mirror(1.0, 1.0, "step", "grid", activation="linear", centred=centred)
+        assert mirror._length(9) == 9 * signs
+        mirror(layers[0])
+        assert (layers[0].feedback - layers[0].weight).abs().max() < 1e-12
+
+
+def test_a_grid_passes_in_parts():
+    layer = dense(600, outputs=2)
+    parts = list(Mirror(noise="grid")._inputs(layer, torch.Generator()))
+    assert max(map(len, parts)) == 256
+    x = torch.cat(parts)
+    assert (x.T @ x / len(x) - torch.eye(600, dtype=torch.float64)).abs().max() < 1e-12
+    assert not x.sum(0).any()
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (2, 2)])
+def test_a_convolution_learns_from_many_positions(kernel, stride):
+    """n x n positions are as good as n^2 inputs, also where patches overlap."""
+    layer = with_feedback(seeded(lambda: nn.Conv2d(16, 24, kernel, stride, dilation=2, bias=False)), "zeros")
+    inputs, samples, positions = 16 * kernel**2, 100, 5
+    assert connected(layer, positions).unique().tolist() == [positions**2]
+    x = torch.cat(list(Mirror(samples=samples, positions=positions)._inputs(layer, torch.Generator().manual_seed(0))))
+    patches = nn.functional.unfold(x, kernel, 2, 0, stride).transpose(1, 2)  # (samples, positions^2, K)
+    assert patches.shape[1] == positions**2
+    y = (patches @ layer.weight.detach().flatten(1).T).relu()
+    expected = torch.einsum("npo,npk->ok", y - y.mean(0), patches) / (samples * positions**2)
+    mirror = Mirror(1.0, 1.0, "step", samples=samples, positions=positions)
+    found = mirror._correlation(layer, connected(layer, positions), torch.Generator().manual_seed(0)).flatten(1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    angle = float(theory.mirror_angle(samples * positions**2, inputs))
+    assert mirror(layer, seed=1).layers[0].angle == pytest.approx(angle, rel=0.1)
+
+
 def test_every_neuron_sees_a_permutation_of_the_pattern():
     layer = with_feedback(LocallyConnected2d(4, 2, (3, 2), stride=(2, 1), dilation=(2, 1), groups=2, input_size=(9, 6)))
     pattern = torch.arange(12.0)
@@ -239,6 +289,7 @@ def test_bad_arguments_are_refused():
     for options, message in (
         ({"rate": 0}, "rate must be a positive number; got 0"),
         ({"samples": 1}, "samples must be a number of inputs, at least 2; got 1"),
+        ({"positions": 2, "noise": "grid"}, 'positions must be 1 with noise="grid", which is exact; got 2'),
         ({"noise": "white"}, "noise must be one of 'gaussian', 'orthogonal', 'grid'; got 'white'"),
         ({"decay": 1.5, "decay_in": "step"}, "decay must leave a part of B at every update"),
     ):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bioshare import InstantSharing, KolenPollack, Mirror, Sleep
+from bioshare import InstantSharing, KolenPollack, Mirror, Sleep, stimuli
 from bioshare.bridge import HebbianSharing, modules
 from bioshare.nn import LocallyConnected2d, with_feedback
 from bioshare.nn.feedback import connected, degrees
@@ -74,6 +74,17 @@ def test_the_distance_to_feedback_never_grows_in_sleep_because_the_difference_sl
         asleep.append(float((layer.weight.detach() - layer.feedback).norm()))
     assert all(b < a for a, b in pairwise(asleep))
     assert asleep[0] < awake[0]
+
+
+def test_a_noisy_sleep_has_no_map_for_the_difference_and_is_refused_in_time():
+    layer = made()
+    sleep = Sleep.steady_state(stimulus=stimuli.noise(stimuli.grid(), 0.1))
+    KolenPollack().prepare(layer)
+    before = layer.weight.detach().clone()
+    for refusing in (sleep.check, sleep):
+        with pytest.raises(ValueError, match=r"KolenPollack, which keeps W - B in layer '', needs a sleep that is one"):
+            refusing(layer)
+    assert torch.equal(layer.weight, before)
 
 
 @pytest.mark.parametrize("asleep", [True, False])

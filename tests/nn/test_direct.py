@@ -2,7 +2,7 @@
 
 import copy
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -46,6 +46,27 @@ def activities(model, x):
     for layer in model[::2]:
         inputs.append(layer(inputs[-1]).tanh())
     return inputs[:-1], model(x)
+
+
+def test_all_random_matrices_are_independent_of_each_other_and_of_the_weights():
+    """One seed of a generator for two purposes would draw the same numbers twice."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(40, 40, bias=False) for _ in range(4)))
+    ours = with_direct_feedback(model, (40,), dense=True)
+    tensors = [tensor.flatten() for tensor in ours.state_dict().values()]
+    assert len(tensors) == 4 + 4 + 3
+    cosines = [nn.functional.cosine_similarity(a, b, 0).item() for a, b in combinations(tensors, 2)]
+    assert max(map(abs, cosines)) < 5 / 40
+
+
+def test_a_pass_without_gradients_needs_no_connections():
+    x, model = draw(7, 5), dense_network()
+    ours = with_direct_feedback(model, (5,))
+    for matrix in (ours[6].direct0, ours[6].direct1, ours[6].direct2):
+        matrix.fill_(math.nan)
+    with torch.no_grad():
+        assert torch.equal(ours(x), model(x))
+    assert ours(x).isnan().all()
 
 
 @torch.no_grad()

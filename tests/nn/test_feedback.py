@@ -10,7 +10,14 @@ from torch import nn
 
 from bioshare import InstantSharing, Sleep
 from bioshare.nn import LocallyConnected2d, PatchwiseLinear, cifar_resnet, to_locally_connected
-from bioshare.nn.feedback import Feedback, backpropagating, feedback_layers, with_feedback, without_feedback
+from bioshare.nn.feedback import (
+    FeedbackLayer,
+    backpropagating,
+    degrees,
+    feedback_layers,
+    with_feedback,
+    without_feedback,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
@@ -238,6 +245,12 @@ def test_draws_have_the_variance_of_one_over_the_fan_out():
     assert stds == pytest.approx(expected, rel=0.02)
 
 
+def test_draws_are_independent_of_weights_with_the_same_seed():
+    torch.manual_seed(0)
+    model = with_feedback(nn.Sequential(*(nn.Linear(200, 200, bias=False) for _ in range(3))), seed=0)
+    assert [degrees(layer.feedback, layer.weight) for layer in model] == pytest.approx([90] * 3, abs=1.5)
+
+
 def test_feedback_has_the_memory_order_of_the_weights_and_the_same_draws_in_both():
     conv, made = nn.Conv2d(3, 4, 3), []
     for layout in ("contiguous", "channels_last"):
@@ -255,7 +268,7 @@ def test_a_copy_leaves_the_model_and_goes_back():
     assert {f"{name}.feedback" for name, _ in feedback_layers(ours)} == set(ours.state_dict()) - set(before)
     assert not any("feedback" in name for name, _ in ours.named_parameters())
     plain = without_feedback(ours)
-    assert not any(isinstance(module, Feedback) for module in plain.modules())
+    assert not any(isinstance(module, FeedbackLayer) for module in plain.modules())
     assert plain.state_dict().keys() == before.keys()
     assert repr(plain) == repr(model)
     assert not torch.equal(ours[3].feedback, with_feedback(model, seed=2)[3].feedback)

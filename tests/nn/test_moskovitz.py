@@ -33,6 +33,12 @@ def test_sizes_are_those_of_the_paper():
     assert shapes("imagenet-2", (3, 299, 299), 1000)[0] == [(c, n, n) for c, n in widths]
 
 
+@pytest.mark.parametrize("name", ["cifar-2", "imagenet-2"])
+def test_scores_of_a_convolution_are_rectified_before_their_mean(name):
+    *_, last, relu, pool, _ = moskovitz(name, 10, (3, 40, 40))
+    assert [type(layer) for layer in (last, relu, pool)] == [nn.Conv2d, nn.ReLU, nn.AdaptiveAvgPool2d]
+
+
 @pytest.mark.parametrize("size", [8, 9])
 def test_padding_is_tensorflows(size):
     """SAME pads an odd row below and an odd column on the right: the first window of a stride of 2 starts at 0."""

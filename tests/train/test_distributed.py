@@ -41,6 +41,10 @@ BOTH_NIGHTS = dataclasses.replace(
     ),
 )
 """The circuit shares weights and feedback weights, and a mirror learns the feedback weights."""
+PAST_NORMS = dataclasses.replace(
+    CONFIG, feedback=FeedbackWeights(past_norms=True), phases=(Every(1, Mirror(samples=8), "run"),)
+)
+"""Learning signals go past the norms, which become norms of both processes."""
 
 
 def two_processes(work, folder, *arguments):
@@ -75,7 +79,9 @@ def steps_in_double(model, config, process):
     return checkpoint.state(run.model, run.optimizer) | {"sums": run.totals()[:FINITE]}
 
 
-@pytest.fixture(scope="module", params=[CONFIG, ASLEEP, BOTH_NIGHTS], ids=["instant", "asleep", "mirror"])
+@pytest.fixture(
+    scope="module", params=[CONFIG, ASLEEP, BOTH_NIGHTS, PAST_NORMS], ids=["instant", "asleep", "mirror", "past norms"]
+)
 def trained(request, tmp_path_factory):
     """What one process with the whole batches has after all steps, what two have, and how close they must come.
 

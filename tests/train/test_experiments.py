@@ -184,7 +184,7 @@ def test_a_row_with_simulated_sleep_differs_from_instant_sharing_in_its_sleep_al
         ("small/cifar10-16/conv", 10, 15, [7.5, 11.25]),
         ("small/cifar10-16/lc-ws1", 10, 15, [7.5, 11.25]),
         ("feedback/cifar10-16/conv", 4, 6, [3, 4.5]),
-        ("night/cifar10-16/lc-ws10-mirror", 4, 6, [3, 4.5]),
+        ("night/cifar10-16/lc-asleep-mirror", 4, 6, [3, 4.5]),
         ("night/cifar10-16/lc-kp", 6, 6, [3, 4.5]),
         ("patches/cifar10-16/vit", 7, 10, [5, 7.5]),
         ("patches/digits/mixer-ws10", 7, 10, [5, 7.5]),

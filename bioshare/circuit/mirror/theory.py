@@ -72,7 +72,8 @@ def mirror_angle(
         n = samples (2 - L) / L (1 - (1 - L)^updates) / (1 + (1 - L)^updates),
 
     ``samples`` at L = 1. The number of neurons has no effect; the errors are assumed orthogonal to W, so that the angle
-    of a K below 30 is off by up to a degree. Inputs at P positions with shared weights count as P samples.
+    of a K below 30 is off by up to a degree. Inputs at P positions with shared weights count as P samples,
+    and so do P neurons that share W, and then B.
 
     Args:
         samples: number of inputs of an update.

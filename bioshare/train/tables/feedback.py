@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from bioshare.bridge import FixedNorms, FixedSigns, KolenPollack, Mirror, Phase, SignSymmetry
 from bioshare.train.config import (
     SGD,
     Adam,
     AdamW,
-    Convolutional,
     DirectFeedback,
     Every,
     Feedback,
@@ -25,6 +24,7 @@ from bioshare.train.config import (
     TrainConfig,
 )
 from bioshare.train.networks import AkroutNetwork, PlainNetwork
+from bioshare.train.phases import CircuitOptions
 from bioshare.train.tables import miniature
 from bioshare.train.tables.rows import Paper, Row, Tables
 
@@ -116,14 +116,12 @@ fa           97.4      98.9
 sn           39.2      33.8
 sn-before    37.8      32.6
 mirror       30.2      23.4
-mirror-grid  30.2      23.4
 """
 """Top-1 errors in the text of Akrout's Sec. 7, per cent; sign symmetry with |B| as there is not said, here "sn".
 
-The row "sn-before" has batch normalisation before the ReLU. The row "mirror" has 2,048 inputs of every layer, each at a
-single position: B is as much as 15.7 degrees from a W that rests. The paper averages over the positions of 2,048
-images, which leaves 2.3 degrees in these layers. The row "mirror-grid", with the same rate and decay but inputs without
-sampling error, leaves none, so that the paper's mirror lies between the two.
+The row "sn-before" has batch normalisation before the ReLU. The paper's mirror averages over all positions of 2,048
+images. The row "mirror" has 7 x 7 positions, those of the last layers, for every layer: B is at most 2.3 degrees from a
+W that rests (`bioshare.theory.mirror_angle`).
 """
 
 
@@ -172,14 +170,12 @@ def _akrout() -> dict[str, Row]:
     setting = lambda depth: TrainConfig(
         "imagenet", AkroutNetwork(depth), SGD(0.8), None, steps, 10.0, warm_up, epochs=90, batch_size=2048, padding=0
     )
-    mirror = Mirror(samples=2048, first_updates=1251)
-    methods = METHODS | {"mirror": Method(BACK, (mirror,))}
-    methods["mirror-grid"] = Method(BACK, (replace(mirror, noise="grid"),))
-    methods["sn-before"] = METHODS["sn"]
+    mirror = Method(BACK, (Mirror(samples=2048, positions=7, first_updates=1251),))
+    methods = METHODS | {"mirror": mirror, "sn-before": METHODS["sn"]}
     rows = _printed(AKROUT_ERRORS, methods, {f"resnet{depth}": (setting(depth), 626) for depth in (18, 50)})
 
-    def changed(depth: int, method: str) -> dict[str, Any]:
-        if method in ("mirror", "mirror-grid"):
+    def changed(depth: Literal[18, 50], method: str) -> dict[str, Any]:
+        if method == "mirror":
             # App. C.2: the 1251 updates are the paper's first two epochs, so that its epochs 3 to 90 are learned
             return {"epochs": 88, "milestones": tuple((epoch - 2) / 88 for epoch in (32, 62, 82))}
         best = {"optimizer": SGD(0.5)}  # App. C.1: the best rate of a grid search for sign symmetry
@@ -192,33 +188,44 @@ def _akrout() -> dict[str, Row]:
 
 CHOSEN: dict[str, AdamW] = {}
 """The best points of the grid searches by row (``python -m bioshare sweep night/cifar10-16/lc-kp``); a row that lacks
-has the learning rate and the weight decay of the network with backpropagation, as in `miniature.OPTIMIZERS`."""
+has those of its network in the tables in miniature."""
+
+NETWORKS = {
+    "conv": miniature.SMALL["conv"],
+    "lc": miniature.SMALL["lc"],
+    "lc-asleep": miniature.SMALL["lc-ws10-recommended"],
+}
+"""Networks with backpropagation; the last one is asleep in the rate circuit after every tenth step."""
 
 
-def _small(network: str, row: str) -> TrainConfig:
-    """The setting of the tables in miniature at half the length, with the learning rate of a row."""
-    own: dict[str, Any] = {"network": Convolutional("resnet8")} if network == "conv" else {}
-    optimizer = CHOSEN.get(row, miniature.OPTIMIZERS[network])
-    return replace(miniature.SETTING, epochs=30, optimizer=optimizer, **own)
+def _name(network: str, method: str) -> str:
+    return network if method == "bp" else f"{network}-{method}"
 
 
-def _with_method(network: str, method: str) -> tuple[str, TrainConfig]:
-    """The name and the setting of a row."""
-    row = network if method == "bp" else f"{network}-{method}"
-    return row, METHODS[method].applied(_small(network, row), miniature.BATCHES)
+def _row(network: str, method: Method, tuned: str, references: tuple[str, ...]) -> Row:
+    """A network in miniature at half the length, with the learning rate of a row."""
+    row = NETWORKS[network]
+    setting = replace(row.setting, epochs=30, optimizer=CHOSEN.get(tuned, row.setting.optimizer))
+    return replace(row, setting=method.applied(setting, miniature.BATCHES), references=references)
 
 
-FEEDBACK = {row: Row(setting, references=("conv",)) for row, setting in (_with_method("conv", one) for one in METHODS)}
+FEEDBACK = {
+    name: _row("conv", method, name, ("conv",)) for one, method in METHODS.items() for name in (_name("conv", one),)
+}
 NIGHT = {
-    row: Row(setting, every, references=(network, _with_method("conv", method)[0]))
-    for network, every in (("conv", None), ("lc", None), ("lc-ws10", 10))
+    name: _row(network, METHODS[method], name, (network, _name("conv", method)))
+    for network in NETWORKS
     for method in ("bp", "fa", "sn", "kp", "mirror")
-    for row, setting in (_with_method(network, method),)
+    for name in (_name(network, method),)
 }
-SIGNS_FIXED = {
-    name: Row(method.applied(_small("conv", "conv-sn"), miniature.BATCHES), references=("never",))
-    for name, method in SIGN_METHODS.items()
-}
+MIRROR_SHARED = "lc-asleep-mirror-shared"
+"""The row of the night table whose feedback weights sleep as well as the weights."""
+NIGHT[MIRROR_SHARED] = replace(
+    NIGHT["lc-asleep-mirror"],
+    sleep=CircuitOptions(pool=8, moments="share", border="scale", feedback=True),
+    references=("lc-asleep", "lc-asleep-mirror"),
+)
+SIGNS_FIXED = {name: _row("conv", method, "conv-sn", ("never",)) for name, method in SIGN_METHODS.items()}
 
 TABLES: Tables = {
     "moskovitz": [_moskovitz()],
