@@ -6,8 +6,9 @@ paths lead from the convolutional network (0) to the fully connected one that st
 training, seed 0: the straight line and an elastic string (`bioshare.nn.string_path`) between the weights, and the mean
 of both outputs.
 
-By default on the first 1,000 training images with five points, for two cores; ``--full`` takes all training images and
-eleven points. The measurements are stored beside the picture; given that file, the script draws without measuring.
+By default on 1,000 training images, drawn by the seed, with five points, for two cores; ``--full`` takes all training
+images and eleven points. The measurements are stored beside the picture; given that file, the script draws without
+measuring.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def paths(conv: Path, dense: Path, points: int, images: int | None, data: Path |
     first, second = config.network.embed(network_in(conv / "seed0" / CHECKPOINT), size).eval(), network_in(file)
     dataset, cpu = load(config.dataset_name, data), torch.device("cpu")
     tests = test_batches(dataset, config, cpu)
-    in_order = replace(training_batches(dataset, replace(config, padding=0, flip=False), cpu), seed=None)
-    training = [*islice(in_order.epoch(0), images and -(-images // config.batch_size))]
+    drawn_batches = training_batches(dataset, replace(config, padding=0, flip=False), cpu)  # by the seed of the run
+    training = [*islice(drawn_batches.epoch(0), images and -(-images // config.batch_size))]
     parts = np.linspace(0, 1, points)
     networks = {
         "line": [interpolated(first, second, float(part)) for part in parts],

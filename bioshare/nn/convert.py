@@ -187,12 +187,12 @@ def _without_data(
     for label, conv in convs.items():
         if not isinstance(conv, nn.Linear):
             kind = partial(COUNTERPARTS[type(conv)], input_size=sizes[label], layout=layout)
-            layers[label] = _counterpart(kind, conv)
+            layers[label] = counterpart(kind, conv)
         elif tokens := tokens_of[label]:
             shape = tokens, conv.in_features, conv.out_features, conv.bias is not None
             own = 0 if tokens == patches else class_tokens  # patches alone: a layer before the class tokens
             new = PatchwiseLinear(*shape, own, device="meta", dtype=conv.weight.dtype)
-            layers[label] = _like(new, conv)
+            layers[label] = made_like(new, conv)
     return {label: convs[label] for label in layers}, layers
 
 
@@ -215,10 +215,10 @@ def shared_layer(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.
     if isinstance(layer, PatchwiseLinear):
         check_class_tokens(label, layer, tolerance)
         sizes, dtype = (layer.in_channels, layer.out_channels, layer.bias is not None), layer.weight.dtype
-        conv = _like(nn.Linear(*sizes, device="meta", dtype=dtype), layer)
+        conv = made_like(nn.Linear(*sizes, device="meta", dtype=dtype), layer)
     else:
         (kind,) = (kind for kind, counterpart in COUNTERPARTS.items() if type(layer) is counterpart)
-        conv = _counterpart(kind, layer)
+        conv = counterpart(kind, layer)
     conv = conv.to_empty(device=layer.weight.device)
     conv.weight.copy_(position_mean(f"{label}.weight", layer.weight, tolerance).view_as(conv.weight))
     if layer.bias is not None:
@@ -226,15 +226,15 @@ def shared_layer(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.
     return conv
 
 
-def _counterpart(kind: Callable[..., Any], old: Any) -> Any:
+def counterpart(kind: Callable[..., Any], old: Any) -> Any:
     """Make a layer with the arguments of a layer, on the meta device, without values."""
     names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
     axes = 1 if isinstance(old, LocallyConnected1d) else 2  # a sequence has no rows
     options = {name: size[-axes:] if isinstance(size := getattr(old, name), tuple) else size for name in names}
-    return _like(kind(**options, bias=old.bias is not None, device="meta", dtype=old.weight.dtype), old)
+    return made_like(kind(**options, bias=old.bias is not None, device="meta", dtype=old.weight.dtype), old)
 
 
-def _like(new: Any, old: Any) -> Any:
+def made_like(new: Any, old: Any) -> Any:
     """Give a new layer the mode and requires_grad of a layer."""
     for name, parameter in new.train(old.training).named_parameters():
         parameter.requires_grad_(getattr(old, name).requires_grad)

@@ -72,7 +72,7 @@ def top_eigenvalue(
         >>> round(top_eigenvalue(model, data, nn.functional.mse_loss).value, 6)  # the mean of 2 x x^T
         9.0
     """
-    batches, parameters = _checked(model, batches, loss)
+    batches, parameters = checked_data(model, batches, loss)
     real("tolerance", tolerance, "a fraction above 0", above=0, array=False)
     whole("vectors", vectors, "a number of vectors", at_least=3)
     whole("seed", seed, "a non-negative integer", at_least=0)
@@ -87,7 +87,7 @@ def top_eigenvalue(
         total = [torch.zeros_like(p) for p in parameters.values()]
         images = 0
         for x, y in batches:
-            gradient = _gradient(model, x, y, loss, parameters, create_graph=True)
+            gradient = summed_gradient(model, x, y, loss, parameters, create_graph=True)
             along = torch.stack([(g * one).sum() for g, one in zip(gradient, u, strict=True)]).sum()
             images += len(y)
             if along.requires_grad:  # a loss linear in all parameters has a constant gradient
@@ -98,19 +98,19 @@ def top_eigenvalue(
     size = sum(sizes)
     hessian: Any = LinearOperator((size, size), product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
     start = np.random.default_rng(seed).standard_normal(size)
-    with _evaluating(model):
-        if size <= vectors:  # few enough for the whole matrix
-            values, found = np.linalg.eigh(np.stack([product(unit) for unit in np.eye(size)]))
-            values, found = values[-1:], found[:, -1:]
-        else:
-            options: Any = {"v0": start, "ncv": vectors, "tol": tolerance, "maxiter": 1000}
-            try:
+    with evaluating(model):
+        options: Any = {"v0": start, "ncv": vectors, "tol": tolerance, "maxiter": 1000}
+        try:
+            if size <= vectors:  # few enough for the whole matrix
+                values, found = np.linalg.eigh(np.stack([product(unit) for unit in np.eye(size)]))
+                values, found = values[-1:], found[:, -1:]
+            else:
                 values, found = eigsh(hessian, 1, which="LA", **options)
-            except ArpackError as error:
-                raise RuntimeError(
-                    f"Lanczos found no eigenvalue in {count} products ({error}). Take a larger tolerance or parameters "
-                    "in float64, and see that the loss is finite, and not linear in all parameters"
-                ) from error
+        except (ArpackError, np.linalg.LinAlgError) as error:
+            raise RuntimeError(
+                f"Lanczos found no eigenvalue in {count} products ({error}). Take a larger tolerance or parameters "
+                "in float64, and see that the loss is finite, and not linear in all parameters"
+            ) from error
         residual = float(np.linalg.norm(product(found[:, 0]) - values[0] * found[:, 0]))
     parts = torch.from_numpy(found[:, 0].copy()).split(sizes)
     vector = {name: part.view(p.shape) for part, (name, p) in zip(parts, parameters.items(), strict=True)}
@@ -129,18 +129,18 @@ def gradient_norm(model: nn.Module, batches: Batches, loss: Loss) -> float:
         >>> gradient_norm(model, [(torch.ones(2, 1), torch.zeros(2, 1))], nn.functional.mse_loss)
         2.0
     """
-    batches, parameters = _checked(model, batches, loss)
+    batches, parameters = checked_data(model, batches, loss)
     total = [torch.zeros_like(p) for p in parameters.values()]
-    with _evaluating(model):
+    with evaluating(model):
         for x, y in batches:
-            gradient = _gradient(model, x, y, loss, parameters)
+            gradient = summed_gradient(model, x, y, loss, parameters)
             total = [before + one for before, one in zip(total, gradient, strict=True)]
     images = sum(len(y) for _, y in batches)
     squares = (torch.linalg.vector_norm(one, dtype=torch.float64) ** 2 for one in total)
     return float(sum(squares) ** 0.5) / images
 
 
-def _gradient(
+def summed_gradient(
     model: nn.Module, x: Tensor, y: Tensor, loss: Loss, parameters: dict[str, Any], create_graph: bool = False
 ) -> tuple[Tensor, ...]:
     """Return the gradient of the summed loss of a batch; 0 for parameters without a part in the output."""
@@ -151,7 +151,9 @@ def _gradient(
     return torch.autograd.grad(value.sum() * len(y), [*parameters.values()], **options)
 
 
-def _checked(model: nn.Module, batches: Batches, loss: Loss) -> tuple[Sequence[tuple[Tensor, Tensor]], dict[str, Any]]:
+def checked_data(
+    model: nn.Module, batches: Batches, loss: Loss
+) -> tuple[Sequence[tuple[Tensor, Tensor]], dict[str, Any]]:
     """Return the batches as a list, and the parameters that learn, by name."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {shown(model)}")
@@ -176,7 +178,7 @@ def _checked(model: nn.Module, batches: Batches, loss: Loss) -> tuple[Sequence[t
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """A block with the model in evaluation mode and with gradients; the modes come back."""
     modes = [(module, module.training) for module in model.modules()]
     try:

@@ -37,7 +37,9 @@ class LayerDeviation:
 
     Attributes:
         name: name of the layer in the model.
-        shared: norm of the nearest convolution, the mean over all positions whose tap sees the image.
+        shared: norm of the nearest convolution, the mean over all positions whose tap sees the image; in a fully
+            connected layer with padded columns over all positions. There the weights for zeros around the image get no
+            gradient, and count as unshared as soon as the others move.
         unshared: norm of the rest inside the kernels.
         off_local: norm of the weights outside the kernels.
     """

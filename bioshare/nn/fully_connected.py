@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from bioshare.checks import flag, machine_memory, whole
-from bioshare.nn.convert import _counterpart, _like
+from bioshare.nn.convert import counterpart, made_like
 from bioshare.nn.locally_connected import LocallyConnected2d, check_input
 from bioshare.nn.probe import input_sizes
 from bioshare.nn.replaceable import replaceable_layers
@@ -149,8 +149,8 @@ def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_col
     local: dict[str, LocallyConnected2d] = {}
     for label, layer in layers.items():
         rows, columns = sizes[label][-2:]
-        local[label] = _counterpart(partial(LocallyConnected2d, input_size=(rows, columns)), layer)
-    dense = {label: _like(FullyConnected2d(layer, padded_columns), layers[label]) for label, layer in local.items()}
+        local[label] = counterpart(partial(LocallyConnected2d, input_size=(rows, columns)), layer)
+    dense = {label: made_like(FullyConnected2d(layer, padded_columns), layers[label]) for label, layer in local.items()}
     needed = sum(p.numel() * p.element_size() for layer in dense.values() for p in layer.parameters())
     too_large = (
         f"the {len(dense)} fully connected layers need {readable(needed)} for their weights, more than {{}}. Take a "

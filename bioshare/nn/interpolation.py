@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.checks import choice, real, shown, whole
-from bioshare.nn.curvature import Batches, Loss, _checked, _evaluating, _gradient
+from bioshare.nn.curvature import Batches, Loss, checked_data, evaluating, summed_gradient
 
 
 def interpolated(
@@ -97,14 +97,14 @@ def string_path(
     if rate * stiffness >= 0.5:
         raise ValueError(f"rate must be below 1 / (2 stiffness), which is {0.5 / stiffness:g}; got {rate}")
     path = [first, *(interpolated(first, second, i / (points - 1)) for i in range(1, points - 1)), second]
-    batches, parameters = _checked(first, batches, loss)
+    batches, parameters = checked_data(first, batches, loss)
     weights = [[model.get_parameter(name) for name in parameters] for model in path]
     for _ in range(epochs):
         for x, y in batches:
             steps = []  # of all networks between the ends
             for model, left, own, right in zip(path[1:-1], weights[:-2], weights[1:-1], weights[2:], strict=True):
-                with _evaluating(model):
-                    gradient = _gradient(model, x, y, loss, dict(zip(parameters, own, strict=True)))
+                with evaluating(model):
+                    gradient = summed_gradient(model, x, y, loss, dict(zip(parameters, own, strict=True)))
                 with torch.no_grad():
                     springs = [2 * p - before - after for p, before, after in zip(own, left, right, strict=True)]
                     steps.append([g / len(y) + stiffness * pull for g, pull in zip(gradient, springs, strict=True)])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bioshare.checks import flag, real
-from bioshare.nn import LocallyConnected2d
+from bioshare.nn import LocallyConnected2d, locality
 from bioshare.nn.fully_connected import FullyConnected2d
 
 
@@ -93,8 +93,9 @@ class SGD(Optimizer):
         momentum: momentum.
         nesterov: Nesterov's form of the momentum.
         match_positions: multiply the learning rate of every locally or fully connected layer by the number of positions
-            P. A step moves the mean over positions as far as a step of a convolution then, and not 1 / P as far. The
-            regularisation is divided by P, so that weights decay as fast as those of a convolution.
+            P, in the latter for the weights inside the kernels. A step moves the mean over positions as far as a step
+            of a convolution then, and not 1 / P as far. The regularisation is divided by P, so that weights decay as
+            fast as those of a convolution.
     """
 
     learning_rate: float = 0.1
@@ -119,6 +120,21 @@ class SGD(Optimizer):
         positions = {id(p): math.prod(layer.output_size) for layer in layers for p in layer.parameters(recurse=False)}
         factors = [(p, positions.get(id(p), 1)) for p in model.parameters()]
         return [{"params": [p], "factor": n, "weight_decay": self.weight_decay / n} for p, n in factors]
+
+    def build(self, model: nn.Module, capturable: bool | None = None) -> torch.optim.Optimizer:
+        optimizer = super().build(model, capturable)
+        if self.match_positions:
+            dense = [layer for layer in model.modules() if isinstance(layer, FullyConnected2d)]
+            parts = [(layer.weight, locality(layer), math.prod(layer.output_size)) for layer in dense]
+
+            @torch.no_grad()
+            def keep_rate(*arguments: Any) -> None:
+                for weight, local, positions in parts:  # P times the rate, and a P-th of the gradient
+                    if weight.grad is not None:
+                        weight.grad.copy_(torch.where(local, weight.grad, weight.grad / positions))
+
+            optimizer.register_step_pre_hook(keep_rate)
+        return optimizer
 
     def make(self, parameters: Any, **options: Any) -> torch.optim.SGD:
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}

@@ -18,7 +18,7 @@ class Snapshot:
     Attributes:
         run: folder of the other run, relative to the folder of this run, such as "../../conv/seed{seed}", where {seed}
             is the seed of this run.
-        epoch: number of epochs that the other run had been trained: the last snapshot up to this epoch.
+        epoch: number of epochs that the other run had been trained.
     """
 
     run: str
@@ -36,13 +36,18 @@ class Snapshot:
             ValueError: the other run has no such snapshot.
         """
         home = Path(os.path.normpath(folder / self.run.replace("{seed}", str(seed))))  # folder may not exist yet
-        epochs = [int(path.stem.removeprefix("epoch-")) for path in home.glob("epoch-*.safetensors")]
-        if not any(epoch <= self.epoch for epoch in epochs):
+        if self.epoch not in (known := snapshots_in(home)):
+            kept = f"only after {', '.join(map(str, known))} epochs" if known else "none"
             raise ValueError(
-                f"start_from must be a snapshot of a run; there is none up to epoch {self.epoch} in {home}. Train "
-                "that run first, with snapshots=(0, 1, ...)"
+                f"start_from must be a snapshot of a run; there is none after {self.epoch} epochs in {home} ({kept}). "
+                f"Train that run first, for so long, with snapshots=(..., {self.epoch})"
             )
-        return home / snapshot_name(max(epoch for epoch in epochs if epoch <= self.epoch))
+        return home / snapshot_name(self.epoch)
+
+
+def snapshots_in(folder: Path) -> list[int]:
+    """The epochs after which a run has kept its weights."""
+    return sorted(int(path.stem.removeprefix("epoch-")) for path in folder.glob("epoch-*.safetensors"))
 
 
 def snapshot_name(epoch: int) -> str:

@@ -8,7 +8,7 @@ import torch
 from tiny_runs import CONFIG, assert_same_ending, interrupt, run, weights
 
 from bioshare.bridge import InstantSharing
-from bioshare.nn import deviation, to_locally_connected
+from bioshare.nn import deviation, locality, to_fully_connected, to_locally_connected
 from bioshare.train import checkpoint, trained_network
 from bioshare.train.config import SGD, Convolutional, Every, LocallyConnected, Snapshot
 from bioshare.train.networks import DAscoliNetwork
@@ -103,6 +103,23 @@ def test_a_matched_step_moves_the_mean_over_positions_as_a_step_of_the_convoluti
     )
 
 
+def test_a_matched_step_of_dense_layers_is_faster_inside_the_kernels_alone():
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(2, 3, 3, padding=1).double(), torch.randn(5, 2, 6, 6, dtype=torch.float64)
+    models = {name: to_fully_connected(conv, (2, 6, 6)) for name in ("plain", "matched")}
+    for model, matched in zip(models.values(), (False, True), strict=True):
+        optimizer = SGD(1e-3, 0.0, 0.0, nesterov=False, match_positions=matched).build(model)
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("factor", 1)
+        model(x).square().sum().backward()
+        optimizer.step()
+    first = to_fully_connected(conv, (2, 6, 6)).weight
+    plain, faster = (model.weight.detach() - first for model in models.values())
+    inside = locality(models["plain"])
+    torch.testing.assert_close(faster, torch.where(inside, 36 * plain, plain), rtol=0, atol=1e-12)
+    assert plain[~inside].abs().min() > 0
+
+
 def test_matched_weights_decay_as_those_of_the_convolution():
     torch.manual_seed(0)
     conv, x = torch.nn.Conv2d(2, 3, 3).double(), torch.randn(5, 2, 6, 6, dtype=torch.float64)
@@ -130,7 +147,7 @@ def test_a_locally_connected_network_takes_a_residual_networks_weights():
 def test_a_missing_an_unfinished_and_another_run_are_refused_by_name(conv, tmp_path):
     alone = tmp_path / "fc"
     with pytest.raises(
-        ValueError, match=r"start_from must be a snapshot of a run; there is none up to epoch 1 in .*conv"
+        ValueError, match=r"start_from must be a snapshot of a run; there is none after 1 epochs in .*conv"
     ):
         run(alone, larger("fc"))
     interrupt(tmp_path / "conv", 7, CONV)
@@ -142,10 +159,14 @@ def test_a_missing_an_unfinished_and_another_run_are_refused_by_name(conv, tmp_p
         dataclasses.replace(CONV, snapshots=(-1,))
 
 
-def test_the_last_snapshot_up_to_the_epoch_is_taken_in_the_folder_of_the_seed(tmp_path):
+def test_the_snapshot_is_of_that_epoch_in_the_folder_of_the_seed(tmp_path):
     for epoch in (0, 2, 10):
         path = tmp_path / f"conv/seed3/epoch-{epoch}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    start = Snapshot("../../conv/seed{seed}", 9)
-    assert start.file(tmp_path / "fc/seed3", 3) == tmp_path / "conv/seed3/epoch-2.safetensors"
+    start = Snapshot("../../conv/seed{seed}", 10)
+    assert start.file(tmp_path / "fc/seed3", 3) == tmp_path / "conv/seed3/epoch-10.safetensors"
+    with pytest.raises(
+        ValueError, match=r"none after 9 epochs in .*seed3 \(only after 0, 2, 10 epochs\). Train that run"
+    ):
+        dataclasses.replace(start, epoch=9).file(tmp_path / "fc/seed3", 3)

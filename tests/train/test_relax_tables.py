@@ -15,7 +15,7 @@ from bioshare import __main__ as command_line
 from bioshare.bridge import InstantSharing
 from bioshare.nn import deviation, gradient_norm, keeping, locality, to_fully_connected
 from bioshare.nn.fully_connected import FullyConnected2d
-from bioshare.train import checkpoint, evaluate, trained_network
+from bioshare.train import checkpoint, evaluate, relax_measures, trained_network
 from bioshare.train.commands import many_runs
 from bioshare.train.config import SGD, Adam, Every, Snapshot, TrainConfig
 from bioshare.train.data import load, training_batches
@@ -23,7 +23,8 @@ from bioshare.train.data import test_batches as batches_for_testing
 from bioshare.train.experiments import find, matching
 from bioshare.train.fitting import fit
 from bioshare.train.networks import DAscoliNetwork
-from bioshare.train.relax_measures import RELAXATION, _measured, relaxation
+from bioshare.train.relax_measures import RELAXATION, _measured, relaxation, stored_relaxation
+from bioshare.train.results import read_result, write_result
 from bioshare.train.runs import Outcomes
 from bioshare.train.saving import CHECKPOINT, network_in
 from bioshare.train.stored import config_of
@@ -48,13 +49,15 @@ def test_rows_of_the_papers_table():
     assert find("dascoli/cifar10/fc-0").paper.top1 == 62.5
     assert sum(one.row.startswith("fc-") and one.row[3:].isdigit() for one in matching("dascoli/cifar10")) == 18
     network = DAscoliNetwork(padded_columns=True, space="lc")
+    assert dense.snapshots == (11, 78)
+    dense = dataclasses.replace(dense, snapshots=())  # as the networks without all connections
     for row, others in (("lc-18-ws10", {"phases": (Every(10, InstantSharing()),)}), ("lc-18", {})):
         lc = find(f"dascoli/cifar10/{row}").config
         assert lc == dataclasses.replace(dense, network=network, **others)
     printed = {row: find(f"dascoli/cifar10/{row}").paper.top1 for row in ("conv", "fcn", "fc-18", "conv-adam")}
     assert printed == {"conv": 72.0, "fcn": 57.5, "fc-18": None, "conv-adam": None}
     assert find("dascoli/cifar10/fc-18-adam").config == dataclasses.replace(
-        dense, optimizer=Adam(1e-4), start_from=Snapshot("../../conv-adam/seed{seed}", 18)
+        dense, snapshots=(11, 78), optimizer=Adam(1e-4), start_from=Snapshot("../../conv-adam/seed{seed}", 18)
     )
     alexnet = find("dascoli/cifar100/fc-100").config
     assert (alexnet.dataset_name, alexnet.epochs) == ("cifar100", 100)
@@ -62,6 +65,15 @@ def test_rows_of_the_papers_table():
     assert find("dascoli/cifar10/lc-18-matched").config == dataclasses.replace(
         dense, network=network, optimizer=SGD(0.01, 0.0, 0.0, nesterov=False, match_positions=True)
     )
+    both = find("relax/cifar10/lc-3-matched-ws10-alpha10").config
+    assert both.optimizer == SGD(0.01, 0.0, 0.0, nesterov=False, match_positions=True)
+    assert both.phases == find("relax/cifar10/lc-3-ws10-alpha10").config.phases
+    assert both.phases[0].n == 10
+    control = find("relax/cifar10/conv-3").config
+    assert (control.network.space, control.optimizer.learning_rate, control.epochs) == ("conv", 0.01, 15)
+    wide = find("relax/cifar10/lc-3-wide").config
+    assert (wide.network.channels, wide.start_from) == (64, Snapshot("../../conv-wide/seed{seed}", 3))
+    assert find("relax/cifar10/lcn-wide").config.start_from is None
     matched = find("relax/cifar10/fc-3-matched")
     assert matched.config.optimizer == SGD(0.01, 0.0, 0.0, nesterov=False, match_positions=True)
     assert matched.references == ("conv", "fc-3")
@@ -101,7 +113,7 @@ def folder(tmp_path_factory):
         "--dataset",
         "digits",
         "--epochs",
-        "2",
+        "5",
         "--seeds",
         "1",
         "--channels",
@@ -142,7 +154,7 @@ def test_the_measurements_are_of_the_start_and_the_end_of_the_run(folder):
     run = folder / "runs/dascoli/digits/fc-5/seed0"
     with xr.open_dataset(run / RELAXATION) as found:
         model, config = trained_network(run), dataclasses.replace(find("dascoli/digits/fc-5").config, train_images=300)
-        conv = network_in(folder / "runs/dascoli/digits/conv/seed0/epoch-2.safetensors")
+        conv = network_in(folder / "runs/dascoli/digits/conv/seed0/epoch-5.safetensors")
         digits, start = load("digits"), found.sel(when="start")
         tests = batches_for_testing(digits, config, CPU)
         assert start["top1"] == evaluate(conv, tests)["top1"]
@@ -162,6 +174,49 @@ def test_the_measurements_are_of_the_start_and_the_end_of_the_run(folder):
         np.testing.assert_array_equal(
             found["filter"].sel(when="start"), weights
         )  # (1, 8, 8), to an output in the middle
+
+
+def test_images_under_the_hessian_are_drawn_where_images_are_in_the_order_of_the_classes(monkeypatch):
+    """As in CIFAR-10 as a JPEG copy: the first thousand images are of one class."""
+    order = load("digits").train_labels.argsort()
+    digits = load("digits")
+    ordered = dataclasses.replace(
+        digits, train_images=digits.train_images[order], train_labels=digits.train_labels[order]
+    )
+    seen = []
+    monkeypatch.setattr(relax_measures, "load", lambda *_: ordered)
+    monkeypatch.setattr(relax_measures, "CURVATURE_IMAGES", 100)
+    measure = relax_measures.top_eigenvalue
+    monkeypatch.setattr(
+        relax_measures,
+        "top_eigenvalue",
+        lambda model, batches, *rest: seen.extend(batches) or measure(model, batches, *rest),
+    )
+    config = find("dascoli/digits/lc-5").config
+    _measured(config.build_network(10, (1, 8, 8)), config, None)
+    assert sum(len(y) for _, y in seen) == 100
+    assert torch.cat([y for _, y in seen]).bincount(minlength=10).min() >= 3
+
+
+def test_filters_are_kept_on_the_way(folder):
+    run = folder / "runs/dascoli/digits/fc-5/seed0"
+    with xr.open_dataset(run / RELAXATION) as found:
+        assert found["kept_epoch"].values.tolist() == [2]  # 16 is after the end
+        layer = network_in(run / "epoch-2.safetensors")[0]
+        np.testing.assert_array_equal(found["filter_between"].sel(kept_epoch=2), layer.filter(0, 2, 2).detach().numpy())
+        assert not np.array_equal(found["filter_between"].sel(kept_epoch=2), found["filter"].sel(when="end"))
+
+
+def test_measurements_of_an_earlier_version_are_made_anew(folder, tmp_path):
+    for name in ("conv", "fc-5"):
+        shutil.copytree(folder / f"runs/dascoli/digits/{name}", tmp_path / name)
+    run = tmp_path / "fc-5/seed0"
+    known = read_result(run / RELAXATION)
+    write_result(run / RELAXATION, known.assign(delta=-1 - known["delta"]).assign_attrs(version=1))
+    assert stored_relaxation(run) is None
+    xr.testing.assert_identical(relaxation(run)["delta"], known["delta"])
+    (run / RELAXATION).write_bytes(b"damaged")
+    assert stored_relaxation(run) is None
 
 
 def test_masked_accuracies_and_the_number_of_images_are_those_of_the_network():
@@ -194,7 +249,7 @@ def test_a_run_that_went_on_is_measured_again(folder, tmp_path):
     before = relaxation(run)
     xr.testing.assert_identical(relaxation(run), before)
     config = config_of(checkpoint.read_metadata(run / CHECKPOINT)["config"], run)
-    fit(dataclasses.replace(config, epochs=3), run, resume=True, device="cpu", progress=False)
+    fit(dataclasses.replace(config, epochs=6), run, resume=True, device="cpu", progress=False)
     after = relaxation(run)
     assert after["delta"].sel(when="end") == deviation(trained_network(run)).total.delta
     assert after["delta"].sel(when="end") != before["delta"].sel(when="end")
@@ -215,7 +270,7 @@ def test_a_run_that_cannot_be_measured_stops_no_other_and_keeps_its_checkpoint(f
 
     monkeypatch.setattr(many_runs, "relaxation", without_snapshot)
     monkeypatch.chdir(tmp_path)
-    words = "table dascoli --dataset digits --epochs 2 --seeds 1 --channels 4 --train-images 300 --discard-checkpoints"
+    words = "table dascoli --dataset digits --epochs 5 --seeds 1 --channels 4 --train-images 300 --discard-checkpoints"
     with pytest.raises(SystemExit, match="1"):
         command_line.main([*words.split(), "--rows", "fc-5", "lc-5"])
     assert "fc-5/seed0: trained, but not measured, and the checkpoint stays: the snapshot" in capsys.readouterr().err

@@ -126,7 +126,7 @@ class ManyRuns(Computing):
         if relaxed(job.config) and (job.folder / CHECKPOINT).exists():
             try:
                 relaxation(job.folder, self.fitting.get("data"))
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError, MemoryError) as error:
                 unmeasured[job.name] = f"trained, but not measured, and the checkpoint stays: {error}"
                 say(f"{job.name}: {unmeasured[job.name]}")
                 return

@@ -25,8 +25,8 @@ from bioshare.train.commands.options import (
 )
 from bioshare.train.experiments import MODULES, TABLES, Experiment, Paper, matching
 from bioshare.train.fitting import fit
-from bioshare.train.relax_measures import RELAXATION, relaxation, stacked
 from bioshare.train.relax_measures import report as relaxed_report
+from bioshare.train.relax_measures import stacked, stored_relaxation
 from bioshare.train.results import VERSIONED, gather, seconds_spent, write_result
 from bioshare.train.runs import Job
 from bioshare.train.stored import config_of
@@ -96,7 +96,7 @@ def main(arguments: argparse.Namespace) -> None:
         text = table_report([comparable(row, used[row.name]) for row in group], results)
         pairs = [(config, row.config) for row in group for config in used[row.name]]
         folders = {(row.row, seed): jobs[row.name, seed].folder for row in group for seed in range(options.seeds)}
-        measured = {key: relaxation(folders[key]) for key in results if (folders[key] / RELAXATION).exists()}
+        measured = {key: one for key in results if (one := stored_relaxation(folders[key]))}
         moved = relaxed_report(measured, [row.row for row in group])
         print("\n".join(filter(None, (text, moved, spent))) + f"{caution(pairs)}\n")
         if results:
