@@ -50,7 +50,7 @@ KINDS = {
     "lc-matched": ("locally connected, rates x P", AMBER),
     "lc-ws10": ("locally connected, sharing", GREY),
     "lc-ws10-alpha10": ("locally connected, asleep", GREEN),
-    "lc-matched-ws10-alpha10": ("rates x P, asleep", "#b07aa1"),
+    "lc-matched-ws10-alpha10": ("rates x P, asleep", "#b06e98"),
 }
 """Titles and colours of the rows by space and variant."""
 

@@ -416,8 +416,6 @@ def test_every_public_function_and_class_is_among_the_calls():
         (lambda: bs.RateCircuit(dt=1e-9), "dt"),
         (lambda: bs.nn.resnet18(width=1e99), "width"),
         (lambda: bs.nn.cifar_resnet(width=1e9), "width"),
-        (lambda: bs.Mirror.exact(sigma=1e99), "sigma"),
-        (lambda: bs.Mirror.exact("linear", 1e-50), "sigma"),
         (lambda: bs.simulate(1e200 * W, X, STEADY, RULE), "weights"),
         (lambda: bs.simulate(1e30 * W, X, STEADY, RULE, bs.Exact("float32")), "weights"),
     ],
