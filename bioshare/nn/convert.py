@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -83,15 +84,22 @@ def to_locally_connected(
     choice("layout", layout, get_args(Layout))
     convs, layers = _without_data(model, input_size, keep_first, layout, linear, class_tokens)
     table = ConversionTable.of(model, convs, layers)  # first, so that no time is lost on a model that is too large
-    if table.layers_bytes > machine_memory() and "cpu" in {conv.weight.device.type for conv in convs.values()}:
-        raise MemoryError(table.too_large("this machine has"))
-    try:
+    with enough_memory(table.layers_bytes, convs.values(), table.too_large):
         copies = {id(conv): _filled(layers[label], conv, init) for label, conv in convs.items()}
+    return copy.deepcopy(model, copies)
+
+
+@contextmanager
+def enough_memory(needed: int, layers: Iterable[Any], too_large: Callable[[str], str]) -> Iterator[None]:
+    """A block in which new layers take memory beside old ones; raises MemoryError with the text of ``too_large``."""
+    if needed > machine_memory() and "cpu" in {layer.weight.device.type for layer in layers}:
+        raise MemoryError(too_large("this machine has"))
+    try:
+        yield
     except RuntimeError as error:  # PyTorch has no class of errors for too little memory on a CPU
         if "memory" not in str(error):
             raise
-        raise MemoryError(table.too_large("is free")) from error
-    return copy.deepcopy(model, copies)
+        raise MemoryError(too_large("is free")) from error
 
 
 def conversion_table(

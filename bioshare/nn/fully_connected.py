@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from bioshare.checks import flag, machine_memory, whole
-from bioshare.nn.convert import counterpart, made_like
+from bioshare.checks import flag, whole
+from bioshare.nn.convert import counterpart, enough_memory, made_like
 from bioshare.nn.locally_connected import LocallyConnected2d, check_input
 from bioshare.nn.probe import input_sizes
 from bioshare.nn.replaceable import replaceable_layers
@@ -152,18 +152,15 @@ def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_col
         local[label] = counterpart(partial(LocallyConnected2d, input_size=(rows, columns)), layer)
     dense = {label: made_like(FullyConnected2d(layer, padded_columns), layers[label]) for label, layer in local.items()}
     needed = sum(p.numel() * p.element_size() for layer in dense.values() for p in layer.parameters())
-    too_large = (
-        f"the {len(dense)} fully connected layers need {readable(needed)} for their weights, more than {{}}. Take a "
-        "smaller input_size, fewer channels, or bioshare.nn.to_locally_connected"
-    )
-    if needed > machine_memory() and "cpu" in {layer.weight.device.type for layer in layers.values()}:
-        raise MemoryError(too_large.format("this machine has"))
-    try:
+
+    def too_large(memory: str) -> str:
+        return (
+            f"the {len(dense)} fully connected layers need {readable(needed)} for their weights, more than {memory}. "
+            "Take a smaller input_size, fewer channels, or bioshare.nn.to_locally_connected"
+        )
+
+    with enough_memory(needed, layers.values(), too_large):
         copies = {id(old): _placed(dense[label], local[label], old) for label, old in layers.items()}
-    except RuntimeError as error:  # PyTorch has no class of errors for too little memory on a CPU
-        if "memory" not in str(error):
-            raise
-        raise MemoryError(too_large.format("is free")) from error
     return copy.deepcopy(model, copies)
 
 

@@ -19,16 +19,18 @@ pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, hig
     size=pairs(5, 8), kernel_size=pairs(1, 3), stride=pairs(1, 3), padding=pairs(0, 2), dilation=pairs(1, 2),
     groups=st.integers(1, 2), bias=st.booleans(), mode=st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
     padded=st.booleans(), init=st.sampled_from(["conv", "copy", "independent"]),
+    close=st.sampled_from([(torch.float64, 1e-12), (torch.float32, 1e-5)]),
 )  # fmt: skip
-def test_the_copy_has_the_scores_of_the_network(size, mode, padded, init, **options):
+def test_the_copy_has_the_scores_of_the_network(size, mode, padded, init, close, **options):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 4, padding_mode=mode, **options), nn.Tanh(), nn.Conv2d(4, 3, 1)).double()
+    dtype, tolerance = close
+    model = nn.Sequential(nn.Conv2d(2, 4, padding_mode=mode, **options), nn.Tanh(), nn.Conv2d(4, 3, 1)).to(dtype)
     if init != "conv":
         model = to_locally_connected(model, (2, *size), init)
-    x = torch.randn(3, 2, *size, dtype=torch.float64)
+    x = torch.randn(3, 2, *size, dtype=dtype)
     dense = to_fully_connected(model, (2, *size), padded)
     assert not any(isinstance(layer, nn.Conv2d) for layer in dense.modules())
-    torch.testing.assert_close(dense(x), model(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(dense(x), model(x), rtol=0, atol=tolerance)
 
 
 def test_the_copies_gradients_add_up_and_a_step_moves_their_mean_by_one_over_the_positions():
