@@ -38,6 +38,7 @@ from column import stored
 from convergence import AMBER, HERE, NAVY, RUST
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bioshare.cli import path
 
@@ -149,9 +150,9 @@ def panels(network: Relaxed) -> Figure:
         (axes[1, 0], "gradient_norm", "D  norm of the gradient"),
         (axes[1, 1], "top_eigenvalue", "E  largest eigenvalue of the Hessian"),
     ):
-        curves(ax, moved(name), larger)
+        curves(ax, moved(name), larger, "end")
         curves(ax, moved(name, "start"), {network.space: network.lifted}, "start", "--")
-        ax.set_yscale("log")
+        in_powers(ax)
         ax.set_title(title, loc="left")
     for name, note, style in (("top1_local", "local", "-"), ("top1_off_local", "others", "--"), ("top1", "all", ":")):
         curves(axes[1, 2], moved(name), dense, note, style)
@@ -159,7 +160,7 @@ def panels(network: Relaxed) -> Figure:
     delta = 100 * moved("delta")
     curves(axes[2, 0], delta, dense, "delta")
     curves(axes[2, 0], 100 * moved("unshared") / moved("shared"), larger, "unshared / shared", "--")
-    axes[2, 0].set_yscale("log")
+    in_powers(axes[2, 0])
     axes[2, 0].set_title("G  deviation at the end, %", loc="left")
     for ax, across, letter, label in (
         (axes[2, 1], moved("train_loss", "start"), "H", "training loss at the start"),
@@ -170,7 +171,7 @@ def panels(network: Relaxed) -> Figure:
         if network.space == "fc" and network.scratch:
             place = across.sel(row=network.scratch), delta.sel(row=network.scratch)
             ax.plot(*place, "o", color=GREY, fillstyle="none", markersize=4)
-        ax.set_yscale("log")
+        in_powers(ax)
         ax.set(xlabel=label)
         ax.set_title(f"{letter}  delta at the end, %", loc="left")
     for ax in (axes[0, 0], *axes[1], axes[2, 0]):
@@ -182,6 +183,14 @@ def panels(network: Relaxed) -> Figure:
         if ax.get_legend_handles_labels()[1]:
             ax.legend(fontsize="x-small", handlelength=4)
     return figure
+
+
+def in_powers(ax: Axes) -> None:
+    """Give an axis a logarithmic scale with ticks at 1, 3, 10, 30 and so on."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def history(network: Relaxed) -> Figure:

@@ -110,7 +110,7 @@ TABLES: Tables = {
         _from_conv(PAPER, 0.01, 100, ALL | dict.fromkeys(OTHERS, (0, 3, 18, 150)), top1=TOP1)
         | _from_conv(replace(PAPER, optimizer=Adam(1e-3)), 1e-4, 100, ALL, "-adam"),
         _from_conv(ALEXNET, 0.01, 100, {"fc": relax_times(100)}),
-        _from_conv(DIGITS, 0.01, 20, {"fc": (0, 5, 20)} | dict.fromkeys(OTHERS, (5,))),
+        _from_conv(DIGITS, 0.01, 20, {"fc": (0, 5, 20)} | dict.fromkeys(OTHERS, (5, 20))),
     ],
     "relax": [
         _from_conv(SMALL, 0.01, 15, dict.fromkeys(OTHERS, (0, 3, 30)) | dict.fromkeys(("fc", "lc"), (0, 1, 3, 10, 30)))
