@@ -32,6 +32,7 @@ figures: .venv/notebook
 	$(if $(wildcard figures/small.nc),$(BIN)/python figures/small.py)
 	$(foreach table,$(wildcard figures/feedback.nc figures/signs.nc),$(BIN)/python figures/angles.py $(table) &&) true
 	$(if $(STUDIES),$(BIN)/python figures/studies.py $(STUDIES))
+	$(if $(wildcard figures/lifted_digits.nc),$(BIN)/python figures/relax.py figures/lifted_digits.nc --to figures/lifted_digits)
 
 explore: .venv/notebook
 	$(BIN)/python -m bioshare explore
