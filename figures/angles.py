@@ -85,8 +85,13 @@ def network(table: str, row: str, runs: xr.Dataset) -> dict[str, Any]:
 
 
 def floors(table: str, row: str, layers: dict[str, Any]) -> dict[str, float]:
-    """The angle in the end of every layer but the first, whose W rests; empty for a row without a Gaussian mirror."""
+    """The angle in the end of every layer but the first, whose W rests; empty for a row without a Gaussian mirror.
+
+    Empty, too, where B is shared: means over groups have less noise than a mirror leaves.
+    """
     phases = [every.phase for every in matching(f"{table}/*/{row}")[0].config.phases]
+    if any(getattr(phase, "feedback", False) for phase in phases):
+        return {}
     mirrors = [phase for phase in phases if isinstance(phase, bs.Mirror) and phase.noise == "gaussian"]
 
     def angle(mirror: bs.Mirror, layer: FeedbackLayer) -> float:

@@ -5,9 +5,9 @@ means over seeds, small dots single seeds; t is the relax time, the epoch of the
 constraints are lifted. The first picture has
 
 A: accuracy after the last epoch over t; dashed, the convolutional network, and dotted, a fully connected one from the
-   start, or a locally connected one in a file without (Fig. 3, left, has the best accuracies).
-B, C: loss and accuracy over the epochs after relaxing, fully connected (or locally, in such a file), the darker the
-   earlier; dashed and dotted as in A (Fig. 2). Losses of the training are means over an epoch, and the first is of the
+   start (Fig. 3, left, has the best accuracies).
+B, C: loss and accuracy over the epochs after relaxing, fully connected, the darker the earlier; dashed and dotted as in
+   A (Fig. 2). Losses of the training are means over an epoch, and the first is of the
    network as relaxed.
 D, E: norm of the gradient and largest eigenvalue of the Hessian at the end over t; dashed, at the start (Fig. 3).
 F: accuracy of the local weights, of all others, and of both together over t, fully connected (Fig. 5).
@@ -22,7 +22,8 @@ relaxing, after the epochs at which the run kept its weights, at the end, and th
 connected networks, the lighter the later; dotted, the best accuracy of a fully connected one from the start (Fig. 10).
 
 ``--suffix adam`` takes the rows with this end of their names, such as those that Adam trained. With them, and with a
-file of CIFAR-100, which has AlexNet, the same panels are Figs. 10 to 12. Fig. 13 is of `figures/interpolation.py`.
+file of CIFAR-100, which has AlexNet, the same panels are Figs. 10 to 12. Where no row is fully connected (``--suffix
+wide``), locally connected ones take their place, and there are no filters. Fig. 13 is of `figures/interpolation.py`.
 """
 
 from __future__ import annotations

@@ -114,11 +114,9 @@ class KolenPollack(FeedbackPhase):
         """Store W_0 - B_0 and d in buffers of the layers, before the first step of the optimiser."""
         check_feedback(model)
         for _, layer in feedback_layers(model):
-            layer.register_buffer("difference", layer.weight.detach() - layer.feedback)
+            layer.keep("difference", layer.weight.detach() - layer.feedback)
             # d and its velocity, in float64: differences of d stay exact over many steps
-            layer.register_buffer(
-                "remaining", torch.tensor([1.0, 0.0], dtype=torch.float64, device=layer.weight.device)
-            )
+            layer.keep("remaining", torch.tensor([1.0, 0.0], dtype=torch.float64, device=layer.weight.device))
 
     @torch.no_grad()
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -179,8 +177,9 @@ def _decay(remaining: Tensor, group: dict[str, Any]) -> None:
 class FixedSigns(FeedbackPhase):
     """Keep the signs of the weights: excitatory synapses stay excitatory, inhibitory ones inhibitory (E/I).
 
-    The signs are those of the weights at the first change. A weight that has another sign later is set to ``floor``
-    with the first one; a weight that was 0 is free.
+    The signs are those of the weights at the first change, in the buffer ``signs`` of every layer, which `prepare`
+    makes before the first step. A weight that has another sign later is set to ``floor`` with the first one; a weight
+    that was 0 is free.
 
     Args:
         floor: least absolute value of a weight.
@@ -207,7 +206,7 @@ class FixedSigns(FeedbackPhase):
         """Make the buffer of the signs, 0 until the first change."""
         check_feedback(model)
         for _, layer in feedback_layers(model):
-            layer.register_buffer("signs", torch.zeros_like(layer.weight, dtype=torch.int8))
+            layer.keep("signs", torch.zeros_like(layer.weight, dtype=torch.int8))
 
     @torch.no_grad()
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -238,7 +237,7 @@ class FixedNorms(FeedbackPhase):
             if not layer.weight.any():
                 raise ValueError(f"layer {name!r} must have weights other than 0: with the norm 0 it would never learn")
         for _, layer in feedback_layers(model):
-            layer.register_buffer("initial_norm", layer.weight.detach().norm())
+            layer.keep("initial_norm", layer.weight.detach().norm())
 
     @torch.no_grad()
     def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:

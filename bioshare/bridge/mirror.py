@@ -93,10 +93,10 @@ class Mirror(Phase):
             at B = W behind a ReLU; L = decay with ``decay_in="step"``, as Eq. 18 is printed, which ends at 0.1 W.
         decay_in: "rate" or "step".
         noise: "gaussian"; "orthogonal", random orthogonal inputs; or "grid", one active input at a time. The last two
-            are exact: the mean over all inputs is W times a factor, without error. They come with both signs, for a
-            linear activation that is not ``centred`` with one.
+            are exact: the mean over all inputs is W times a factor, without error. Every input comes with both signs,
+            or with one if the activation is linear and not ``centred``.
         samples: number of Gaussian inputs of an update; a grid has K or 2 K inputs, orthogonal noise at least as many.
-        positions: positions of a convolution along each axis, in Gaussian noise.
+        positions: positions of a convolution along each axis, in Gaussian noise; other layers have no use for it.
         sigma: standard deviation of the noise.
         activation: phi, "relu" or "linear".
         centred: subtract the mean activity of every neuron over the inputs.

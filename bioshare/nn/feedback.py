@@ -46,6 +46,12 @@ class FeedbackLayer(nn.Module):
     feedback: Tensor
     backpropagates: bool
     noise: float
+    kept: set[str] = set()  # noqa: RUF012 (never changed in place)
+
+    def keep(self, name: str, values: Tensor) -> None:
+        """Store B, or numbers of a phase, in a buffer that a plain layer does not have."""
+        self.register_buffer(name, values)
+        self.kept = {*self.kept, name}
 
     def path(self) -> Tensor:
         """The weights of the backward pass."""
@@ -57,17 +63,19 @@ class FeedbackLayer(nn.Module):
 
     def sent_down(self, x: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
         """The signals that B and W send below from the same signal at the outputs; x needs a gradient."""
-        (down,) = torch.autograd.grad(self(x), x, signal)
-        with backpropagating(self):
-            (right,) = torch.autograd.grad(self(x), x, signal)
-        return down, right
+        sent = list[Tensor]()
+        for backpropagates in (False, True):
+            with sending(self, backpropagates):
+                sent.extend(torch.autograd.grad(self(x), x, signal))
+        return sent[0], sent[1]
 
     def drop_feedback(self) -> None:
-        """Become the plain layer, without the buffers of phases, too; a plain layer has none."""
+        """Become the plain layer, without what `keep` has stored."""
         layer: Any = self
         layer.__class__ = next(plain for plain in WITH_FEEDBACK if isinstance(self, plain))
-        layer._buffers.clear()
-        del layer.backpropagates, layer.noise
+        for name in layer.kept:
+            delattr(layer, name)
+        del layer.backpropagates, layer.noise, layer.kept
 
     @property
     def receptive_field(self) -> tuple[int, ...]:
@@ -190,7 +198,7 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
             names = ", ".join(kind.__name__ for kind in WITH_FEEDBACK)
             raise TypeError(f"layers must be {names} themselves; got the subclass {type(layer).__name__}")
         layer.__class__ = WITH_FEEDBACK[type(layer)]
-        layer.register_buffer("feedback", _drawn(layer, init, stream(seed, 0, number)))
+        layer.keep("feedback", _drawn(layer, init, stream(seed, 0, number)))
         layer.backpropagates, layer.noise = False, noise
     return model
 

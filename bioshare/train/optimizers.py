@@ -93,9 +93,9 @@ class SGD(Optimizer):
         momentum: momentum.
         nesterov: Nesterov's form of the momentum.
         match_positions: multiply the learning rate of every locally or fully connected layer by the number of positions
-            P, in the latter for the weights inside the kernels. A step moves the mean over positions as far as a step
-            of a convolution then, and not 1 / P as far. The regularisation is divided by P, so that weights decay as
-            fast as those of a convolution.
+            P, in the latter for biases and the weights inside the kernels. A step moves the mean over positions as far
+            as a step of a convolution then, and not 1 / P as far. The regularisation is divided by P, so that weights
+            decay as fast as those of a convolution.
     """
 
     learning_rate: float = 0.1
@@ -131,7 +131,7 @@ class SGD(Optimizer):
             def keep_rate(*arguments: Any) -> None:
                 for weight, local, positions in parts:  # P times the rate, and a P-th of the gradient
                     if weight.grad is not None:
-                        weight.grad.copy_(torch.where(local, weight.grad, weight.grad / positions))
+                        weight.grad.div_(torch.where(local, 1.0, positions))
 
             optimizer.register_step_pre_hook(keep_rate)
         return optimizer

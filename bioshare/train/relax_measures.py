@@ -88,9 +88,10 @@ def relaxation(folder: Path, data: Path | None = None) -> xr.Dataset:
         [_measured(model, config, data) for model in (first, network_in(folder / CHECKPOINT))],
         xr.Variable("when", ["start", "end"]),
     )
-    if kept := snapshots_in(folder):
+    kept = snapshots_in(folder)
+    if "filter" in found and kept:
         filters = [_filter(network_in(folder / snapshot_name(epoch))) for epoch in kept]
-        found["filter_between"] = ("kept_epoch", *PIXELS), np.stack([one for one in filters if one is not None])
+        found["filter_between"] = ("kept_epoch", *PIXELS), np.array(filters)
         found["kept_epoch"] = kept
     for name, meaning in MEANINGS.items():
         if name in found:
@@ -101,7 +102,7 @@ def relaxation(folder: Path, data: Path | None = None) -> xr.Dataset:
 
 
 def stored_relaxation(folder: Path) -> xr.Dataset | None:
-    """The measurements of a run as it is; None if there are none, or a damaged file."""
+    """The measurements of a run as it is; None without a file, for a damaged one, and for one of an earlier version."""
     path, text = folder / RELAXATION, read_result(folder / RESULT).attrs.get("config")
     try:
         known = read_result(path)

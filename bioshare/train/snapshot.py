@@ -37,10 +37,10 @@ class Snapshot:
         """
         home = Path(os.path.normpath(folder / self.run.replace("{seed}", str(seed))))  # folder may not exist yet
         if self.epoch not in (known := snapshots_in(home)):
-            kept = f"only after {', '.join(map(str, known))} epochs" if known else "none"
+            kept = f"weights of the epochs {', '.join(map(str, known))}" if known else "no weights"
             raise ValueError(
-                f"start_from must be a snapshot of a run; there is none after {self.epoch} epochs in {home} ({kept}). "
-                f"Train that run first, for so long, with snapshots=(..., {self.epoch})"
+                f"start_from must be a snapshot of a run; {home} keeps {kept}, and not of epoch {self.epoch}. Train "
+                f"that run first, for at least {self.epoch} epochs, with snapshots=(..., {self.epoch})"
             )
         return home / snapshot_name(self.epoch)
 

@@ -71,6 +71,17 @@ def test_a_mirrored_network_learns_from_the_gradient(locally_connected):
     assert all(b.signal < a.signal for a, b in zip(random.layers[:-1], signs.layers[:-1], strict=True))
 
 
+def test_a_control_that_backpropagates_has_the_angles_of_signals_through_its_feedback_weights():
+    parts = nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)
+    model = with_feedback(seeded(lambda: nn.Sequential(*parts)))
+    expected = angles(model, draw(6, 5), squares)
+    for layer in model[::2]:
+        layer.backpropagates = True
+    assert angles(model, draw(6, 5), squares) == expected
+    assert all(layer.backpropagates for layer in model[::2])
+    assert expected.layers[1].local > 10
+
+
 def test_dropout_is_the_same_in_both_passes_and_layers_may_change_their_inputs_in_place():
     model = seeded(lambda: nn.Sequential(nn.Linear(20, 30), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(30, 3)))
     report = angles(with_feedback(model, "weights"), draw(4, 20), squares)

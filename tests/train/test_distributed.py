@@ -13,9 +13,17 @@ import xarray as xr
 from torch import nn
 
 from bioshare.bridge import InstantSharing, Mirror
-from bioshare.nn import LateralCentring2d, LocallyConnected2d, with_lateral_centring
+from bioshare.nn import (
+    LateralCentring2d,
+    LocallyConnected2d,
+    with_feedback,
+    with_feedback_past_norms,
+    with_lateral_centring,
+    without_feedback,
+)
+from bioshare.nn.past_norms import join
 from bioshare.train import checkpoint
-from bioshare.train.batch_norm import SynchronousBatchNorm2d
+from bioshare.train.batch_norm import PASSED, SynchronousBatchNorm2d
 from bioshare.train.config import AdamW, Every, FeedbackWeights, LocallyConnected, TrainConfig
 from bioshare.train.data import Batches, load, training_batches
 from bioshare.train.distributed import Processes, joined_processes
@@ -145,6 +153,18 @@ def test_lateral_connections_centre_before_a_synchronised_layer():
     model = with_lateral_centring(layers)
     Processes(torch.device("cpu")).synchronise(model)
     assert [type(layer) for layer in model[1]] == [LateralCentring2d, SynchronousBatchNorm2d]
+
+
+@pytest.mark.parametrize("convert", [SynchronousBatchNorm2d.of, nn.SyncBatchNorm.convert_sync_batchnorm])
+def test_a_synchronous_norm_takes_the_place_of_a_norm_that_feedback_goes_past(convert):
+    model = with_feedback(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)))
+    model = with_feedback_past_norms(model, (1, 4, 4))
+    norm = convert(model[1])
+    join(model[0], norm, PASSED[type(norm)])
+    model[1] = norm
+    assert isinstance(norm, type(convert(nn.BatchNorm2d(2))))
+    assert (norm.below[0], model[0].norm[0]) == (model[0], norm)
+    assert type(without_feedback(model)[1]) is type(convert(nn.BatchNorm2d(2)))
 
 
 def test_layers_that_cannot_be_synchronised_are_refused():

@@ -70,6 +70,7 @@ WAYS = {
     "direct": (AdamW(1e-2), METHODS["dfa"]),
     "dense": (AdamW(1e-2), Method(DirectFeedback(dense=True))),
     "signs and norms": (Adam(1e-2), MOSKOVITZ_METHODS["const-ei"]),
+    "late signs": (Adam(1e-2), feedback.SIGN_METHODS["fixed-50"]),
 }
 
 
@@ -319,7 +320,7 @@ def test_a_run_from_before_the_angles_goes_on(tmp_path, monkeypatch):
     assert result["weight_angle"].isnull().all("feedback_layer").values.tolist() == [True, False]
 
 
-def test_signs_keep_the_norm_of_the_weights_and_controls_learn_from_the_gradient(tmp_path):
+def test_signs_keep_the_norm_of_the_weights_and_angles_of_controls_are_those_of_signals_through_b(tmp_path):
     signs = run(tmp_path / "signs", configured("signs"))
     dense = signs.sel(feedback_layer="7")  # without padding, so that no weights are left out
     np.testing.assert_allclose(dense["weight_ratio"], 1, rtol=0, atol=1e-5)

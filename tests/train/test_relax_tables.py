@@ -276,3 +276,28 @@ def test_a_run_that_cannot_be_measured_stops_no_other_and_keeps_its_checkpoint(f
     assert "fc-5/seed0: trained, but not measured, and the checkpoint stays: the snapshot" in capsys.readouterr().err
     assert ((fc / CHECKPOINT).exists(), (fc / RELAXATION).exists()) == (True, False)
     assert ((lc / CHECKPOINT).exists(), (lc / RELAXATION).exists()) == (False, True)
+
+
+def test_a_run_without_measurements_and_without_a_checkpoint_is_named(folder, tmp_path, monkeypatch, capsys):
+    for name in ("conv", "lc-5"):
+        shutil.copytree(folder / f"runs/dascoli/digits/{name}", tmp_path / f"runs/dascoli/digits/{name}")
+    run = tmp_path / "runs/dascoli/digits/lc-5/seed0"
+    known = read_result(run / RELAXATION)
+    write_result(run / RELAXATION, known.assign_attrs(version=1))
+    (run / CHECKPOINT).unlink()
+    monkeypatch.chdir(tmp_path)
+    words = "table dascoli --dataset digits --epochs 5 --seeds 1 --channels 4 --train-images 300 --rows lc-5"
+    with pytest.raises(SystemExit, match="1"):
+        command_line.main(words.split())
+    assert (
+        "lc-5/seed0: trained, but not measured: there is no checkpoint. Train the run anew" in capsys.readouterr().err
+    )
+
+
+def test_a_locally_connected_run_that_keeps_weights_has_no_filters(folder, tmp_path):
+    for name in ("conv", "lc-5"):
+        shutil.copytree(folder / f"runs/dascoli/digits/{name}", tmp_path / name)
+    run = tmp_path / "lc-5/seed0"
+    (run / RELAXATION).unlink()
+    shutil.copy(tmp_path / "conv/seed0/epoch-1.safetensors", run)
+    assert "filter_between" not in relaxation(run)

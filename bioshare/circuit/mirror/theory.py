@@ -73,7 +73,7 @@ def mirror_angle(
 
     ``samples`` at L = 1. The number of neurons has no effect; the errors are assumed orthogonal to W, so that the angle
     of a K below 30 is off by up to a degree. Inputs at P positions with shared weights count as P samples,
-    and so do P neurons that share W, and then B.
+    and so does the mean of B over P neurons with the same W.
 
     Args:
         samples: number of inputs of an update.

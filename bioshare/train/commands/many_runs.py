@@ -17,7 +17,7 @@ from bioshare.progress import say
 from bioshare.train.commands.options import TIME_UP, Computing
 from bioshare.train.data import load
 from bioshare.train.fitting import CHECKPOINT
-from bioshare.train.relax_measures import relaxation, relaxed
+from bioshare.train.relax_measures import relaxation, relaxed, stored_relaxation
 from bioshare.train.results import RESULT, complete
 from bioshare.train.runs import Job, Outcomes, run_all
 from bioshare.train.saving import check_prepared_images
@@ -123,15 +123,19 @@ class ManyRuns(Computing):
 
     def _finish(self, job: Job, unmeasured: dict[str, str]) -> None:
         """Measure a finished run in a larger space, or note the fault; then delete the checkpoint, if asked for."""
-        if relaxed(job.config) and (job.folder / CHECKPOINT).exists():
+        checkpoint = job.folder / CHECKPOINT
+        if relaxed(job.config) and stored_relaxation(job.folder) is None:
             try:
+                if not checkpoint.exists():
+                    raise ValueError("there is no checkpoint. Train the run anew, in another folder")
                 relaxation(job.folder, self.fitting.get("data"))
             except (OSError, RuntimeError, ValueError, MemoryError) as error:
-                unmeasured[job.name] = f"trained, but not measured, and the checkpoint stays: {error}"
+                stays = ", and the checkpoint stays" if checkpoint.exists() else ""
+                unmeasured[job.name] = f"trained, but not measured{stays}: {error}"
                 say(f"{job.name}: {unmeasured[job.name]}")
                 return
         if self.discard_checkpoints:
-            (job.folder / CHECKPOINT).unlink(missing_ok=True)
+            checkpoint.unlink(missing_ok=True)
 
     def report_endings(self, jobs: Sequence[Job], outcomes: Outcomes) -> None:
         """Name the runs that failed, and count the others if the time is up; both have an exit status.
