@@ -108,8 +108,8 @@ def top_eigenvalue(
                 values, found = eigsh(hessian, 1, which="LA", **options)
         except (ArpackError, np.linalg.LinAlgError) as error:
             raise RuntimeError(
-                f"top_eigenvalue found no eigenvalue in {count} products ({error}). Take a larger tolerance or parameters in "
-                "float64, and see that the loss is finite, and not linear in all parameters"
+                f"top_eigenvalue found no eigenvalue in {count} products ({error}). Take a larger tolerance or "
+                "parameters in float64, and see that the loss is finite, and not linear in all parameters"
             ) from error
         residual = float(np.linalg.norm(product(found[:, 0]) - values[0] * found[:, 0]))
     parts = torch.from_numpy(found[:, 0].copy()).split(sizes)
