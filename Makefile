@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Tables in miniature that are here; `python -m bioshare table NAME` trains and writes more
-STUDIES := early realism realism_2 controls questions patches_digits patches_cifar10-16
+STUDIES := early realism realism_2 controls questions questions_2 patches_digits patches_cifar10-16
 STUDIES := $(wildcard $(STUDIES:%=figures/%.nc))
 
 .PHONY: figures explore notebooks docs linkcheck test lint types clean

@@ -59,7 +59,7 @@ TEXTS = {
     "lc-ws10-alpha10-gain": ("rate circuit, constant gain", "α = 10; one factor in place of rescaling"),
     "lc-ws10-layer-mean": ("one mean", "all positions of a layer become equal"),
     "lc-ws10-ideal-simultaneous": ("all layers at once", "ideal circuit; relayed while all layers sleep"),
-    "lc-ws10-ideal-simultaneous-pull": ("all layers at once, γ = 0.1", "a stronger pull to the weights before sleep"),
+    "lc-ws10-ideal-simultaneous-pull": ("all layers at once, γ = 0.1", "held by the pull to the weights before sleep"),
     "lc-ws10-learned-groups": ("learned groups", "lateral connections from correlations of inputs"),
     "lc-lateral": ("LC, lateral centring", "lateral connections replace BatchNorm's mean"),
     "lc-ws10-lateral": ("lateral centring", "lateral connections replace BatchNorm's mean"),
