@@ -233,7 +233,7 @@ def filters(network: Relaxed) -> Figure:
             image = ax.imshow(np.log(np.where(sizes > 0, sizes, np.nan)), cmap="cividis", interpolation="none")
             figure.colorbar(image, ax=ax)
             ax.set(xticks=[], yticks=[])
-            ax.set_title(f"{title}, {when}", fontsize="small")
+            ax.set_title(f"{title}, {when}", loc="left", fontsize="small")
             ax.grid(False)
     return figure
 

@@ -190,7 +190,7 @@ class FixedSigns(FeedbackPhase):
         >>> signs.prepare(layer)
         >>> signs.change(layer)  # from here on
         >>> with torch.no_grad():
-        ...     layer.weight.fill_(1.0)
+        ...     _ = layer.weight.fill_(1.0)
         ...     signs.change(layer)
         >>> bool((layer.weight < 0).any())
         True
