@@ -24,7 +24,6 @@ from bioshare.train.config import (
     TrainConfig,
 )
 from bioshare.train.networks import AkroutNetwork, PlainNetwork
-from bioshare.train.phases import CircuitOptions
 from bioshare.train.tables import miniature
 from bioshare.train.tables.rows import Paper, Row, Tables
 
@@ -220,13 +219,8 @@ NIGHT = {
     for method in ("bp", "fa", "sn", "kp", "mirror")
     for name in (_name(network, method),)
 }
-MIRROR_SHARED = "lc-asleep-mirror-shared"
-"""The row of the night table whose feedback weights sleep as well as the weights."""
-NIGHT[MIRROR_SHARED] = replace(
-    NIGHT["lc-asleep-mirror"],
-    sleep=CircuitOptions(pool=8, moments="share", border="scale", feedback=True),
-    references=("lc-asleep", "lc-asleep-mirror"),
-)
+_shared: Any = replace(NIGHT["lc-asleep-mirror"], references=("lc-asleep", "lc-asleep-mirror"))
+NIGHT["lc-asleep-mirror-shared"] = replace(_shared, sleep=replace(_shared.sleep, feedback=True))  # B sleeps, too
 SIGNS_FIXED = {name: _row("conv", method, "conv-sn", ("never",)) for name, method in SIGN_METHODS.items()}
 
 TABLES: Tables = {
