@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +47,8 @@ class Sleep(MapSharing):
 
     Args:
         circuit: `SteadyState` or `RateCircuit`.
-        rule: `Hebbian`, or a pure function of K that returns a `Hebbian`, since |x|^2 often grows with K.
+        rule: `Hebbian`, or a pure function of K that returns a `Hebbian`, since |x|^2 often grows with K. A
+            `bioshare.bridge.scaling.NormalisedRule`, as of the presets, takes circuit and stimulus of this sleep.
         stimulus: the stream of patterns, such as ``stimuli.grid()`` or ``stimuli.gaussian()``; a function of
             (presentations, inputs, rng) or an array of patterns (M, K) becomes a Stimulus. Few Gaussian inputs,
             at very small K, leave some directions of the weights almost unchanged.
@@ -109,6 +110,8 @@ class Sleep(MapSharing):
         if callable(self.stimulus) or isinstance(self.stimulus, list | tuple) or hasattr(self.stimulus, "shape"):
             object.__setattr__(self, "stimulus", as_stimulus(self.stimulus, "stimulus"))
         check_sleep(self)
+        if isinstance(self.rule, NormalisedRule):  # of this circuit and stimulus, after dataclasses.replace as well
+            object.__setattr__(self, "rule", replace(self.rule, circuit=self.circuit, stimulus=self.stimulus))
 
     @classmethod
     def rate_circuit(
@@ -203,8 +206,9 @@ class Sleep(MapSharing):
         """Make a sleep with the circuit of Fig. 4B: alpha = 10, Gaussian inputs of 150 ms, the paper's learning rates.
 
         The default is far shorter than the sleep of Fig. 4B, and the effect depends on K: at K = 27, 144 and 576, the
-        spread falls to 29, 23 and 40 %; means shrink to 81, 75 and 86 % and turn by 11, 10 and 6 degrees (K = 27: 10.3
-        to 11.7). Part of the turn is the constant c of the map, from the start at r = 0, next to small means.
+        spread falls to 29, 23 and 40 %; means shrink to 81, 75 and 86 % and turn by 11, 10 and 6 degrees in a ResNet-20
+        (K = 27: 10.3 to 11.7). Part of the turn is the constant c of the map, from the start at r = 0, next to small
+        means: a layer with more output channels has smaller weights, and turns more.
 
         Args:
             gamma: pull to the weights before sleep; Fig. 4 has 0.1, 0.01 and 0.001.

@@ -61,7 +61,9 @@ class Brian2:
             code generation target in Brian2's preferences.
         threads: OpenMP threads of the standalone target.
         memory: limit in bytes of the recorded weights, and of the inputs.
-        neurons: equations of r, in place of Eq. 8a, with z (w_i . x), r_inh, alpha, tau, b, and new variables.
+        neurons: equations of r, in place of Eq. 8a, with z (w_i . x), r_inh, alpha, tau, b, and new variables. Eq. 8b
+            stays as the circuit has it: r_inh rests at 0, and ``alpha*r_inh`` fits; with ``inhibitory_bias=True`` it
+            rests at b, and ``alpha*(r_inh - b)`` fits.
         inhibition: equations of r_inh, in place of Eq. 8b, with r_mean, tau and b.
         plasticity: statements to change w, in place of Eq. 4, after every time step, with w, w_init, m, x_pre,
             eta(t), and r_post, b_post, gamma_post, beta_post of the neuron.

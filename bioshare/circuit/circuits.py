@@ -77,7 +77,9 @@ class RateCircuit(Parameters):
         alpha: strength of the inhibition, at least 0.
         tau: membrane time constant, milliseconds.
         bias: b, the rate without input.
-        dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha).
+        dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha). The weights learn at every step, and schedules
+            count steps: at half the step, the same sleep has half the learning rate, and twice the ``period`` and
+            ``start`` of `rules.InverseSqrtDecay`.
         duration: time of a presentation, milliseconds; a multiple of ``dt``.
         inhibitory_bias: True for a bias of the inhibitory neuron, False for Eq. 8 as printed.
 
@@ -113,8 +115,9 @@ class RateCircuit(Parameters):
         if np.any(self.dt >= largest):
             raise ValueError(
                 f"dt={self.dt:g} ms is unstable: forward Euler needs dt < 2 tau / (1 + alpha) = "
-                f"{np.min(largest):g} ms here. Take a dt below {np.min(largest):g} ms that divides the duration, "
-                f"or alpha below {np.min(theory.max_alpha(self.dt, self.tau)):g}"
+                f"{np.min(largest):g} ms here. Take a dt below {np.min(largest):g} ms that divides the duration, and "
+                f"a learning rate smaller by the same factor, or alpha below "
+                f"{np.min(theory.max_alpha(self.dt, self.tau)):g}"
             )
 
     @property

@@ -13,7 +13,7 @@ from bioshare.circuit import theory
 from bioshare.circuit.circuits import Circuit, RateCircuit, SteadyState
 from bioshare.circuit.problem import Problem, Progress
 from bioshare.circuit.recording import RECORDABLE, Sampling
-from bioshare.circuit.rules import Hebbian
+from bioshare.circuit.rules import Gated, Hebbian
 from bioshare.circuit.stimuli import Stimulus, as_stimulus
 
 TOGETHER = 2**18
@@ -56,6 +56,12 @@ def prepare_sleep(
     batch = _batch_of(lead, array.shape[:-own], circuit, rule)
     array = array.reshape((1,) * (len(batch) + own - array.ndim) + array.shape)
     length, steps = array.shape[len(batch)], circuit.updates_per_presentation
+    rate = rule.learning_rate
+    if isinstance(rate, Gated) and rate.held != steps:
+        raise ValueError(
+            f"learning_rate waits {rate.wait} of held={rate.held} updates, but a presentation of {circuit!r} has "
+            f"{steps}. Take held={steps}, with the wait in proportion"
+        )
     check_memory("presentations", length * steps, f"learning rates of {steps} updates each")
     problem = Problem(
         weights=np.broadcast_to(weights, (*batch, neurons, inputs)).reshape(-1, neurons, inputs),

@@ -17,6 +17,7 @@ from bioshare.circuit.recording import RECORDABLE
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.saved import loaded, names_itself, saved_circuit, saved_rule, saved_stimulus
 from bioshare.circuit.stimuli import Stimulus
+from bioshare.circuit.theory import neg_log_snr
 from bioshare.circuit.views import sleep_figure, sleep_table
 from bioshare.machine import versions
 
@@ -107,7 +108,7 @@ class SleepRun:
         return self.circuit.dt * self.update.astype(np.float64)
 
     def __repr__(self) -> str:
-        start, end = (np.median(self.neg_log_snr[..., i]) for i in (0, -1))
+        start, end = np.median(self.neg_log_snr[..., 0]), np.median(neg_log_snr(self.weights))
         done = f"{self.presentations} presentations{', interrupted' if self.interrupted else ''}"
         inputs = f"{self.stimulus}, seed {self.seed}" if self.stimulus else "stimuli from an array"
         return (
@@ -179,7 +180,11 @@ class SleepRun:
         return self.to_xarray()[records].to_dataframe().reset_index()
 
     def plot(self) -> Figure:
-        """Draw -log SNR and what is left of the mean against the presentation, a line for every leading entry."""
+        """Draw -log SNR and what is left of the mean against the presentation, a line for every leading entry.
+
+        Runs with equal parameters have one colour. A notebook shows the figure; a script saves it, as in
+        ``run.plot().savefig("sleep.png")``.
+        """
         return sleep_figure(self)
 
     def _repr_html_(self) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bioshare.circuit.theory import neg_log_snr
+
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from bioshare.circuit.run import SleepRun
 
 MOST = 16
-"""Largest number of curves with a line each in the legend."""
+"""Largest number of lines in the legend."""
 
 
 def sleep_figure(run: SleepRun) -> Figure:
@@ -42,15 +44,17 @@ def _two_panels(data: xr.Dataset, panels: dict[str, dict[str, str]]) -> Figure:
     varying = [dim for dim in lead if dim in data.coords]
     with plt.style.context("bioshare.figure"):
         figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-        entries = list(np.ndindex(*(data.sizes[dim] for dim in lead)))
-        for entry in entries:
+        drawn: dict[str, str] = {}  # a colour for every combination of the parameters, whatever the run
+        for entry in np.ndindex(*(data.sizes[dim] for dim in lead)):
             at = dict(zip(lead, entry, strict=True))
             label = ", ".join(f"{dim} = {float(data[dim][at[dim]]):.4g}" for dim in varying)
+            first = label not in drawn
+            colour = drawn.setdefault(label, f"C{len(drawn)}")
             for name, panel in zip(panels, axes, strict=True):
-                panel.plot(data["presentation"], data[name].isel(at), label=label)
+                panel.plot(data["presentation"], data[name].isel(at), color=colour, label=label if first else None)
         for texts, panel in zip(panels.values(), axes, strict=True):
             panel.set(xlabel="presentation", **texts)
-        if varying and len(entries) <= MOST:
+        if varying and len(drawn) <= MOST:
             axes[0].legend(fontsize=7)
     plt.close(figure)  # a notebook shows the returned figure once
     return figure
@@ -58,8 +62,8 @@ def _two_panels(data: xr.Dataset, panels: dict[str, dict[str, str]]) -> Figure:
 
 def sleep_table(run: SleepRun) -> str:
     """A sleep as an HTML table: shape, length, -log SNR and the parameters."""
-    start, end = (float(np.median(run.neg_log_snr[..., i])) for i in (0, -1))
-    left = float(np.median(run.mean_norm[..., -1] / run.mean_norm[..., 0]))
+    start, end = np.median(run.neg_log_snr[..., 0]), np.median(neg_log_snr(run.weights))
+    left = np.median(np.linalg.norm(run.weights.mean(-2), axis=-1) / run.mean_norm[..., 0])
     rows: dict[str, Any] = {
         "weights": " x ".join(map(str, run.weights.shape)),
         "presentations": f"{run.presentations}{', interrupted' if run.interrupted else ''}",

@@ -1,5 +1,6 @@
 """The effect of a presentation on deviations and means, whatever the number K of inputs."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -289,3 +290,25 @@ def test_presets_refuse_the_fields_that_they_set(preset, own):
 def test_impossible_rules_are_refused_when_they_are_made(make, problem):
     with pytest.raises(ValueError, match=problem):
         make()
+
+
+@pytest.mark.parametrize(
+    "circuit",
+    [bs.SteadyState(10.0), bs.RateCircuit(alpha=10.0, dt=0.5), bs.RateCircuit(alpha=50.0, dt=0.2)],
+    ids=["fixed point", "half the step", "stronger"],
+)
+def test_the_rule_of_a_preset_follows_a_circuit_that_is_replaced(circuit):
+    replaced = dataclasses.replace(bs.Sleep.rate_circuit(10.0), circuit=circuit)
+    assert replaced.rule.circuit == circuit
+    if isinstance(circuit, bs.RateCircuit):
+        assert replaced.rule(9).learning_rate.held == circuit.updates_per_presentation
+    torch.manual_seed(0)
+    report = replaced(bs.nn.LocallyConnected2d(3, 2, 3, input_size=11), seed=0, progress=False)
+    assert 0.02 < report.layers[0].spread < 0.1
+
+
+def test_the_rule_of_a_preset_follows_a_stimulus_that_is_replaced():
+    gaussian = bs.stimuli.gaussian()
+    replaced = dataclasses.replace(bs.Sleep.steady_state(10.0), stimulus=gaussian)
+    expected = bs.Sleep.steady_state(10.0, stimulus=gaussian).rule
+    assert replaced.rule == dataclasses.replace(expected, momentum=0.0)

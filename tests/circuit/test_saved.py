@@ -113,6 +113,29 @@ def test_a_plot_has_a_line_for_every_leading_entry():
     assert single.axes[0].get_legend() is None
 
 
+def test_runs_with_equal_parameters_have_one_colour_and_one_line_in_the_legend():
+    rule = bs.Hebbian(np.array([[0.1], [0.01]]), 0.9, learning_rate=0.01)
+    weights = np.random.default_rng(0).normal(1, 1, (20, 5, 3))
+    panel = bs.simulate(weights, bs.stimuli.gaussian(), bs.SteadyState(), rule, presentations=3, seed=0).plot().axes[0]
+    assert len(panel.lines) == 40
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["gamma = 0.1", "gamma = 0.01"]
+    assert len({line.get_color() for line in panel.lines}) == 2
+    assert len({line.get_color() for line in panel.lines[:20]}) == 1
+
+
+def test_the_texts_of_a_run_speak_of_the_weights_after_sleep_not_of_the_last_record():
+    weights = np.random.default_rng(0).normal(1, 1, (50, 3))
+    run = bs.simulate(
+        weights, bs.stimuli.gaussian(), bs.SteadyState(), CONSTANT, presentations=50, seed=0, record_every=40
+    )
+    after = float(bs.theory.neg_log_snr(run.weights))
+    assert abs(after - run.neg_log_snr[-1]) > 0.01
+    assert f"{run.neg_log_snr[0]:.2f} to {after:.2f}" in repr(run)
+    left = np.linalg.norm(run.weights.mean(0)) / np.linalg.norm(weights.mean(0))
+    assert f"{after:.2f} after" in run._repr_html_()
+    assert f"{left:.3f} of that before sleep" in run._repr_html_()
+
+
 def test_the_html_of_a_run_is_well_formed_and_has_the_parameters():
     run = slept(record="r")
     opened, texts = [], []

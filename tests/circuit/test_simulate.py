@@ -398,3 +398,11 @@ def test_likely_mistakes_are_distinguished(arguments, error, message):
     usual = {"weights": np.eye(3), "stimuli": np.eye(3), "circuit": bs.SteadyState()}
     with pytest.raises(error, match=message):
         bs.simulate(**usual | arguments, rule=bs.Hebbian(learning_rate=0.1))
+
+
+@pytest.mark.parametrize("circuit", [bs.RateCircuit(dt=0.5), bs.SteadyState()], ids=["half the step", "no time"])
+def test_a_gated_rate_of_another_circuit_is_refused(circuit):
+    rule = bs.Hebbian(learning_rate=bs.rules.Gated(1e-4))
+    message = rf"of held=150 updates, but a presentation of .* has {circuit.updates_per_presentation}\. Take held="
+    with pytest.raises(ValueError, match=message):
+        bs.simulate(np.eye(3), np.eye(3), circuit, rule)

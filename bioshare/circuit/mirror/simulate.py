@@ -61,7 +61,7 @@ class MirrorRun:
     presentations: int
 
     def __repr__(self) -> str:
-        angle, ratio = (np.median(values[..., -1]) for values in (self.angle, self.ratio))
+        angle, ratio = map(np.median, angle_and_ratio(self.feedback, self.weights))
         inputs = f"{self.stimulus}, seed {self.seed}" if self.stimulus else "stimuli from an array"
         return (
             f"MirrorRun: weights {self.weights.shape}, {self.presentations} presentations, angle to W {angle:.2f} deg, "
