@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     print(
         f"{paper.title} at {side} x {side}, batch {batch}, {dtype} on {device}, {arguments.threads} threads, medians "
         f"of {arguments.repeats}.\nA step is forward, backward and AdamW; a mirror changes the feedback weights of all "
-        "layers but the first\n"
+        "layers\n"
     )
     table, image = BenchTable(FEEDBACK_COLUMNS), (3, side, side)
     forms: dict[str, NetworkForm] = {"conv": "conv", "LC": "auto"}

@@ -26,6 +26,7 @@ from torch.nn.functional import embedding_bag
 
 from bioshare.checks import choice, whole
 from bioshare.nn import LocallyConnected2d
+from bioshare.nn.feedback import check_weights
 from bioshare.nn.functional import physical
 from bioshare.nn.replaceable import sharded
 
@@ -262,15 +263,11 @@ def checked_layers(model: nn.Module, chosen: Chosen = None) -> Layers:
             "positions of a sharing group only. Take DistributedDataParallel in place of fully_shard"
         )
     layers = layers_of(model, chosen)
+    check_weights(layers)
     owners: dict[int, str] = {}
     for name, layer in layers:
-        if "weight" not in dict(layer.named_parameters(recurse=False)):
-            raise TypeError(
-                f"layer {name!r} must have a weight that is a Parameter; got one that is computed from others, in "
-                "which shared weights have no place. Take the parametrization, weight_norm or pruning off "
-                "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm, "
-                "torch.nn.utils.prune.remove)"
-            )
+        if layer.weight.is_meta:
+            raise ValueError(f"layer {name!r} must have weights in memory; got the meta device, which has no values")
         if (owner := owners.setdefault(id(layer.weight), name)) != name:
             raise ValueError(
                 f"layers {owner!r} and {name!r} must have a weight each; both hold the same Parameter, which would "

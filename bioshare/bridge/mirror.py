@@ -80,9 +80,9 @@ class Mirror(Phase):
 
     with the mean over all inputs at which a weight sees no padding; a weight that sees nothing else stays. For x of
     variance sigma^2 the expectation of B in the end is rate sigma^2 E[phi'] / L times W; E[phi'] is 1 / 2 for a ReLU
-    and 1 for linear neurons. The B of the first layer in ``model.modules()``, which is taken as the layer of the
-    inputs, would have no effect, and stays. With `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation
-    are mirrored together, with the mean and beta of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
+    and 1 for linear neurons. The B of a layer that sees the network's inputs learns, too, to no effect. With
+    `bioshare.nn.with_feedback_past_norms`, layer and batch normalisation are mirrored together, with the mean and beta
+    of the norm blocked, and B learns gamma / sigma W for W (Sec. C.3).
 
     A convolution sees noise at ``positions`` x ``positions`` positions, which count as so many inputs, a single one by
     default. The angle of Gaussian noise is that of `bioshare.theory.mirror_angle`, and 0 for designed noise.
@@ -188,7 +188,7 @@ class Mirror(Phase):
         check_call(progress, measure, optimizer, keep)
         self.check(model)
         seed = seed_for(model, seed)
-        layers = mirrored_layers(model)
+        layers = feedback_layers(model)
         before = [compared(layer) if measure else (math.nan, math.nan) for _, layer in layers]
         start = time.perf_counter()
         self.change(model, seed, optimizer=optimizer)
@@ -205,7 +205,7 @@ class Mirror(Phase):
     def check(self, model: nn.Module) -> None:
         """Raise ValueError for a model without feedback, or with a layer whose taps a grid cannot tell apart."""
         check_feedback(model)
-        for name, layer in mirrored_layers(model):
+        for name, layer in feedback_layers(model):
             sizes = zip(getattr(layer, "kernel_size", ()), getattr(layer, "dilation", ()), strict=True)
             if self.noise != "gaussian" and any(math.gcd(k, d) > 1 for k, d in sizes):
                 raise ValueError(
@@ -217,11 +217,15 @@ class Mirror(Phase):
         """Make the updates before training, with the seed 0."""
         self.check(model)
         if self.first_updates:
-            replace(self, updates=self.first_updates).change(model)
+            replace(self, updates=self.first_updates).change(model, seed=0)
 
-    def change(self, model: nn.Module, seed: int = 0, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+    @torch.inference_mode(False)
+    def change(
+        self, model: nn.Module, seed: int | None = None, *, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
         """Change the feedback weights with the same bits as a call, without checks and report."""
-        for number, (_, layer) in enumerate(mirrored_layers(model)):
+        seed = seed_for(model, seed)
+        for number, (_, layer) in enumerate(feedback_layers(model)):
             with torch.autocast(layer.weight.device.type, enabled=False):
                 generator = torch.Generator(layer.weight.device).manual_seed(derived(seed, number) % 2**63)
                 counts = connected(layer, self.positions)
@@ -260,7 +264,8 @@ class Mirror(Phase):
         inputs = math.prod(layer.receptive_field)
         length = self._length(inputs) // len(self._signs)
         if self.noise == "orthogonal":
-            rows = torch.linalg.qr(torch.randn(length, inputs, **options))[0].split(AT_ONCE)
+            options["dtype"] = torch.promote_types(like.dtype, torch.float32)  # no factorisation in the half types
+            rows = torch.linalg.qr(torch.randn(length, inputs, **options))[0].to(like.dtype).split(AT_ONCE)
         else:  # the rows of a unit matrix, which may be too large as a whole
             active = torch.arange(inputs, device=like.device).split(AT_ONCE)
             rows = (nn.functional.one_hot(some, inputs).to(like.dtype) for some in active)
@@ -278,11 +283,6 @@ class Mirror(Phase):
         signs = len(self._signs)
         designed = {"grid": signs * inputs, "orthogonal": signs * max(inputs, self.samples // signs)}
         return designed.get(self.noise, self.samples)
-
-
-def mirrored_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """The layers whose feedback weights have an effect: all but the first."""
-    return feedback_layers(model)[1:] or feedback_layers(model)
 
 
 def tiled(patterns: Tensor, layer: FeedbackLayer) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,8 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     A few batches suffice. Nothing else changes; a model without running statistics stays as before. In a model in
     training mode, normalisations in evaluation mode count as frozen and stay as before.
 
-    All other layers are in evaluation mode, so that dropout is off. Means are over batches, whatever the sizes.
+    All other layers are in evaluation mode, so that dropout is off. Means are over batches, whatever the sizes, and
+    over all uses of a normalisation that a model uses several times in a pass.
 
     Args:
         model: the model after a sleep, on any device and in any mode.
@@ -46,25 +48,32 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     counters = [(counter := norm.get_buffer("num_batches_tracked"), counter.clone()) for norm in norms]
     modes = [(one, one.training) for one in model.modules()]
     momenta = [one.momentum for one in norms]
-    count = 0
+    uses, empty = Counter[nn.Module](), True
+
+    def weigh(norm: Any, inputs: object) -> None:
+        uses[norm] += 1
+        norm.momentum = 1 / uses[norm]  # the first use replaces the old statistics
+
+    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
     try:
         model.eval()
         for norm in norms:
             norm.train()
-        for count, batch in enumerate(batches, 1):
-            for norm in norms:
-                norm.momentum = 1 / count  # the first batch replaces the old statistics
+        for batch in batches:
+            empty = False
             inputs = batch[0] if isinstance(batch, tuple | list) else batch
             if not isinstance(inputs, Tensor) or isinstance(batches, Tensor):
                 kind = "a single tensor" if isinstance(batches, Tensor) else type(inputs).__name__
                 raise TypeError(f"batches must be tensors of inputs, or tuples with the inputs first; got {kind}")
             model(inputs.to(norms[0].get_buffer("running_mean").device))
     finally:
+        for hook in hooks:
+            hook.remove()
         for module, training in modes:
             module.training = training
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for counter, before in counters:
             counter.copy_(before)
-    if not count:
+    if empty:
         raise ValueError("batches must hold at least one batch of inputs; got none. Pass a list, or a DataLoader")

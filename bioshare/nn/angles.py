@@ -120,7 +120,10 @@ def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleR
         raise TypeError(f"x must be a tensor, a batch of inputs; got {shown(x)}")
     if not takes(loss, x):
         raise TypeError(f"loss must be a function of the model's output; got {shown(loss)}")
-    model = copy.deepcopy(model)  # a pass in training mode changes statistics
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("angles are of gradients, and inference mode has none: measure outside")
+    plain: Any = getattr(model, "_orig_mod", model)  # a compiled model sees no hooks
+    model = copy.deepcopy(plain).requires_grad_()  # a pass in training mode changes statistics; all layers get a signal
     layers = signal_layers(model)
     with sending(model, backpropagates=False):
         fed, signals = _signals(model, layers, x, loss)

@@ -17,7 +17,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
 from bioshare.checks import real, shown, takes, whole
-from bioshare.nn.feedback import FeedbackLayer
+from bioshare.nn.feedback import signal_layers
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Any, Tensor], Tensor]
@@ -157,7 +157,7 @@ def checked_data(
     """Return the batches as a list, and the parameters that learn, by name."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {shown(model)}")
-    if any(isinstance(module, FeedbackLayer) for module in model.modules()):
+    if signal_layers(model):
         raise ValueError("model must have no feedback weights, whose signals are no gradient; use without_feedback")
     expected = "a list of batches (inputs, labels), tensors of one length above 0"
     if not isinstance(batches, Iterable) or isinstance(batches, Tensor | str | bytes):

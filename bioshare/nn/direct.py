@@ -23,6 +23,7 @@ from bioshare.nn.feedback import (
     FeedbackPatchwiseLinear,
     check_module,
     stream,
+    weighted_layers,
     with_feedback,
 )
 from bioshare.nn.locally_connected import LocallyConnected2d
@@ -54,11 +55,20 @@ class DirectLayer(nn.Module):
         self.tapped = input
         y = super().forward(input.detach() if self.stops else input)  # pyright: ignore[reportAttributeAccessIssue]
         for number, source in enumerate(self.sources):
+            if source.tapped is None:
+                raise RuntimeError(
+                    "a pass with direct feedback must run all layers of the model, each once: give the whole model, or "
+                    "in torch.utils.checkpoint use_reentrant=False"
+                )
             z = source.tapped.flatten(1) @ getattr(self, f"direct{number}").T.to(input.dtype)
             y = y + (z - z.detach()).view_as(y).to(y.dtype)
         for layer in self.finished:
             layer.tapped = None
         return y
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the input of a pass that ended early."""
+        return self.__dict__ | {"tapped": None}
 
     def sent_down(self, x: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
         """The signals that B and W send to the layer below; the direct connections end in other layers."""
@@ -147,7 +157,7 @@ def with_direct_feedback(
         The copy, with the same function and the same parameters' values.
 
     Raises:
-        TypeError: a layer is of a subclass.
+        TypeError: a layer is of a subclass, or of another class with weights.
         ValueError: the model has fewer than two layers, or a layer runs twice.
 
     Example:
@@ -188,13 +198,7 @@ def _in_order(model: nn.Module, input_size: tuple[int, ...]) -> tuple[list[Any],
         layers.append(layer)
         sizes.append((inputs[0][0].numel(), output[0].numel()))
 
-    probe = [m for m in model.modules() if isinstance(m, kinds)]
-    for layer in probe:
-        if type(layer) not in kinds:
-            raise TypeError(
-                f"layers must be Linear, Conv2d or LocallyConnected2d; got the subclass {type(layer).__name__}"
-            )
-    hooks = [layer.register_forward_hook(note) for layer in probe]
+    hooks = [layer.register_forward_hook(note) for layer in weighted_layers(model, kinds)]
     run_once(model, input_size, hooks)
     if len(layers) < 2:
         raise ValueError(f"model must have two layers for feedback to jump; got {len(layers)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -166,7 +166,8 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
     effect.
 
     Args:
-        model: any module of such layers and others; residual connections carry the signal as they are.
+        model: any module of such layers and others without weight matrices; residual connections carry the signal as
+            they are.
         init: feedback weights at the start: "fan-out", independent draws from N(0, 1 / n) with the number n of output
             channels per group times the size of a kernel (Moskovitz et al. 2018); "weights", copies of the weights; or
             "zeros".
@@ -177,7 +178,8 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
         The copy, with the same function and the same parameters' values.
 
     Raises:
-        TypeError: a layer is of a subclass, which may compute something else.
+        TypeError: a layer is of a subclass, which may compute something else, or of a class whose errors would travel
+            back through its weights, such as `torch.nn.Conv1d`.
         ValueError: the model has no such layer.
 
     Example:
@@ -190,27 +192,56 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
     noise = float(real("noise", noise, "a finite number of at least 0", at_least=0, array=False))
     check_module(model)
     model = copy.deepcopy(model)
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, tuple(WITH_FEEDBACK))]
+    layers = weighted_layers(model, tuple(WITH_FEEDBACK))
     if not layers:
         raise ValueError("model must have a Conv2d, a Linear or a LocallyConnected2d; there is none")
     for number, layer in enumerate(layers):
-        if type(layer) not in WITH_FEEDBACK:
-            names = ", ".join(kind.__name__ for kind in WITH_FEEDBACK)
-            raise TypeError(f"layers must be {names} themselves; got the subclass {type(layer).__name__}")
         layer.__class__ = WITH_FEEDBACK[type(layer)]
         layer.keep("feedback", _drawn(layer, init, stream(seed, 0, number)))
         layer.backpropagates, layer.noise = False, noise
     return model
 
 
+def weighted_layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Any]:
+    """The layers of some kinds; all weight matrices of a model must be theirs, but those that look up embeddings.
+
+    Raises:
+        TypeError: a layer is of a subclass, or of another class with weight matrices.
+    """
+    layers = list[Any]()
+    for name, module in model.named_modules():
+        own = module.named_parameters(recurse=False)
+        others = nn.Embedding, nn.EmbeddingBag, nn.LayerNorm
+        if isinstance(module, kinds):
+            kind = "subclass"
+        elif any("weight" in parameter and w.ndim > 1 for parameter, w in own) and not isinstance(module, others):
+            kind = "class"
+        else:
+            continue
+        if type(module) not in kinds:
+            names = ", ".join(dict.fromkeys(kind.__name__ for kind in kinds))
+            raise TypeError(
+                f"layers must be {names} themselves, so that no error goes back through weights; got the {kind} "
+                f"{type(module).__name__}{f' in {name!r}' if name else ''}. Put one of these in its place (for "
+                "attention bioshare.nn.SelfAttention), take a reparametrisation off, or give feedback to the parts "
+                "without it"
+            )
+        layers.append(module)
+    return layers
+
+
 def without_feedback(model: nn.Module) -> nn.Module:
     """Copy a model with plain layers in place of layers with feedback, direct or not; the weights stay, the rest goes.
+
+    Raises:
+        TypeError: model is no module, or a weight is computed from others (a parametrization).
 
     Example:
         >>> without_feedback(with_feedback(nn.Linear(4, 3)))
         Linear(in_features=4, out_features=3, bias=True)
     """
     check_module(model)
+    check_weights(signal_layers(model))
     model = copy.deepcopy(model)
     for _, layer in signal_layers(model):
         layer.drop_feedback()
@@ -224,10 +255,25 @@ def check_module(model: object) -> None:
 
 
 def check_feedback(model: nn.Module) -> None:
-    """Raise TypeError for a model that is no module, and ValueError for a model without feedback weights."""
+    """Raise TypeError for a model that is no module, and ValueError for a model without feedback weights.
+
+    Weights that are computed from others, which no phase can change, are a TypeError, too.
+    """
     check_module(model)
-    if not feedback_layers(model):
+    if not (layers := feedback_layers(model)):
         raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
+    check_weights(layers)
+
+
+def check_weights(layers: Sequence[tuple[str, Any]]) -> None:
+    """Raise TypeError for a weight that is no parameter."""
+    for name, layer in layers:
+        if "weight" not in layer._parameters:
+            raise TypeError(
+                f"layer {name!r} must have a weight that is a Parameter; got one that is computed from others. Take "
+                "the parametrization, weight_norm or pruning off (torch.nn.utils.parametrize.remove_parametrizations, "
+                "torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
+            )
 
 
 def feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
@@ -245,7 +291,7 @@ def backpropagating(model: nn.Module) -> Any:
 
     Direct feedback (`bioshare.nn.with_direct_feedback`) is silent in the block.
 
-    Angles compare with these gradients, and curvature needs them: a field that feedback makes is no gradient.
+    Angles compare with these gradients.
     """
     check_module(model)
     return sending(model, backpropagates=True)
@@ -264,6 +310,7 @@ def sending(model: nn.Module, backpropagates: bool) -> Iterator[None]:
             layer.backpropagates = before
 
 
+@torch.inference_mode(False)
 def connected(layer: FeedbackLayer, positions: int = 1) -> Tensor:
     """Number of positions of an input at which every weight of a layer sees the input and not zeros around it."""
     weight = layer.weight.detach().requires_grad_()

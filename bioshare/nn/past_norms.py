@@ -10,11 +10,14 @@ The signal goes down by a connection without a value, z - stop(z) with z = op(x,
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from bioshare.nn.feedback import (
     FeedbackConv2d,
@@ -22,7 +25,6 @@ from bioshare.nn.feedback import (
     FeedbackLinear,
     FeedbackLocallyConnected2d,
     check_feedback,
-    feedback_layers,
 )
 from bioshare.nn.locally_connected import padded_product
 from bioshare.nn.probe import run_once
@@ -65,6 +67,10 @@ class PastNorm(FeedbackLayer):
             torch.autograd.grad(self.applied(x, weight), x, signal)[0] for weight in (self.feedback, self.mirrored())
         )
         return down, right
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the connection of a pass that ended before the norm."""
+        return self.__dict__ | {"silent": None}
 
     def drop_feedback(self) -> None:
         (norm,) = self.norm
@@ -135,7 +141,8 @@ def with_feedback_past_norms(model: nn.Module, input_size: tuple[int, ...]) -> n
 
     Args:
         model: a model with feedback (`with_feedback`), with norms that keep running statistics. A norm with another
-            step between the layer and the norm, such as a ReLU, stays as it is.
+            step between the layer and the norm, such as a ReLU or dropout, stays as it is, and so does one behind a
+            layer whose outputs also go elsewhere.
         input_size: shape of one input, such as (3, 32, 32).
 
     Returns:
@@ -167,21 +174,28 @@ def join(layer: PastNorm, norm: Any, passed: type[PassedNorm]) -> None:
 
 
 def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any]]:
-    """The layers whose output is the input of a norm, with the norms."""
-    outputs: list[tuple[Any, Tensor]] = []
-    pairs: list[tuple[Any, Any]] = []
+    """The layers whose output is the input of a norm and of nothing else, with the norms.
+
+    The graph of a pass in training mode tells: a step in place or dropout makes a node of its own.
+    """
+    probe = copy.deepcopy(model).requires_grad_()
+    outputs: list[tuple[Any, Any]] = []  # layers, and the nodes that made their outputs
+    seen: list[tuple[Any, Any, Any]] = []
 
     def after(layer: Any, module: nn.Module, args: Any, output: Tensor) -> None:
-        outputs.append((layer, output))
+        outputs.append((layer, output.grad_fn))
 
     def before(norm: Any, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        pairs.extend((layer, norm) for layer, output in outputs if output is args[0])
+        seen.extend((layer, norm, node) for layer, node in outputs if node is not None and node is args[0].grad_fn)
 
-    layers = [layer for _, layer in feedback_layers(model) if type(layer) in PAST_NORMS]
-    hooks = [layer.register_forward_hook(partial(after, layer)) for layer in layers]
-    norms = [m for m in model.modules() if type(m) in PASSED_NORMS and m.running_var is not None]
-    hooks += [norm.register_forward_pre_hook(partial(before, norm)) for norm in norms]
-    run_once(model, input_size, hooks)
+    hooks: list[RemovableHandle] = []
+    for original, module in zip(model.modules(), probe.modules(), strict=True):
+        if type(module) in PAST_NORMS:
+            hooks.append(module.register_forward_hook(partial(after, original)))
+        if type(module) in PASSED_NORMS and module.running_var is not None:
+            hooks.append(module.register_forward_pre_hook(partial(before, original)))
+    uses = _uses(run_once(probe, input_size, hooks, training=True))
+    pairs = [(layer, norm) for layer, norm, node in seen if uses[node] == 1]
     if not pairs:
         raise ValueError(
             "model must have a BatchNorm1d or BatchNorm2d with running statistics right behind a layer with feedback; "
@@ -191,3 +205,14 @@ def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any
         if sum(norm is other for _, other in pairs) > 1 or sum(layer is other for other, _ in pairs) > 1:
             raise ValueError("model must use every layer in front of a norm, and every norm, once in a forward pass")
     return pairs
+
+
+def _uses(output: Any) -> Counter[Any]:
+    """Number of steps that take the result of every node in the graph of a model's output, and of results returned."""
+    nodes = [leaf.grad_fn for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
+    uses = Counter(nodes)
+    for node in (waiting := list(uses)):
+        below = [one for one, _ in node.next_functions if one is not None]
+        waiting.extend(dict.fromkeys(one for one in below if one not in uses))
+        uses.update(below)
+    return uses

@@ -49,6 +49,11 @@ def replaceable_layers(
     layers = dict([item for item in modules.items() if isinstance(item[1], kind)][keep_first:])
     holders = Counter(id(p) for module in modules.values() for p in module._parameters.values())
     for label, layer in layers.items():
+        if hasattr(layer, "backpropagates"):
+            raise TypeError(
+                f"{label} has feedback weights; convert bioshare.nn.without_feedback(model), and give feedback to the "
+                "copy"
+            )
         if type(layer) not in expected:
             *names, last = (cls.__name__ for cls in expected)
             raise TypeError(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bioshare import KolenPollack, SignSymmetry
+from bioshare import KolenPollack, Mirror, SignSymmetry
 from bioshare.bridge import FixedNorms, FixedSigns
 from bioshare.nn import with_feedback, without_feedback
 from bioshare.nn.feedback import degrees, feedback_layers
@@ -231,6 +231,15 @@ def test_nothing_of_the_phases_is_left_in_a_plain_model():
     model[0].register_buffer("mine", torch.ones(2))
     plain = without_feedback(network()).state_dict().keys()
     assert without_feedback(model).state_dict().keys() == {*plain, "0.mine"}
+
+
+@pytest.mark.parametrize("phase", [SignSymmetry(), FixedSigns(), FixedNorms(), KolenPollack(), Mirror()])
+def test_weights_that_are_computed_from_others_are_refused(phase):
+    model = network()
+    nn.utils.parametrizations.weight_norm(model[0])
+    for call in (phase, phase.prepare):
+        with pytest.raises(TypeError, match="layer '0' must have a weight that is a Parameter"):
+            call(model)
 
 
 @pytest.mark.parametrize("phase", [SignSymmetry(), FixedSigns(), FixedNorms(), KolenPollack()])

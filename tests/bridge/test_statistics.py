@@ -1,5 +1,8 @@
 """Running statistics of normalisations after a sleep, against means over the batches."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +115,35 @@ def test_batches_of_another_form_are_refused(batches, got):
 def test_an_array_without_axes_is_no_batches():
     with pytest.raises(TypeError, match="batches must be a list of inputs, or a DataLoader; got ndarray"):
         renew_statistics(nn.BatchNorm1d(1), np.array(2.0))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, partial(nn.InstanceNorm2d, track_running_stats=True)])
+def test_a_normalisation_that_is_used_twice_in_a_pass_has_the_mean_over_both_uses(norm):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = norm(1, affine=False)
+
+        def forward(self, x):
+            return self.norm(self.norm(10 * x + 5) + 1)
+
+    model = Twice()
+    batches = [torch.randn(50, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    renew_statistics(model, batches)
+    means = torch.stack([(10 * x + 5).mean() for x in batches])
+    torch.testing.assert_close(model.norm.running_mean, ((means.mean() + 1) / 2)[None], rtol=1e-5, atol=1e-5)
+    assert not model.norm._forward_pre_hooks
+
+
+def test_batch_normalisation_ends_as_by_the_function_of_pytorch():
+    make = lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)
+    )
+    ours = make()
+    theirs = copy.deepcopy(ours)
+    batches = [torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    renew_statistics(ours, batches)
+    torch.optim.swa_utils.update_bn(batches, theirs)
+    for i in (1, 4):
+        torch.testing.assert_close(ours[i].running_mean, theirs[i].running_mean, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours[i].running_var, theirs[i].running_var, rtol=0, atol=1e-6)

@@ -116,3 +116,16 @@ def test_bad_models_are_refused():
 
 def test_angles_of_zero_are_nan():
     assert math.isnan(degrees(torch.zeros(3), torch.ones(3)))
+
+
+def test_frozen_and_compiled_models_are_measured_as_they_are():
+    make = lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    model, x = with_feedback(seeded(make)), draw(6, 5)
+    expected = str(angles(model, x, squares))
+    assert str(angles(torch.compile(model, backend="eager"), x, squares)) == expected
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    assert str(angles(model, x, squares)) == expected
+    assert [p.requires_grad for p in model.parameters()] == [False] * 4 + [True] * 2
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference mode has none"):
+        angles(model, x, squares)

@@ -16,6 +16,7 @@ from bioshare.nn import (
     to_fully_connected,
     to_locally_connected,
     top_eigenvalue,
+    with_direct_feedback,
     with_feedback,
 )
 
@@ -215,5 +216,6 @@ def test_springs_that_would_overshoot_are_refused(model, batches):
 
 
 def test_feedback_weights_are_refused(model, batches):
-    with pytest.raises(ValueError, match="no feedback weights"):
-        gradient_norm(with_feedback(model), batches, loss)
+    for fed in (with_feedback(model), with_direct_feedback(model, tuple(batches[0][0].shape[1:]))):
+        with pytest.raises(ValueError, match="no feedback weights"):
+            gradient_norm(fed, batches, loss)

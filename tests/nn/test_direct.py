@@ -187,5 +187,19 @@ def test_bad_models_are_refused():
     layer = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="every layer must run once in a pass"):
         with_direct_feedback(nn.Sequential(layer, layer), (2,))
+    with pytest.raises(TypeError, match="got the class Conv1d in '0'"):
+        with_direct_feedback(nn.Sequential(nn.Conv1d(1, 1, 1), layer, nn.Linear(2, 2)), (1, 2))
     with pytest.raises(TypeError, match="got the subclass DirectLinear"):
         with_direct_feedback(with_direct_feedback(nn.Sequential(layer, nn.Linear(2, 2)), (2,)), (2,))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_pass_of_some_layers_leaves_a_model_that_can_be_copied(dense):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    ours = with_direct_feedback(model, (4,), dense)
+    x = torch.ones(5, 4)
+    ours[:4](x)
+    assert torch.equal(copy.deepcopy(ours)(x), model(x))
+    assert torch.equal(without_feedback(ours)(x), model(x))
+    with pytest.raises(RuntimeError, match="a pass with direct feedback must run all layers"):
+        copy.deepcopy(ours)[4](torch.ones(5, 8))

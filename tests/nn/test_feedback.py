@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bioshare import InstantSharing, Sleep
-from bioshare.nn import LocallyConnected2d, PatchwiseLinear, cifar_resnet, to_locally_connected
+from bioshare.nn import LocallyConnected2d, PatchwiseLinear, cifar_resnet, to_fully_connected, to_locally_connected
 from bioshare.nn.feedback import (
     FeedbackLayer,
     backpropagating,
@@ -354,10 +354,41 @@ def test_bad_arguments_are_refused():
         with_feedback(nn.Linear(2, 2), noise=-1)
     with pytest.raises(ValueError, match="model must have a Conv2d, a Linear or a LocallyConnected2d"):
         with_feedback(nn.ReLU())
-    with pytest.raises(TypeError, match="got the subclass NonDynamicallyQuantizableLinear"):
-        with_feedback(nn.MultiheadAttention(4, 2))
     with pytest.raises(TypeError, match="got the subclass FeedbackLinear"):
         with_feedback(with_feedback(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.Conv1d(2, 2, 3), "Conv1d"),
+        (nn.ConvTranspose2d(2, 2, 3), "ConvTranspose2d"),
+        (nn.GRU(2, 2), "GRU"),
+        (nn.MultiheadAttention(4, 2), "MultiheadAttention"),
+        (to_fully_connected(nn.Sequential(nn.Conv2d(1, 2, 2)), (1, 4, 4))[0], "FullyConnected2d"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "ParametrizedLinear"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_layers_with_weights_are_refused_by_name(layer, name):
+    with pytest.raises(TypeError, match=f"class {name} in '1'.*parts without it"):
+        with_feedback(nn.Sequential(nn.Linear(2, 2), layer))
+
+
+def test_layers_without_weight_matrices_and_embeddings_stay():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm((3, 4)), nn.Flatten(), nn.Linear(12, 2), nn.PReLU())
+    fed = with_feedback(model, "weights")
+    loss = lambda net: net(torch.tensor([[0, 1, 4]])).square().sum()
+    pairs = [torch.autograd.grad(loss(net), list(net.parameters())) for net in (fed, model)]
+    for found, expected in zip(*pairs, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_layer_with_a_computed_weight_keeps_its_class():
+    model = with_feedback(nn.Linear(3, 2))
+    nn.utils.parametrizations.weight_norm(model)
+    with pytest.raises(TypeError, match="must have a weight that is a Parameter"):
+        without_feedback(model)
 
 
 def test_a_convolution_is_a_dense_layer_with_dense_feedback():

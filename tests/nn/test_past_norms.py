@@ -128,3 +128,39 @@ def test_bad_models_are_refused():
     norm = nn.BatchNorm1d(2)
     with pytest.raises(ValueError, match="every norm, once"):
         with_feedback_past_norms(with_feedback(nn.Sequential(nn.Linear(2, 2), norm, nn.Linear(2, 2), norm)), (2,))
+
+
+@pytest.mark.parametrize("between", [nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Dropout(0.5, inplace=True)])
+def test_a_norm_with_a_step_between_stays_as_it_is(between):
+    model = nn.Sequential(
+        nn.Linear(4, 5), between, nn.BatchNorm1d(5), nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True)
+    )
+    ours = with_feedback_past_norms(with_feedback(model), (4,))
+    assert [isinstance(module, PastNorm | PassedNorm) for module in ours] == [False, False, False, True, True, False]
+    assert [len(norm.state_dict()) and int(norm.num_batches_tracked) for norm in (ours[2], ours[4])] == [0, 0]
+
+
+@pytest.mark.parametrize("forward", [lambda h, norm: h + norm(h).relu(), lambda h, norm: (norm(h), h)])
+def test_a_layer_whose_outputs_also_go_elsewhere_stays_as_it_is(forward):
+    class Branched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)
+            self.c, self.last = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            out = forward(self.b(self.a(x)), self.norm)
+            first, rest = out if isinstance(out, tuple) else (out, ())
+            return self.last(self.c(first)), rest
+
+    ours = with_feedback_past_norms(with_feedback(Branched(), "weights"), (4,))
+    assert not isinstance(ours.b, PastNorm)
+    assert isinstance(ours.c, PastNorm)
+
+
+def test_a_pass_that_ends_before_the_norm_leaves_a_model_that_can_be_copied():
+    ours = with_feedback_past_norms(with_feedback(network(False)), (2, 8, 8))
+    ours[:4](draw(2, 2, 8, 8))
+    x = draw(3, 2, 8, 8)
+    assert torch.equal(copy.deepcopy(ours).eval()(x), ours.eval()(x))
+    torch.testing.assert_close(plain(ours).eval()(x), ours(x), rtol=0, atol=1e-12)
