@@ -91,11 +91,11 @@ class KolenPollack(FeedbackPhase):
 
         d <- (1 - eta lambda) d
 
-    and momentum mu makes v <- mu v + lambda d, d <- d - eta v. A step that a gradient scaler skips counts, too: only
-    the device knows of it. So does a step in which a layer has no gradient, and the optimiser leaves it alone. Adam
-    with L2 regularisation scales the decay weight by weight, so that no number d exists; such an optimiser is refused.
-    The buffer ``difference`` of every layer is W_0 - B_0, made by `prepare` before the first step. A sleep that shares
-    W shares this difference, too.
+    and momentum mu makes v <- mu v + lambda d, d <- d - eta v. Two kinds of steps count although the optimiser leaves a
+    weight alone: those that a gradient scaler skips, and those without a gradient of the weight. Adam with L2
+    regularisation scales the decay weight by weight, so that no number d exists; such an optimiser is refused. The
+    buffer ``difference`` of every layer is W_0 - B_0, made by `prepare` before the first step. A sleep that shares W
+    shares this difference, too.
 
     Example:
         >>> from bioshare.nn import with_feedback

@@ -48,7 +48,8 @@ class Sleep(MapSharing):
     Args:
         circuit: `SteadyState` or `RateCircuit`.
         rule: `Hebbian`, or a pure function of K that returns a `Hebbian`, since |x|^2 often grows with K. A
-            `bioshare.bridge.scaling.NormalisedRule`, as of the presets, takes circuit and stimulus of this sleep.
+            `bioshare.bridge.scaling.NormalisedRule`, as of the presets, takes circuit and stimulus of this sleep, and
+            keeps its momentum.
         stimulus: the stream of patterns, such as ``stimuli.grid()`` or ``stimuli.gaussian()``; a function of
             (presentations, inputs, rng) or an array of patterns (M, K) becomes a Stimulus. Few Gaussian inputs,
             at very small K, leave some directions of the weights almost unchanged.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     training mode, normalisations in evaluation mode count as frozen and stay as before.
 
     All other layers are in evaluation mode, so that dropout is off. Means are over batches, whatever the sizes, and
-    over all uses of a normalisation that a model uses several times in a pass.
+    over all uses of a batch normalisation that a model uses several times in a pass.
 
     Args:
         model: the model after a sleep, on any device and in any mode.
@@ -48,32 +48,29 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     counters = [(counter := norm.get_buffer("num_batches_tracked"), counter.clone()) for norm in norms]
     modes = [(one, one.training) for one in model.modules()]
     momenta = [one.momentum for one in norms]
-    uses, empty = Counter[nn.Module](), True
-
-    def weigh(norm: Any, inputs: object) -> None:
-        uses[norm] += 1
-        norm.momentum = 1 / uses[norm]  # the first use replaces the old statistics
-
-    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    count = 0
     try:
         model.eval()
         for norm in norms:
             norm.train()
-        for batch in batches:
-            empty = False
+            # batch normalisation without a momentum counts its uses, and the first replaces the old statistics
+            norm.momentum = None
+            norm.get_buffer("num_batches_tracked").zero_()
+        for count, batch in enumerate(batches, 1):
+            for norm in norms:
+                if isinstance(norm, _InstanceNorm):  # which has no such count
+                    norm.momentum = 1 / count
             inputs = batch[0] if isinstance(batch, tuple | list) else batch
             if not isinstance(inputs, Tensor) or isinstance(batches, Tensor):
                 kind = "a single tensor" if isinstance(batches, Tensor) else type(inputs).__name__
                 raise TypeError(f"batches must be tensors of inputs, or tuples with the inputs first; got {kind}")
             model(inputs.to(norms[0].get_buffer("running_mean").device))
     finally:
-        for hook in hooks:
-            hook.remove()
         for module, training in modes:
             module.training = training
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for counter, before in counters:
             counter.copy_(before)
-    if empty:
+    if not count:
         raise ValueError("batches must hold at least one batch of inputs; got none. Pass a list, or a DataLoader")

@@ -77,9 +77,9 @@ class RateCircuit(Parameters):
         alpha: strength of the inhibition, at least 0.
         tau: membrane time constant, milliseconds.
         bias: b, the rate without input.
-        dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha). The weights learn at every step, and schedules
-            count steps: at half the step, the same sleep has half the learning rate, and twice the ``period`` and
-            ``start`` of `rules.InverseSqrtDecay`.
+        dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha). The weights learn at every step, and rules count
+            steps: at half the step, the same sleep has half the learning rate, twice the numbers of updates of its
+            schedule (such as ``period`` and ``start``), and the root of the momentum.
         duration: time of a presentation, milliseconds; a multiple of ``dt``.
         inhibitory_bias: True for a bias of the inhibitory neuron, False for Eq. 8 as printed.
 

@@ -182,7 +182,7 @@ class SleepRun:
     def plot(self) -> Figure:
         """Draw -log SNR and what is left of the mean against the presentation, a line for every leading entry.
 
-        Runs with equal parameters have one colour. A notebook shows the figure; a script saves it, as in
+        Runs with equal parameters look alike. A notebook shows the figure; a script saves it, as in
         ``run.plot().savefig("sleep.png")``.
         """
         return sleep_figure(self)

@@ -41,20 +41,23 @@ def _two_panels(data: xr.Dataset, panels: dict[str, dict[str, str]]) -> Figure:
     import matplotlib.pyplot as plt
 
     lead = data[next(iter(panels))].dims[:-1]
-    varying = [dim for dim in lead if dim in data.coords]
+    varying = [name for name, values in data.coords.items() if values.dims and {*values.dims} <= {*lead}]
     with plt.style.context("bioshare.figure"):
         figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-        drawn: dict[str, str] = {}  # a colour for every combination of the parameters, whatever the run
+        cycle = plt.rcParams["axes.prop_cycle"]()
+        styles: dict[tuple[float, ...], dict[str, Any]] = {}  # by the parameters, whatever the run
         for entry in np.ndindex(*(data.sizes[dim] for dim in lead)):
-            at = dict(zip(lead, entry, strict=True))
-            label = ", ".join(f"{dim} = {float(data[dim][at[dim]]):.4g}" for dim in varying)
-            first = label not in drawn
-            colour = drawn.setdefault(label, f"C{len(drawn)}")
+            at = data.isel(dict(zip(lead, entry, strict=True)))
+            setting = tuple(float(at[name]) for name in varying)
+            label = None
+            if setting not in styles:
+                styles[setting] = next(cycle)
+                label = ", ".join(f"{name} = {value:.4g}" for name, value in zip(varying, setting, strict=True))
             for name, panel in zip(panels, axes, strict=True):
-                panel.plot(data["presentation"], data[name].isel(at), color=colour, label=label if first else None)
+                panel.plot(data["presentation"], at[name], label=label, **styles[setting])
         for texts, panel in zip(panels.values(), axes, strict=True):
             panel.set(xlabel="presentation", **texts)
-        if varying and len(drawn) <= MOST:
+        if varying and len(styles) <= MOST:
             axes[0].legend(fontsize=7)
     plt.close(figure)  # a notebook shows the returned figure once
     return figure

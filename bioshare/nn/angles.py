@@ -105,6 +105,7 @@ def angles(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor]) -> AngleR
 
     Raises:
         ValueError: the model has no feedback weights, or a layer was not used, or used twice.
+        RuntimeError: inference mode is on, which has no gradients.
 
     Example:
         >>> from bioshare.nn import with_feedback

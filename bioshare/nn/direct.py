@@ -68,7 +68,7 @@ class DirectLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the input of a pass that ended early."""
-        return self.__dict__ | {"tapped": None}
+        return super().__getstate__() | {"tapped": None}
 
     def sent_down(self, x: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
         """The signals that B and W send to the layer below; the direct connections end in other layers."""

@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from bioshare.checks import choice, real, shown, whole
 from bioshare.nn.functional import locally_connected2d
@@ -166,8 +168,8 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
     effect.
 
     Args:
-        model: any module of such layers and others without weight matrices; residual connections carry the signal as
-            they are.
+        model: any module of such layers and others without weight matrices (parameters with "weight" in the name);
+            residual connections carry the signal as they are.
         init: feedback weights at the start: "fan-out", independent draws from N(0, 1 / n) with the number n of output
             channels per group times the size of a kernel (Moskovitz et al. 2018); "weights", copies of the weights; or
             "zeros".
@@ -178,8 +180,8 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
         The copy, with the same function and the same parameters' values.
 
     Raises:
-        TypeError: a layer is of a subclass, which may compute something else, or of a class whose errors would travel
-            back through its weights, such as `torch.nn.Conv1d`.
+        TypeError: a layer is of a subclass, which may compute something else, or of another class with weights, such as
+            `torch.nn.Conv1d`, through which errors would go back.
         ValueError: the model has no such layer.
 
     Example:
@@ -203,23 +205,21 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
 
 
 def weighted_layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Any]:
-    """The layers of some kinds; all weight matrices of a model must be theirs, but those that look up embeddings.
+    """The layers of some kinds, the only ones with matrices of a name with "weight", but for embeddings and scales.
 
     Raises:
-        TypeError: a layer is of a subclass, or of another class with weight matrices.
+        TypeError: a layer is of a subclass, or of another class with such a matrix.
     """
     layers = list[Any]()
     for name, module in model.named_modules():
-        own = module.named_parameters(recurse=False)
-        others = nn.Embedding, nn.EmbeddingBag, nn.LayerNorm
         if isinstance(module, kinds):
             kind = "subclass"
-        elif any("weight" in parameter and w.ndim > 1 for parameter, w in own) and not isinstance(module, others):
+        elif _has_matrix(module):
             kind = "class"
         else:
             continue
         if type(module) not in kinds:
-            names = ", ".join(dict.fromkeys(kind.__name__ for kind in kinds))
+            names = ", ".join(kind.__name__ for kind in kinds)
             raise TypeError(
                 f"layers must be {names} themselves, so that no error goes back through weights; got the {kind} "
                 f"{type(module).__name__}{f' in {name!r}' if name else ''}. Put one of these in its place (for "
@@ -228,6 +228,15 @@ def weighted_layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> lis
             )
         layers.append(module)
     return layers
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """True for a layer with weights between inputs and outputs."""
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | nn.RMSNorm):
+        return False
+    own = module.named_parameters(recurse=False)
+    matrix = any("weight" in name and sum(size > 1 for size in w.shape) > 1 for name, w in own)
+    return matrix or isinstance(module, _ConvNd) or is_parametrized(module, "weight")
 
 
 def without_feedback(model: nn.Module) -> nn.Module:

@@ -70,7 +70,7 @@ class PastNorm(FeedbackLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the connection of a pass that ended before the norm."""
-        return self.__dict__ | {"silent": None}
+        return super().__getstate__() | {"silent": None}
 
     def drop_feedback(self) -> None:
         (norm,) = self.norm
@@ -131,6 +131,7 @@ PASSED_NORMS = {nn.BatchNorm1d: PassedBatchNorm1d, nn.BatchNorm2d: PassedBatchNo
 """Norms that feedback goes past by the plain norms."""
 
 
+@torch.inference_mode(False)
 def with_feedback_past_norms(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
     """Copy a model with feedback; the learning signal goes past every batch normalisation right behind a layer.
 
@@ -176,34 +177,44 @@ def join(layer: PastNorm, norm: Any, passed: type[PassedNorm]) -> None:
 def _pairs(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[Any, Any]]:
     """The layers whose output is the input of a norm and of nothing else, with the norms.
 
-    The graph of a pass in training mode tells: a step in place or dropout makes a node of its own.
+    The graph of a pass tells steps between, in place as well; what makes no node, as dropout in evaluation mode, is a
+    module that takes the output.
     """
     probe = copy.deepcopy(model).requires_grad_()
-    outputs: list[tuple[Any, Any]] = []  # layers, and the nodes that made their outputs
-    seen: list[tuple[Any, Any, Any]] = []
+    outputs: list[tuple[Any, Any]] = []  # layers, and the nodes of the graph that made their outputs
+    inputs: list[tuple[Any, Any]] = []  # modules without parts, and the nodes that made their inputs
 
     def after(layer: Any, module: nn.Module, args: Any, output: Tensor) -> None:
         outputs.append((layer, output.grad_fn))
 
-    def before(norm: Any, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.extend((layer, norm, node) for layer, node in outputs if node is not None and node is args[0].grad_fn)
+    def before(original: Any, module: nn.Module, args: tuple[Any, ...]) -> None:
+        inputs.extend((original, x.grad_fn) for x in args if isinstance(x, Tensor))
 
     hooks: list[RemovableHandle] = []
     for original, module in zip(model.modules(), probe.modules(), strict=True):
         if type(module) in PAST_NORMS:
             hooks.append(module.register_forward_hook(partial(after, original)))
-        if type(module) in PASSED_NORMS and module.running_var is not None:
+        if not any(True for _ in module.children()):
             hooks.append(module.register_forward_pre_hook(partial(before, original)))
-    uses = _uses(run_once(probe, input_size, hooks, training=True))
-    pairs = [(layer, norm) for layer, norm, node in seen if uses[node] == 1]
+    uses = _uses(run_once(probe, input_size, hooks, graph=True))
+    calls = Counter(module for module, _ in inputs)
+    pairs: list[tuple[Any, Any]] = []
+    for layer, node in outputs:
+        takers = [module for module, taken in inputs if taken is node] if node is not None else []
+        if len(takers) == 1 and uses[node] <= 1 and type(takers[0]) in PASSED_NORMS:
+            (norm,) = takers
+            if norm.running_var is None:
+                continue
+            if calls[layer] > 1 or calls[norm] > 1:
+                raise ValueError(
+                    "model must use every layer in front of a norm, and every norm, once in a forward pass"
+                )
+            pairs.append((layer, norm))
     if not pairs:
         raise ValueError(
             "model must have a BatchNorm1d or BatchNorm2d with running statistics right behind a layer with feedback; "
-            "there is none. Without norms the feedback of with_feedback(model) is all there is"
+            "the graph of a pass has none. Without norms the feedback of with_feedback(model) is all there is"
         )
-    for layer, norm in pairs:
-        if sum(norm is other for _, other in pairs) > 1 or sum(layer is other for other, _ in pairs) > 1:
-            raise ValueError("model must use every layer in front of a norm, and every norm, once in a forward pass")
     return pairs
 
 

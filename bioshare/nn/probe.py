@@ -54,11 +54,11 @@ def input_sizes(model: nn.Module, convs: Mapping[str, Any], input_size: Sequence
 
 
 def run_once(
-    model: nn.Module, input_size: tuple[int, ...], hooks: Sequence[RemovableHandle], training: bool = False
+    model: nn.Module, input_size: tuple[int, ...], hooks: Sequence[RemovableHandle], graph: bool = False
 ) -> Any:
     """Run a model on one input of zeros in evaluation mode, restore the modes, and remove the hooks that looked on.
 
-    With ``training``, two inputs in training mode, and the result has a graph; statistics change.
+    With ``graph``, the output has the graph of the pass.
 
     Raises:
         TypeError, ValueError: ``input_size`` is not the shape of an input of the model.
@@ -70,9 +70,8 @@ def run_once(
         for size in input_size:
             whole("input_size", size, "the shape of one input, whole numbers", at_least=1)
         like = next(model.parameters())
-        x = torch.zeros(1 + training, *input_size, dtype=like.dtype, device=like.device)
-        with torch.set_grad_enabled(training), torch.random.fork_rng():
-            return model.train(training)(x)
+        with torch.set_grad_enabled(graph):
+            return model.eval()(torch.zeros(1, *input_size, dtype=like.dtype, device=like.device))
     except RuntimeError as error:
         raise ValueError(
             f"input_size must be the shape of one input of the model; got {input_size}: {error}"

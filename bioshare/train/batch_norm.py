@@ -75,11 +75,11 @@ class SynchronousBatchNorm2d(nn.BatchNorm2d):
         mean = sums[:-1] / count  # (channels,)
         deviations = x - mean[:, None, None]  # (b, channels, rows, columns)
         variance = _TotalOfProcesses.apply(deviations.square().sum((0, 2, 3))) / count  # (channels,)
-        assert self.momentum is not None
         with torch.no_grad():
+            tracked = self.get_buffer("num_batches_tracked").add_(1)
+            share = 1 / tracked.item() if self.momentum is None else self.momentum
             for name, value in (("running_mean", mean), ("running_var", variance * count / (count - 1))):
-                self.get_buffer(name).lerp_(value, self.momentum)
-            self.get_buffer("num_batches_tracked").add_(1)
+                self.get_buffer(name).lerp_(value, share)
         y = deviations * (variance + self.eps).rsqrt()[:, None, None]
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]

@@ -175,6 +175,12 @@ def test_weights_that_are_computed_are_refused_before_any_changes(mode, norm):
 
 
 @modes
+def test_weights_without_values_are_refused(mode):
+    with pytest.raises(ValueError, match="layer '0' must have weights in memory; got the meta device"):
+        mode("share")(network().to("meta"))
+
+
+@modes
 def test_layers_with_one_parameter_are_refused_before_it_changes(mode):
     model = nn.Sequential(layer(kernel_size=3, padding=1), layer(kernel_size=3, inputs=4), layer(kernel_size=3))
     model[2].padding, model[2].weight = (1, 1), model[0].weight

@@ -113,14 +113,31 @@ def test_a_plot_has_a_line_for_every_leading_entry():
     assert single.axes[0].get_legend() is None
 
 
-def test_runs_with_equal_parameters_have_one_colour_and_one_line_in_the_legend():
+def style_of(line):
+    return line.get_color(), line.get_linestyle()
+
+
+def test_runs_with_equal_parameters_look_alike_and_have_one_line_in_the_legend():
     rule = bs.Hebbian(np.array([[0.1], [0.01]]), 0.9, learning_rate=0.01)
     weights = np.random.default_rng(0).normal(1, 1, (20, 5, 3))
     panel = bs.simulate(weights, bs.stimuli.gaussian(), bs.SteadyState(), rule, presentations=3, seed=0).plot().axes[0]
     assert len(panel.lines) == 40
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["gamma = 0.1", "gamma = 0.01"]
-    assert len({line.get_color() for line in panel.lines}) == 2
-    assert len({line.get_color() for line in panel.lines[:20]}) == 1
+    assert [style_of(line) for line in panel.lines] == [("#12355b", "-")] * 20 + [("#c1502e", "-")] * 20
+
+
+def test_parameters_along_several_axes_are_all_told_apart():
+    weights, alphas = np.random.default_rng(0).normal(1, 1, (3, 5, 4)), np.array([10.0, 10.0, 1.0])
+    for gammas in (np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]), np.array([0.1, 0.01, 0.1])):
+        rule = bs.Hebbian(gammas, learning_rate=0.01)
+        run = bs.simulate(weights, bs.stimuli.gaussian(), bs.SteadyState(alphas), rule, presentations=3, seed=0)
+        panel = run.plot().axes[0]
+        assert len({style_of(line) for line in panel.lines}) == len(panel.lines) == gammas.size
+        labels = [text.get_text() for text in panel.get_legend().get_texts()]
+        expected = [
+            f"alpha = {a:g}, gamma = {g:g}" for row in np.atleast_2d(gammas) for a, g in zip(alphas, row, strict=True)
+        ]
+        assert labels == expected
 
 
 def test_the_texts_of_a_run_speak_of_the_weights_after_sleep_not_of_the_last_record():

@@ -188,7 +188,7 @@ def test_bad_models_are_refused():
     with pytest.raises(ValueError, match="every layer must run once in a pass"):
         with_direct_feedback(nn.Sequential(layer, layer), (2,))
     with pytest.raises(TypeError, match="got the class Conv1d in '0'"):
-        with_direct_feedback(nn.Sequential(nn.Conv1d(1, 1, 1), layer, nn.Linear(2, 2)), (1, 2))
+        with_direct_feedback(nn.Sequential(nn.Conv1d(1, 1, 3), layer, nn.Linear(2, 2)), (1, 2))
     with pytest.raises(TypeError, match="got the subclass DirectLinear"):
         with_direct_feedback(with_direct_feedback(nn.Sequential(layer, nn.Linear(2, 2)), (2,)), (2,))
 

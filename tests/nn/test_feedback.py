@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bioshare import InstantSharing, Sleep
-from bioshare.nn import LocallyConnected2d, PatchwiseLinear, cifar_resnet, to_fully_connected, to_locally_connected
+from bioshare.bridge import to_periodic
+from bioshare.nn import (
+    LocallyConnected2d,
+    PatchwiseLinear,
+    cifar_resnet,
+    to_convolutional,
+    to_fully_connected,
+    to_locally_connected,
+)
 from bioshare.nn.feedback import (
     FeedbackLayer,
     backpropagating,
@@ -361,22 +369,32 @@ def test_bad_arguments_are_refused():
 @pytest.mark.parametrize(
     ("layer", "name"),
     [
-        (nn.Conv1d(2, 2, 3), "Conv1d"),
-        (nn.ConvTranspose2d(2, 2, 3), "ConvTranspose2d"),
-        (nn.GRU(2, 2), "GRU"),
-        (nn.MultiheadAttention(4, 2), "MultiheadAttention"),
-        (to_fully_connected(nn.Sequential(nn.Conv2d(1, 2, 2)), (1, 4, 4))[0], "FullyConnected2d"),
-        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "ParametrizedLinear"),
+        (nn.Conv1d(1, 1, 3), "class Conv1d"),
+        (nn.ConvTranspose2d(2, 2, 3), "class ConvTranspose2d"),
+        (nn.GRU(2, 2), "class GRU"),
+        (nn.MultiheadAttention(4, 2), "class MultiheadAttention"),
+        (to_fully_connected(nn.Sequential(nn.Conv2d(1, 2, 2)), (1, 4, 4))[0], "class FullyConnected2d"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "subclass ParametrizedLinear"),
+        (nn.utils.parametrizations.spectral_norm(nn.Bilinear(2, 2, 2)), "class ParametrizedBilinear"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_layers_with_weights_are_refused_by_name(layer, name):
-    with pytest.raises(TypeError, match=f"class {name} in '1'.*parts without it"):
+    with pytest.raises(TypeError, match=f"got the {name} in '1'.*parts without it"):
         with_feedback(nn.Sequential(nn.Linear(2, 2), layer))
 
 
 def test_layers_without_weight_matrices_and_embeddings_stay():
-    model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm((3, 4)), nn.Flatten(), nn.Linear(12, 2), nn.PReLU())
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((3, 1), 2.0))
+
+        def forward(self, x):
+            return self.weight * x
+
+    norms = nn.LayerNorm((3, 4)), nn.RMSNorm((3, 4)), Scale()
+    model = nn.Sequential(nn.Embedding(5, 4), *norms, nn.Flatten(), nn.Linear(12, 2), nn.PReLU())
     fed = with_feedback(model, "weights")
     loss = lambda net: net(torch.tensor([[0, 1, 4]])).square().sum()
     pairs = [torch.autograd.grad(loss(net), list(net.parameters())) for net in (fed, model)]
@@ -409,3 +427,14 @@ def test_a_convolution_is_a_dense_layer_with_dense_feedback():
         (nn.functional.conv2d(units, kernel, None, (2, 1), (1, 0), (1, 2), 2).flatten(1).T * dense_dw).sum(), kernel
     )
     torch.testing.assert_close(dw, tied, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [to_convolutional, to_periodic, lambda model: to_fully_connected(model, (1, 4, 4))],
+    ids=lambda f: f.__name__,
+)
+def test_conversions_of_layers_with_feedback_name_the_way(convert):
+    local = to_locally_connected(nn.Sequential(nn.Conv2d(1, 2, 3)), (1, 4, 4))
+    with pytest.raises(TypeError, match=r"model\.0 has feedback weights; convert bioshare\.nn\.without_feedback"):
+        convert(with_feedback(local))
