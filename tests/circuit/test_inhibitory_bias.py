@@ -195,7 +195,8 @@ def test_a_bias_of_the_inhibitory_neuron_is_true_or_false():
 
 
 def test_nothing_is_rectified_where_no_circuit_is_integrated():
+    rule = bs.Hebbian(0.0, 0.0, learning_rate=0.005)
     with pytest.raises(ValueError, match=r"^rectified must be False without a RateCircuit; got SteadyState"):
-        bs.simulate(initial(3, 4), inputs(2, 4), bs.SteadyState(), GATED, bs.Loop(rectified=True))
+        bs.simulate(initial(3, 4), inputs(2, 4), bs.SteadyState(), rule, bs.Loop(rectified=True))
     with pytest.raises(ValueError, match=r"^rectified must be one of"):
         bs.Loop(**{"rectified": "yes"})
