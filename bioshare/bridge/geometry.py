@@ -26,9 +26,9 @@ from torch.nn.functional import embedding_bag
 
 from bioshare.checks import choice, whole
 from bioshare.nn import LocallyConnected2d
-from bioshare.nn.feedback import check_weights
 from bioshare.nn.functional import physical
 from bioshare.nn.replaceable import sharded
+from bioshare.nn.weights import check_weights
 
 Border = Literal["share", "keep", "scale"]
 """Positions whose patch reaches into the padding share, as if the pattern continued in the padding; keep the weights;

@@ -56,12 +56,6 @@ def prepare_sleep(
     batch = _batch_of(lead, array.shape[:-own], circuit, rule)
     array = array.reshape((1,) * (len(batch) + own - array.ndim) + array.shape)
     length, steps = array.shape[len(batch)], circuit.updates_per_presentation
-    rate = rule.learning_rate
-    if isinstance(rate, Gated) and rate.held != steps:
-        raise ValueError(
-            f"learning_rate waits {rate.wait} of held={rate.held} updates, but a presentation of {circuit!r} has "
-            f"{steps}. Take held={steps}, with the wait in proportion"
-        )
     check_memory("presentations", length * steps, f"learning rates of {steps} updates each")
     problem = Problem(
         weights=np.broadcast_to(weights, (*batch, neurons, inputs)).reshape(-1, neurons, inputs),
@@ -146,12 +140,18 @@ def _batch_of(
 
 
 def _check_learning_rates(problem: Problem) -> None:
-    """Raise where the learning rate must make the sleep diverge.
+    """Raise where a gate belongs to another circuit, or the learning rate must make the sleep diverge.
 
     With `SteadyState` one update above the limit overshoots at once. In the rate circuit instability is a slowly
     growing oscillation, and a schedule may pass through instability, as in Fig. 4B: the error comes when the mean
     rate of most presentations is above the limit.
     """
+    gate, steps = problem.rule.learning_rate, problem.circuit.updates_per_presentation
+    if isinstance(gate, Gated) and gate.held != steps:
+        raise ValueError(
+            f"learning_rate waits {gate.wait} of held={gate.held} updates, but a presentation of {problem.circuit!r} "
+            f"has {steps}. Take held={steps}, with the wait in proportion"
+        )
     # |x|^2 with the expected power of the noise, (*batch, P), of the neuron with the longest input
     power = np.einsum("...k,...k", problem.stimuli, problem.stimuli) + problem.weights.shape[-1] * problem.noise**2
     if power.ndim > len(problem.batch) + 1:

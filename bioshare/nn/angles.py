@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bioshare.checks import shown, takes
-from bioshare.nn.feedback import FeedbackLayer, check_module, compared, degrees, ratio, sending, signal_layers
+from bioshare.nn.feedback import FeedbackLayer, compared, degrees, ratio, sending, signal_layers
+from bioshare.nn.weights import check_module
 
 if TYPE_CHECKING:
     import xarray as xr

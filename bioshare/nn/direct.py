@@ -21,14 +21,13 @@ from bioshare.nn.feedback import (
     FeedbackLinear,
     FeedbackLocallyConnected2d,
     FeedbackPatchwiseLinear,
-    check_module,
     stream,
-    weighted_layers,
     with_feedback,
 )
 from bioshare.nn.locally_connected import LocallyConnected2d
 from bioshare.nn.patchwise import PatchwiseLinear
 from bioshare.nn.probe import run_once
+from bioshare.nn.weights import check_module, weighted_layers
 
 
 class DirectLayer(nn.Module):

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils.parametrize import is_parametrized
 
-from bioshare.checks import choice, real, shown, whole
+from bioshare.checks import choice, real, whole
 from bioshare.nn.functional import locally_connected2d
 from bioshare.nn.locally_connected import LocallyConnected2d, padded_product
 from bioshare.nn.patchwise import PatchwiseLinear
 from bioshare.nn.paths import feedback_convolution, feedback_linear
+from bioshare.nn.weights import check_module, check_weights, weighted_layers
 
 # single steps in the graphs of torch.fx from this file, too
 torch.fx.wrap("feedback_convolution")
@@ -204,41 +203,6 @@ def with_feedback(model: nn.Module, init: Start = "fan-out", seed: int = 0, *, n
     return model
 
 
-def weighted_layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Any]:
-    """The layers of some kinds, the only ones with matrices of a name with "weight", but for embeddings and scales.
-
-    Raises:
-        TypeError: a layer is of a subclass, or of another class with such a matrix.
-    """
-    layers = list[Any]()
-    for name, module in model.named_modules():
-        if isinstance(module, kinds):
-            kind = "subclass"
-        elif _has_matrix(module):
-            kind = "class"
-        else:
-            continue
-        if type(module) not in kinds:
-            names = ", ".join(kind.__name__ for kind in kinds)
-            raise TypeError(
-                f"layers must be {names} themselves, so that no error goes back through weights; got the {kind} "
-                f"{type(module).__name__}{f' in {name!r}' if name else ''}. Put one of these in its place (for "
-                "attention bioshare.nn.SelfAttention), take a reparametrisation off, or give feedback to the parts "
-                "without it"
-            )
-        layers.append(module)
-    return layers
-
-
-def _has_matrix(module: nn.Module) -> bool:
-    """True for a layer with weights between inputs and outputs."""
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | nn.RMSNorm):
-        return False
-    own = module.named_parameters(recurse=False)
-    matrix = any("weight" in name and sum(size > 1 for size in w.shape) > 1 for name, w in own)
-    return matrix or isinstance(module, _ConvNd) or is_parametrized(module, "weight")
-
-
 def without_feedback(model: nn.Module) -> nn.Module:
     """Copy a model with plain layers in place of layers with feedback, direct or not; the weights stay, the rest goes.
 
@@ -257,12 +221,6 @@ def without_feedback(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_module(model: object) -> None:
-    """Raise TypeError for a model that is no module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; got {shown(model)}")
-
-
 def check_feedback(model: nn.Module) -> None:
     """Raise TypeError for a model that is no module, and ValueError for a model without feedback weights.
 
@@ -272,17 +230,6 @@ def check_feedback(model: nn.Module) -> None:
     if not (layers := feedback_layers(model)):
         raise ValueError("model must have feedback weights: make them with bioshare.nn.with_feedback(model)")
     check_weights(layers)
-
-
-def check_weights(layers: Sequence[tuple[str, Any]]) -> None:
-    """Raise TypeError for a weight that is no parameter."""
-    for name, layer in layers:
-        if "weight" not in layer._parameters:
-            raise TypeError(
-                f"layer {name!r} must have a weight that is a Parameter; got one that is computed from others. Take "
-                "the parametrization, weight_norm or pruning off (torch.nn.utils.parametrize.remove_parametrizations, "
-                "torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
-            )
 
 
 def feedback_layers(model: nn.Module) -> list[tuple[str, Any]]:
