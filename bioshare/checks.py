@@ -108,11 +108,14 @@ def _plain(name: str, value: Any, expected: str, milliseconds: bool) -> Any:
         )
     if hasattr(value, "requires_grad"):
         return _tensor_values(name, value, expected)
+    units = getattr(value, "attrs", {}).get("units", "ms")  # xarray
+    if milliseconds and units not in ("ms", "1", ""):
+        raise TypeError(f"{name} must be {expected}, with the units ms; got {shown(units)}")
     if not _has_unit(value):
         return value
     times = _in_milliseconds(value) if milliseconds else None
     if times is None:
-        remedy = "a plain number or a time with a unit" if milliseconds else "a plain number: divide by the unit"
+        remedy = "a plain number or a time with a unit" if milliseconds else "a plain number without a unit"
         raise TypeError(f"{name} must be {expected}, {remedy}; got {shown(value)}")
     # 15 digits: 0.3 * ms, 0.0003 s, is 0.3 and not 0.30000000000000004
     return np.vectorize(lambda time: float(f"{time:.15g}"), otypes=[float])(times)[()]

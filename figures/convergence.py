@@ -107,10 +107,17 @@ def panels(row: np.ndarray, data: xr.Dataset, letter: str, title: str, theory: C
     row[0].set_ylabel(r"$-\log\,\mathrm{SNR}_w$")
 
 
-def end_of_sleep(alpha: float) -> Callable[[float], np.ndarray]:
+def end_of_sleep(circuit: bs.SteadyState | bs.RateCircuit) -> Callable[[float], np.ndarray]:
     """-log SNR at the end of a sleep at finite alpha (Eq. 25), for weights of mean 1 and variance 1."""
-    weights = [[0.0], [2.0]]
-    return lambda gamma: bs.theory.neg_log_snr(bs.theory.fixed_point_white(weights, gamma, alpha))
+
+    def end(gamma: float) -> np.ndarray:
+        alpha, pull = circuit.alpha, gamma
+        if isinstance(circuit, bs.RateCircuit):
+            h, updates = circuit.dt_over_tau, circuit.updates_per_presentation
+            alpha, pull = bs.theory.while_settling(alpha, gamma, h, updates)
+        return bs.theory.neg_log_snr(bs.theory.fixed_point_white([[0.0], [2.0]], pull, alpha))
+
+    return end
 
 
 def print_means(data: xr.Dataset, name: str, presentations: list[int]) -> None:

@@ -2,7 +2,8 @@
 
 A: the steady-state circuit with alpha = 10 (Eq. 21), 10,000 presentations. B: the rate circuit (Eq. 8) with
 alpha = 10, the simulation of Fig. 4B, read from the data of fig4.py if made with the same settings.
-Dotted: the end points of the circuits, Eq. 25.
+Dotted: the end points of the circuits, Eq. 25, in B with the part of the way that rates have gone when they are learned
+(bioshare.theory.while_settling).
 """
 
 import argparse
@@ -33,8 +34,8 @@ def main() -> None:
     save_data(steady, args.out / "fig5a.nc")
     rate = rate_circuit(args)
     figure, axes = plt.subplots(2, 3, figsize=(8.4, 5), sharey=True)
-    panels(axes[0], steady, "A", r"steady state, $\alpha$ = 10", end_of_sleep(10.0))
-    panels(axes[1], rate, "B", r"rate circuit, $\alpha$ = 10", end_of_sleep(10.0))
+    panels(axes[0], steady, "A", r"steady state, $\alpha$ = 10", end_of_sleep(bs.SteadyState(alpha=10.0)))
+    panels(axes[1], rate, "B", r"rate circuit, $\alpha$ = 10", end_of_sleep(bs.RateCircuit(alpha=10.0)))
     save_figure(figure, args.out / "fig5")
     print_means(steady, "Fig. 5A", [500, 2_000, 10_000])
 

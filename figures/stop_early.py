@@ -1,8 +1,9 @@
 """Why stop early (not in the paper): stronger inhibition converges deeper and preserves the mean longer.
 
 The rate circuit (Eq. 8) with alpha from 1 to 50, k = 3, gamma = 0.01, otherwise as Fig. 4B. Deviations from the
-mean decay like exp(-a), the mean itself like exp(-a / (1 + alpha)): past the minimum of -log SNR a sleep loses more of
-the mean than of the deviations.
+mean decay like exp(-a), the mean itself like exp(-a / (1 + alpha)), with a smaller alpha since the circuit learns while
+its rates settle (bioshare.theory.while_settling): past the minimum of -log SNR a sleep loses more of the mean than of
+the deviations.
 """
 
 import matplotlib.pyplot as plt

@@ -135,6 +135,7 @@ CALLS = {
     "theory.mean_gain": lambda: dict(alpha=2.0),
     "theory.fixed_point": lambda: dict(w_init=W, covariance=np.eye(3), gamma=0.1),
     "theory.fixed_point_white": lambda: dict(w_init=W, gamma=0.1),
+    "theory.while_settling": lambda: dict(alpha=2.0, gamma=0.1, dt_over_tau=0.1, updates=5),
     "theory.snr": lambda: dict(weights=W),
     "theory.inverse_snr": lambda: dict(weights=W),
     "theory.neg_log_snr": lambda: dict(weights=W),
@@ -306,6 +307,7 @@ RIGHT = {
         learning_rate mean momentum nn.interpolated.part noise power rate scale
         seconds sigma spread std stiffness table turn weight_decay""",
     "empty": "record",
+    "dict": "values",
     "seven axes": """alpha baseline bias decay dt dt_over_tau gamma inhibitory_bias mean noise patterns power rate
         sigma std stimuli tau tau_crosstalk w_init weights """
     + ARRAYS,

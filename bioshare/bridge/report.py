@@ -33,8 +33,8 @@ class LayerReport:
     Attributes:
         name: name of the layer in the model.
         modules: number of modules that changed.
-        spread: root of the summed variance of a group's weights after sleep, over the same root before. The spread does
-            not depend on means, and is the number to read first.
+        spread: root of the summed variance of a group's weights after sleep, over the same root before. The spread is
+            the number to read first; a mean near 0 does not blow it up, and rescaled means stretch it with them.
         mean_norm: norm of a group's mean weight vector after the circuit's sleep, over the norm before, without
             rescaling: the loss that rescaling makes up for.
         mean_angle: angle between the mean weight vectors before and after sleep, in degrees.

@@ -13,8 +13,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import brian2 as b2
@@ -23,11 +23,11 @@ from brian2.core.base import BrianObjectException
 from brian2.devices.cpp_standalone.device import CPPStandaloneDevice
 from brian2.devices.device import RuntimeDevice, reset_device, set_device
 
-from bioshare.checks import real, whole
+from bioshare.checks import real, shown, whole
 from bioshare.circuit import equations
 from bioshare.circuit.circuits import RateCircuit
-from bioshare.circuit.own_equations import check_equations, check_plasticity, first_cause
-from bioshare.circuit.problem import Outcome, Problem, Progress, divergence, measure_weights
+from bioshare.circuit.own_equations import check_equations, check_plasticity, check_values, first_cause
+from bioshare.circuit.problem import DivergenceError, Outcome, Problem, Progress, divergence, measure_weights
 from bioshare.progress import is_wanted
 
 STEP = 1
@@ -61,15 +61,19 @@ class Brian2:
             code generation target in Brian2's preferences.
         threads: OpenMP threads of the standalone target.
         memory: limit in bytes of the recorded weights, and of the inputs.
-        neurons: equations of r, in place of Eq. 8a, with z (w_i . x), r_inh, alpha, tau, b, and new variables. Eq. 8b
+        neurons: equations of r, in place of Eq. 8a, with z (w_i . x), r_inh, alpha, tau, b, and new variables. Learned
+            is r - b: where rates are cut at 0, b is at least 0. Eq. 8b
             stays as the circuit has it: r_inh rests at 0, and ``alpha*r_inh`` fits; with ``inhibitory_bias=True`` it
             rests at b, and ``alpha*(r_inh - b)`` fits.
         inhibition: equations of r_inh, in place of Eq. 8b, with r_mean, tau and b.
         plasticity: statements to change w, in place of Eq. 4, after every time step, with w, w_init, m, x_pre,
-            eta(t), and r_post, b_post, gamma_post, beta_post of the neuron.
+            eta(t), and r_post, b_post, gamma_post, beta_post and the new variables of the neuron.
+        values: values before sleep by name, of new parameters and of variables with an equation, which else start at 0
+            (r and r_inh with an equation: at rest), as in ``values={"theta": 1.0}``.
 
     Raises:
-        TypeError, ValueError: a setting makes no sense, or equations do not define r (r_inh, w).
+        TypeError, ValueError: a setting makes no sense, equations do not define r (r_inh, w) or draw random numbers, or
+            a new parameter has no value.
 
     Example:
         >>> Brian2(neurons="dr/dt = (-r + clip(z - alpha*r_inh + b, 0, inf)) / tau : 1").threads  # rates >= 0
@@ -82,6 +86,7 @@ class Brian2:
     neurons: str | None = None
     inhibition: str | None = None
     plasticity: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or self.target not in ("standalone", "runtime"):
@@ -99,10 +104,17 @@ class Brian2:
             check_equations("inhibition", self.inhibition, "r_inh", equations.INHIBITORY)
         if self.plasticity is not None:
             check_plasticity(self.plasticity, self.neurons or equations.NEURONS)
+        if not isinstance(self.values, Mapping):
+            raise TypeError(f"values must be numbers by name, as in {{'theta': 1.0}}; got {shown(self.values)}")
+        check_values(self.values, self.neurons, self.inhibition)
+
+    def own(self) -> dict[str, str]:
+        """The equations of one's own, by name."""
+        return {name: text for name in ("neurons", "inhibition", "plasticity") if (text := getattr(self, name))}
 
     def _check_problem(self, problem: Problem) -> None:
         """Raise for equations of your own without a RateCircuit, and for inputs or records larger than ``memory``."""
-        own = [name for name in ("neurons", "inhibition", "plasticity") if getattr(self, name)]
+        own = self.own()
         if own and not isinstance(problem.circuit, RateCircuit):
             raise ValueError(f"{', '.join(own)} must be None without a RateCircuit; got {problem.circuit}")
 
@@ -149,7 +161,7 @@ class Brian2:
     @contextlib.contextmanager
     def _own_errors(self) -> Iterator[None]:
         """Turn Brian2's errors about equations of one's own into a sentence with the equations and the cause."""
-        own = {name: text for name in ("neurons", "inhibition", "plasticity") if (text := getattr(self, name))}
+        own = self.own()
         try:
             yield
         except (BrianObjectException, b2.DimensionMismatchError) as error:
@@ -203,7 +215,7 @@ class _BrianSleep:
     """
 
     def __init__(self, problem: Problem, settings: Brian2) -> None:
-        self.problem = problem
+        self.problem, self.settings = problem, settings
         self.neuron, self.inhibition = equations.STEADY_NEURON, equations.STEADY_INHIBITORY
         self.timed = isinstance(problem.circuit, RateCircuit)
         if isinstance(problem.circuit, RateCircuit):
@@ -254,6 +266,7 @@ class _BrianSleep:
             group.tau, group.b = problem.flat(circuit.tau) * b2.ms, problem.flat(circuit.bias)
             if "r_inh" in group.equations.diff_eq_names:
                 group.r_inh = problem.flat(circuit.resting_inhibition)
+            self._set_values(group, self.settings.inhibition)
         else:
             group.alpha = problem.flat(circuit.alpha)
             group.run_regularly(equations.STEADY_FEEDBACK, when="thresholds")
@@ -276,10 +289,17 @@ class _BrianSleep:
             group.tau = spread(circuit.tau) * b2.ms
             if "r" in group.equations.diff_eq_names:  # r of one's own may follow from other variables
                 group.r = spread(circuit.resting_inhibition)
+            self._set_values(group, self.settings.neurons)
         else:
             group.z_mean = b2.linked_var(self.inhibitory, "z_mean", index=of_group)
             group.run_regularly(equations.STEADY_RESPONSE, when="synapses")
         return group
+
+    def _set_values(self, group: Any, equations_of_one: str | None) -> None:
+        """Set the values of one's own, where the equations have the variable."""
+        for name, value in self.settings.values.items():
+            if name in b2.Equations(equations_of_one or ""):
+                setattr(group, name, value)
 
     def _connect(self) -> Any:
         """The plastic synapses, with the rule at the end of every step, after r."""
@@ -321,6 +341,13 @@ class _BrianSleep:
             if not np.abs(w).max() < problem.bound:  # the sleep diverged since the previous record
                 entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
                 first = (number - 1) * problem.record_every
+                if own := self.settings.own():
+                    raise DivergenceError(
+                        f"the weights diverged, or are no numbers, by presentation {first + problem.record_every - 1}: "
+                        f"check {', '.join(own)} (for the root of a negative number, a division by 0), or take a "
+                        "smaller dt or learning_rate",
+                        first,
+                    )
                 raise divergence(problem, first, entry, first + problem.record_every - 1)
         trajectory = trajectory[: problem.records]
         records = [measure_weights(w, problem.weights.mean(-2)) for w in trajectory]

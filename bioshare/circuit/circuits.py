@@ -79,7 +79,7 @@ class RateCircuit(Parameters):
         bias: b, the rate without input.
         dt: Euler step, milliseconds; stable below 2 tau / (1 + alpha). The weights learn at every step, and rules count
             steps: at half the step, the same sleep has half the learning rate, twice the numbers of updates of its
-            schedule (such as ``period`` and ``start``), and the root of the momentum.
+            schedule (such as ``period`` and ``start``), and the same momentum.
         duration: time of a presentation, milliseconds; a multiple of ``dt``.
         inhibitory_bias: True for a bias of the inhibitory neuron, False for Eq. 8 as printed.
 
@@ -113,11 +113,11 @@ class RateCircuit(Parameters):
         steps_of("duration", self.duration, self.dt)
         largest = theory.max_dt(self.alpha, self.tau)
         if np.any(self.dt >= largest):
+            alpha = np.min(theory.max_alpha(self.dt, self.tau))
             raise ValueError(
                 f"dt={self.dt:g} ms is unstable: forward Euler needs dt < 2 tau / (1 + alpha) = "
                 f"{np.min(largest):g} ms here. Take a dt below {np.min(largest):g} ms that divides the duration, and "
-                f"a learning rate smaller by the same factor, or alpha below "
-                f"{np.min(theory.max_alpha(self.dt, self.tau)):g}"
+                f"a learning rate smaller by the same factor{f', or alpha below {alpha:g}' if alpha > 0 else ''}"
             )
 
     @property

@@ -59,7 +59,8 @@ class Loop:
     Args:
         rectified: True for rates >= 0 in a `RateCircuit`: the input currents of Eq. 8a and 8b are cut at 0,
             tau dr_i/dt = -r_i + [z_i - alpha r_inh + b]_+ and tau dr_inh/dt = -r_inh + [mean_j r_j - b]_+, and in the
-            same way with ``inhibitory_bias``.
+            same way with ``inhibitory_bias``. The bias is then at least 0: learned is r - b, and a silent neuron below
+            a threshold, b < 0, would learn from a response that it does not have.
     """
 
     rectified: bool = False
@@ -70,6 +71,8 @@ class Loop:
     def _check_circuit(self, problem: Problem) -> None:
         if self.rectified and not isinstance(problem.circuit, RateCircuit):
             raise ValueError(f"rectified must be False without a RateCircuit; got {problem.circuit}")
+        if self.rectified and isinstance(problem.circuit, RateCircuit) and np.any(np.less(problem.circuit.bias, 0)):
+            raise ValueError(f"bias must be >= 0 for rectified rates, whose rest it is; got {problem.circuit}")
 
     def run(self, problem: Problem, progress: Progress = True) -> Outcome:
         """Simulate a checked sleep step by step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import brian2 as b2
 from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_FUNCTIONS, DEFAULT_UNITS
@@ -15,6 +16,9 @@ from bioshare.circuit import equations
 
 BUILT_IN = {*DEFAULT_CONSTANTS, *DEFAULT_FUNCTIONS, *DEFAULT_UNITS, "t", "dt", "t_in_timesteps", "i", "N"}
 """Names with a meaning in every equation of Brian2."""
+
+RANDOM = {"rand", "randn", "poisson"}
+"""Functions whose numbers would not come from the seed."""
 
 
 def check_names(argument: str, used: Mapping[str, Iterable[str]], known: set[str], offered: Iterable[str]) -> None:
@@ -31,6 +35,8 @@ def check_names(argument: str, used: Mapping[str, Iterable[str]], known: set[str
             offered = sorted(offered)
             close = difflib.get_close_matches(name, offered, 1)
             remedy = f"did you mean {close[0]}?" if close else f"the names are {', '.join(offered)}"
+            if argument == "plasticity":
+                remedy += ". A new variable is the neuron's, defined in neurons=, and has _post behind its name here"
             raise ValueError(f'{argument} has the unknown name {name} in "{text}"; {remedy}')
 
 
@@ -44,7 +50,9 @@ def check_plasticity(given: str, neurons: str) -> None:
     statements = [line.split("#")[0].strip() for line in given.splitlines()]
     local = set(re.findall(r"^\s*(\w+)\s*=", given, re.MULTILINE))  # a statement may define a name
     known = BUILT_IN | offered | of_neuron | local | {"i", "j", "N_pre", "N_post", "N_incoming", "N_outgoing"}
-    check_names("plasticity", {line: get_identifiers(line) for line in statements if line}, known, offered)
+    used = {line: get_identifiers(line) for line in statements if line}
+    _check_random("plasticity", used)
+    check_names("plasticity", used, known, offered)
 
 
 def check_equations(name: str, given: str, variable: str, declared: str) -> None:
@@ -58,7 +66,36 @@ def check_equations(name: str, given: str, variable: str, declared: str) -> None
     if parsed.is_stochastic:
         raise ValueError(f"{name} must have no xi: noise is the stimulus's, stimuli.noise, from a seed; got {given!r}")
     used = {str(equation): equation.identifiers for equation in parsed.values() if equation.expr is not None}
+    if "r" in parsed.subexpr_names and "r_inh" in parsed["r"].identifiers and not parsed["r"].flags:
+        raise ValueError(
+            f'{name} must have "(constant over dt)" behind the unit where r follows from r_inh; got {given!r}'
+        )
+    _check_random(name, used)
     check_names(name, used, BUILT_IN | set(parsed.names), [*parsed.names, "t", "dt"])
+
+
+def check_values(values: Mapping[str, Any], neurons: str | None, inhibition: str | None) -> None:
+    """Raise for a value of no new variable, and for a new parameter without a value, which would be 0."""
+    new: set[str] = set()
+    parameters: set[str] = set()
+    for given, declared in ((neurons, equations.NEURON), (inhibition, equations.INHIBITORY)):
+        parsed = b2.Equations(given or "")
+        new |= parsed.diff_eq_names | parsed.parameter_names
+        parameters |= parsed.parameter_names - set(b2.Equations(declared).names)
+    if unknown := sorted(set(values) - new):
+        names = f"variables of neurons or inhibition, {', '.join(sorted(new))}" if new else "of new variables"
+        raise ValueError(f"values must be {names}; got {', '.join(unknown)}")
+    if missing := sorted(parameters - set(values)):
+        raise ValueError(f"values must set the parameter {missing[0]}, as in values={{'{missing[0]}': 1.0}}")
+
+
+def _check_random(name: str, used: Mapping[str, Iterable[str]]) -> None:
+    for text, names in used.items():
+        if drawn := RANDOM & set(names):
+            raise ValueError(
+                f"{name} must draw no random numbers, which no seed reaches: noise is the stimulus's, stimuli.noise; "
+                f'got {drawn.pop()} in "{text}"'
+            )
 
 
 def first_cause(error: BaseException) -> str:

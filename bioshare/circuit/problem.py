@@ -78,7 +78,7 @@ class Problem:
 
     @property
     def records(self) -> int:
-        """Number of records of the SNR, the record before sleep included."""
+        """Number of records of the SNR of an engine, the record before sleep included."""
         return 1 + self.presentations // self.record_every
 
     @cached_property

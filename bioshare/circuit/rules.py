@@ -139,7 +139,7 @@ class Hebbian(Parameters):
         self._set("gamma", real("gamma", self.gamma, "a finite number >= 0", at_least=0))
         self._set("momentum", real("momentum", self.momentum, "in [0, 1)", at_least=0, below=1))
         if not takes(self.learning_rate, 0):
-            expected = "a rate >= 0 or a callable"
+            expected = "a rate >= 0 or a callable, such as rules.Tabulated(rates)"
             rate = real("learning_rate", self.learning_rate, expected, at_least=0, array=False)  # type: ignore[arg-type]
             self._set("learning_rate", rate)
 
@@ -153,7 +153,14 @@ class Hebbian(Parameters):
         check_memory("updates", updates, "the learning rates")
         if not callable(self.learning_rate):
             return np.full(updates, self.learning_rate)
-        returned = self.learning_rate(np.arange(updates))
+        try:
+            returned = self.learning_rate(np.arange(updates))
+        except Exception as error:
+            error.add_note(
+                "learning_rate is called with an array of update indices k, and returns as many rates, as in "
+                "lambda k: np.where(k > 2, 1e-3, 0.0)"
+            )
+            raise
         rates = real_array("learning_rate", returned, "a callable that returns an array of rates")
         if rates.shape != (updates,):
             raise ValueError(

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from bioshare.checks import Array
 from bioshare.circuit.circuits import Circuit, RateCircuit
 from bioshare.circuit.labels import labels, named_axes
-from bioshare.circuit.problem import Engine, Outcome, Problem
+from bioshare.circuit.problem import Engine, Outcome, Problem, measure_weights
 from bioshare.circuit.recording import RECORDABLE
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.saved import loaded, names_itself, saved_circuit, saved_rule, saved_stimulus
 from bioshare.circuit.stimuli import Stimulus
-from bioshare.circuit.theory import neg_log_snr
 from bioshare.circuit.views import sleep_figure, sleep_table
 from bioshare.machine import versions
 
@@ -35,12 +34,13 @@ class SleepRun:
 
     Attributes:
         weights: after sleep, (..., N, K).
-        neg_log_snr: log mean_j(var_j / mean_j^2), natural log, before sleep and after every recorded
-            presentation, (..., records).
+        neg_log_snr: log mean_j(var_j / mean_j^2), natural log, before sleep, after every recorded presentation and at
+            the end, (..., records).
         mean_norm: Euclidean norm of the mean weight vector, (..., records).
         mean_drift: distance of the mean weight vector from the mean before sleep, (..., records).
         presentation: number of presentations before each record, (records,), from 0.
         summed_rate: sum of the learning rates of all updates before each record, (records,).
+        rates: learning rates of all updates, (presentations, updates per presentation).
         r, r_inh: responses after the last update, (..., N) and (...).
         circuit, rule, engine: the arguments; in a run from a file the engine is a text.
         stimulus, seed: source of the inputs; None for an array of inputs.
@@ -58,6 +58,7 @@ class SleepRun:
     mean_drift: Array
     presentation: NDArray[np.int64]
     summed_rate: Array
+    rates: Array
     r: Array
     r_inh: Array
     circuit: Circuit
@@ -75,8 +76,13 @@ class SleepRun:
     def of(problem: Problem, outcome: Outcome, engine: Engine) -> SleepRun:
         """Give an engine's outcome the leading axes of the problem."""
         shape = lambda array: array.reshape(problem.batch + array.shape[1:])
-        records = {name: shape(values) for name, values in outcome.records.items()}
-        presentation = problem.record_every * np.arange(records["neg_log_snr"].shape[-1])
+        measured = outcome.records
+        presentation = problem.record_every * np.arange(measured["neg_log_snr"].shape[-1])
+        if presentation[-1] < outcome.presentations:  # the end is a record, too
+            end = measure_weights(outcome.weights, problem.weights.mean(-2))
+            measured = {name: np.append(values, end[name][:, None], -1) for name, values in measured.items()}
+            presentation = np.append(presentation, outcome.presentations)
+        records = {name: shape(values) for name, values in measured.items()}
         summed = np.concatenate([[0.0], problem.rates.sum(-1).cumsum()])
         if missing := [name for name in problem.sampling.names if name not in outcome.recorded]:
             raise ValueError(f"record must be left out: the engine {engine!r} has not recorded {', '.join(missing)}")
@@ -87,6 +93,7 @@ class SleepRun:
             r_inh=shape(outcome.r_inh),
             presentation=presentation,
             summed_rate=summed[presentation],
+            rates=problem.rates[: outcome.presentations],
             circuit=problem.circuit,
             rule=problem.rule,
             engine=engine,
@@ -108,7 +115,7 @@ class SleepRun:
         return self.circuit.dt * self.update.astype(np.float64)
 
     def __repr__(self) -> str:
-        start, end = np.median(self.neg_log_snr[..., 0]), np.median(neg_log_snr(self.weights))
+        start, end = np.median(self.neg_log_snr[..., 0]), np.median(self.neg_log_snr[..., -1])
         done = f"{self.presentations} presentations{', interrupted' if self.interrupted else ''}"
         inputs = f"{self.stimulus}, seed {self.seed}" if self.stimulus else "stimuli from an array"
         return (
@@ -140,8 +147,7 @@ class SleepRun:
             if isinstance(self.circuit, RateCircuit):
                 coordinates["time"] = (("update",), self.time)
         if callable(self.rule.learning_rate) and not names_itself(self.rule.learning_rate):
-            updates = self.presentations * self.circuit.updates_per_presentation
-            variables["learning_rate"] = (("weight_update",), self.rule.rates(updates))
+            variables["learning_rate"] = (("weight_update",), self.rates.ravel())
         variables, coordinates = (
             {name: (*entry, labels(name)) for name, entry in entries.items()} for entries in (variables, coordinates)
         )
@@ -160,15 +166,17 @@ class SleepRun:
         names = ("weights", "neg_log_snr", "mean_norm", "mean_drift", "presentation", "summed_rate", "r", "r_inh")
         arrays: dict[str, Any] = {name: data[name].values for name in names}
         recorded = {name: data[f"{name}_recorded"].values for name in RECORDABLE if f"{name}_recorded" in data}
-        seed = data.attrs["seed"]
+        seed, circuit, rule = data.attrs["seed"], saved_circuit(data), saved_rule(data)
+        updates = int(data.attrs["presentations"]), circuit.updates_per_presentation
         return SleepRun(
             **arrays,
-            circuit=saved_circuit(data),
-            rule=saved_rule(data),
+            rates=rule.rates(updates[0] * updates[1]).reshape(updates),
+            circuit=circuit,
+            rule=rule,
             engine=data.attrs["engine"],
             stimulus=saved_stimulus(data),
             seed=None if isinstance(seed, str) else int(seed),
-            presentations=int(data.attrs["presentations"]),
+            presentations=updates[0],
             interrupted=bool(data.attrs["interrupted"]),
             recorded=recorded,
             update=data["update"].values if recorded else np.zeros(0, np.int64),

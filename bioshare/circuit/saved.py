@@ -52,10 +52,12 @@ def built(text: str, classes: dict[str, Any]) -> Any:
 
 
 def saved_mirror_circuit(data: xr.Dataset) -> MirrorCircuit:
-    """The circuit of a stored mirror; a gate as long as a presentation is none."""
+    """The circuit of a stored mirror."""
     parameters: dict[str, Any] = {
         field.name: _parameter(data, field.name) for field in dataclasses.fields(MirrorCircuit)
     }
+    if isinstance(parameters["gate"], str):
+        parameters["gate"] = None
     return MirrorCircuit(**parameters)
 
 

@@ -49,7 +49,7 @@ def simulate(
         rule: `Hebbian`.
         engine: "exact", "brian2", "loop" (every step in NumPy), or an engine with settings, such as
             ``Exact(device="cuda")`` or ``Brian2(threads=2)``.
-        record_every: presentations between two records of the SNR.
+        record_every: presentations between two records of the SNR; the end is a record, too.
         presentations: P, with a Stimulus or a function.
         seed: seed of the Stimulus or the function; the same seed gives the same bytes.
         progress: True shows a bar when the sleep takes longer than two seconds, False shows nothing. A function
@@ -59,7 +59,7 @@ def simulate(
         record: quantities to record in time, "r", "r_inh" and "weights": `SleepRun.recorded`. Every sample holds N, 1
             and N K numbers of 8 bytes for every leading entry, all in memory until the end.
         sample_every: weight updates between two samples: time steps of a RateCircuit, presentations of a SteadyState.
-            None for a sample wherever the SNR is recorded.
+            None for a sample every ``record_every`` presentations.
 
     Returns:
         The weights after sleep and the records. After Ctrl-C the run holds the complete presentations, with a

@@ -10,11 +10,12 @@ sign in the docstring; an infinite ``alpha`` is the ideal circuit.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bioshare.checks import Array, finite_array, leading_axes
+from bioshare.checks import Array, finite_array, leading_axes, whole
 from bioshare.circuit import arguments
 from bioshare.circuit.arguments import lift, mean_and_variance
 from bioshare.circuit.mirror.theory import *  # noqa: F403  closed forms of the weight mirror
@@ -108,6 +109,48 @@ def fixed_point(
     return shrunk.mT + deviations.mT
 
 
+def while_settling(alpha: ArrayLike, gamma: ArrayLike, dt_over_tau: ArrayLike, updates: int) -> tuple[Array, Array]:
+    """The alpha and gamma of the steady state that sleeps like a rate circuit which learns while its rates settle.
+
+    At update j of a presentation, the deviations of the rates have come 1 - (1 - h)^j of the way. Their mean ends at
+    1 / (1 + alpha), and before lies higher: it rises before the inhibition does. With g_d and g_m, the means of both
+    over all updates of a presentation, the deviations sleep with the drive g_d C, the mean with g_m C. That is Eq. 24
+    with alpha' = g_d / g_m - 1 and gamma' = gamma / g_d, for small learning rates and independent inputs of mean zero.
+    A rule that waits until the rates have settled (`bioshare.rules.Gated`) needs none of this. Not in the paper.
+
+    Args:
+        alpha: strength of the inhibition, finite.
+        gamma: strength of the pull to w_init.
+        dt_over_tau: h, in (0, 2).
+        updates: number of updates in a presentation, ``RateCircuit.updates_per_presentation``.
+
+    Returns:
+        alpha' and gamma', in the broadcast shape of the arguments.
+
+    Example:
+        >>> alpha, gamma = while_settling(10.0, 0.1, dt_over_tau=1 / 30, updates=150)
+        >>> f"{alpha:.2f}, {gamma:.3f}"
+        '6.57, 0.124'
+    """
+    alpha = arguments.scalar_or_array("alpha", alpha, "a finite strength of inhibition >= 0", at_least=0)
+    gamma = arguments.scalar_or_array("gamma", gamma, "a finite number >= 0", at_least=0)
+    h = arguments.scalar_or_array("dt_over_tau", dt_over_tau, "a ratio between 0 and 2", above=0, below=2)
+    updates = whole("updates", updates, "a number of weight updates in a presentation", at_least=1)
+    leading_axes({"alpha": alpha.shape, "gamma": gamma.shape, "dt_over_tau": h.shape})
+    # the mean over j of 1 - L^j for the eigenvalue L = 1 - h of the deviations, and L = 1 - h (1 + i sqrt(alpha)) of
+    # the mean and the inhibition, whose step response is (1 - Re(L^j (1 - i sqrt(alpha)))) / (1 + alpha)
+    deviations = 1 - _mean_power(1 - h, updates)
+    turning = 1 + 1j * np.sqrt(alpha)
+    mean = (1 - (_mean_power(1 - h * turning, updates) * np.conj(turning)).real) / (1 + alpha)
+    alpha, gamma = np.broadcast_arrays(np.maximum(deviations / mean - 1, 0), gamma / deviations)
+    return alpha, gamma
+
+
+def _mean_power(base: Any, updates: int) -> Any:
+    """The mean of L^j over j = 1 to the number of updates."""
+    return base * (1 - base**updates) / (updates * (1 - base))
+
+
 def fixed_point_white(w_init: ArrayLike, gamma: ArrayLike, alpha: ArrayLike = math.inf) -> Array:
     """The fixed point for white inputs, C = I: Eq. 25, and for ``alpha = inf`` Eq. 20.
 
@@ -146,6 +189,8 @@ def inverse_snr(weights: ArrayLike) -> Array:
 
 def neg_log_snr(weights: ArrayLike) -> Array:
     """The -log SNR of Figs. 4, 5 and 6: the natural logarithm of `inverse_snr`. Shape (...).
+
+    Minus infinity for equal weights, and so for a single neuron.
 
     Example:
         >>> float(neg_log_snr([[1.0, 2.0], [3.0, 6.0]]).round(6))

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bioshare.circuit.theory import neg_log_snr
-
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
@@ -65,8 +63,8 @@ def _two_panels(data: xr.Dataset, panels: dict[str, dict[str, str]]) -> Figure:
 
 def sleep_table(run: SleepRun) -> str:
     """A sleep as an HTML table: shape, length, -log SNR and the parameters."""
-    start, end = np.median(run.neg_log_snr[..., 0]), np.median(neg_log_snr(run.weights))
-    left = np.median(np.linalg.norm(run.weights.mean(-2), axis=-1) / run.mean_norm[..., 0])
+    start, end = np.median(run.neg_log_snr[..., 0]), np.median(run.neg_log_snr[..., -1])
+    left = np.median(run.mean_norm[..., -1] / run.mean_norm[..., 0])
     rows: dict[str, Any] = {
         "weights": " x ".join(map(str, run.weights.shape)),
         "presentations": f"{run.presentations}{', interrupted' if run.interrupted else ''}",

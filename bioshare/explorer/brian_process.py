@@ -79,5 +79,5 @@ def main() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     setting = Setting(**json.loads(sys.argv[1]))
     run = simulate(**simulate_arguments(setting), engine="brian2", progress=False)
-    presentation, neg_log_snr, *_ = records_of(run, setting.weights)
+    presentation, neg_log_snr, *_ = records_of(run)
     np.savez(sys.argv[2], presentation=presentation, neg_log_snr=neg_log_snr)

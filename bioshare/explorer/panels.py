@@ -128,7 +128,7 @@ def snr_panel(sources: Sources) -> figure:
     panel.y_range = models.DataRange1d(renderers=[floor, end, curve, literal], range_padding=0.14)
     panel.x_range = models.DataRange1d(renderers=[curve], range_padding=0.03)
     _legend(panel, {"circuit": [curve], "lowest": [dot], "now": [now], "Brian2": [literal]})
-    _legend(panel, {"fixed point, Eq. 24": [end], "ideal, Eq. 5": [floor]})
+    _legend(panel, {"fixed point": [end], "ideal, Eq. 5": [floor]})
     tips = [("presentation", "@presentation{0,0}"), ("−log SNR", "@neg_log_snr{0.000}")]
     _hover(panel, [curve], tips, mode="vline")
     return panel

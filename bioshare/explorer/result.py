@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bioshare.checks import Array, real_array
+from bioshare.checks import Array, real_array, whole
 from bioshare.circuit import theory
 from bioshare.circuit.exact import Exact
 from bioshare.circuit.loop import literal_steps
 from bioshare.circuit.prepare import prepare_sleep
-from bioshare.circuit.problem import DivergenceError, Problem, measure_weights
+from bioshare.circuit.problem import DivergenceError, Problem
 from bioshare.circuit.rules import Hebbian
 from bioshare.circuit.run import SleepRun
 from bioshare.circuit.simulate import simulate
@@ -72,7 +72,8 @@ class SettingResult:
         mean_kept, mean_drift: norm of the mean, and distance from the mean before sleep, divided by the norm before
             sleep, (R,).
         theory_minimum: -log SNR at the fixed point of the ideal circuit (Eq. 5).
-        theory_end: -log SNR at the fixed point of this circuit in its steady state (Eq. 24).
+        theory_end: -log SNR at the end of an endless sleep of this circuit, which learns while its rates settle (Eq. 24
+            with `theory.while_settling`).
         before, now, end: weights before sleep, after ``now_at`` presentations, and after sleep, (N, K).
         now_at: number of presentations before ``now``.
         seconds: computing time.
@@ -111,13 +112,15 @@ def simulate_setting(
     Returns:
         The numbers of the panels, or the reason why the setting is unstable.
     """
+    if now_at is not None:
+        whole("now_at", now_at, "a number of presentations", at_least=0)
     start = time.perf_counter()
     if reason := setting.unstable:
         return reason
     try:
         problem = prepare_sleep(**simulate_arguments(setting))
         run = _run_exact(problem, progress)
-        records = records_of(run, setting.weights)
+        records = records_of(run)
         best = int(records[0][np.argmin(records[1])])
         now_at = min(best if now_at is None else now_at, setting.presentations)
         if now_at in (0, setting.presentations):
@@ -162,18 +165,10 @@ def _run_exact(problem: Problem, progress: ProgressFunction | None) -> SleepRun:
     return run
 
 
-def records_of(run: SleepRun, before: Array) -> tuple[NDArray[np.int64], Array, Array, Array]:
-    """Records of a run from the weights ``before``, (N, K), with an additional record at the end if necessary.
-
-    Returns:
-        Presentation (R,), -log SNR (..., R), and norm and drift of the mean, divided by the norm before, (..., R).
-    """
-    at, values = run.presentation, np.stack([run.neg_log_snr, run.mean_norm, run.mean_drift])
-    if at[-1] < run.presentations:
-        end = np.stack(list(measure_weights(run.weights, before.mean(-2)).values()))
-        at, values = np.append(at, run.presentations), np.concatenate([values, end[..., None]], -1)
-    neg_log_snr, norm, drift = values
-    return at, neg_log_snr, norm / norm[..., :1], drift / norm[..., :1]
+def records_of(run: SleepRun) -> tuple[NDArray[np.int64], Array, Array, Array]:
+    """Presentation (R,), -log SNR (..., R), and norm and drift of the mean, divided by the norm before, (..., R)."""
+    norm = run.mean_norm[..., :1]
+    return run.presentation, run.neg_log_snr, run.mean_norm / norm, run.mean_drift / norm
 
 
 def record_every(setting: Setting) -> int:
@@ -183,13 +178,18 @@ def record_every(setting: Setting) -> int:
 
 def theory_minimum(setting: Setting) -> float:
     """-log SNR at the fixed point of the ideal circuit (Eq. 5), with noise as in `theory.fixed_point`."""
-    return theory_end(setting, math.inf)
+    return _end(setting, math.inf, setting.gamma)
 
 
-def theory_end(setting: Setting, alpha: float | None = None) -> float:
-    """-log SNR at the fixed point of the steady-state circuit (Eq. 24), with noise as in `theory.fixed_point`."""
-    alpha = setting.alpha if alpha is None else alpha
-    end = theory.fixed_point(setting.weights, np.eye(setting.k**2), setting.gamma, alpha, setting.noise)
+def theory_end(setting: Setting) -> float:
+    """-log SNR at the fixed point of this circuit, which learns while its rates settle, with noise."""
+    circuit = setting.circuit
+    h, updates = float(circuit.dt_over_tau), circuit.updates_per_presentation
+    return _end(setting, *theory.while_settling(setting.alpha, setting.gamma, h, updates))
+
+
+def _end(setting: Setting, alpha: ArrayLike, gamma: ArrayLike) -> float:
+    end = theory.fixed_point(setting.weights, np.eye(setting.k**2), gamma, alpha, setting.noise)
     return float(theory.neg_log_snr(end))
 
 
@@ -245,7 +245,7 @@ def sweep(
         seed=setting.seed,
         progress=progress or False,
     )
-    presentation, neg_log_snr, mean_kept, mean_drift = records_of(run, setting.weights)
+    presentation, neg_log_snr, mean_kept, mean_drift = records_of(run)
     axes = ("alpha", "gamma", "presentation")
     data = xr.Dataset(
         {"neg_log_snr": (axes, neg_log_snr), "mean_kept": (axes, mean_kept)},

@@ -136,6 +136,7 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """Copy a model with every `LocallyConnected2d` replaced by a `torch.nn.Conv2d`; the model itself doesn't change.
 
     The convolution gets the mean over positions of the kernels (and biases), to the last bit where all positions agree.
+    Weights for zeros around the image, which have no part in the function, have none in the mean.
     A `LocallyConnected1d` becomes a `torch.nn.Conv1d`, and a `PatchwiseLinear` a `torch.nn.Linear`. As in
     `to_locally_connected`, make the optimiser from the copy, afterwards.
 
@@ -148,7 +149,8 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
         The convolutional copy, with copies of all other layers and their parameters.
 
     Raises:
-        TypeError: a layer is a subclass, compiled, has hooks or a reparametrised weight, or shares a parameter.
+        TypeError: a layer is a subclass, compiled, has hooks or a reparametrised weight, shares a parameter, or is
+            fully connected, from where there is no way back.
         ValueError: the positions of a layer differ by more than the tolerance.
 
     Example:
@@ -159,6 +161,7 @@ def to_convolutional(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     expected = "a fraction of at least 0, or math.inf for any difference"
     limit = float(real("tolerance", tolerance, expected, at_least=0, infinite=True, array=False))
     layers = replaceable_layers(model, LocallyConnected2d, (COUNTERPARTS | LINEAR).values())
+    _check_not_dense(model)
     return copy.deepcopy(model, {id(layer): shared_layer(label, layer, limit) for label, layer in layers.items()})
 
 
@@ -180,6 +183,7 @@ def _without_data(
     elif class_tokens:
         raise ValueError(f"class_tokens must be 0 without linear=True; got {class_tokens}")
     convs = replaceable_layers(model, kinds, known, keep_first)
+    _check_not_dense(model)
     expected, lengths = "(channels, rows, columns) of one input, whole numbers", (3,)
     if linear or not convs or nn.Conv1d in map(type, convs.values()):
         expected, lengths = f"(channels, length) or {expected}", (2, 3)
@@ -204,6 +208,18 @@ def _without_data(
     return {label: convs[label] for label in layers}, layers
 
 
+def _check_not_dense(model: nn.Module) -> None:
+    from bioshare.nn.fully_connected import FullyConnected2d  # which is made of these conversions
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, FullyConnected2d):
+            label = ".".join(filter(None, ("model", name)))
+            raise TypeError(
+                f"{label} is fully connected, and no layer with fewer weights computes the same; convert the model "
+                "from before to_fully_connected, and see bioshare.nn.deviation for the parts of the weights"
+            )
+
+
 @torch.no_grad()
 def _filled(layer: LocallyConnected2d, conv: nn.Conv1d | nn.Conv2d | nn.Linear, init: str) -> LocallyConnected2d:
     """Give a layer without data memory next to the convolution, and its first weights."""
@@ -220,6 +236,8 @@ def _filled(layer: LocallyConnected2d, conv: nn.Conv1d | nn.Conv2d | nn.Linear, 
 @torch.no_grad()
 def shared_layer(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.Conv1d | nn.Conv2d | nn.Linear:
     """Make the convolution or linear layer with the mean weights of a locally connected layer."""
+    from bioshare.nn.deviation import locality  # of fully connected layers, too
+
     if isinstance(layer, PatchwiseLinear):
         check_class_tokens(label, layer, tolerance)
         sizes, dtype = (layer.in_channels, layer.out_channels, layer.bias is not None), layer.weight.dtype
@@ -228,7 +246,8 @@ def shared_layer(label: str, layer: LocallyConnected2d, tolerance: float) -> nn.
         (kind,) = (kind for kind, counterpart in COUNTERPARTS.items() if type(layer) is counterpart)
         conv = counterpart(kind, layer)
     conv = conv.to_empty(device=layer.weight.device)
-    conv.weight.copy_(position_mean(f"{label}.weight", layer.weight, tolerance).view_as(conv.weight))
+    mean = position_mean(f"{label}.weight", layer.weight, tolerance, locality(layer))
+    conv.weight.copy_(mean.view_as(conv.weight))
     if layer.bias is not None:
         conv.bias.copy_(position_mean(f"{label}.bias", layer.bias.movedim(0, -1), tolerance))
     return conv
@@ -249,12 +268,18 @@ def made_like(new: Any, old: Any) -> Any:
     return new
 
 
-def position_mean(label: str, values: Tensor, tolerance: float) -> Tensor:
-    """Return the mean of (H_out, W_out, ...) over positions, without rounding where all positions are equal."""
-    first = values[0, 0]
-    mean = first + (values - first).mean((0, 1))
+def position_mean(label: str, values: Tensor, tolerance: float, seen: Tensor | None = None) -> Tensor:
+    """Return the mean of (H_out, W_out, ...) over positions, without rounding where all positions are equal.
+
+    With ``seen``, over the positions where it is True, or all where it nowhere is.
+    """
+    seen = torch.ones_like(values, dtype=torch.bool) if seen is None else seen
+    seen = seen | ~seen.any(0).any(0)
+    place = seen.flatten(0, 1).int().argmax(0)[None]  # of the first position
+    first = values.flatten(0, 1).gather(0, place)[0]
+    mean = first + ((values - first) * seen).sum((0, 1)) / seen.sum((0, 1))
     if tolerance < math.inf:
-        deviation, largest = (values - mean).abs().max().item(), values.abs().max().item()
+        deviation, largest = ((values - mean) * seen).abs().max().item(), (values * seen).abs().max().item()
         if not deviation <= tolerance * largest:
             raise ValueError(
                 f"{label} must be the same at every position, to {tolerance:g} of the largest, {largest:.3g}; some are "

@@ -6,6 +6,7 @@ Both are of the mean loss over a data set that the caller states, with the model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bioshare.checks import real, shown, takes, whole
 from bioshare.nn.feedback import signal_layers
@@ -53,7 +55,8 @@ def top_eigenvalue(
     one, and is slow where the next eigenvalue is near.
 
     Args:
-        model: the model, without feedback weights. Dropout is off meanwhile, and normalisations keep their statistics.
+        model: the model, without feedback weights and not compiled. Dropout is off meanwhile, and normalisations keep
+            their statistics. Parameters that require no gradient have no part.
         batches: a list of (inputs, labels), read once for every product; all images count the same.
         loss: function of the model's output and labels to the mean loss of a batch.
         tolerance: residual at which Lanczos stops, as a fraction of the eigenvalue; no residual is below rounding.
@@ -63,8 +66,8 @@ def top_eigenvalue(
 
     Raises:
         TypeError, ValueError: an argument is of another kind, or the model has feedback weights.
-        RuntimeError: Lanczos did not converge: the tolerance is too small, or the loss has no curvature or is not
-            finite.
+        RuntimeError: the loss is not finite, or Lanczos did not converge: the tolerance is too small, or the loss has
+            no curvature.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -76,15 +79,16 @@ def top_eigenvalue(
     real("tolerance", tolerance, "a fraction above 0", above=0, array=False)
     whole("vectors", vectors, "a number of vectors", at_least=3)
     whole("seed", seed, "a non-negative integer", at_least=0)
+    if any("_orig_mod" in module._modules for module in model.modules()):
+        raise TypeError("model must not be compiled, which leaves out second derivatives; give the model from before")
     sizes, count = [p.numel() for p in parameters.values()], 0
 
     def product(vector: np.ndarray) -> np.ndarray:
         nonlocal count
         count += 1
-        like = next(iter(parameters.values()))
-        parts = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(like).split(sizes)
-        u = [part.view(p.shape) for part, p in zip(parts, parameters.values(), strict=True)]
-        total = [torch.zeros_like(p) for p in parameters.values()]
+        total = _zeros(parameters)
+        parts = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(total[0]).split(sizes)
+        u = [part.view(p.shape) for part, p in zip(parts, total, strict=True)]
         images = 0
         for x, y in batches:
             gradient = summed_gradient(model, x, y, loss, parameters, create_graph=True)
@@ -93,12 +97,13 @@ def top_eigenvalue(
             if along.requires_grad:  # a loss linear in all parameters has a constant gradient
                 rows = torch.autograd.grad(along, [*parameters.values()], materialize_grads=True)
                 total = [before + row for before, row in zip(total, rows, strict=True)]
-        return torch.cat([one.flatten() for one in total]).double().cpu().numpy() / images
+        found = torch.cat([one.flatten() for one in total]).double().cpu().numpy() / images
+        return _finite(found, bool(np.isfinite(found).all()))
 
     size = sum(sizes)
     hessian: Any = LinearOperator((size, size), product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
     start = np.random.default_rng(seed).standard_normal(size)
-    with evaluating(model):
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH):  # attention with second derivatives
         options: Any = {"v0": start, "ncv": vectors, "tol": tolerance, "maxiter": 1000}
         try:
             if size <= vectors:  # few enough for the whole matrix
@@ -118,7 +123,7 @@ def top_eigenvalue(
 
 
 def gradient_norm(model: nn.Module, batches: Batches, loss: Loss) -> float:
-    """Measure the norm of the gradient of the mean loss over all batches.
+    """Measure the norm of the gradient of the mean loss over all batches, of the parameters that require one.
 
     Args:
         model, batches, loss: as for `top_eigenvalue`.
@@ -130,14 +135,26 @@ def gradient_norm(model: nn.Module, batches: Batches, loss: Loss) -> float:
         2.0
     """
     batches, parameters = checked_data(model, batches, loss)
-    total = [torch.zeros_like(p) for p in parameters.values()]
+    total = _zeros(parameters)
     with evaluating(model):
         for x, y in batches:
             gradient = summed_gradient(model, x, y, loss, parameters)
             total = [before + one for before, one in zip(total, gradient, strict=True)]
     images = sum(len(y) for _, y in batches)
     squares = (torch.linalg.vector_norm(one, dtype=torch.float64) ** 2 for one in total)
-    return float(sum(squares) ** 0.5) / images
+    norm = float(sum(squares) ** 0.5) / images
+    return _finite(norm, math.isfinite(norm))
+
+
+def _zeros(parameters: dict[str, Any]) -> list[Tensor]:
+    """Sums over batches, for half types in float32."""
+    return [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters.values()]
+
+
+def _finite(value: Any, finite: bool) -> Any:
+    if not finite:
+        raise RuntimeError("the loss must be finite, and so its derivatives; see the outputs of the model")
+    return value
 
 
 def summed_gradient(
@@ -148,7 +165,8 @@ def summed_gradient(
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ValueError(f"loss must be a function to the mean loss of a batch, a single number; got {shown(value)}")
     options: Any = {"create_graph": create_graph, "materialize_grads": True}
-    return torch.autograd.grad(value.sum() * len(y), [*parameters.values()], **options)
+    of_mean = torch.autograd.grad(value.sum(), [*parameters.values()], **options)
+    return tuple(one.to(torch.promote_types(one.dtype, torch.float32)) * len(y) for one in of_mean)
 
 
 def checked_data(

@@ -58,7 +58,7 @@ class LayerDeviation:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Parts of the weights of a model's locally and fully connected layers, from the input to the output."""
+    """Parts of the weights of a model's locally and fully connected layers, in the order of ``model.modules()``."""
 
     layers: tuple[LayerDeviation, ...]
 
@@ -111,7 +111,7 @@ def deviation(model: nn.Module) -> Deviation:
         >>> print(deviation(to_fully_connected(nn.Conv2d(1, 1, 1, bias=False), (1, 4, 4))).total.delta)
         0.0
     """
-    return Deviation(tuple(_measured(name, layer) for name, layer in unshared_layers(model)))
+    return Deviation(tuple(_measured(name or "(model)", layer) for name, layer in unshared_layers(model)))
 
 
 def unshared_layers(model: nn.Module) -> list[tuple[str, Unshared]]:
@@ -131,8 +131,9 @@ def unshared_layers(model: nn.Module) -> list[tuple[str, Unshared]]:
 def _measured(name: str, layer: Unshared) -> LayerDeviation:
     norm = lambda values: float(torch.linalg.vector_norm(values, dtype=torch.float64))
     if isinstance(layer, LocallyConnected2d):
-        kernels = layer.weight.double().flatten(0, 1).flatten(-2)  # (positions, out, in / groups, taps)
-        seen = _seen_taps(layer).to(kernels.device)
+        own = getattr(layer, "class_tokens", 0)  # which share with no other token
+        kernels = layer.weight.double().flatten(0, 1).flatten(-2)[own:]  # (positions, out, in / groups, taps)
+        seen = _seen_taps(layer)[own:].to(kernels.device)
         kernels = kernels * seen[:, None, None]  # without weights for zeros around the image
         shared = kernels.sum(0) / seen.sum(0).clamp(min=1) * seen[:, None, None]
         return LayerDeviation(name, norm(shared), norm(kernels - shared), 0.0)
@@ -171,6 +172,8 @@ def _pairs(layer: FullyConnected2d) -> tuple[Tensor, Tensor]:
 def locality(layer: Unshared) -> Tensor:
     """Return True for every weight inside a kernel that sees the image, in the shape of the layer's weights.
 
+    With padded columns, weights inside a kernel for zeros around the image are True, too.
+
     Args:
         layer: a `LocallyConnected2d`, whose weights are all inside kernels, or a layer of `to_fully_connected`.
 
@@ -179,16 +182,28 @@ def locality(layer: Unshared) -> Tensor:
         >>> int(locality(to_fully_connected(nn.Conv2d(1, 1, 3), (1, 4, 4))).sum())
         36
     """
-    if isinstance(layer, LocallyConnected2d):
-        seen = _seen_taps(layer).bool().view(*layer.output_size, 1, 1, *layer.kernel_size)
-        return seen.to(layer.weight.device).expand(layer.weight.shape)
-    if not isinstance(layer, FullyConnected2d):
+    if not isinstance(layer, Unshared):
         raise TypeError(f"layer must be a LocallyConnected2d, or of to_fully_connected; got {shown(layer)}")
-    mask = torch.zeros_like(layer.weight, dtype=torch.bool)
-    blocks, pairs = mask.view(layer.blocks().shape), _pairs(layer)[0]
+    return positions_of_taps(layer) > 0
+
+
+def positions_of_taps(layer: Unshared) -> Tensor:
+    """Return how many positions see the image at the tap of each weight: as many weights a convolution shares.
+
+    In the shape of the layer's weights; 0 outside the kernels and for zeros around the image, and a mean where a
+    padding that repeats pixels shows one to several taps.
+    """
+    if isinstance(layer, LocallyConnected2d):
+        seen = _seen_taps(layer)
+        counts = (seen * seen.sum(0)).view(*layer.output_size, 1, 1, *layer.kernel_size)
+        return counts.to(layer.weight).expand(layer.weight.shape)
+    pairs, taps = _pairs(layer)
+    of_pair = (taps @ taps.sum(0) / taps.sum(1)).to(layer.weight)
+    counts = torch.zeros_like(layer.weight)
+    blocks = counts.view(layer.blocks().shape)
     for group in range(layer.groups):
-        blocks[group, :, :, group][:, pairs[0], :, pairs[1]] = True
-    return mask
+        blocks[group, :, :, group][:, pairs[0], :, pairs[1]] = of_pair[:, None, None]
+    return counts
 
 
 def keeping(model: nn.Module, part: Literal["local", "off-local"]) -> Any:
@@ -222,8 +237,10 @@ def _keeping(layers: list[Unshared], part: str) -> Iterator[None]:
                 layer.weight.masked_fill_(mask if part == "off-local" else ~mask, 0)
                 if part == "off-local" and layer.bias is not None:
                     layer.bias.zero_()
+        torch.clear_autocast_cache()  # copies of lower precision
         yield
     finally:
         with torch.no_grad():
             for parameter, values in zip(parameters, before, strict=True):
                 parameter.copy_(values)
+        torch.clear_autocast_cache()

@@ -50,6 +50,13 @@ class FullyConnected2d(nn.Module):
         self.weight = nn.Parameter(empty(outputs, self.in_channels * math.prod(self.image_size)))
         self.register_parameter("bias", None if layer.bias is None else nn.Parameter(empty(outputs)))
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all weights and biases anew, as those of a `torch.nn.Linear`: uniform up to 1 / sqrt(inputs)."""
+        limit = 1 / math.sqrt(self.weight.shape[1])
+        for parameter in self.parameters(recurse=False):
+            parameter.uniform_(-limit, limit)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, H, W) to (batch, out, H_out, W_out); the batch axis may be missing."""
         sizes = (self.in_channels, *self.input_size), (self.out_channels, *self.output_size)
@@ -117,7 +124,10 @@ def to_fully_connected(model: nn.Module, input_size: tuple[int, ...], padded_col
     Every `torch.nn.Conv2d` and `LocallyConnected2d` becomes a layer with a weight from every pixel of every channel to
     every output; weights outside the kernels start at 0, and can be trained (d'Ascoli et al. 2019). The step between,
     without sharing but with the local connections alone, is `to_locally_connected` with ``init="copy"``. Make the
-    optimiser from the copy, afterwards.
+    optimiser from the copy, afterwards. Random weights come from the layers' ``reset_parameters()``.
+
+    Calls of `torch.nn.functional.conv2d` stay, and so does every `torch.nn.Linear`, also one that sees many tokens or
+    positions and goes on sharing its weights between them.
 
     Args:
         model: any module of `torch.nn.Conv2d`, `LocallyConnected2d` and layers other than convolutions.

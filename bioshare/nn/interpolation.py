@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def interpolated(
         part: 0 for the first, 1 for the second; further numbers lie beyond.
         of: "weights" for (1 - part) theta_1 + part theta_2, a copy of the first, whose statistics of batch
             normalisation are to be renewed (`bioshare.bridge.renew_statistics`); "outputs" for the mean
-            (1 - part) f_1(x) + part f_2(x) of the outputs of both.
+            (1 - part) f_1(x) + part f_2(x) of the outputs of both, a model that holds the two themselves.
 
     Raises:
         TypeError, ValueError: an argument is of another kind, or the models have different parameters.
@@ -41,15 +41,25 @@ def interpolated(
     choice("of", of, ("weights", "outputs"))
     if of == "outputs":
         return MeanOutput(first, second, part)
+    if (key := first_difference(first, second)) is not None:
+        raise ValueError(
+            f"second must have the parameters and buffers of first, by name and shape; they differ in {key}. Embed a "
+            "convolution with bioshare.nn.to_fully_connected first, and give the modules inside torch.compile and "
+            "DataParallel"
+        )
     ours, theirs = first.state_dict(), second.state_dict()
-    if {name: one.shape for name, one in ours.items()} != {name: one.shape for name, one in theirs.items()}:
-        raise ValueError("second must have the parameters and buffers of first, by name and shape")
     between = copy.deepcopy(first)
     with torch.no_grad():
         for name, one in between.state_dict().items():
             if one.is_floating_point() or one.is_complex():
                 one.copy_((1 - part) * ours[name] + part * theirs[name])
     return between
+
+
+def first_difference(first: nn.Module, second: nn.Module) -> str | None:
+    """The name of the first parameter or buffer of one model that the other has not, or in another shape."""
+    ours, theirs = ({key: one.shape for key, one in model.state_dict().items()} for model in (first, second))
+    return next((key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key)), None)
 
 
 def string_path(
@@ -122,6 +132,6 @@ class MeanOutput(nn.Module):
         super().__init__()
         self.first, self.second, self.part = first, second, part
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return (1 - part) first(x) + part second(x)."""
-        return (1 - self.part) * self.first(x) + self.part * self.second(x)
+        return (1 - self.part) * self.first(*inputs, **named) + self.part * self.second(*inputs, **named)

@@ -30,7 +30,8 @@ def input_sizes(model: nn.Module, convs: Mapping[str, Any], input_size: Sequence
 
     def note_size(label: str, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         x = args[0] if args else kwargs["input"]
-        seen[label].add(tuple(x.shape[2 - convs[label].weight.ndim :]))
+        axes = 0 if isinstance(convs[label], nn.Linear) else -len(convs[label].kernel_size)
+        seen[label].add(tuple(x.shape[axes:]))
 
     for label, conv in convs.items():
         memo[id(conv)].register_forward_pre_hook(partial(note_size, label), with_kwargs=True)
@@ -49,7 +50,8 @@ def input_sizes(model: nn.Module, convs: Mapping[str, Any], input_size: Sequence
     for label, sizes in seen.items():
         if len(sizes) != 1:
             got = f"inputs of the sizes {sorted(sizes)}" if sizes else "no input"
-            raise ValueError(f"{label} must get inputs of one size in a forward pass; got {got}")
+            remedy = "Give every size a layer of its own" if sizes else "Convert the model without that layer"
+            raise ValueError(f"{label} must get inputs of one size in a forward pass; got {got}. {remedy}")
     return {label: sizes.pop() for label, sizes in seen.items()}
 
 

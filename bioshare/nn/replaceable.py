@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 Layers = dict[str, Any]
 """Layers by their names in errors."""
@@ -53,6 +54,11 @@ def replaceable_layers(
             raise TypeError(
                 f"{label} has feedback weights; convert bioshare.nn.without_feedback(model), and give feedback to the "
                 "copy"
+            )
+        if is_parametrized(layer):
+            raise TypeError(
+                f"{label} has a reparametrised weight, which would be lost; take it off by "
+                "torch.nn.utils.parametrize.remove_parametrizations"
             )
         if type(layer) not in expected:
             *names, last = (cls.__name__ for cls in expected)

@@ -300,15 +300,12 @@ class TrainConfig:
         Args:
             num_classes: number of scores.
             input_size: (channels, rows, columns).
-            snapshot: network of ``start_from``, whose weights take the place of drawn ones; None without.
+            snapshot: the network with the weights of ``start_from`` in the place of drawn ones; None without.
         """
         channels, rows, columns = input_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            if snapshot is None:
-                model = self.network.build(num_classes, (channels, rows, columns))
-            else:
-                model = self.network.embed(snapshot, (channels, rows, columns))
+            model = snapshot or self.network.build(num_classes, (channels, rows, columns))
         if self.feedback is not None:
             model = self.feedback.build(model, input_size, self.seed)
         for every in self.phases:

@@ -25,6 +25,7 @@ from bioshare.nn import (
 )
 from bioshare.nn.dascoli import DAscoliName
 from bioshare.nn.fully_connected import FullyConnected2d
+from bioshare.nn.locally_connected import LocallyConnected2d
 from bioshare.nn.moskovitz import PlainName
 from bioshare.train.config import Network
 
@@ -95,15 +96,14 @@ class DAscoliNetwork(Network):
 
     def build(self, num_classes: int, input_size: tuple[int, int, int]) -> nn.Module:
         """The network for images of ``input_size``, with PyTorch's default initialisation in its own space."""
-        model = dascoli(self.name, num_classes, input_size, self.channels)
-        if self.space == "lc":
-            return to_locally_connected(model, input_size, layout="channels_last")
-        model = self.embed(model, input_size)
+        model = self.embed(dascoli(self.name, num_classes, input_size, self.channels), input_size)
         for layer in model.modules():
             if isinstance(layer, FullyConnected2d):
-                bound = 1 / math.sqrt(layer.weight.shape[1])
-                nn.init.uniform_(layer.weight, -bound, bound)
-                nn.init.uniform_(layer.bias, -bound, bound)  # pyright: ignore[reportArgumentType] (all have a bias)
+                layer.reset_parameters()
+            elif isinstance(layer, LocallyConnected2d):  # as a convolution of its own at every position
+                limit = 1 / math.sqrt(layer.weight[0, 0, 0].numel())
+                for parameter in layer.parameters(recurse=False):
+                    nn.init.uniform_(parameter, -limit, limit)
         return model
 
     def embed(self, model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:

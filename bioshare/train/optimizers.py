@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from bioshare.checks import flag, real
-from bioshare.nn import LocallyConnected2d, locality
+from bioshare.nn import LocallyConnected2d
+from bioshare.nn.deviation import positions_of_taps
 from bioshare.nn.fully_connected import FullyConnected2d
 
 
@@ -92,10 +93,11 @@ class SGD(Optimizer):
         weight_decay: factor of the L2 regularisation.
         momentum: momentum.
         nesterov: Nesterov's form of the momentum.
-        match_positions: multiply the learning rate of every locally or fully connected layer by the number of positions
-            P, in the latter for biases and the weights inside the kernels. A step moves the mean over positions as far
-            as a step of a convolution then, and not 1 / P as far. The regularisation is divided by P, so that weights
-            decay as fast as those of a convolution.
+        match_positions: multiply the learning rates of locally and fully connected layers by the number of weights
+            that a convolution shares: for biases the number of positions P, for a weight inside the kernels the number
+            of positions that see the image at its tap. A step moves the mean over these positions
+            (`bioshare.nn.deviation`) as far as a step of a convolution then. Weights decay as fast as those of a
+            convolution. Weights outside the kernels keep the plain rate.
     """
 
     learning_rate: float = 0.1
@@ -119,21 +121,26 @@ class SGD(Optimizer):
         layers = (layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d))
         positions = {id(p): math.prod(layer.output_size) for layer in layers for p in layer.parameters(recurse=False)}
         factors = [(p, positions.get(id(p), 1)) for p in model.parameters()]
-        return [{"params": [p], "factor": n, "weight_decay": self.weight_decay / n} for p, n in factors]
+        return [
+            {"params": [p], "lr": self.learning_rate * n, "factor": n, "weight_decay": self.weight_decay / n}
+            for p, n in factors
+        ]
 
     def build(self, model: nn.Module, capturable: bool | None = None) -> torch.optim.Optimizer:
         optimizer = super().build(model, capturable)
         if self.match_positions:
-            dense = [layer for layer in model.modules() if isinstance(layer, FullyConnected2d)]
-            parts = [(layer.weight, locality(layer), math.prod(layer.output_size)) for layer in dense]
+            layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d)]
+            scales = [
+                (layer.weight, positions_of_taps(layer).clamp(min=1) / math.prod(layer.output_size)) for layer in layers
+            ]
 
             @torch.no_grad()
-            def keep_rate(*arguments: Any) -> None:
-                for weight, local, positions in parts:  # P times the rate, and a P-th of the gradient
+            def scale_gradients(*arguments: Any) -> None:
+                for weight, scale in scales:  # P times the rate, and n / P or 1 / P of the gradient
                     if weight.grad is not None:
-                        weight.grad.div_(torch.where(local, 1.0, positions))
+                        weight.grad.mul_(scale)
 
-            optimizer.register_step_pre_hook(keep_rate)
+            optimizer.register_step_pre_hook(scale_gradients)
         return optimizer
 
     def make(self, parameters: Any, **options: Any) -> torch.optim.SGD:

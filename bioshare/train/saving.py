@@ -14,6 +14,7 @@ import xarray as xr
 from torch import nn
 
 from bioshare.checks import real, whole
+from bioshare.nn.interpolation import first_difference
 from bioshare.progress import say
 from bioshare.train import checkpoint
 from bioshare.train.config import TrainConfig
@@ -206,7 +207,7 @@ def network_in(path: Path) -> nn.Module:
 
 
 def snapshot_network(config: TrainConfig, folder: Path, network: Mapping[str, Any]) -> nn.Module | None:
-    """The network from which the run in a folder starts; None for weights drawn from the seed.
+    """The network with the weights from which the run in a folder starts; None for weights drawn from the seed.
 
     Args:
         config: configuration of the run.
@@ -214,7 +215,8 @@ def snapshot_network(config: TrainConfig, folder: Path, network: Mapping[str, An
         network: arguments of `TrainConfig.build_network`.
 
     Raises:
-        ValueError: the other run is missing, not finished, or of images of another size or number of classes.
+        ValueError: the other run is missing, not finished, of images of another size or number of classes, or of a
+            network whose weights this one does not have.
     """
     if config.start_from is None:
         return None
@@ -223,7 +225,15 @@ def snapshot_network(config: TrainConfig, folder: Path, network: Mapping[str, An
         raise ValueError(f"start_from must be a snapshot of a finished run; finish the run in {path.parent} first")
     if (theirs := checkpoint.read_metadata(path).get("network")) != network:
         raise ValueError(f"start_from must be a snapshot of a network for {network}; {path} is for {theirs}")
-    return network_in(path)
+    embedded = config.network.embed(network_in(path), tuple(network["input_size"]))
+    with torch.random.fork_rng(devices=[]):
+        key = first_difference(config.network.build(**network), embedded)
+    if key is not None:
+        raise ValueError(
+            f"start_from must be a snapshot of a network whose weights {config.network} has, too; {path} is of another "
+            f"network, with another {key}. Take a snapshot of the same sizes, or the network of that run"
+        )
+    return embedded
 
 
 def check_images(config: TrainConfig, folder: Path, before: object, now: str) -> None:

@@ -1,6 +1,7 @@
 """The engine "brian2": it computes what the exact engine does, and leaves the caller's Brian2 as it was."""
 
 import logging
+import math
 from functools import partial
 
 import brian2 as b2
@@ -97,7 +98,7 @@ def test_runtime_and_exact_agree(circuit, noisy, runtime):
     sleep = partial(bs.simulate, initial(3, 2), x, circuit, RULE, record_every=6, progress=False)
     run = sleep(engine=runtime)
     assert_agree(run, sleep(engine="exact"), atol=1e-11)
-    assert run.presentation.tolist() == [0, 6, 12, 18]
+    assert run.presentation.tolist() == [0, 6, 12, 18, 20]
 
 
 def test_the_ideal_circuit_and_a_single_run_work_too(runtime):
@@ -184,7 +185,7 @@ def test_records_that_need_too_much_memory_are_refused_and_the_advice_works(runt
     with pytest.raises(ValueError, match=r"record_every is too small.* Try \d+$") as refusal:
         sleep(engine=little)
     every = int(str(refusal.value).split("Try ")[1])
-    assert sleep(engine=little, record_every=every).neg_log_snr.shape == (2, 2, 1 + 20 // every)
+    assert sleep(engine=little, record_every=every).neg_log_snr.shape == (2, 2, 1 + math.ceil(20 / every))
 
 
 def test_inputs_that_need_too_much_memory_are_refused():
@@ -251,6 +252,22 @@ def test_inhibition_of_ones_own_takes_the_place_of_eq_8b(runtime):
     assert_close(run.r_inh, 2 * paper.r_inh, atol=1e-12)
 
 
+def test_values_of_ones_own_are_those_before_sleep(runtime):
+    """A gain of 1, and a potential that starts at rest, are Eq. 8."""
+    w, x, circuit = initial(3, 2), inputs(8, 2), bs.RateCircuit(bias=20.0, duration=20.0, inhibitory_bias=True)
+    sleep = partial(bs.simulate, w, x, circuit, RULE, progress=False)
+    potential = "du/dt = (-u + gain*z - alpha*(r_inh - b) + b)/tau : 1\nr = clip(u, 0, inf) : 1\ngain : 1"
+    given = own(runtime, neurons=potential, values={"u": 20.0, "gain": 1.0})
+    assert_agree(sleep(engine=given), sleep(engine="exact"), atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_divergence_of_equations_of_ones_own_speaks_of_them(runtime):
+    nothing = own(runtime, neurons="dr/dt = (-r + sqrt(z - 1000))/tau : 1")
+    with pytest.raises(bs.DivergenceError, match=r"are no numbers, .* check neurons"):
+        bs.simulate(initial(3, 2), inputs(4, 2), RATE, bs.Hebbian(learning_rate=0.0), nothing, progress=False)
+
+
 def test_plasticity_of_ones_own_takes_the_place_of_eq_4(runtime):
     sleep = partial(bs.simulate, initial(3, 2), inputs(20, 2), RATE, progress=False)
     own_rule = own(runtime, plasticity="w -= eta(t)*((r_post - b_post)*x_pre + 0.1*(w - w_init))")
@@ -267,6 +284,13 @@ def test_plasticity_of_ones_own_takes_the_place_of_eq_4(runtime):
         ({"neurons": "dr/dt = -r/tau + xi/sqrt(tau) : 1"}, "neurons must have no xi"),
         ({"inhibition": "dr/dt = -r/tau : 1"}, "inhibition must say what r_inh is"),
         ({"plasticity": "m = r_post"}, "plasticity must change w"),
+        ({"neurons": "dr/dt = (randn() - r)/tau : 1"}, "neurons must draw no random numbers"),
+        ({"plasticity": "w += 0.1*rand()"}, "plasticity must draw no random numbers"),
+        ({"plasticity": "theta += r_post\nw += m"}, r"plasticity has the unknown name theta .* defined in neurons="),
+        ({"neurons": "r = z - r_inh : 1"}, r'neurons must have "\(constant over dt\)"'),
+        ({"neurons": "dr/dt = (gain*z - r)/tau : 1\ngain : 1"}, "values must set the parameter gain"),
+        ({"neurons": "dr/dt = (z - r)/tau : 1", "values": {"gain": 1.0}}, "values must be variables of neurons"),
+        ({"values": {"gain": 1.0}}, "values must be of new variables; got gain"),
     ],
 )
 def test_equations_that_make_no_circuit_are_refused(given, message):

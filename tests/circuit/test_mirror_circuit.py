@@ -67,7 +67,7 @@ def test_many_presentations_in_parts_agree_with_the_loop():
     circuit = dataclasses.replace(SMALL, duration=3.0, gate=None)
     mirror = partial(bs.simulate_mirror, normal(0, 2, 3), normal(1, 600, 3), circuit, record_every=280)
     assert_agree(mirror("exact"), mirror("loop"))
-    assert mirror().presentation.tolist() == [0, 280, 560]
+    assert mirror().presentation.tolist() == [0, 280, 560, 600]
 
 
 def test_small_steps_come_to_the_solution_of_the_differential_equations():
@@ -159,12 +159,12 @@ def test_labelled_axes_units_and_netcdf(tmp_path):
     circuit = dataclasses.replace(SMALL, rate=np.array([[0.01], [0.02]]), gate=None)
     run = bs.simulate_mirror(normal(0, 5, 3, 4), bs.stimuli.grid(), circuit, record_every=2, presentations=7, seed=0)
     data = run.to_xarray()
-    assert dict(data.sizes) == {"rate": 2, "run": 5, "neuron": 3, "input": 4, "presentation": 4}
+    assert dict(data.sizes) == {"rate": 2, "run": 5, "neuron": 3, "input": 4, "presentation": 5}
     assert data.feedback.dims == data.weights.dims == ("rate", "run", "neuron", "input")
     assert data.angle.dims == data.ratio.dims == ("rate", "run", "presentation")
     assert (data.y.dims[-1], data.above.dims[-1], data.below.dims[-1]) == ("neuron", "neuron", "input")
     assert (data.rate.attrs["units"], data.angle.attrs["units"]) == ("ms-1", "degree")
-    expected = {"tau": 10.0, "duration": 12.0, "gate": 12.0, "presentations": 7, "seed": 0, "engine": "exact"}
+    expected = {"tau": 10.0, "duration": 12.0, "gate": "none", "presentations": 7, "seed": 0, "engine": "exact"}
     assert {name: data.attrs[name] for name in expected} == expected
     data.to_netcdf(tmp_path / "mirror.nc")
     with xr.open_dataset(tmp_path / "mirror.nc") as read:
@@ -181,6 +181,8 @@ def test_a_mirror_comes_back_from_a_file(gate, tmp_path):
     for name in ("weights", *STATE):
         assert np.array_equal(getattr(back, name), getattr(run, name), equal_nan=True), name
     assert (back.engine, back.stimulus, back.seed, back.presentations) == ("exact", stimulus, 3, 7)
+    assert back.circuit.gate == gate
+    assert len(run.to_dataframe()) == 12 * len(run.presentation)
     again = bs.simulate_mirror(back.weights, back.stimulus, back.circuit, presentations=7, seed=back.seed)
     assert_close(again.feedback, run.feedback, atol=1e-12)
     of_array = bs.simulate_mirror(normal(0, 3, 4), normal(1, 5, 4), SMALL)

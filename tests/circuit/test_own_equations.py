@@ -46,7 +46,7 @@ def test_an_unknown_name_is_refused_with_the_equation_and_the_name(given, name, 
     [
         {"neurons": "dr/dt = (-r + clip(z - alpha*r_inh + b, 0, inf)) / tau : 1"},
         {"neurons": "dr/dt = (-r + z - a)/tau : 1\nda/dt = (-a + 0.5*(r - b)) / (200*ms) : 1"},
-        {"neurons": "dr/dt = (-r + z*exp(-t/second) + sin(2*pi*t/second) + i + rand()*0)/tau : 1"},
+        {"neurons": "dr/dt = (-r + z*exp(-t/second) + sin(2*pi*t/second) + i)/tau : 1"},
         {"inhibition": "dr_inh/dt = (-r_inh + clip(r_mean, 0, inf)) / tau : 1"},
         {"plasticity": "change = eta(t)*(r_post - b_post)*x_pre  # Eq. 4\nw -= change + 0*(i + j)"},
         {"neurons": "r = z + b + a : 1\nda/dt = (1 - a)/tau : 1", "plasticity": "w -= eta(t)*a_post*x_pre"},

@@ -103,10 +103,14 @@ def test_a_mirror_tells_its_progress_at_every_record_and_at_the_end(engine):
     )
     run = mirrored(calls.append)
     assert calls == [3, 6, 7]
-    assert run.presentation.tolist() == [0, 3, 6]
+    assert run.presentation.tolist() == [0, 3, 6, 7]
     np.testing.assert_array_equal(run.feedback, mirrored(False).feedback)
     with pytest.raises(RuntimeError, match="enough"):
         mirrored(stopping([], 6, RuntimeError("enough")))
+    with pytest.warns(RuntimeWarning, match="interrupted after 6 of 7 presentations"):
+        stopped = mirrored(stopping([], 6, KeyboardInterrupt()))
+    assert (stopped.interrupted, stopped.presentations, stopped.presentation.tolist()) == (True, 6, [0, 3, 6])
+    np.testing.assert_array_equal(stopped.angle, run.angle[..., :3])
 
 
 @pytest.mark.parametrize("progress", [1, None, "bar"], ids=repr)

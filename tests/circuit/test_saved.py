@@ -61,6 +61,21 @@ def test_a_function_without_a_name_is_stored_as_the_rates_that_it_returned(tmp_p
         back.rule.rates(73)
 
 
+def test_rates_that_depend_on_the_length_are_stored_as_they_were_used(tmp_path):
+    falling = bs.Hebbian(learning_rate=lambda k: np.linspace(1e-3, 0, len(k)))
+
+    def stop(done):
+        if done >= 5:
+            raise KeyboardInterrupt
+
+    with pytest.warns(RuntimeWarning, match="interrupted after"):
+        run = bs.simulate(np.ones((4, 3)), np.ones((20, 3)), STEADY, falling, "loop", progress=stop)
+    assert len(run.rates) == run.presentations < 20
+    back = through_a_file(run, tmp_path)
+    np.testing.assert_array_equal(back.rates, np.linspace(1e-3, 0, 20)[: run.presentations, None])
+    assert back.rates.sum() == pytest.approx(run.summed_rate[-1], abs=1e-15)
+
+
 @pytest.mark.parametrize("stimuli", [np.ones((6, 3)), lambda p, k, rng: rng.normal(size=(p, k))], ids=["array", "own"])
 def test_inputs_that_only_the_program_knew_leave_their_text(stimuli, tmp_path):
     options = {"presentations": None, "seed": None} if isinstance(stimuli, np.ndarray) else {}
@@ -140,13 +155,15 @@ def test_parameters_along_several_axes_are_all_told_apart():
         assert labels == expected
 
 
-def test_the_texts_of_a_run_speak_of_the_weights_after_sleep_not_of_the_last_record():
+def test_the_end_is_a_record_and_the_texts_of_a_run_speak_of_it():
     weights = np.random.default_rng(0).normal(1, 1, (50, 3))
     run = bs.simulate(
         weights, bs.stimuli.gaussian(), bs.SteadyState(), CONSTANT, presentations=50, seed=0, record_every=40
     )
     after = float(bs.theory.neg_log_snr(run.weights))
-    assert abs(after - run.neg_log_snr[-1]) > 0.01
+    assert run.presentation.tolist() == [0, 40, 50]
+    assert run.neg_log_snr[-1] == after
+    assert abs(after - run.neg_log_snr[-2]) > 0.01
     assert f"{run.neg_log_snr[0]:.2f} to {after:.2f}" in repr(run)
     left = np.linalg.norm(run.weights.mean(0)) / np.linalg.norm(weights.mean(0))
     assert f"{after:.2f} after" in run._repr_html_()

@@ -265,7 +265,7 @@ def test_records_are_what_the_weights_were(engine, sigma):
     if sigma:
         x = x[:, None] + sigma * inputs(40, 6, 4, seed=2)
     run = bs.simulate(w, x, CIRCUITS["rate"], RULE, engine, record_every=9)
-    assert run.presentation.tolist() == [0, 9, 18, 27, 36]
+    assert run.presentation.tolist() == [0, 9, 18, 27, 36, 40]
     for record, seen in enumerate(run.presentation):
         then = bs.simulate(w, x[:seen], CIRCUITS["rate"], RULE, engine).weights if seen else w
         assert_close(run.neg_log_snr[record], theory.neg_log_snr(then), atol=1e-12)
@@ -339,7 +339,7 @@ def test_ctrl_c_keeps_what_was_computed(engine, circuit, noisy, monkeypatch):
     assert run.interrupted
     assert not shorter.interrupted
     assert run.presentations == 32
-    assert run.presentation.tolist() == [0, 5, 10, 15, 20, 25, 30]
+    assert run.presentation.tolist() == [0, 5, 10, 15, 20, 25, 30, 32]
     assert difference(run, shorter) < 1e-13
 
 
@@ -361,6 +361,46 @@ def test_noise_moves_the_end_of_sleep_as_theory_says(alpha):
     np.testing.assert_allclose(run.weights.mean(0), expected, rtol=0, atol=0.02)
     without = bs.theory.fixed_point(w, stimulus.covariance(3), 0.3, alpha)
     assert np.abs(without - expected).max() > 0.1
+
+
+def test_a_rate_circuit_that_never_waits_ends_where_theory_says():
+    """Not at the fixed point of Eq. 24, which is that of a circuit that waits until its rates have settled."""
+    w, circuit, C = initial(40, 2), bs.RateCircuit(alpha=10.0, duration=120.0), np.eye(2)
+    rng = np.random.default_rng(0)
+    x = np.sqrt(2) * C[rng.integers(0, 2, 6000)] * rng.choice([-1, 1], (6000, 1))
+    slower = lambda k: np.where(k < 4000 * 120, 1e-4, 1e-5)
+    ends = {}
+    for name, rate in {"on the way": slower, "waits": lambda k: np.where(k % 120 == 119, 120 * slower(k), 0)}.items():
+        run = bs.simulate(w, x, circuit, bs.Hebbian(0.3, 0.0, learning_rate=rate), record_every=100)
+        ends[name] = run.neg_log_snr[-20:].mean()
+    settled = theory.neg_log_snr(theory.fixed_point(w, C, 0.3, 10.0))
+    alpha, gamma = theory.while_settling(10.0, 0.3, circuit.dt_over_tau, 120)
+    assert abs(ends["on the way"] - theory.neg_log_snr(theory.fixed_point(w, C, gamma, alpha))) < 0.03
+    assert abs(ends["waits"] - settled) < 0.06  # exp(-4) of the way is left after 120 ms
+    assert abs(ends["on the way"] - settled) > 0.3
+
+
+def test_half_the_step_with_half_the_rate_and_the_same_momentum_is_the_same_sleep():
+    w, x = initial(20, 4), inputs(40, 4)
+    change = [
+        bs.simulate(w, x, bs.RateCircuit(dt=dt), bs.Hebbian(0.01, 0.9, learning_rate=2e-5 * dt)).weights - w
+        for dt in (1.0, 0.5, 0.25)
+    ]
+    first, second = (np.abs(change[i] - change[i + 1]).max() for i in (0, 1))
+    assert first < 0.02 * np.abs(change[0]).max()
+    assert 0.4 < second / first < 0.6  # Euler's method is of first order
+
+
+def test_a_schedule_with_an_error_says_what_it_is_called_with():
+    schedule = lambda k: 1e-3 if k > 2 else 0.0
+    with pytest.raises(ValueError, match="truth value") as error:
+        bs.simulate(initial(4, 3), inputs(5, 3), bs.SteadyState(), bs.Hebbian(learning_rate=schedule))
+    assert "array of update indices k" in error.value.__notes__[0]
+
+
+def test_rectified_rates_have_no_threshold():
+    with pytest.raises(ValueError, match=r"^bias must be >= 0 for rectified rates"):
+        bs.simulate(initial(4, 3), inputs(5, 3), bs.RateCircuit(bias=-2.0), RULE, bs.Loop(rectified=True))
 
 
 def test_weights_may_be_a_tensor_that_requires_gradients():

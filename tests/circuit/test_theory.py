@@ -43,6 +43,20 @@ def test_ideal_response_is_the_deviation_from_the_mean_drive():
     assert_close(theory.response(w, x), w @ x - (w @ x).mean(), atol=1e-14)
 
 
+@pytest.mark.parametrize(("alpha", "h", "updates"), [(10.0, 1 / 30, 150), (2.0, 0.1, 40), (0.0, 0.5, 3), (4.0, 0.3, 1)])
+def test_the_ways_while_settling_are_those_of_eq_8_step_by_step(alpha, h, updates):
+    deviation = mean = inhibition = 0.0
+    deviations, means = [], []
+    for _ in range(updates):  # a unit drive, from rest
+        deviation += h * (1 - deviation)
+        mean, inhibition = mean + h * (1 - mean - alpha * inhibition), inhibition + h * (mean - inhibition)
+        deviations.append(deviation)
+        means.append(mean)
+    deviation, mean = np.mean(deviations), np.mean(means)
+    settling = theory.while_settling(alpha, 0.3, h, updates)
+    assert_close(settling, (deviation / mean - 1, 0.3 / deviation), atol=1e-13)
+
+
 @pytest.mark.parametrize("rank", [2, None])
 def test_fixed_point_of_the_ideal_circuit_is_equation_5_and_keeps_the_mean(rank):
     w, C, gamma = initial(6, 4), covariance(4, rank), 0.03

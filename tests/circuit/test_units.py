@@ -7,6 +7,7 @@ import brian2 as b2
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,7 +108,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_unit_where_a_plain_number_belongs_is_refused(name, unit):
     for value in (0.5 * unit, [0.5 * unit, 0.2 * unit], datetime.timedelta(1), np.timedelta64(1, "ms")):
-        with pytest.raises(TypeError, match=rf"^{name} must be .* a plain number: divide by the unit; got"):
+        with pytest.raises(TypeError, match=rf"^{name} must be .* a plain number without a unit; got"):
             REFUSED[name](value)
 
 
@@ -163,3 +164,10 @@ def test_tensors_and_plain_arrays_are_as_before():
     plain = bs.simulate(W, X, bs.SteadyState(), RULE()).weights
     for given_ in (torch.tensor(W, requires_grad=True), W.tolist(), np.ma.array(W)):
         assert np.array_equal(bs.simulate(given_, X, bs.SteadyState(), RULE()).weights, plain)
+
+
+def test_a_time_of_xarray_is_in_milliseconds_or_refused():
+    time = lambda units: xr.DataArray(30.0, attrs={"units": units})
+    assert bs.RateCircuit(tau=time("ms")).tau == 30.0
+    with pytest.raises(TypeError, match=r"^tau must be .*, with the units ms; got 's'"):
+        bs.RateCircuit(tau=time("s"))

@@ -104,9 +104,9 @@ def test_the_minimum_of_theory_is_where_the_ideal_circuit_ends_with_these_weight
     assert stable_result(setting).theory_minimum == theory_minimum(setting)
 
 
-def test_the_end_of_theory_is_that_of_eq_24():
-    end = bs.theory.fixed_point_white(SETTING.weights, 0.03, 7.0)
-    assert theory_end(SETTING) == pytest.approx(float(bs.theory.neg_log_snr(end)), abs=1e-9)
+def test_an_endless_sleep_ends_at_the_end_of_theory():
+    setting = SETTING.moved(gamma=0.3, presentations=10_000)
+    assert stable_result(setting).neg_log_snr[-20:].mean() == pytest.approx(theory_end(setting), abs=0.03)
     assert theory_end(SETTING.moved(noise=0.5)) > theory_end(SETTING)
 
 
@@ -122,6 +122,12 @@ def test_there_are_not_more_records_than_a_screen_shows_and_the_last_is_the_end(
     assert shown.neg_log_snr[-1] == pytest.approx(float(bs.theory.neg_log_snr(shown.end)), abs=1e-9)
     assert shown.mean_kept[-1] == pytest.approx(np.linalg.norm(mean) / size, abs=1e-12)
     assert shown.mean_drift[-1] == pytest.approx(np.linalg.norm(mean - before) / size, abs=1e-12)
+
+
+def test_weights_after_no_whole_number_of_presentations_are_refused():
+    for wrong in (-5, 5.0):
+        with pytest.raises((TypeError, ValueError), match=r"^now_at must be a number of presentations"):
+            simulate_setting(SETTING, wrong)
 
 
 @pytest.mark.parametrize("rate", [1e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 1e-1])

@@ -1,5 +1,6 @@
 import math
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bioshare.nn import LocallyConnected2d, to_convolutional, to_locally_connected
+from bioshare.nn import LocallyConnected2d, locality, to_convolutional, to_fully_connected, to_locally_connected
 
 
 def network():
@@ -257,7 +258,7 @@ def changed(change):
         (nn.Conv3d(2, 2, 3), "model.1 is a Conv3d; only Conv1d and Conv2d have counterparts"),
         (nn.LazyConv2d(2, 3), "model.1 is lazy"),
         (nn.LazyLinear(2), "model.1 is lazy, without a shape yet; run the model once on a batch"),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)), "model.1 is a Parametrized"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)), "model.1 has a reparametrised weight"),
         (nn.utils.spectral_norm(nn.Conv2d(2, 2, 3)), "model.1 has hooks, a reparametrised weight"),
         (changed(lambda conv: conv.register_full_backward_hook(print)), "model.1 has hooks"),
         (changed(lambda conv: setattr(conv, "forward", print)), "model.1 has hooks"),
@@ -365,3 +366,35 @@ def test_the_first_parameter_may_have_another_type_than_the_convolutions():
     model = nn.Sequential(nn.Conv2d(2, 2, 3))
     model.register_parameter("steps", nn.Parameter(torch.tensor(3), requires_grad=False))
     assert to_locally_connected(model, (2, 5, 5))[0].weight.dtype == torch.float32
+
+
+def test_weights_for_zeros_around_the_image_have_no_part_in_the_convolution():
+    """Training leaves them as they were, whatever the others do."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 3, 3, padding=1, dtype=torch.float64)
+    local: Any = to_locally_connected(conv, (2, 4, 4))
+    with torch.no_grad():
+        local.weight.copy_(torch.where(locality(local), conv.weight, local.weight))
+        local.bias.copy_(conv.bias[:, None, None])
+    back = to_convolutional(local)
+    assert torch.equal(back.weight, conv.weight)
+    assert torch.equal(back.bias, conv.bias)
+    with torch.no_grad():
+        local.weight[0, 1] += 1e-3  # seen by the lower two rows of its kernels
+    with pytest.raises(ValueError, match=r"model\.weight must be the same at every position"):
+        to_convolutional(local)
+    seen, mean = locality(local), to_convolutional(local, math.inf).weight
+    torch.testing.assert_close(mean, (local.weight * seen).sum((0, 1)) / seen.sum((0, 1)), rtol=0, atol=1e-15)
+
+
+def test_there_is_no_way_back_from_dense_layers():
+    dense = to_fully_connected(nn.Sequential(nn.Conv2d(1, 2, 3)), (1, 4, 4))
+    for convert in (to_convolutional, lambda model: to_locally_connected(model, (1, 4, 4))):
+        with pytest.raises(TypeError, match=r"model\.0 is fully connected"):
+            convert(dense)
+
+
+def test_reparametrised_weights_are_named_with_the_remedy():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3)))
+    with pytest.raises(TypeError, match=r"model\.0 has a reparametrised weight.*remove_parametrizations"):
+        to_locally_connected(model, (1, 4, 4))

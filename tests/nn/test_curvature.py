@@ -1,5 +1,7 @@
 """Gradient norm, top eigenvalue and interpolation, against whole Hessians and closed forms."""
 
+import copy
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bioshare.nn import (
     gradient_norm,
@@ -219,3 +222,47 @@ def test_feedback_weights_are_refused(model, batches):
     for fed in (with_feedback(model), with_direct_feedback(model, tuple(batches[0][0].shape[1:]))):
         with pytest.raises(ValueError, match="no feedback weights"):
             gradient_norm(fed, batches, loss)
+
+
+def test_many_batches_of_a_model_in_bfloat16_add_up_in_float32():
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(5, 3), torch.randn(20, 5), torch.randint(3, (20,))
+    half = copy.deepcopy(model).bfloat16()
+    one, many = (gradient_norm(half, [(x.bfloat16(), y)] * n, loss) for n in (1, 300))
+    assert many == pytest.approx(one, rel=1e-6)
+    assert many == pytest.approx(gradient_norm(model, [(x, y)], loss), rel=0.02)
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0].flatten(1)[:, :3]
+
+
+def test_the_hessian_of_attention_is_found():
+    torch.manual_seed(0)
+    attending = Attending().double()
+    images = [(torch.randn(7, 5, 4, dtype=torch.float64), torch.arange(7) % 3)]
+    with sdpa_kernel(SDPBackend.MATH):
+        hessian, _ = whole_hessian(attending, images)
+    found = top_eigenvalue(attending, images, loss, tolerance=1e-9)
+    assert found.value == pytest.approx(float(np.linalg.eigvalsh(hessian)[-1]), abs=1e-7)
+
+
+def test_a_loss_without_a_value_is_refused():
+    data = [(torch.full((2, 2), math.nan), torch.zeros(2, 1))]
+    for size in (1, 30):  # the whole matrix, and Lanczos
+        model = nn.Linear(2, size, bias=False)
+        batches = [(data[0][0], torch.zeros(2, size))]
+        for measure in (top_eigenvalue, gradient_norm):
+            with pytest.raises(RuntimeError, match=r"^the loss must be finite"):
+                measure(model, batches, nn.functional.mse_loss)
+
+
+def test_a_compiled_model_is_refused():
+    model = torch.compile(nn.Linear(2, 1), backend="eager")
+    with pytest.raises(TypeError, match=r"^model must not be compiled"):
+        top_eigenvalue(model, [(torch.ones(2, 2), torch.zeros(2, 1))], nn.functional.mse_loss)

@@ -13,6 +13,7 @@ from torch import nn
 
 from bioshare.nn import (
     LocallyConnected2d,
+    PatchwiseLinear,
     deviation,
     draw_block,
     draw_filter,
@@ -21,6 +22,7 @@ from bioshare.nn import (
     to_fully_connected,
     to_locally_connected,
 )
+from bioshare.nn.deviation import positions_of_taps
 
 pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
 GRID = {
@@ -149,3 +151,43 @@ def test_pictures_show_the_logarithm_of_weights():
 def test_a_network_of_convolutions_is_refused():
     with pytest.raises(ValueError, match="model must have a locally or fully connected layer"):
         deviation(nn.Conv2d(1, 1, 1))
+
+
+@pytest.mark.parametrize("part", ["local", "off-local"])
+def test_parts_are_kept_under_autocast_and_do_not_outlast_the_block(part):
+    """Autocast keeps copies of weights in bfloat16."""
+    torch.manual_seed(0)
+    dense = to_fully_connected(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1)), (1, 4, 4))
+    with torch.no_grad():
+        dense[0].weight.add_(0.1)
+    x = torch.randn(5, 1, 4, 4)
+    with keeping(dense, part), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = dense(x)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        before = dense(x)
+        with keeping(dense, part):
+            assert torch.equal(dense(x), expected)
+        assert torch.equal(dense(x), before)
+    assert not torch.equal(before, expected)
+
+
+def test_class_tokens_share_with_no_other_token():
+    layer = PatchwiseLinear(5, 3, 3, class_tokens=1)
+    with torch.no_grad():
+        layer.weight[1:] = layer.weight[1].clone()
+    (found,) = deviation(layer).layers
+    assert (found.name, found.unshared) == ("(model)", 0.0)
+    assert found.shared == pytest.approx(2 * float(layer.weight[1].detach().double().norm()), abs=1e-12)
+
+
+def test_positions_of_taps_are_as_many_as_a_convolution_adds_up():
+    """The gradient of a convolution's weight is the sum over so many weights of the layers without sharing."""
+    conv = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2)
+    ones = torch.ones(1, 2, 7, 6)
+    (conv(ones).sum()).backward()
+    for layer in (to_locally_connected(conv, (2, 7, 6)), to_fully_connected(conv, (2, 7, 6))):
+        counts, inside = positions_of_taps(layer), locality(layer)
+        assert torch.equal(counts > 0, inside)
+        layer(ones).sum().backward()
+        assert torch.equal(layer.weight.grad[inside], torch.ones_like(layer.weight.grad[inside]))
+        assert sorted(set(counts[inside].tolist())) == sorted(set(conv.weight.grad.flatten().tolist()))

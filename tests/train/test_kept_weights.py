@@ -1,6 +1,7 @@
 """Runs that keep snapshots, and runs that start from them in a larger space."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tiny_runs import CONFIG, assert_same_ending, interrupt, run, weights
 
 from bioshare.bridge import InstantSharing
 from bioshare.nn import deviation, locality, to_fully_connected, to_locally_connected
+from bioshare.nn.deviation import positions_of_taps
 from bioshare.train import checkpoint, trained_network
 from bioshare.train.config import SGD, Convolutional, Every, LocallyConnected, Snapshot
 from bioshare.train.networks import DAscoliNetwork
@@ -89,14 +91,16 @@ def test_a_matched_step_moves_the_mean_over_positions_as_a_step_of_the_convoluti
         run(conv.parent / f"step-{name}", config)
         ends[name] = {key: value.double() for key, value in weights(conv.parent / f"step-{name}").items()}
     before = checkpoint.read(conv / "epoch-1.safetensors")[0]
-    for key in ("model.0.weight", "model.3.weight", "model.5.weight"):
-        positions = ends["lc"][key].shape[0] * ends["lc"][key].shape[1]
-        assert positions in (25, 4)
-        step = ends["conv"][key] - before[key]
-        mean = lambda name, key=key: ends[name][key].mean((0, 1)) - before[key]
-        assert step.abs().max() > 1e-5
-        torch.testing.assert_close(mean("lc-matched"), step, rtol=0, atol=1e-7)
-        torch.testing.assert_close(mean("lc") * positions, step, rtol=0, atol=1e-7 * positions)
+    layers = dict(trained_network(conv.parent / "step-lc").named_modules())
+    for name in ("0", "3", "5"):
+        key, seen = f"model.{name}.weight", locality(layers[name])
+        positions = seen.sum((0, 1))
+        assert (positions < math.prod(layers[name].output_size)).any()  # padding
+        change = lambda name, key=key: ends[name][key] - before[key]
+        mean = lambda name, change=change, seen=seen: (change(name) * seen).sum((0, 1)) / seen.sum((0, 1)).clamp(min=1)
+        assert change("conv").abs().max() > 1e-5
+        torch.testing.assert_close(mean("lc-matched"), change("conv"), rtol=0, atol=2e-7)
+        torch.testing.assert_close(mean("lc") * positions, change("conv"), rtol=0, atol=1e-7 * 25)
     bias = "model.0.bias"
     torch.testing.assert_close(
         ends["lc-matched"][bias].mean((1, 2)) - before[bias], ends["conv"][bias] - before[bias], rtol=0, atol=1e-7
@@ -109,14 +113,13 @@ def test_a_matched_step_of_dense_layers_is_faster_inside_the_kernels_alone():
     models = {name: to_fully_connected(conv, (2, 6, 6)) for name in ("plain", "matched")}
     for model, matched in zip(models.values(), (False, True), strict=True):
         optimizer = SGD(1e-3, 0.0, 0.0, nesterov=False, match_positions=matched).build(model)
-        for group in optimizer.param_groups:
-            group["lr"] *= group.get("factor", 1)
         model(x).square().sum().backward()
         optimizer.step()
     first = to_fully_connected(conv, (2, 6, 6)).weight
     plain, faster = (model.weight.detach() - first for model in models.values())
-    inside = locality(models["plain"])
-    torch.testing.assert_close(faster, torch.where(inside, 36 * plain, plain), rtol=0, atol=1e-12)
+    inside, seen = locality(models["plain"]), positions_of_taps(models["plain"])
+    assert sorted(set(seen[inside].tolist())) == [25, 30, 36]  # corners, edges and centre of a kernel, of 36 positions
+    torch.testing.assert_close(faster, torch.where(inside, seen * plain, plain), rtol=0, atol=1e-12)
     assert plain[~inside].abs().min() > 0
 
 
@@ -126,8 +129,6 @@ def test_matched_weights_decay_as_those_of_the_convolution():
     local: Any = to_locally_connected(conv, (2, 6, 6), "copy")
     for model in (conv, local):
         optimizer = SGD(1e-3, 0.5, 0.9, match_positions=True).build(model)
-        for group in optimizer.param_groups:
-            group["lr"] *= group["factor"]
         for _ in range(3):
             optimizer.zero_grad()
             model(x).sum().backward()  # the same gradient in every step
@@ -157,6 +158,27 @@ def test_a_missing_an_unfinished_and_another_run_are_refused_by_name(conv, tmp_p
         dataclasses.replace(CONV, start_from=3)
     with pytest.raises(ValueError, match="snapshots must be numbers of epochs, at least 0; got -1"):
         dataclasses.replace(CONV, snapshots=(-1,))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [DAscoliNetwork(channels=4, space="fc"), DAscoliNetwork("alexnet", 8), Convolutional("resnet8", 0.25)],
+    ids=["channels", "alexnet", "resnet"],
+)
+def test_a_snapshot_of_another_network_is_refused_before_training(network, conv):
+    config = dataclasses.replace(CONV, network=network, start_from=BESIDE, snapshots=())
+    with pytest.raises(ValueError, match=r"start_from must be a snapshot of a network whose weights .* has, too"):
+        run(conv.parent / "other", config)
+    assert not (conv.parent / "other/result.nc").exists()
+
+
+def test_locally_connected_weights_are_drawn_as_those_of_convolutions():
+    torch.manual_seed(0)
+    conv, local = (DAscoliNetwork(channels=8, space=space).build(10, (1, 8, 8)) for space in ("conv", "lc"))
+    for one, other in zip(conv.parameters(), local.parameters(), strict=True):
+        if other.ndim > one.ndim:
+            torch.testing.assert_close(other.abs().max(), one.abs().max(), rtol=0.3, atol=0)
+            assert (other != other.flatten()[0]).any()
 
 
 def test_the_snapshot_is_of_that_epoch_in_the_folder_of_the_seed(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bioshare.checks import Array, choice, finite_array, shown, whole
+from bioshare.checks import Array, choice, finite_array, leading_axes, shown, whole
 from bioshare.circuit.circuits import Circuit
 from bioshare.circuit.exact.chunks import pieces, pieces_per_presentation
 from bioshare.circuit.prepare import check_progress, prepare_sleep
@@ -243,6 +243,7 @@ class SleepMap(NamedTuple):
         weights = finite_array("weights", weights, "(..., N, K)")
         if weights.shape[-1] != self.c.shape[-1]:
             raise ValueError(f"weights must have {self.c.shape[-1]} inputs as this map; got shape {weights.shape}")
+        leading_axes({"weights": weights.shape[:-2], "the map": self.c.shape[:-1]})
         mean = weights.mean(-2, keepdims=True)
         return mean @ self.B.mT + self.c[..., None, :] + (weights - mean) @ self.A.mT
 

@@ -33,8 +33,8 @@ class MirrorCircuit(Parameters):
         tau_crosstalk: time constant of the feedback cells, milliseconds; with ``dt`` these cells follow at once.
         baseline: beta, the rate without input.
         rate: learning rate, per millisecond.
-        decay: decay of B inside the rate, without unit. White noise of variance 1 leads to gain / decay times W
-            (`bioshare.theory.mirror_gain`).
+        decay: decay of B inside the rate, without unit. Independent inputs of variance 1 lead to gain / decay times W,
+            with the sum of `bioshare.theory.mirror_gain` over equal ages as gain.
         dt: Euler step, milliseconds, at most ``tau`` and ``tau_crosstalk``.
         duration: time of a presentation, milliseconds; a multiple of ``dt``.
         gate: B changes in the last ``gate`` milliseconds of a presentation only; None for all of the time.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from bioshare.circuit.views import mirror_figure
 from bioshare.machine import versions
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
 
@@ -35,15 +37,16 @@ class MirrorRun:
     Attributes:
         weights: W, (..., N, K).
         feedback: B after the mirror, (..., N, K), in the order of W.
-        angle: angle between B and W in degrees, before the mirror and after every recorded presentation, (...,
-            records); NaN where B is 0.
+        angle: angle between B and W in degrees, before the mirror, after every recorded presentation and at the end,
+            (..., records); NaN where B is 0.
         ratio: norm of B over the norm of W, (..., records).
         presentation: number of presentations before each record, (records,), from 0.
         y, below, above: rates after the last time step of the forward neurons (..., N), and of the feedback cells (...,
             K) and (..., N).
         circuit, engine: the arguments.
         stimulus, seed: source of the inputs; None for an array of inputs; the text of a function in a run from a file.
-        presentations: number of presentations.
+        presentations: number of complete presentations.
+        interrupted: True if Ctrl-C stopped the mirror early.
     """
 
     weights: Array
@@ -59,6 +62,7 @@ class MirrorRun:
     stimulus: Stimulus | str | None
     seed: int | None
     presentations: int
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         angle, ratio = map(np.median, angle_and_ratio(self.feedback, self.weights))
@@ -81,11 +85,12 @@ class MirrorRun:
         scalars = {name: value for name, value in self.circuit.fields().items() if isinstance(value, float)}
         attributes: dict[str, Any] = scalars | {
             "circuit": "MirrorCircuit",
-            "gate": self.circuit.gate or self.circuit.duration,
+            "gate": "none" if self.circuit.gate is None else self.circuit.gate,
             "engine": self.engine,
             "stimulus": str(self.stimulus) if self.stimulus else "an array",
             "seed": "none" if self.seed is None else self.seed,
             "presentations": self.presentations,
+            "interrupted": int(self.interrupted),
         }
         return xr.Dataset(
             {name: (dims, getattr(self, name), describe(name)) for name, dims in axes.items()},
@@ -111,7 +116,12 @@ class MirrorRun:
             stimulus=saved_stimulus(data),
             seed=None if isinstance(seed, str) else int(seed),
             presentations=int(data.attrs["presentations"]),
+            interrupted=bool(data.attrs["interrupted"]),
         )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Angle and ratio as a data frame of pandas with one row for every record of every leading entry."""
+        return self.to_xarray()[["angle", "ratio"]].to_dataframe().reset_index()
 
     def plot(self) -> Figure:
         """Draw the angle and the ratio of norms against the presentation, a line for every leading entry."""
@@ -140,7 +150,7 @@ def simulate_mirror(
         circuit: a `MirrorCircuit`.
         engine: "exact", "brian2" (at run time, with the code generation target in Brian2's preferences), or "loop"
             (every step in NumPy).
-        record_every: presentations between two records of angle and ratio.
+        record_every: presentations between two records of angle and ratio; the end is a record, too.
         feedback: B before the mirror, (..., N, K) in the order of W; None for 0.
         presentations: P, with a Stimulus or a function.
         seed: seed of the Stimulus or the function; the same seed gives the same bytes.
@@ -148,7 +158,8 @@ def simulate_mirror(
             called with the number of complete presentations at every record; an error in the function ends the mirror.
 
     Returns:
-        B after the mirror, and the records.
+        B after the mirror, and the records. After Ctrl-C the run holds the presentations until the last record, with a
+        warning.
 
     Raises:
         TypeError, ValueError: an argument makes no sense; nothing was simulated.
@@ -165,15 +176,22 @@ def simulate_mirror(
     module, name = ENGINES[engine].split(":")
     simulated = getattr(importlib.import_module(f"bioshare.circuit.mirror.{module}"), name)
     records, recorded, state = [angle_and_ratio(problem.feedback, problem.weights)], [0], None
-    with reported(progress, problem.stops[-1]) as report:
-        for stop, state in simulated(problem):
-            if stop % record_every == 0:
+    try:
+        with reported(progress, problem.stops[-1]) as report:
+            for stop, state in simulated(problem):
                 records.append(angle_and_ratio(state.feedback, problem.weights))
                 recorded.append(stop)
-            report(stop)
+                report(stop)
+    except KeyboardInterrupt:
+        if state is None:
+            raise
+        message = (
+            f"interrupted after {recorded[-1]} of {problem.stops[-1]} presentations; the run holds what was computed"
+        )
+        warnings.warn(f"{message} until then", RuntimeWarning, stacklevel=2)
     assert state is not None, "a mirror has at least one presentation"
     angle, ratio = (np.stack(values, -1) for values in zip(*records, strict=True))
     return MirrorRun(
         problem.weights, state.feedback, angle, ratio, np.array(recorded), state.y, state.below, state.above,
-        circuit, engine, problem.stimulus, seed, problem.stops[-1],
+        circuit, engine, problem.stimulus, seed, recorded[-1], recorded[-1] < problem.stops[-1],
     )  # fmt: skip

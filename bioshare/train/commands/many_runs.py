@@ -38,7 +38,7 @@ class ManyRuns(Computing):
         workers: number of runs at a time; None for all workers of the scheduler, or without a scheduler
             one per GPU, or one.
         discard_checkpoints: delete the checkpoint of every finished run (of LC ResNet-20 0.5 GB), of earlier commands
-            too. The result stays, the weights do not. Not with show.
+            too. The result stays, and weights kept on the way; those of the end do not. Not with show.
         fitting: options of `bioshare.train.fit`.
     """
 

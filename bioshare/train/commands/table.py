@@ -38,7 +38,7 @@ LONGEST = 200
 """Characters of a file's name; most file systems have 255, of which the ending and a temporary file take some."""
 
 APART = (
-    *("layers", "keep_first", "start", "normalisation"),
+    *("layers", "keep_first", "start", "normalisation", "space", "match_positions", "snapshots", "start_from"),
     *("sleep", "alpha", "noise", "rescale", "repetitions", "seed", "resume"),
 )
 """Settings that tell rows apart, and so are no options of a table."""
