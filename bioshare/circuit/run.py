@@ -130,6 +130,10 @@ class SleepRun:
         are called run (run_1, run_2, ... from the second). Every scalar parameter, the seed and the versions are
         attributes, also after ``to_netcdf(path)``; variables have a long_name and units. A learning rate that is a
         function without a name is stored as the rates that it returned.
+
+        Several settings or seeds are best one call with leading axes. To join runs of several calls, give each a
+        coordinate: ``xr.concat([run.to_xarray().assign_coords(seed=run.seed) for run in runs], "seed",
+        combine_attrs="drop_conflicts")``.
         """
         import xarray as xr
 
