@@ -108,8 +108,9 @@ def _plain(name: str, value: Any, expected: str, milliseconds: bool) -> Any:
         )
     if hasattr(value, "requires_grad"):
         return _tensor_values(name, value, expected)
-    units = getattr(value, "attrs", {}).get("units", "ms")  # xarray
-    if milliseconds and units not in ("ms", "1", ""):
+    attributes = getattr(value, "attrs", None)  # of xarray
+    units = attributes.get("units", "") if isinstance(attributes, Mapping) else ""
+    if milliseconds and units not in ("", "1", "ms", "millisecond", "milliseconds"):
         raise TypeError(f"{name} must be {expected}, with the units ms; got {shown(units)}")
     if not _has_unit(value):
         return value

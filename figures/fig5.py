@@ -2,7 +2,7 @@
 
 A: the steady-state circuit with alpha = 10 (Eq. 21), 10,000 presentations. B: the rate circuit (Eq. 8) with
 alpha = 10, the simulation of Fig. 4B, read from the data of fig4.py if made with the same settings.
-Dotted: the end points of the circuits, Eq. 25, in B with the part of the way that rates have gone when they are learned
+Dotted: the end points of the circuits, Eq. 25, in B of a circuit that learns while its rates settle
 (bioshare.theory.while_settling).
 """
 

@@ -47,12 +47,12 @@ BLUE, GREY, GREEN = "#5f9ac9", "#555555", "#7fb069"
 KINDS = {
     "conv": ("convolutional", "black"),
     "fc": ("fully connected", NAVY),
-    "fc-matched": ("fully connected, rates x P", BLUE),
+    "fc-matched": ("fully connected, matched rates", BLUE),
     "lc": ("locally connected", RUST),
-    "lc-matched": ("locally connected, rates x P", AMBER),
+    "lc-matched": ("locally connected, matched rates", AMBER),
     "lc-ws10": ("locally connected, sharing", GREY),
     "lc-ws10-alpha10": ("locally connected, asleep", GREEN),
-    "lc-matched-ws10-alpha10": ("rates x P, asleep", "#b06e98"),
+    "lc-matched-ws10-alpha10": ("matched rates, asleep", "#b06e98"),
 }
 """Titles and colours of the rows by space and variant."""
 

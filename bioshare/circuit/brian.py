@@ -61,8 +61,8 @@ class Brian2:
             code generation target in Brian2's preferences.
         threads: OpenMP threads of the standalone target.
         memory: limit in bytes of the recorded weights, and of the inputs.
-        neurons: equations of r, in place of Eq. 8a, with z (w_i . x), r_inh, alpha, tau, b, and new variables. Learned
-            is r - b: where rates are cut at 0, b is at least 0. Eq. 8b
+        neurons: equations of r, in place of Eq. 8a, with z (w_i . x), r_inh, alpha, tau, b, and new variables. The
+            rule learns from r - b: where rates are cut at 0, b must not be below 0. Eq. 8b
             stays as the circuit has it: r_inh rests at 0, and ``alpha*r_inh`` fits; with ``inhibitory_bias=True`` it
             rests at b, and ``alpha*(r_inh - b)`` fits.
         inhibition: equations of r_inh, in place of Eq. 8b, with r_mean, tau and b.
@@ -193,16 +193,21 @@ def _report(elapsed: Any, completed: float, start: Any, duration: Any) -> None:
 @contextlib.contextmanager
 def own_device(settings: Brian2) -> Iterator[Any]:
     """A fresh Brian2 device in double precision; the caller's device and preferences are put back."""
-    threads, floats = b2.prefs["devices.cpp_standalone.openmp_threads"], b2.prefs["core.default_float_dtype"]
+    own = {
+        "devices.cpp_standalone.openmp_threads": settings.threads if settings.threads > 1 else 0,
+        "core.default_float_dtype": np.float64,
+        "core.stop_on_keyboard_interrupt": False,  # a run that stops as if it were complete
+    }
+    before = {name: b2.prefs[name] for name in own}
     device = CPPStandaloneDevice() if settings.target == "standalone" else RuntimeDevice()
     set_device(device, build_on_run=False)
     try:
-        b2.prefs["devices.cpp_standalone.openmp_threads"] = settings.threads if settings.threads > 1 else 0
-        b2.prefs["core.default_float_dtype"] = np.float64
+        for name, value in own.items():
+            b2.prefs[name] = value
         yield device
     finally:
-        b2.prefs["devices.cpp_standalone.openmp_threads"] = threads
-        b2.prefs["core.default_float_dtype"] = floats
+        for name, value in before.items():
+            b2.prefs[name] = value
         reset_device()
 
 
@@ -342,8 +347,9 @@ class _BrianSleep:
                 entry = int(np.argmax(np.nan_to_num(np.abs(w), nan=np.inf).max((1, 2))))
                 first = (number - 1) * problem.record_every
                 if own := self.settings.own():
+                    last = min(first + problem.record_every, problem.presentations) - 1
                     raise DivergenceError(
-                        f"the weights diverged, or are no numbers, by presentation {first + problem.record_every - 1}: "
+                        f"the weights diverged, or are no numbers, by presentation {last}: "
                         f"check {', '.join(own)} (for the root of a negative number, a division by 0), or take a "
                         "smaller dt or learning_rate",
                         first,

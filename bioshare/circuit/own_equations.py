@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import brian2 as b2
+import numpy as np
 from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_FUNCTIONS, DEFAULT_UNITS
 from brian2.equations.equations import EquationError
 from brian2.utils.stringtools import get_identifiers
@@ -66,16 +67,30 @@ def check_equations(name: str, given: str, variable: str, declared: str) -> None
     if parsed.is_stochastic:
         raise ValueError(f"{name} must have no xi: noise is the stimulus's, stimuli.noise, from a seed; got {given!r}")
     used = {str(equation): equation.identifiers for equation in parsed.values() if equation.expr is not None}
-    if "r" in parsed.subexpr_names and "r_inh" in parsed["r"].identifiers and not parsed["r"].flags:
+    if "r" in parsed.subexpr_names and "r_inh" in _behind("r", parsed):
         raise ValueError(
-            f'{name} must have "(constant over dt)" behind the unit where r follows from r_inh; got {given!r}'
+            f'{name} must have an equation "dr/dt = ..." where r depends on r_inh, the rate of another neuron, or let '
+            f"r follow from a variable with an equation; got {given!r}"
         )
     _check_random(name, used)
     check_names(name, used, BUILT_IN | set(parsed.names), [*parsed.names, "t", "dt"])
 
 
+def _behind(variable: str, parsed: b2.Equations) -> set[str]:
+    """All names that a subexpression depends on, through other subexpressions, too."""
+    names = set(parsed[variable].identifiers)
+    return names.union(*(_behind(name, parsed) for name in names & parsed.subexpr_names))
+
+
 def check_values(values: Mapping[str, Any], neurons: str | None, inhibition: str | None) -> None:
-    """Raise for a value of no new variable, and for a new parameter without a value, which would be 0."""
+    """Raise for a value of no new variable or that is no number, and for a new parameter without a value.
+
+    Brian2 would take 0, or evaluate a text.
+    """
+    for name, value in values.items():
+        number = isinstance(value, int | float | np.number | b2.Quantity) and np.ndim(value) == 0
+        if not isinstance(name, str) or not number or not np.isfinite(np.asarray(value)):
+            raise TypeError(f"values must be finite numbers by name, perhaps with a unit; got {name!r}: {value!r}")
     new: set[str] = set()
     parameters: set[str] = set()
     for given, declared in ((neurons, equations.NEURON), (inhibition, equations.INHIBITORY)):

@@ -34,8 +34,8 @@ class SleepRun:
 
     Attributes:
         weights: after sleep, (..., N, K).
-        neg_log_snr: log mean_j(var_j / mean_j^2), natural log, before sleep, after every recorded presentation and at
-            the end, (..., records).
+        neg_log_snr: log mean_j(var_j / mean_j^2), natural log, before sleep, after every recorded presentation, and
+            of ``weights`` at the end, (..., records).
         mean_norm: Euclidean norm of the mean weight vector, (..., records).
         mean_drift: distance of the mean weight vector from the mean before sleep, (..., records).
         presentation: number of presentations before each record, (records,), from 0.

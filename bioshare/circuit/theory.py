@@ -112,20 +112,24 @@ def fixed_point(
 def while_settling(alpha: ArrayLike, gamma: ArrayLike, dt_over_tau: ArrayLike, updates: int) -> tuple[Array, Array]:
     """The alpha and gamma of the steady state that sleeps like a rate circuit which learns while its rates settle.
 
-    At update j of a presentation, the deviations of the rates have come 1 - (1 - h)^j of the way. Their mean ends at
-    1 / (1 + alpha), and before lies higher: it rises before the inhibition does. With g_d and g_m, the means of both
-    over all updates of a presentation, the deviations sleep with the drive g_d C, the mean with g_m C. That is Eq. 24
-    with alpha' = g_d / g_m - 1 and gamma' = gamma / g_d, for small learning rates and independent inputs of mean zero.
-    A rule that waits until the rates have settled (`bioshare.rules.Gated`) needs none of this. Not in the paper.
+    At update j of a presentation, the deviations of the rates have come 1 - (1 - h)^j of the way to those of the
+    drives. The mean rate tends to 1 / (1 + alpha) of the mean drive, and overshoots, since inhibition follows later.
+    With g_d and g_m, the means of both over all updates of a presentation, the deviations of the weights sleep with the
+    drive g_d C, and their mean with g_m C. That is Eq. 24 with alpha' = g_d / g_m - 1 and gamma' = gamma / g_d, for
+    small learning rates and independent inputs of mean zero. A rule that waits until the rates have settled
+    (`bioshare.rules.Gated`) needs none of this. Not in the paper.
 
     Args:
         alpha: strength of the inhibition, finite.
         gamma: strength of the pull to w_init.
-        dt_over_tau: h, in (0, 2).
+        dt_over_tau: h, above 0 and below 2 / (1 + alpha), where the circuit is stable.
         updates: number of updates in a presentation, ``RateCircuit.updates_per_presentation``.
 
     Returns:
         alpha' and gamma', in the broadcast shape of the arguments.
+
+    Raises:
+        ValueError: the circuit is unstable.
 
     Example:
         >>> alpha, gamma = while_settling(10.0, 0.1, dt_over_tau=1 / 30, updates=150)
@@ -137,12 +141,15 @@ def while_settling(alpha: ArrayLike, gamma: ArrayLike, dt_over_tau: ArrayLike, u
     h = arguments.scalar_or_array("dt_over_tau", dt_over_tau, "a ratio between 0 and 2", above=0, below=2)
     updates = whole("updates", updates, "a number of weight updates in a presentation", at_least=1)
     leading_axes({"alpha": alpha.shape, "gamma": gamma.shape, "dt_over_tau": h.shape})
+    if (h * (1 + alpha) >= 2).any():
+        raise ValueError("dt_over_tau must be below 2 / (1 + alpha), or the circuit is unstable (`max_dt`)")
     # the mean over j of 1 - L^j for the eigenvalue L = 1 - h of the deviations, and L = 1 - h (1 + i sqrt(alpha)) of
     # the mean and the inhibition, whose step response is (1 - Re(L^j (1 - i sqrt(alpha)))) / (1 + alpha)
     deviations = 1 - _mean_power(1 - h, updates)
     turning = 1 + 1j * np.sqrt(alpha)
     mean = (1 - (_mean_power(1 - h * turning, updates) * np.conj(turning)).real) / (1 + alpha)
-    alpha, gamma = np.broadcast_arrays(np.maximum(deviations / mean - 1, 0), gamma / deviations)
+    settling = deviations / mean - 1
+    alpha, gamma = np.broadcast_arrays(np.where(abs(settling) < 1e-12, 0.0, settling), gamma / deviations)
     return alpha, gamma
 
 

@@ -277,9 +277,10 @@ def position_mean(label: str, values: Tensor, tolerance: float, seen: Tensor | N
     seen = seen | ~seen.any(0).any(0)
     place = seen.flatten(0, 1).int().argmax(0)[None]  # of the first position
     first = values.flatten(0, 1).gather(0, place)[0]
-    mean = first + ((values - first) * seen).sum((0, 1)) / seen.sum((0, 1))
+    values = torch.where(seen, values, first)  # whatever the others are
+    mean = first + (values - first).sum((0, 1)) / seen.sum((0, 1))
     if tolerance < math.inf:
-        deviation, largest = ((values - mean) * seen).abs().max().item(), (values * seen).abs().max().item()
+        deviation, largest = (values - mean).abs().max().item(), values.abs().max().item()
         if not deviation <= tolerance * largest:
             raise ValueError(
                 f"{label} must be the same at every position, to {tolerance:g} of the largest, {largest:.3g}; some are "

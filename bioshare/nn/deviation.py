@@ -33,7 +33,7 @@ Unshared = FullyConnected2d | LocallyConnected2d
 
 @dataclass(frozen=True)
 class LayerDeviation:
-    """Norms of the three parts of a layer's weights.
+    """Norms of the three parts of a layer's weights, without those of class tokens, which share with no other token.
 
     Attributes:
         name: name of the layer in the model.
@@ -131,7 +131,7 @@ def unshared_layers(model: nn.Module) -> list[tuple[str, Unshared]]:
 def _measured(name: str, layer: Unshared) -> LayerDeviation:
     norm = lambda values: float(torch.linalg.vector_norm(values, dtype=torch.float64))
     if isinstance(layer, LocallyConnected2d):
-        own = getattr(layer, "class_tokens", 0)  # which share with no other token
+        own = getattr(layer, "class_tokens", 0)
         kernels = layer.weight.double().flatten(0, 1).flatten(-2)[own:]  # (positions, out, in / groups, taps)
         seen = _seen_taps(layer)[own:].to(kernels.device)
         kernels = kernels * seen[:, None, None]  # without weights for zeros around the image
@@ -184,21 +184,23 @@ def locality(layer: Unshared) -> Tensor:
     """
     if not isinstance(layer, Unshared):
         raise TypeError(f"layer must be a LocallyConnected2d, or of to_fully_connected; got {shown(layer)}")
-    return positions_of_taps(layer) > 0
+    return shared_by(layer) > 0
 
 
-def positions_of_taps(layer: Unshared) -> Tensor:
-    """Return how many positions see the image at the tap of each weight: as many weights a convolution shares.
+def shared_by(layer: Unshared) -> Tensor:
+    """Return how many positions share each weight in a convolution: those that see the image at the weight's tap.
 
-    In the shape of the layer's weights; 0 outside the kernels and for zeros around the image, and a mean where a
-    padding that repeats pixels shows one to several taps.
+    A step of a convolution moves a weight so many times as far, for equal gradients. The numbers have the shape of the
+    layer's weights. They are 0 outside the kernels and for zeros around the image, where a layer with padded columns
+    has P, the number of positions, as for all taps. Where a padding shows a pixel to several taps, the numbers of these
+    taps add up.
     """
     if isinstance(layer, LocallyConnected2d):
         seen = _seen_taps(layer)
         counts = (seen * seen.sum(0)).view(*layer.output_size, 1, 1, *layer.kernel_size)
         return counts.to(layer.weight).expand(layer.weight.shape)
     pairs, taps = _pairs(layer)
-    of_pair = (taps @ taps.sum(0) / taps.sum(1)).to(layer.weight)
+    of_pair = (taps @ taps.sum(0)).to(layer.weight)
     counts = torch.zeros_like(layer.weight)
     blocks = counts.view(layer.blocks().shape)
     for group in range(layer.groups):

@@ -1,4 +1,4 @@
-"""The weights of a model: what a layer's are, and checks of models before their weights get or change feedback."""
+"""Which layers of a model have weights, and checks of weights before something changes them."""
 
 from __future__ import annotations
 

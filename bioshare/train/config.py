@@ -305,7 +305,8 @@ class TrainConfig:
         channels, rows, columns = input_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = snapshot or self.network.build(num_classes, (channels, rows, columns))
+            drawn = lambda: self.network.build(num_classes, (channels, rows, columns))
+            model = drawn() if snapshot is None else snapshot
         if self.feedback is not None:
             model = self.feedback.build(model, input_size, self.seed)
         for every in self.phases:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bioshare.checks import flag, real
 from bioshare.nn import LocallyConnected2d
-from bioshare.nn.deviation import positions_of_taps
+from bioshare.nn.deviation import shared_by
 from bioshare.nn.fully_connected import FullyConnected2d
 
 
@@ -52,7 +52,7 @@ class Optimizer:
         optimizer = self.make(self.groups(model), capturable=capturable)
         if capturable:
             for group in optimizer.param_groups:
-                group["lr"] = torch.full((), self.learning_rate, device=device)
+                group["lr"] = torch.full((), float(group["lr"]), device=device)
         return optimizer
 
 
@@ -95,9 +95,9 @@ class SGD(Optimizer):
         nesterov: Nesterov's form of the momentum.
         match_positions: multiply the learning rates of locally and fully connected layers by the number of weights
             that a convolution shares: for biases the number of positions P, for a weight inside the kernels the number
-            of positions that see the image at its tap. A step moves the mean over these positions
-            (`bioshare.nn.deviation`) as far as a step of a convolution then. Weights decay as fast as those of a
-            convolution. Weights outside the kernels keep the plain rate.
+            of positions that see the image at its tap (`bioshare.nn.deviation.shared_by`). A step moves the mean over
+            these positions as far as a step of a convolution then. Weights decay as fast as those of a convolution.
+            Weights outside the kernels keep the plain rate. The step takes no closure.
     """
 
     learning_rate: float = 0.1
@@ -118,7 +118,9 @@ class SGD(Optimizer):
         """The parameters of a model; with ``match_positions`` a group for each, with the factors of its rates."""
         if not self.match_positions:
             return model.parameters()
-        layers = (layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d))
+        layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d)]
+        if any(getattr(layer, "class_tokens", 0) for layer in layers):
+            raise ValueError("match_positions must be False for layers with class tokens, which share no weights")
         positions = {id(p): math.prod(layer.output_size) for layer in layers for p in layer.parameters(recurse=False)}
         factors = [(p, positions.get(id(p), 1)) for p in model.parameters()]
         return [
@@ -130,12 +132,12 @@ class SGD(Optimizer):
         optimizer = super().build(model, capturable)
         if self.match_positions:
             layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d)]
-            scales = [
-                (layer.weight, positions_of_taps(layer).clamp(min=1) / math.prod(layer.output_size)) for layer in layers
-            ]
+            scales = [(layer.weight, shared_by(layer).clamp(min=1) / math.prod(layer.output_size)) for layer in layers]
 
             @torch.no_grad()
-            def scale_gradients(*arguments: Any) -> None:
+            def scale_gradients(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+                if any(one is not None for one in (*arguments[1:], *named.values())):  # the first is the optimiser
+                    raise TypeError("step must have no closure with match_positions; take the gradients before")
                 for weight, scale in scales:  # P times the rate, and n / P or 1 / P of the gradient
                     if weight.grad is not None:
                         weight.grad.mul_(scale)

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import signal
 from functools import partial
 
 import brian2 as b2
@@ -287,7 +289,8 @@ def test_plasticity_of_ones_own_takes_the_place_of_eq_4(runtime):
         ({"neurons": "dr/dt = (randn() - r)/tau : 1"}, "neurons must draw no random numbers"),
         ({"plasticity": "w += 0.1*rand()"}, "plasticity must draw no random numbers"),
         ({"plasticity": "theta += r_post\nw += m"}, r"plasticity has the unknown name theta .* defined in neurons="),
-        ({"neurons": "r = z - r_inh : 1"}, r'neurons must have "\(constant over dt\)"'),
+        ({"neurons": "r = z - r_inh : 1 (constant over dt)"}, 'neurons must have an equation "dr/dt'),
+        ({"neurons": "u = z - r_inh : 1\nr = u : 1"}, 'neurons must have an equation "dr/dt'),
         ({"neurons": "dr/dt = (gain*z - r)/tau : 1\ngain : 1"}, "values must set the parameter gain"),
         ({"neurons": "dr/dt = (z - r)/tau : 1", "values": {"gain": 1.0}}, "values must be variables of neurons"),
         ({"values": {"gain": 1.0}}, "values must be of new variables; got gain"),
@@ -296,6 +299,30 @@ def test_plasticity_of_ones_own_takes_the_place_of_eq_4(runtime):
 def test_equations_that_make_no_circuit_are_refused(given, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         bs.Brian2(**given)
+
+
+@pytest.mark.parametrize("value", ["rand()", None, [1.0, 2.0], math.nan])
+def test_values_that_are_no_numbers_are_refused(value):
+    with pytest.raises(TypeError, match=r"^values must be finite numbers by name"):
+        bs.Brian2(neurons="dr/dt = (gain*z - r)/tau : 1\ngain : 1", values={"gain": value})
+
+
+def test_ctrl_c_ends_a_simulation_at_run_time(runtime, monkeypatch):
+    """Brian2 by itself would end the run early, and go on as if it were complete."""
+    next_clocks, steps = b2.Network._nextclocks, []
+
+    def interrupted(network):
+        steps.append(network)
+        if len(steps) == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+        return next_clocks(network)
+
+    monkeypatch.setattr(b2.Network, "_nextclocks", interrupted)
+    before = b2.prefs["core.stop_on_keyboard_interrupt"]
+    with pytest.raises(KeyboardInterrupt):
+        bs.simulate(initial(3, 2), inputs(60, 2), RATE, RULE, runtime, progress=False)
+    assert len(steps) < 110
+    assert b2.prefs["core.stop_on_keyboard_interrupt"] == before
 
 
 @pytest.mark.parametrize("name", ["neurons", "inhibition", "plasticity"])

@@ -1,6 +1,7 @@
 """How far a network is from convolutions: three orthogonal parts, masks, and pictures."""
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,7 @@ from bioshare.nn import (
     to_fully_connected,
     to_locally_connected,
 )
-from bioshare.nn.deviation import positions_of_taps
+from bioshare.nn.deviation import shared_by
 
 pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))
 GRID = {
@@ -180,14 +181,24 @@ def test_class_tokens_share_with_no_other_token():
     assert found.shared == pytest.approx(2 * float(layer.weight[1].detach().double().norm()), abs=1e-12)
 
 
-def test_positions_of_taps_are_as_many_as_a_convolution_adds_up():
-    """The gradient of a convolution's weight is the sum over so many weights of the layers without sharing."""
-    conv = nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2)
-    ones = torch.ones(1, 2, 7, 6)
-    (conv(ones).sum()).backward()
-    for layer in (to_locally_connected(conv, (2, 7, 6)), to_fully_connected(conv, (2, 7, 6))):
-        counts, inside = positions_of_taps(layer), locality(layer)
-        assert torch.equal(counts > 0, inside)
-        layer(ones).sum().backward()
-        assert torch.equal(layer.weight.grad[inside], torch.ones_like(layer.weight.grad[inside]))
-        assert sorted(set(counts[inside].tolist())) == sorted(set(conv.weight.grad.flatten().tolist()))
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("space", ["local", "full", "padded columns"])
+def test_a_step_times_the_sharing_positions_is_that_of_the_convolution(space, padding_mode):
+    """For equal gradients: the nearest convolution moves as a convolution, whose gradients add up."""
+    torch.manual_seed(0)
+    options = {"padding_mode": padding_mode, "bias": False, "dtype": torch.float64}
+    conv, size = nn.Conv2d(4, 6, 3, (2, 1), (1, 2), (1, 2), 2, **options), (4, 5, 6)
+    unshared: Any = {
+        "local": lambda conv: to_locally_connected(conv, size, "copy"),
+        "full": lambda conv: to_fully_connected(conv, size),
+        "padded columns": lambda conv: to_fully_connected(conv, size, padded_columns=True),
+    }[space]
+    layer = unshared(conv)
+    inside = locality(layer)
+    with torch.no_grad():
+        layer.weight.add_(shared_by(layer) * inside)  # a gradient of 1
+        moved = deepcopy(conv)
+        counts = shared_by(to_locally_connected(conv, size)).amax((0, 1))
+        moved.weight.add_(counts if space != "padded columns" else math.prod(layer.output_size))
+    parts, expected = deviation(layer).layers[0], deviation(unshared(moved)).layers[0]
+    assert parts.shared == pytest.approx(expected.shared, rel=1e-12)

@@ -9,8 +9,8 @@ import torch
 from tiny_runs import CONFIG, assert_same_ending, interrupt, run, weights
 
 from bioshare.bridge import InstantSharing
-from bioshare.nn import deviation, locality, to_fully_connected, to_locally_connected
-from bioshare.nn.deviation import positions_of_taps
+from bioshare.nn import PatchwiseLinear, deviation, locality, to_fully_connected, to_locally_connected
+from bioshare.nn.deviation import shared_by
 from bioshare.train import checkpoint, trained_network
 from bioshare.train.config import SGD, Convolutional, Every, LocallyConnected, Snapshot
 from bioshare.train.networks import DAscoliNetwork
@@ -117,10 +117,24 @@ def test_a_matched_step_of_dense_layers_is_faster_inside_the_kernels_alone():
         optimizer.step()
     first = to_fully_connected(conv, (2, 6, 6)).weight
     plain, faster = (model.weight.detach() - first for model in models.values())
-    inside, seen = locality(models["plain"]), positions_of_taps(models["plain"])
+    inside, seen = locality(models["plain"]), shared_by(models["plain"])
     assert sorted(set(seen[inside].tolist())) == [25, 30, 36]  # corners, edges and centre of a kernel, of 36 positions
     torch.testing.assert_close(faster, torch.where(inside, seen * plain, plain), rtol=0, atol=1e-12)
     assert plain[~inside].abs().min() > 0
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_built_optimiser_has_the_matched_rates(capturable):
+    model = to_fully_connected(torch.nn.Conv2d(1, 2, 3), (1, 6, 6))
+    optimizer = SGD(0.5, 0.0, 0.0, nesterov=False, match_positions=True).build(model, capturable)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [8.0, 8.0]
+    with pytest.raises(TypeError, match=r"^step must have no closure"):
+        optimizer.step(lambda: 0.0)
+
+
+def test_class_tokens_have_no_matched_rates():
+    with pytest.raises(ValueError, match=r"^match_positions must be False for layers with class tokens"):
+        SGD(0.5, match_positions=True).build(PatchwiseLinear(5, 3, 3, class_tokens=1))
 
 
 def test_matched_weights_decay_as_those_of_the_convolution():
@@ -178,7 +192,8 @@ def test_locally_connected_weights_are_drawn_as_those_of_convolutions():
     for one, other in zip(conv.parameters(), local.parameters(), strict=True):
         if other.ndim > one.ndim:
             torch.testing.assert_close(other.abs().max(), one.abs().max(), rtol=0.3, atol=0)
-            assert (other != other.flatten()[0]).any()
+            first, last = (other[0, 0], other[-1, -1]) if other.ndim > 3 else (other[:, 0, 0], other[:, -1, -1])
+            assert (first != last).any()
 
 
 def test_the_snapshot_is_of_that_epoch_in_the_folder_of_the_seed(tmp_path):

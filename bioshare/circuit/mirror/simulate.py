@@ -116,7 +116,7 @@ class MirrorRun:
             stimulus=saved_stimulus(data),
             seed=None if isinstance(seed, str) else int(seed),
             presentations=int(data.attrs["presentations"]),
-            interrupted=bool(data.attrs["interrupted"]),
+            interrupted=bool(data.attrs.get("interrupted", False)),
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -175,23 +175,28 @@ def simulate_mirror(
     problem = prepare_mirror(weights, stimuli, circuit, feedback, record_every, presentations, seed)
     module, name = ENGINES[engine].split(":")
     simulated = getattr(importlib.import_module(f"bioshare.circuit.mirror.{module}"), name)
-    records, recorded, state = [angle_and_ratio(problem.feedback, problem.weights)], [0], None
+    begun = 0, *angle_and_ratio(problem.feedback, problem.weights)
+    records, state = [begun], None
     try:
         with reported(progress, problem.stops[-1]) as report:
-            for stop, state in simulated(problem):
-                records.append(angle_and_ratio(state.feedback, problem.weights))
-                recorded.append(stop)
+            for stop, after in simulated(problem):
+                record = stop, *angle_and_ratio(after.feedback, problem.weights)
+                records, state = [*records, record], after  # both or none, wherever Ctrl-C comes
                 report(stop)
     except KeyboardInterrupt:
         if state is None:
             raise
-        message = (
-            f"interrupted after {recorded[-1]} of {problem.stops[-1]} presentations; the run holds what was computed"
-        )
-        warnings.warn(f"{message} until then", RuntimeWarning, stacklevel=2)
     assert state is not None, "a mirror has at least one presentation"
-    angle, ratio = (np.stack(values, -1) for values in zip(*records, strict=True))
+    presentation, angle, ratio = (np.stack(values, -1) for values in zip(*records, strict=True))
+    done, interrupted = int(presentation[-1]), bool(presentation[-1] < problem.stops[-1])
+    if interrupted:
+        warnings.warn(
+            f"interrupted after {done} of {problem.stops[-1]} presentations; "
+            "the run holds what was computed until then",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return MirrorRun(
-        problem.weights, state.feedback, angle, ratio, np.array(recorded), state.y, state.below, state.above,
-        circuit, engine, problem.stimulus, seed, recorded[-1], recorded[-1] < problem.stops[-1],
+        problem.weights, state.feedback, angle, ratio, presentation, state.y, state.below, state.above,
+        circuit, engine, problem.stimulus, seed, done, interrupted,
     )  # fmt: skip
