@@ -13,6 +13,8 @@ from bioshare.nn import LocallyConnected1d, LocallyConnected2d, PatchwiseLinear,
 from bioshare.nn.convert import position_mean, shared_layer
 from bioshare.nn.replaceable import replaceable_layers
 
+ADVICE = "A simulated sleep leaves some spread, which bioshare.InstantSharing takes away"
+
 
 def to_periodic(model: nn.Module, tolerance: float = 1e-6) -> nn.Module:
     """Copy a model with every `LocallyConnected2d` replaced by a `PeriodicConv2d`; the model itself doesn't change.
@@ -58,9 +60,9 @@ def _periodic(label: str, layer: LocallyConnected2d, tolerance: float) -> Period
     bias = None if offsets is None else torch.empty(rows, columns, layer.out_channels).to(offsets)
     for module in members:
         at, positions = (module.rows.start, module.columns.start), (module.rows, module.columns)
-        weight[at] = position_mean(f"{label}.weight in a module", layer.weight[positions], tolerance)
+        weight[at] = position_mean(f"{label}.weight in a module", layer.weight[positions], tolerance, advice=ADVICE)
         if offsets is not None and bias is not None:
-            bias[at] = position_mean(f"{label}.bias in a module", offsets[positions], tolerance)
+            bias[at] = position_mean(f"{label}.bias in a module", offsets[positions], tolerance, advice=ADVICE)
     options = layer.stride, layer.pad, layer.dilation, layer.groups, layer.padding_mode
     kind = PeriodicConv1d if isinstance(layer, LocallyConnected1d) else PeriodicConv2d
     new = kind(weight, bias, *options).train(layer.training)

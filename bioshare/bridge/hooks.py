@@ -15,7 +15,7 @@ class PhaseHook:
     """A hook for `torch.optim.Optimizer.register_step_post_hook` that applies a phase after every n-th step.
 
     The seed of the phase is the number of steps so far, so that every sleep differs and all processes agree. A step
-    that a gradient scaler skips does not count.
+    that a gradient scaler skips does not count, but where the optimiser is fused, whose steps skip themselves.
 
     Args:
         phase: a sleep, or any other phase, checked against the model at once.

@@ -171,8 +171,11 @@ class Sleep(MapSharing):
 
         Raises:
             TypeError: ``options`` contain a field set by the preset.
+            ValueError: the stimulus has noise, which leaves no map for the moments.
         """
         check_free("recommended", options, "moments", "border")
+        if getattr(options.get("stimulus"), "noise", 0):
+            raise ValueError("recommended must have a stimulus without noise; take Sleep.rate_circuit for noise")
         return cls.rate_circuit(alpha, pool=pool, moments="share", border="scale", **options)
 
     @classmethod

@@ -41,6 +41,7 @@ def renew_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     if not isinstance(batches, Iterable) or getattr(batches, "ndim", 1) == 0:
         raise TypeError(f"batches must be a list of inputs, or a DataLoader; got {type(batches).__name__}")
+    model = getattr(model, "_orig_mod", model)  # a compiled model would be compiled anew
     norms = [one for one in model.modules() if isinstance(one, _NormBase) and isinstance(one.running_mean, Tensor)]
     norms = [norm for norm in norms if norm.training or not model.training]
     if not norms:

@@ -83,6 +83,10 @@ def to_locally_connected(
     choice("init", init, ("independent", "copy"))
     choice("layout", layout, get_args(Layout))
     convs, layers = _without_data(model, input_size, keep_first, layout, linear, class_tokens)
+    of_model = [module.class_token for module in model.modules() if hasattr(module, "class_token")]
+    own = sum(token is not None for token in of_model)
+    if of_model and class_tokens != own and any(isinstance(layer, PatchwiseLinear) for layer in layers.values()):
+        raise ValueError(f"class_tokens must be {own}, as the model has; got {class_tokens}")
     table = ConversionTable.of(model, convs, layers)  # first, so that no time is lost on a model that is too large
     with enough_memory(table.layers_bytes, convs.values(), table.too_large):
         copies = {id(conv): _filled(layers[label], conv, init) for label, conv in convs.items()}
@@ -268,7 +272,12 @@ def made_like(new: Any, old: Any) -> Any:
     return new
 
 
-def position_mean(label: str, values: Tensor, tolerance: float, seen: Tensor | None = None) -> Tensor:
+ADVICE = "After a sleep, bioshare.bridge.to_periodic keeps a kernel for every module"
+
+
+def position_mean(
+    label: str, values: Tensor, tolerance: float, seen: Tensor | None = None, advice: str = ADVICE
+) -> Tensor:
     """Return the mean of (H_out, W_out, ...) over positions, without rounding where all positions are equal.
 
     With ``seen``, over the positions where it is True, or all where it nowhere is.
@@ -284,8 +293,7 @@ def position_mean(label: str, values: Tensor, tolerance: float, seen: Tensor | N
         if not deviation <= tolerance * largest:
             raise ValueError(
                 f"{label} must be the same at every position, to {tolerance:g} of the largest, {largest:.3g}; some are "
-                f"{deviation:.3g} from the mean, which computes another function. After a sleep, "
-                "bioshare.bridge.to_periodic keeps a kernel for every module. Pass tolerance=math.inf to take the mean "
-                "anyway"
+                f"{deviation:.3g} from the mean, which computes another function. {advice}. Pass tolerance=math.inf to "
+                "take the mean anyway"
             )
     return mean

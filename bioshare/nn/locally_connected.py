@@ -125,17 +125,19 @@ class LocallyConnected2d(nn.Module):
             if self.stride != (1, 1):
                 raise ValueError(f'padding="same" needs stride=1; got stride={self.stride}')
             rows, columns = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-            return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
-        if isinstance(self.padding, str):
+            pad = columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
+        elif isinstance(self.padding, str):
             raise ValueError(f'padding must be an int, a pair, "same" or "valid"; got {self.padding!r}')
-        rows, columns = self.padding
+        else:
+            rows, columns = self.padding
+            pad = columns, columns, rows, rows
         room = {"reflect": -1, "circular": 0}.get(self.padding_mode, math.inf)
-        if rows > self.input_size[0] + room or columns > self.input_size[1] + room:
+        if pad[3] > self.input_size[0] + room or pad[1] > self.input_size[1] + room:
             raise ValueError(
                 f"padding must {'be smaller than' if room else 'not exceed'} input_size={self.input_size} with "
-                f"padding_mode={self.padding_mode!r}; got {self.padding}"
+                f"padding_mode={self.padding_mode!r}; got {self.padding!r}"
             )
-        return columns, columns, rows, rows
+        return pad
 
     @property
     def output_size(self) -> Pair:
@@ -188,13 +190,17 @@ class LocallyConnected2d(nn.Module):
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without defaults; the layout is the present order in memory."""
         defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
-        changed = {name: getattr(self, name) for name, value in defaults.items() if getattr(self, name) != value}
+        changed = {name: self._argument(name) for name, value in defaults.items() if getattr(self, name) != value}
         changed |= {"bias": True} if self.bias is not None else {}
         if not all(p.is_contiguous() for p in self.parameters(recurse=False)):
             changed["layout"] = "channels_last"
         options = "".join(f", {name}={value!r}" for name, value in changed.items())
-        required = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        return f"{required}, input_size={self.input_size}{options}"
+        required = f"{self.in_channels}, {self.out_channels}, kernel_size={self._argument('kernel_size')}"
+        return f"{required}, input_size={self._argument('input_size')}{options}"
+
+    def _argument(self, name: str) -> Any:
+        """An argument of the constructor as it was given."""
+        return getattr(self, name)
 
 
 def check_input(x: Tensor, *expected: int) -> None:

@@ -74,6 +74,10 @@ class LocallyConnected1d(LocallyConnected2d):
             layout=layout,
         )
 
+    def _argument(self, name: str) -> Any:
+        value = super()._argument(name)
+        return value[-1] if isinstance(value, tuple) else value
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, L) to (batch, out, L_out); the batch axis may be missing.
 

@@ -22,6 +22,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     """Write tensors by name and metadata (in the types of JSON) to one file, atomically."""
     # permuted on their own device, which takes a GPU no time
     ready = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    seen = set[int]()
+    for name, tensor in ready.items():  # a layer in two places of a network: safetensors wants memory of its own
+        if tensor.numel() and tensor.data_ptr() in seen:
+            ready[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
     text = json.dumps(metadata)
     with replacing(path) as temporary:
         try:
@@ -72,6 +77,14 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
     return tensors
 
 
+MOMENTS: dict[type, tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq", "step"),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq", "step"),
+}
+"""Moments of bioshare's optimisers; those of others are restored as they are."""
+
+
 @torch.no_grad()
 def restore_network(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put the parameters and buffers of a `state` back, in place; every tensor keeps its memory layout.
@@ -98,11 +111,16 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping
         ValueError: the tensors belong to a different network, or a parameter lacks a moment.
     """
     moments: dict[int, dict[str, Tensor]] = {}
-    names = ("momentum_buffer",) if isinstance(optimizer, torch.optim.SGD) else ("exp_avg", "exp_avg_sq", "step")
+    names = MOMENTS.get(type(optimizer), ())
     left = {name for name in tensors if name.startswith("optimizer.")}
     for index, (name, parameter) in enumerate(model.named_parameters()):
         saved = {moment: place for moment in names if (place := f"optimizer.{name}.{moment}") in left}
-        if saved:  # a parameter without gradients has no moments
+        if type(optimizer) not in MOMENTS:  # of one's own
+            start = f"optimizer.{name}."
+            found = {place.removeprefix(start): tensors[place] for place in left if place.startswith(start)}
+            moments |= {index: {moment: value.to(parameter.device) for moment, value in found.items()}} if found else {}
+            left -= {start + moment for moment in found}
+        elif saved:  # a parameter without gradients has no moments
             scalar = torch.empty((), dtype=torch.float32)
             own = {moment: scalar if moment == "step" else torch.empty_like(parameter) for moment in names}
             if _forms(own) != _forms({moment: tensors[place] for moment, place in saved.items()}):

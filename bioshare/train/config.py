@@ -177,20 +177,38 @@ class Every:
         phase: change of the weights, see `bioshare.bridge.Phase`.
         count: count batches from the start of every "epoch", as the paper does, or of the "run".
         first: number of the batch after which the first phase comes, from 0, counted as above: with n = 10 and
-            first = 8, batches 8, 18, 28, ...
+            first = 8, batches 8, 18, 28, ...; a float below 1 is a part of the epoch or run; with -1 the last batch
+            is one of them.
     """
 
     n: int
     phase: Phase
     count: Literal["epoch", "run"] = "epoch"
-    first: int = 0
+    first: int | float = 0
 
     def __post_init__(self) -> None:
         whole("every", self.n, "a number of batches", at_least=1)
-        whole("first", self.first, "the number of a batch", at_least=0)
+        expected = "the number of a batch, at least 0, a part below 1 as a float, or -1"
+        if isinstance(self.first, float):
+            real("first", self.first, expected, at_least=0, below=1, array=False)
+        elif self.first != -1 or isinstance(self.first, bool):
+            whole("first", self.first, expected, at_least=0)
         choice("count", self.count, ("epoch", "run"))
         if not isinstance(self.phase, Phase):
             raise TypeError(f"phase must be a Phase, such as bs.InstantSharing(); got {self.phase!r}")
+
+    def first_of(self, batches: int, epochs: int) -> int:
+        """The number of the batch after which the first phase comes, with so many batches in an epoch.
+
+        Raises:
+            ValueError: the phase would never come.
+        """
+        total = batches if self.count == "epoch" else batches * epochs
+        first = round(self.first * total) if isinstance(self.first, float) else self.first
+        first = (total - 1) % self.n if first == -1 else first
+        if first >= total:
+            raise ValueError(f"first must be a batch of the {total} of the {self.count}, from 0; got {first}")
+        return first
 
 
 @dataclass(frozen=True)
@@ -262,7 +280,7 @@ class TrainConfig:
             items = getattr(self, name)
             if not isinstance(items, tuple) or not all(isinstance(item, kind) for item in items):
                 raise TypeError(f"{name} must be a tuple of {getattr(kind, '__name__', 'numbers')}; got {items!r}")
-        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
+        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted({*self.milestones}):
             raise ValueError(f"milestones must be increasing fractions between 0 and 1; got {self.milestones!r}")
         real("divisor", self.divisor, "a number of at least 1", at_least=1, array=False)
         whole("warm_up", self.warm_up, "a number of epochs", at_least=0)

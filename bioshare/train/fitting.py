@@ -258,6 +258,11 @@ def _check_folder(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset
             "another folder"
         )
     result = complete(folder, config, longer=True)
+    if present == [folder / RESULT] and result is None:
+        raise ValueError(
+            f"epochs must be those of the finished run in {folder}, whose checkpoint is gone, so that it cannot go on; "
+            "got more. Take another folder (--to)"
+        )
     if path in present:
         metadata = checkpoint.read_metadata(path)
         try:
@@ -300,5 +305,8 @@ def trained_network(folder: Path | str) -> nn.Module:
     """
     path = expanded(folder, "folder") / CHECKPOINT
     if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; folder must be one that fit has trained in")
+        raise FileNotFoundError(
+            f"there is no {path}; folder must be one that fit has trained in, with its checkpoint, which "
+            "--discard-checkpoints deletes"
+        )
     return network_in(path)

@@ -77,6 +77,7 @@ class Run:
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its convolutions)
         for every in config.phases:
             every.phase.check(self.model)
+        self.first = [every.first_of(len(batches), config.epochs) for every in config.phases]
         self._check_last_batch()
         if processes.world > 1:
             processes.synchronise(self.model)
@@ -162,7 +163,7 @@ class Run:
         measured = self.record_snr is not None and self._due(self.record_snr, self.count)
         recorded = False
         for index, every in enumerate(self.config.phases):
-            if self._due(every.n, every.count, every.first):
+            if self._due(every.n, every.count, self.first[index]):
                 recorded = self._change(index, every, measured)
         if measured and not recorded:
             self._measure()
@@ -194,7 +195,10 @@ class Run:
         self.history.sharings += 1
         with self.stopwatch.running(), self._diverging():
             if measured or not (self.graphs or self.processes.device.type == "cuda"):
+                before = [*map(id, self.model.parameters())]
                 report = every.phase(self.model, seed, progress=False, measure=measured, optimizer=self.optimizer)
+                if before != [*map(id, self.model.parameters())]:
+                    raise TypeError("phase must change parameters in place, as by copy_; the optimiser has the others")
                 return measured and self.history.add_report(self.steps, report)
             self.changes[index](seed)  # without checks: weights that aren't finite show in the next loss
         return False
@@ -262,7 +266,8 @@ class Run:
             TrainingDivergedError: a loss isn't finite, also of the test; in all processes.
         """
         start = time.perf_counter()
-        if any(every.n > 1 and self._due(every.n, every.count, every.first) for every in self.config.phases):
+        phases = zip(self.config.phases, self.first, strict=True)
+        if any(every.n > 1 and self._due(every.n, every.count, first) for every, first in phases):
             self._renew_statistics()
         test = evaluate(self.compiled, tests, self.dtype, self.processes, self.graphs.get("test"))
         loss, correct, images, _ = self.totals().tolist()

@@ -80,6 +80,11 @@ def _encoded(value: Any, name: str) -> Any:
             "Make a phase a frozen dataclass, and a function one with __call__; append any other class to "
             "bioshare.train.stored.STORABLE"
         )
+    if (other := known_classes().get(type(value).__name__)) not in (None, type(value)):
+        raise ValueError(
+            f"{name} must have a class with a name of its own, by which files know it; there is another "
+            f"{other.__module__}.{other.__name__}. Rename the class"
+        )
     own = [field.name for field in dataclasses.fields(value) if field.init]
     return {"type": type(value).__name__} | {field: _encoded(getattr(value, field), f"{name}.{field}") for field in own}
 
@@ -103,12 +108,7 @@ def config_of(text: object, path: Path) -> TrainConfig:
     if version != FORMAT:
         newer = f"{path} was written by a newer version of bioshare (format {version}; this version has {FORMAT}); "
         raise UnreadableRunError(older if version == 1 else f"{newer}update bioshare, or train the run anew")
-    import bioshare.train.networks
-    import bioshare.train.phases  # noqa: F401 (define the networks and the phases of the command line)
-
-    subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
-    derived = [one for base in (Phase, Stimulus, Network) for one in subclasses(base)]
-    known = {kind.__name__: kind for kind in (*derived, *STORABLE)}
+    known = known_classes()
 
     def decoded(value: Any) -> Any:
         if isinstance(value, list):
@@ -131,6 +131,17 @@ def config_of(text: object, path: Path) -> TrainConfig:
         raise UnreadableRunError(f"{older} ({error})") from error
     except ValueError as error:
         raise UnreadableRunError(f"{path} can't be read: {error}") from error
+
+
+def known_classes() -> dict[str, type]:
+    """The classes of parts of a configuration by name; of two with one name bioshare's, or the newer."""
+    import bioshare.train.networks
+    import bioshare.train.phases  # noqa: F401 (define the networks and the phases of the command line)
+
+    subclasses = lambda kind: [kind, *(one for sub in kind.__subclasses__() for one in subclasses(sub))]
+    derived = [one for base in (Phase, Stimulus, Network) for one in subclasses(base)]
+    derived.sort(key=lambda kind: kind.__module__.split(".")[0] == "bioshare")
+    return {kind.__name__: kind for kind in (*derived, *STORABLE)}
 
 
 NAMES = {"n": "every", "name": "dataset"}

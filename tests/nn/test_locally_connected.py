@@ -309,3 +309,8 @@ def test_what_is_no_tensor_is_refused(make, x):
 def test_weights_that_cannot_learn_are_refused(make, dtype):
     with pytest.raises(TypeError, match=f"dtype must be a floating-point or complex type; got {dtype}"):
         make(1, 1, 1, input_size=2, dtype=dtype)
+
+
+def test_padding_beyond_the_image_is_refused_for_same_too():
+    with pytest.raises(ValueError, match=r"^padding must be smaller than input_size"):
+        LocallyConnected2d(1, 1, 9, padding="same", padding_mode="reflect", input_size=4)

@@ -134,3 +134,8 @@ def test_a_periodic_convolution_of_sequences_has_its_kernels_in_turn():
     expected = torch.where(torch.arange(8) % 2 == 0, *full)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
     assert torch.equal(layer(x[0]), layer(x)[0])
+
+
+def test_the_text_of_a_layer_has_the_arguments_of_its_constructor():
+    expected = "LocallyConnected1d(2, 3, kernel_size=3, input_size=20, padding=1, bias=True)"
+    assert repr(eval(expected)) == expected

@@ -232,3 +232,10 @@ def test_images_of_another_size_are_refused(name, size):
     """Also of a size with as many whole patches, which would compute something."""
     with pytest.raises(ValueError, match=r"must have the shape \(batch, 2, 8, 6\).*got \(" + str(size[0])):
         NETS[name]()(torch.ones(size))
+
+
+@pytest.mark.parametrize(("own", "given"), [(True, 0), (False, 1), (True, 2)])
+def test_class_tokens_are_those_of_the_model(own, given):
+    model = VisionTransformer(input_size=(1, 8, 8), patch=2, features=16, depth=1, class_token=own)
+    with pytest.raises(ValueError, match=f"^class_tokens must be {int(own)}, as the model has; got {given}"):
+        to_locally_connected(model, (1, 8, 8), linear=True, class_tokens=given)

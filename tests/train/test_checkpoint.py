@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, bit by bit; damage is found; a kill leaves a whole file."""
 
+import copy
 import json
 import multiprocessing
 import os
@@ -220,3 +221,20 @@ def test_metadata_keeps_every_digit(tmp_path):
     found = checkpoint.read_metadata(tmp_path / "c")
     assert found["seconds"] == seconds
     assert json.dumps(found["nan"]) == "NaN"
+
+
+def test_a_layer_in_two_places_comes_back(tmp_path):
+    layer = torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(layer, torch.nn.ReLU(), layer)
+    optimizer = torch.optim.RMSprop(model.parameters())
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    checkpoint.write(tmp_path / "file", checkpoint.state(model, optimizer), {})
+    again = copy.deepcopy(model)
+    with torch.no_grad():
+        again[0].weight.zero_()
+    other = torch.optim.RMSprop(again.parameters())
+    checkpoint.restore(again, other, checkpoint.read(tmp_path / "file")[0])
+    assert torch.equal(again[2].weight, layer.weight)
+    for mine, theirs in zip(again.parameters(), model.parameters(), strict=True):  # of an optimiser of one's own
+        assert torch.equal(other.state[mine]["square_avg"], optimizer.state[theirs]["square_avg"])

@@ -60,13 +60,33 @@ def test_a_field_of_the_wrong_kind_or_size_is_named(fields, message):
         (lambda: Every("3", InstantSharing()), "every must be a number of batches; got '3'"),
         (lambda: Every(0, InstantSharing()), "every must be a number of batches, at least 1; got 0"),
         (lambda: Every(3, InstantSharing(), "year"), "count must be one of 'epoch', 'run'; got 'year'"),
-        (lambda: Every(3, InstantSharing(), first=-1), "first must be the number of a batch, at least 0; got -1"),
+        (lambda: Every(3, InstantSharing(), first=-2), "first must be the number of a batch, .*; got -2"),
+        (lambda: Every(3, InstantSharing(), first=1.0), "first must be the number of a batch, .*; got 1"),
         (lambda: Every(3, "instant"), "phase must be a Phase, such as .*; got 'instant'"),
     ],
 )
 def test_a_wrong_field_of_a_part_is_named(part, message):
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         part()
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        (Every(10, InstantSharing(), first=-1), 8),  # 8, 18, ..., 78 of 79
+        (Every(10, InstantSharing(), "run", 0.5), 2370),
+        (Every(10, InstantSharing(), first=0.5), 40),
+        (Every(10, InstantSharing(), first=78), 78),
+    ],
+)
+def test_a_first_batch_is_a_number_or_a_part(every, expected):
+    assert every.first_of(79, 60) == expected
+
+
+@pytest.mark.parametrize(("count", "first"), [("epoch", 79), ("run", 79 * 60)])
+def test_a_phase_that_would_never_come_is_refused(count, first):
+    with pytest.raises(ValueError, match=f"^first must be a batch of the {first} of the {count}, from 0; got {first}"):
+        Every(10, InstantSharing(), count, first).first_of(79, 60)
 
 
 def test_a_name_is_short_for_a_data_set():

@@ -138,7 +138,7 @@ def test_a_miniature_takes_learning_rate_and_weight_decay_from_the_network_it_ch
         assert one.config.optimizer == miniature.OPTIMIZERS["lc-ws10"]
         assert dataclasses.replace(one.config, phases=()) == find("small/cifar10-16/lc-ws10").setting
     late = find("early/cifar10-16/lc-ws10-late").config
-    assert late.phases == (Every(10, InstantSharing(), "run", 30 * 79),)
+    assert late.phases == (Every(10, InstantSharing(), "run", 0.5),)
 
 
 def test_the_table_of_sleeps_has_the_papers_rows_and_what_sleeps_at_their_intervals():

@@ -763,3 +763,25 @@ def test_graphs_on_a_gpu_train_as_ordinary_steps_do(tmp_path, precision, config)
         for graphs in (False, True)
     ]
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-2)  # the order of sums on a GPU is not fixed
+
+
+def test_a_finished_run_without_a_checkpoint_does_not_begin_again(tmp_path):
+    run(tmp_path, CONFIG)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    before = (tmp_path / "result.nc").read_bytes()
+    with pytest.raises(ValueError, match=r"^epochs must be those of the finished run in .*whose checkpoint is gone"):
+        run(tmp_path, dataclasses.replace(CONFIG, epochs=CONFIG.epochs + 1), resume=True)
+    assert (tmp_path / "result.nc").read_bytes() == before
+    assert run(tmp_path, CONFIG, resume=True).sizes["epoch"] == CONFIG.epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Replacing(Phase):
+    def change(self, model, seed=0, *, optimizer=None):
+        layer = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+
+
+def test_a_phase_with_new_parameters_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"^phase must change parameters in place"):
+        run(tmp_path, dataclasses.replace(CONFIG, phases=(Every(2, Replacing()),)))

@@ -15,7 +15,7 @@ from bioshare.bridge.scaling import PerInput
 from bioshare.circuit import rules, stimuli
 from bioshare.circuit.circuits import RateCircuit, SteadyState
 from bioshare.circuit.rules import Hebbian
-from bioshare.train.config import AdamW, Every, ImageNet, LocallyConnected, TrainConfig
+from bioshare.train.config import AdamW, Convolutional, Every, ImageNet, LocallyConnected, Network, TrainConfig
 from bioshare.train.stored import check_same, config_of, config_text, differences
 
 PATH = Path("run", "result.nc")
@@ -128,3 +128,12 @@ def test_a_file_of_another_run_is_refused_with_all_differences():
     check_same(TrainConfig(), text, PATH)
     with pytest.raises(ValueError, match=r"^config must be that of the run in run: epochs was 200 and is now 3, seed"):
         check_same(TrainConfig(epochs=3, seed=1), text, PATH)
+
+
+def test_a_class_with_the_name_of_one_of_ours_is_refused_and_hides_nothing():
+    text = config_text(TrainConfig(network=Convolutional("resnet8")))
+
+    own = dataclasses.make_dataclass("Convolutional", [("channels", int, 3)], bases=(Network,), frozen=True)
+    with pytest.raises(ValueError, match=r"another bioshare\.train\.config\.Convolutional\. Rename the class"):
+        config_text(TrainConfig(network=own()))
+    assert config_of(text, Path("file")).network == Convolutional("resnet8")

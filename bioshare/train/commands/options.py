@@ -19,6 +19,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from bioshare.bridge import Phase
 from bioshare.checks import real, whole
 from bioshare.cli import path
 from bioshare.train.config import (
@@ -257,6 +258,8 @@ def caution(pairs: Iterable[tuple[TrainConfig, TrainConfig]]) -> str:
     short = lambda value: (  # a phase by interval and class: a sleep has dozens of fields
         ", ".join(f"ws({every.n}) {type(every.phase).__name__}" for every in value) or "none"
         if isinstance(value, tuple) and all(isinstance(item, Every) for item in value)
+        else type(value).__name__
+        if isinstance(value, Phase)
         else getattr(value, "name", value)  # data sets of two kinds
     )
     changes = ((name, short(own), short(other)) for name, own, other in changes if name not in ("seed", "pool_seed"))

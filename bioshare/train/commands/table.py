@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> None:
         measured = {key: one for key in results if (one := stored_relaxation(folders[key]))}
         moved = relaxed_report(measured, [row.row for row in group])
         print("\n".join(filter(None, (text, moved, spent))) + f"{caution(pairs)}\n")
-        if results:
+        if results and not options.show:
             stored = _table_dataset(group, results, options.seeds, spent)
             if measured:
                 stored = stored.merge(stacked(measured, [row.row for row in group], options.seeds))

@@ -147,6 +147,8 @@ def _batches(
 def _held_out(dataset: Dataset) -> np.ndarray:
     """Indices of the validation images among the training images, the same for all seeds."""
     held_out, images = dataset.usage.validation, len(dataset.train_labels)
+    if not held_out:
+        raise ValueError(f"validation=True holds out a tenth of the images; {dataset.name} has only {images} here")
     if held_out >= images:
         raise ValueError(f"validation=True holds out {held_out} images; {dataset.name} has only {images} here")
     return np.sort(seeded("validation", 0).choice(images, held_out, replace=False))

@@ -61,7 +61,13 @@ def _items(part: str, dataset: Any) -> tuple[np.ndarray, list[Any]]:
         raise TypeError(f"data must be datasets with a length and items by number; {part} is {dataset!r:.80}")
     images, labels = [], []
     for index in range(len(dataset)):
-        image, label = dataset[index]
+        try:
+            image, label = dataset[index]
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{part}[{index}] must be an image and its label, or data four arrays (train_images, train_labels, "
+                "test_images, test_labels)"
+            ) from error
         pixels = np.asarray(image)
         if hasattr(image, "getbands"):  # a picture of Pillow
             if image.mode not in ("L", "RGB"):

@@ -44,10 +44,9 @@ class Method:
     phases: tuple[Phase, ...] = ()
     from_part: float = 0.0
 
-    def applied(self, setting: TrainConfig, batches: int) -> TrainConfig:
-        """A configuration with this method; ``batches`` are the batches of an epoch."""
-        start = round(self.from_part * setting.epochs * batches)
-        firsts = [start if number == 0 else 0 for number in range(len(self.phases))]
+    def applied(self, setting: TrainConfig) -> TrainConfig:
+        """A configuration with this method."""
+        firsts = [self.from_part if number == 0 else 0 for number in range(len(self.phases))]
         phases = tuple(Every(1, phase, "run", first) for phase, first in zip(self.phases, firsts, strict=True))
         return replace(setting, feedback=self.feedback, phases=(*setting.phases, *phases))
 
@@ -125,18 +124,16 @@ positions, 5 degrees (ResNet-18) and 11 (ResNet-50).
 """
 
 
-def _printed(
-    printed: str, methods: Mapping[str, Method], settings: Mapping[str, tuple[TrainConfig, int]]
-) -> dict[str, Row]:
-    """Rows of a table of printed errors; the settings by column, with the batches of an epoch."""
+def _printed(printed: str, methods: Mapping[str, Method], settings: Mapping[str, TrainConfig]) -> dict[str, Row]:
+    """Rows of a table of printed errors; the settings by column."""
     first, *lines = printed.strip("\n").splitlines()
     rows: dict[str, Row] = {}
     for index, column in enumerate(first.split()):
         errors = {name: numbers[index] for name, *numbers in map(str.split, lines) if numbers[index] != "-"}
-        setting, batches = settings[column]
+        setting = settings[column]
         for name, error in errors.items():
             top1, difference = round(100 - float(error), 1), round(float(errors["bp"]) - float(error), 1)
-            applied = methods[name].applied(setting, batches)
+            applied = methods[name].applied(setting)
             paper = Paper(top1, top1_diff=difference)
             rows[f"{column}-{name}"] = Row(applied, paper=paper, references=(f"{column}-bp",))
     return rows
@@ -161,8 +158,7 @@ def _moskovitz() -> dict[str, Row]:
         "imagenet-1": TrainConfig("imagenet", PlainNetwork("imagenet-1"), Adam(1e-4), None, (), **large),
         "imagenet-2": TrainConfig("imagenet", PlainNetwork("imagenet-2"), Adam(1e-4), None, (), **large),
     }
-    batches = {"mnist": 1200, "cifar-1": 391, "cifar-2": 391, "imagenet-1": 5005, "imagenet-2": 5005}
-    return _printed(MOSKOVITZ_ERRORS, MOSKOVITZ_METHODS, {name: (one, batches[name]) for name, one in settings.items()})
+    return _printed(MOSKOVITZ_ERRORS, MOSKOVITZ_METHODS, settings)
 
 
 def _akrout() -> dict[str, Row]:
@@ -172,7 +168,7 @@ def _akrout() -> dict[str, Row]:
     )
     mirror = Method(BACK, (Mirror(samples=2048, positions=7, first_updates=1251),))
     methods = METHODS | {"mirror": mirror, "sn-before": METHODS["sn"]}
-    rows = _printed(AKROUT_ERRORS, methods, {f"resnet{depth}": (setting(depth), 626) for depth in (18, 50)})
+    rows = _printed(AKROUT_ERRORS, methods, {f"resnet{depth}": setting(depth) for depth in (18, 50)})
 
     def changed(depth: Literal[18, 50], method: str) -> dict[str, Any]:
         if method == "mirror":
@@ -207,7 +203,7 @@ def _row(network: str, method: Method, tuned: str, references: tuple[str, ...]) 
     """A network in miniature at half the length, with the learning rate of a row."""
     row = NETWORKS[network]
     setting = replace(row.setting, epochs=30, optimizer=CHOSEN.get(tuned, row.setting.optimizer))
-    return replace(row, setting=method.applied(setting, miniature.BATCHES), references=references)
+    return replace(row, setting=method.applied(setting), references=references)
 
 
 FEEDBACK = {

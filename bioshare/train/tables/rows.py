@@ -51,7 +51,7 @@ class Row:
     paper: Paper = field(default_factory=Paper)
     references: tuple[str, ...] = ()
     count: Literal["epoch", "run"] = "epoch"
-    first: int = 0
+    first: int | float = 0
 
 
 Tables = dict[TableName, Sequence[Mapping[str, Row]]]
