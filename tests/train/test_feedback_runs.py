@@ -80,7 +80,7 @@ def configured(way, **changes):
     asleep = dataclasses.replace(
         CONFIG, phases=(Every(3, InstantSharing(feedback=way == "mirror")),), optimizer=optimizer
     )
-    return dataclasses.replace(method.applied(asleep, batches=5), **changes)
+    return dataclasses.replace(method.applied(asleep), **changes)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -96,7 +96,7 @@ def train_and_die(folder, step=None):
     """Go on with a run of feedback, mirror and simulated sleep of W and B, and perhaps die in a step."""
     torch.set_num_threads(1)
     asleep = phase_of(CircuitOptions(presentations=1, moments="share", border="scale", feedback=True), CONFIG.seed)
-    config = WAYS["mirror"][1].applied(dataclasses.replace(CONFIG, phases=(Every(3, asleep),)), batches=5)
+    config = WAYS["mirror"][1].applied(dataclasses.replace(CONFIG, phases=(Every(3, asleep),)))
     with pytest.MonkeyPatch.context() as patch:
         if step is not None:
             stop_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -296,7 +296,7 @@ def test_the_last_angles_of_a_result_are_those_of_the_trained_network(way, tmp_p
 def test_fixed_signs_stay_those_after_the_first_step(tmp_path):
     setting = dataclasses.replace(CONFIG, optimizer=Adam(1e-2))
     for name in ("fixed-0", "never"):
-        first, last = run(tmp_path / name, feedback.SIGN_METHODS[name].applied(setting, 5))["changed_signs"]
+        first, last = run(tmp_path / name, feedback.SIGN_METHODS[name].applied(setting))["changed_signs"]
         assert (first == last).all() == (name == "fixed-0")
 
 

@@ -746,8 +746,8 @@ GRAPHS = [
     varied(InstantSharing(moments="share"), n=1),
     varied(CircuitOptions(moments="share", pool=2), n=1),
     dataclasses.replace(CONFIG, compile=True),
-    METHODS["kp"].applied(CONFIG, 5),
-    METHODS["mirror-norms"].applied(CONFIG, 5),
+    METHODS["kp"].applied(CONFIG),
+    METHODS["mirror-norms"].applied(CONFIG),
 ]
 
 

@@ -64,7 +64,7 @@ REPLAYED = {
     "hebbian": varied(HebbianOptions(updates=3), n=2, epochs=6),
     "convolutional": dataclasses.replace(LONG, network=Convolutional(), phases=()),
     **{
-        f"feedback {name}": method.applied(LONG, 5)
+        f"feedback {name}": method.applied(LONG)
         for name, method in {
             "Kolen-Pollack": METHODS["kp"],
             "mirror": Method(FeedbackWeights(), (Mirror(samples=16, first_updates=2),)),
