@@ -258,7 +258,7 @@ def _check_folder(config: TrainConfig, folder: Path, resume: bool) -> xr.Dataset
             "another folder"
         )
     result = complete(folder, config, longer=True)
-    if present == [folder / RESULT] and result is None:
+    if path not in present and result is None and complete(folder) is not None:
         raise ValueError(
             f"epochs must be those of the finished run in {folder}, whose checkpoint is gone, so that it cannot go on; "
             "got more. Take another folder (--to)"

@@ -85,7 +85,7 @@ def test_moments_follow_the_weights_or_start_anew_as_the_configuration_says(tmp_
 
 
 @dataclasses.dataclass(frozen=True)
-class Watched(Phase):
+class Observed(Phase):
     """A phase that notes -log SNR before and after, and the report of the same phase on a copy of the network."""
 
     phase: Phase
@@ -107,8 +107,8 @@ class Watched(Phase):
 @pytest.fixture
 def watched():
     """The phase of options, watched, and all that was seen."""
-    Watched.seen.clear()
-    return lambda options: varied(Watched(phase_of(options, 0)))
+    Observed.seen.clear()
+    return lambda options: varied(Observed(phase_of(options, 0)))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def watched():
 )
 def test_a_measured_phase_is_recorded_as_a_measurement_before_and_one_after_it(tmp_path, watched, options):
     result = run(tmp_path, watched(options), record_snr=1)
-    seen, steps = Watched.seen, [1, 4, 6, 9]
+    seen, steps = Observed.seen, [1, 4, 6, 9]
     assert len(seen) == 4
     for shared in (0, 1):
         measured = result.neg_log_snr[result.shared == shared]
@@ -142,7 +142,7 @@ def test_a_measured_phase_is_recorded_as_a_measurement_before_and_one_after_it(t
 
 def test_a_sleep_that_is_not_recorded_is_not_measured(tmp_path, watched):
     result = run(tmp_path, watched(CircuitOptions()), record_snr=5)
-    assert [one.measure for one in Watched.seen] == [True, False, True, False]
+    assert [one.measure for one in Observed.seen] == [True, False, True, False]
     assert result.sleep_step.values.tolist() == [1, 6]
     assert "sleep_step" not in run(tmp_path / "other", ASLEEP).dims
 

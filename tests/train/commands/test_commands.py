@@ -123,7 +123,7 @@ def test_train_puts_a_network_of_the_paper_to_sleep(recorded, capsys):
     assert command_line.main(["train", NAME, *words.split()]) == 0
     sleep = CircuitOptions(alpha=50.0, pool=8, moments="share")
     assert recorded.config == dataclasses.replace(find(NAME).config, phases=(Every(100, sleep.phase(0)),))
-    changed = "every 100 instead of 10; phase Sleep(circuit=RateCircuit(alpha=50.0"
+    changed = "every 100 instead of 10; phase Sleep instead of InstantSharing."
     assert f"Not the table's setting: {changed}" in capsys.readouterr().out
 
 
