@@ -292,7 +292,7 @@ RIGHT = {
         tensorboard validation""",
     "text": "config.Snapshot.run data name path scheduler train.trained_network.folder",
     "inf": "alpha checkpoint_every theory.mirror_angle.updates tolerance",
-    "-1": "baseline bias inhibitory_bias mean nn.interpolated.part",
+    "-1": "baseline bias first inhibitory_bias mean nn.interpolated.part",
     "0": """age_above age_below alignment alpha baseline bias channel checkpoint_every class_tokens
         config.Snapshot.epoch decay first first_updates gamma
         groups_seed images_seed inhibitory_bias input_channel output_channel
@@ -303,7 +303,7 @@ RIGHT = {
         inhibitory_bias learning_rate mean memory nn.interpolated.part
         noise offset period power rate samples scale seconds sigma std stiffness table tau tau_crosstalk tau_noise times
         tolerance turn weight_decay width""",
-    "5e-324": """alignment alpha baseline bias checkpoint_every decay floor gamma inhibitory_bias
+    "5e-324": """alignment alpha baseline bias checkpoint_every decay first floor gamma inhibitory_bias
         learning_rate mean momentum nn.interpolated.part noise power rate scale
         seconds sigma spread std stiffness table turn weight_decay""",
     "empty": "record",

@@ -138,11 +138,6 @@ class Sharing(Phase):
         layers = checked_layers(model, self.layers)
         if self.feedback and not any(hasattr(layer, "feedback") for _, layer in layers):
             raise ValueError("feedback=True needs a model with feedback weights: bioshare.nn.with_feedback(model)")
-        if not any(modules(layer, self.border) for _, layer in layers):
-            raise ValueError(
-                f"model must have a layer with two neurons in a module, and has none for border={self.border!r}. Take "
-                "larger inputs, smaller kernels or border='share'"
-            )
         return layers
 
     @abstractmethod

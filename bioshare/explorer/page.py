@@ -115,7 +115,7 @@ def _json_data(page: PageData) -> dict[str, Any]:
         "reasons": page.reasons,
         "presentation": page.presentation.tolist(),
         "theory_minimum": _over_axes(page, theory_minimum, ["noise", "gamma"]),
-        "theory_end": _over_axes(page, theory_end, ["noise", "alpha", "gamma"]),
+        "theory_end": _over_axes(page, _end_if_stable, ["noise", "alpha", "gamma"]),
         "weights": {
             "shape": page.before.shape,
             "low": page.low,
@@ -143,6 +143,10 @@ def _json_data(page: PageData) -> dict[str, Any]:
         "result_panels": RESULT_PANELS,
         "item": _panels_item(page),
     }
+
+
+def _end_if_stable(setting: Setting) -> float:
+    return 0.0 if setting.unstable else theory_end(setting)  # which the page does not show
 
 
 def _over_axes(page: PageData, function: Callable[[Setting], float], names: list[str]) -> list[Any]:

@@ -188,11 +188,11 @@ class Every:
 
     def __post_init__(self) -> None:
         whole("every", self.n, "a number of batches", at_least=1)
-        expected = "the number of a batch, at least 0, a part below 1 as a float, or -1"
+        expected = "the number of a batch, a part below 1 as a float, or -1"
         if isinstance(self.first, float):
             real("first", self.first, expected, at_least=0, below=1, array=False)
-        elif self.first != -1 or isinstance(self.first, bool):
-            whole("first", self.first, expected, at_least=0)
+        else:
+            whole("first", self.first, expected, at_least=-1)
         choice("count", self.count, ("epoch", "run"))
         if not isinstance(self.phase, Phase):
             raise TypeError(f"phase must be a Phase, such as bs.InstantSharing(); got {self.phase!r}")

@@ -318,9 +318,13 @@ def test_ctrl_c_ends_a_simulation_at_run_time(runtime, monkeypatch):
         return next_clocks(network)
 
     monkeypatch.setattr(b2.Network, "_nextclocks", interrupted)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     before = b2.prefs["core.stop_on_keyboard_interrupt"]
-    with pytest.raises(KeyboardInterrupt):
-        bs.simulate(initial(3, 2), inputs(60, 2), RATE, RULE, runtime, progress=False)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bs.simulate(initial(3, 2), inputs(60, 2), RATE, RULE, runtime, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert len(steps) < 110
     assert b2.prefs["core.stop_on_keyboard_interrupt"] == before
 
