@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from bioshare.checks import flag, real
-from bioshare.nn import LocallyConnected2d
-from bioshare.nn.deviation import shared_by
-from bioshare.nn.fully_connected import FullyConnected2d
+from bioshare.nn.deviation import Unshared, shared_by
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class SGD(Optimizer):
         """The parameters of a model; with ``match_positions`` a group for each, with the factors of its rates."""
         if not self.match_positions:
             return model.parameters()
-        layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d)]
+        layers = _unshared(model)
         if any(getattr(layer, "class_tokens", 0) for layer in layers):
             raise ValueError("match_positions must be False for layers with class tokens, which share no weights")
         positions = {id(p): math.prod(layer.output_size) for layer in layers for p in layer.parameters(recurse=False)}
@@ -131,7 +129,7 @@ class SGD(Optimizer):
     def build(self, model: nn.Module, capturable: bool | None = None) -> torch.optim.Optimizer:
         optimizer = super().build(model, capturable)
         if self.match_positions:
-            layers = [layer for layer in model.modules() if isinstance(layer, LocallyConnected2d | FullyConnected2d)]
+            layers = _unshared(model)
             scales = [(layer.weight, shared_by(layer).clamp(min=1) / math.prod(layer.output_size)) for layer in layers]
 
             @torch.no_grad()
@@ -148,3 +146,8 @@ class SGD(Optimizer):
     def make(self, parameters: Any, **options: Any) -> torch.optim.SGD:
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
         return torch.optim.SGD(parameters, self.learning_rate, fused=True, **own)  # a fused step needs no "capturable"
+
+
+def _unshared(model: nn.Module) -> list[Unshared]:
+    """The layers without weight sharing."""
+    return [layer for layer in model.modules() if isinstance(layer, Unshared)]
